@@ -1,0 +1,70 @@
+"""How a verb gets to a peer: the options of the command line, and the stack of transports that they lead to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from peerstage.cli.signals import cancelling
+from peerstage.cli.spec import Spec
+from peerstage.peer.attributes import host_of
+from peerstage.peer.remote import RemotePeer
+from peerstage.records import Limits, Progress
+from peerstage.session.options import SSHOptions
+from peerstage.session.watchdog import Watchdog
+from peerstage.staging import naming
+from peerstage.transport.base import Transport
+from peerstage.transport.choose import Route, assemble
+from peerstage.transport.retry import Retry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How peers are reached, and how much of them is taken."""
+
+    ssh: SSHOptions
+    limits: Limits
+    transport: str = "auto"
+
+    def peer(
+        self,
+        spec: Spec,
+        *,
+        durable: bool = True,
+        preserve_times: bool = False,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> RemotePeer:
+        """Return the peer that *spec* names. Nothing is connected.
+
+        Raises:
+            ValueError: What *spec* holds can not be meant.
+        """
+        return RemotePeer(
+            spec.host,
+            spec.directory,
+            None,
+            spec.user,
+            ssh=self.ssh,
+            transport=self.transport,
+            limits=self.limits,
+            durable=durable,
+            preserve_times=preserve_times,
+            on_progress=on_progress,
+        )
+
+    @contextlib.contextmanager
+    def stack(self, spec: Spec) -> Iterator[Transport]:
+        """Yield the transport to *spec*; a signal cancels what it does.
+
+        Raises:
+            StageError: On use, what a `RemotePeer` would hide behind ``False``.
+        """
+        watchdog = Watchdog(self.limits)
+        with contextlib.closing(watchdog), naming(spec.host):
+            route = Route(name=host_of(spec.host), user=spec.user, ssh=self.ssh, transport=self.transport)
+            with (
+                assemble(route, limits=self.limits, retry=Retry(), watchdog=watchdog) as transport,
+                cancelling(watchdog.cancel),
+            ):
+                yield transport

@@ -1,0 +1,205 @@
+"""Every error that leaves peerstage, and how they hang together.
+
+::
+
+    OSError
+    └── StageError                 anything but a wrong argument (those are ValueError)
+        ├── ConfigurationError     what ssh's or our configuration asks for can not be honoured; nothing was sent
+        ├── ConnectError           no connection: unknown name, closed port, no SSH behind it, no common algorithm
+        ├── HostKeyError           the peer is not who it was; nothing was sent after the key exchange
+        │   ├── UnknownHostKey
+        │   ├── ChangedHostKey
+        │   └── RevokedHostKey
+        ├── LoginError             the peer refused every way to log in
+        ├── ConnectionLost         the connection ended in the middle (transient)
+        ├── LimitExceeded          a bound of `Limits` was passed, in bytes or in seconds
+        ├── Cancelled              `cancel()` was called
+        ├── ProtocolError          the peer said something that the protocol does not allow
+        ├── RemoteError            the peer answered a request with a refusal
+        │   └── RemoteNotFound
+        ├── EntryError             one entry could not be staged; the others are not concerned
+        │   ├── NotRegular         a directory, FIFO, device, dangling link ...
+        │   ├── IncompleteFile     fewer bytes arrived than were promised
+        │   └── ChangedFile        the file changed while it was read
+        ├── NothingToStage         the collect directory holds no file
+        ├── IncompleteStage        some entries failed; the rest is staged; carries the `StageReport`
+        ├── LandingError           the local disk or directory: full, unwritable, gone
+        └── NotAvailable           a backend or a platform that is not there
+
+``transient`` says whether the same call may succeed a moment later; only the retry wrapper reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peerstage.records import StageReport
+
+_ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
+
+
+def escape(text: str | bytes | os.PathLike[Any]) -> str:
+    """Return *text* as one printable line: control, format (bidi) and separator characters become escapes.
+
+    Bytes are read as the file system encodes names; what can not be decoded shows as ``\\xNN``. Whatever a peer says
+    passes through here before it is shown or logged (TRUST, invariant f).
+    """
+    if not isinstance(text, str):
+        text = os.fsdecode(text)
+    if text.isprintable():
+        return text
+    return "".join(_escape_char(char) for char in text)
+
+
+def _escape_char(char: str) -> str:
+    if unicodedata.category(char) not in _ESCAPED_CATEGORIES:
+        return char
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char) or (
+        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    )
+
+
+class StageError(OSError):
+    """Base of every error that is not a wrong argument.
+
+    Attributes:
+        message: What happened and what to do about it, without peer and path.
+        peer: Name of the peer, or "" where none is concerned.
+        path: The remote or local path that is concerned, or None.
+        transient: Whether the same call may succeed a moment later.
+        report: The `StageReport` of the run that failed, where there is one.
+        errno: The system's error number, where there is one.
+
+    ``str()`` is one line that names peer and path; what a peer had a say in is escaped. Errors pickle.
+    """
+
+    transient = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        peer: str = "",
+        path: str | bytes | None = None,
+        transient: bool | None = None,
+        report: StageReport | None = None,
+        errno: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.peer = peer
+        self.path = path
+        if transient is not None:
+            self.transient = transient
+        self.report = report
+        self.errno = errno
+
+    def __str__(self) -> str:
+        subject = " ".join(escape(part) for part in (self.peer, self.path) if part)
+        return f"{subject}: {escape(self.message)}" if subject else escape(self.message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        context = {
+            "peer": self.peer,
+            "path": self.path,
+            "transient": self.transient,
+            "report": self.report,
+            "errno": self.errno,
+        }
+        return _rebuild, (type(self), self.message, context)
+
+
+def _rebuild(kind: type[StageError], message: str, context: dict[str, Any]) -> StageError:
+    return kind(message, **context)
+
+
+class ConfigurationError(StageError):
+    """What the configuration asks for can not be honoured. Raised before anything is sent."""
+
+
+class ConnectError(StageError):
+    """No SSH connection could be made."""
+
+
+class HostKeyError(StageError):
+    """The host key was refused. No byte of authentication has been sent."""
+
+
+class UnknownHostKey(HostKeyError):
+    """No known_hosts line says which key this host has."""
+
+
+class ChangedHostKey(HostKeyError):
+    """The host shows another key than the one that is known."""
+
+
+class RevokedHostKey(HostKeyError):
+    """The host shows a key that is marked ``@revoked``."""
+
+
+class LoginError(StageError):
+    """Every way to log in was refused."""
+
+
+class ConnectionLost(StageError):
+    """The connection ended before the work was done."""
+
+    transient = True
+
+
+class LimitExceeded(StageError):
+    """A bound of `Limits` was passed: too many bytes, or too many seconds."""
+
+
+class Cancelled(StageError):
+    """``cancel()`` was called from another thread."""
+
+
+class ProtocolError(StageError):
+    """The peer said something that the protocol does not allow; it is not listened to any more."""
+
+
+class RemoteError(StageError):
+    """The peer answered a request with a refusal."""
+
+
+class RemoteNotFound(RemoteError):
+    """The peer says that there is no such file or directory."""
+
+
+class EntryError(StageError):
+    """One entry could not be staged."""
+
+
+class NotRegular(EntryError):
+    """The entry is not a regular file."""
+
+
+class IncompleteFile(EntryError):
+    """Fewer bytes arrived than the peer promised."""
+
+
+class ChangedFile(EntryError):
+    """The file's size or time changed while it was being staged."""
+
+
+class NothingToStage(StageError):
+    """The collect directory holds no file that could be staged."""
+
+
+class IncompleteStage(StageError):
+    """Some entries could not be staged; the others are, and stay. ``report`` tells which."""
+
+
+class LandingError(StageError):
+    """The local side failed: disk full, target unwritable or gone, ownership refused."""
+
+
+class NotAvailable(StageError):
+    """A backend, an extra or a platform that would be needed is not there."""

@@ -1,0 +1,215 @@
+"""`DirectoryLanding`: files come down in a private directory and get their final names all at the end.
+
+What holds at every instant, a SIGKILL or a power cut included: a final name is the old file or the complete new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from types import TracebackType
+
+from peerstage.errors import EntryError, LandingError, StageError, escape
+from peerstage.landing import durability
+from peerstage.landing.base import Landing, Slot
+from peerstage.landing.private import PrivateDirectory, open_directory, require_posix, sweep_directory
+from peerstage.landing.slot import FileSlot
+from peerstage.landing.store import Store, disk_error
+from peerstage.records import Entry, FileResult, Ownership
+
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+#: What a rename can say that is the matter of that one name, and not of the disk.
+_NAME_ERRORS = frozenset(
+    {errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
+)
+
+
+class DirectoryLanding(Landing):
+    """Lands files in an existing directory.
+
+    Use as a context manager: leaving the block without `commit` publishes nothing and leaves nothing behind.
+
+    Args:
+        target: The directory; it is opened once and everything is done relative to that descriptor, so that a target
+            that is renamed or replaced meanwhile is neither followed nor made anew.
+        ownership: Owner and group of every file; None leaves them to the process.
+        permissions: Mode of every file (octal); None takes the peer's, & 0777 & ~umask, and 0600 where it is unknown.
+        durable: Whether `commit` returns only when everything is on the disk.
+        preserve_times: Whether files keep the peer's modification time.
+
+    Raises:
+        LandingError: The target can not be written to. Raised on entering.
+        NotAvailable: This is not a POSIX system. Raised on entering.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        ownership: Ownership | None = None,
+        permissions: int | None = None,
+        durable: bool = True,
+        preserve_times: bool = False,
+    ) -> None:
+        self.target = target
+        self.ownership = ownership
+        self.permissions = permissions
+        self.durable = durable
+        self.preserve_times = preserve_times
+        self.refused: list[FileResult] = []
+        self.resumed_bytes = 0
+        self._slots: dict[bytes, FileSlot] = {}
+        self._umask = _umask()
+
+    def __enter__(self) -> DirectoryLanding:
+        require_posix()
+        try:
+            self._target_fd = open_directory(self.target, follow=True)
+            try:
+                sweep_directory(self._target_fd)
+                self._private = PrivateDirectory(self._target_fd)
+            except BaseException:
+                os.close(self._target_fd)
+                raise
+        except StageError:
+            raise
+        except OSError as exc:
+            raise disk_error(exc, self.target) from exc
+        self._store = Store(self.target, self._private.fd)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._store.close_all()
+            self._private.remove()
+        finally:
+            os.close(self._target_fd)
+
+    @property
+    def files(self) -> list[FileResult]:
+        """What has become of each file whose slot was opened."""
+        return [slot.result() for slot in self._slots.values()]
+
+    def expect(self, files: int, size: int) -> None:
+        """Compare what will come with the free space and inodes of the target's file system. See `Landing.expect`."""
+        try:
+            room = os.fstatvfs(self._target_fd)
+        except OSError as exc:
+            raise self._store.error(exc) from exc
+        here = sum(slot.received for slot in self._slots.values())
+        free = (room.f_bfree if os.geteuid() == 0 else room.f_bavail) * room.f_frsize
+        if size - here > free:
+            raise LandingError(
+                f"{size - here} bytes are to come and {free} are free here. Make room, or choose another target.",
+                path=self.target,
+                errno=errno.ENOSPC,
+            )
+        inodes = room.f_ffree if os.geteuid() == 0 else room.f_favail
+        if room.f_files and files - len(self._slots) > inodes:
+            raise LandingError(
+                f"{files - len(self._slots)} files are to come and {inodes} inodes are free here. "
+                "Remove files, or choose another target.",
+                path=self.target,
+                errno=errno.ENOSPC,
+            )
+
+    def open(self, entry: Entry) -> Slot:
+        """See `Landing.open`. A name that this file system can not hold, or that is a directory here, fails at once."""
+        begun = self._slots.get(entry.name)
+        if begun is not None and begun.entry == entry:
+            self.resumed_bytes += begun.received
+            return begun
+        if begun is not None:
+            begun.discard()
+        place = begun.place if begun is not None else str(len(self._slots))
+        slot = self._slots[entry.name] = FileSlot(self._store, entry, place, writeback=self.durable)
+        try:
+            mode = os.stat(entry.name, dir_fd=self._target_fd, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return slot
+        except OSError as exc:
+            slot.fail(_bad_name(exc))
+            return slot
+        if stat.S_ISDIR(mode):
+            slot.fail(_bad_name(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))))
+        return slot
+
+    def refuse(self, name: bytes, error: StageError) -> None:
+        """See `Landing.refuse`."""
+        self.refused.append(FileResult(os.fsdecode(name), error=escape(error.message)))
+
+    def commit(self) -> None:
+        """Publish every finished file: owner, mode and data of all first, then only renames, then the directory.
+
+        A file whose final name is taken by a directory fails; whatever else has the name is replaced, never followed.
+
+        Raises:
+            LandingError: Ownership was refused, or the disk failed. Before the first rename nothing is published; after
+                it, each name is old or complete.
+        """
+        ready = [slot for slot in self._slots.values() if slot.is_ready]
+        each = self.durable and (len(ready) <= durability.FEW or not durability.has_syncfs())
+        try:
+            for slot in ready:
+                self._prepare(slot, sync=each)
+            if self.durable and ready and not each:
+                durability.syncfs(self._target_fd)
+            published = [self._publish(slot) for slot in ready]
+            if self.durable and any(published):
+                os.fsync(self._target_fd)
+        except OSError as exc:
+            raise self._store.error(exc) from exc
+
+    def _prepare(self, slot: FileSlot, *, sync: bool) -> None:
+        fd = os.open(slot.place, _READ, dir_fd=self._private.fd)
+        try:
+            if self.ownership is not None:
+                os.fchown(fd, *self.ownership)
+            slot.mode = self._mode_of(slot.entry)
+            os.fchmod(fd, slot.mode)
+            if self.preserve_times and slot.entry.mtime is not None:
+                os.utime(fd, (slot.entry.mtime, slot.entry.mtime))
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _publish(self, slot: FileSlot) -> bool:
+        try:
+            os.rename(slot.place, slot.entry.name, src_dir_fd=self._private.fd, dst_dir_fd=self._target_fd)
+        except OSError as exc:
+            if exc.errno not in _NAME_ERRORS:
+                raise
+            slot.fail(_bad_name(exc))
+            return False
+        return True
+
+    def _mode_of(self, entry: Entry) -> int:
+        if self.permissions is not None:
+            return self.permissions
+        return 0o600 if entry.mode is None else entry.mode & 0o777 & ~self._umask
+
+
+def _bad_name(exc: OSError) -> EntryError:
+    if exc.errno == errno.EISDIR:
+        return EntryError("A directory has this name in the target. Move it away, then stage again.")
+    return EntryError(f"The target's file system refuses the name: {exc.strerror}.")
+
+
+def _umask() -> int:
+    """Return the process's umask, without setting it where the system can tell (setting it is seen by all threads)."""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open("/proc/self/status", encoding="ascii", errors="replace") as file,
+    ):
+        for line in file:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

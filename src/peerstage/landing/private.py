@@ -1,0 +1,176 @@
+"""The private directory that a run fills inside its target, and the sweep of those that killed runs left.
+
+A private directory is called ``.peerstage-XXXXXXXX``, has mode 0700 and holds a file ``lock`` that its owner keeps
+locked (flock(2)) while it lives. The kernel drops the lock with the process, so what is not locked is a leftover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+
+from peerstage.errors import LandingError, NotAvailable, escape
+
+if sys.platform != "win32":
+    import fcntl
+
+PREFIX = ".peerstage-"
+LOCK = "lock"
+_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_LOCK_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+
+log = logging.getLogger("peerstage.landing")
+
+
+def open_directory(path: str | bytes, *, dir_fd: int | None = None, follow: bool = False) -> int:
+    """Return a descriptor of the directory *path*; everything below is done relative to it."""
+    flags = _DIRECTORY & ~getattr(os, "O_NOFOLLOW", 0) if follow else _DIRECTORY
+    return os.open(path, flags, dir_fd=dir_fd)
+
+
+def require_posix() -> None:
+    """Raise `NotAvailable` where there are no descriptors of directories and no flock(2)."""
+    if sys.platform == "win32":
+        raise NotAvailable("Staging needs a POSIX system (Linux, macOS, a BSD); on Windows only imports work.")
+
+
+class PrivateDirectory:
+    """A directory of our own inside *target_fd*, locked while this object is open.
+
+    Attributes:
+        name: Its name in the target.
+        fd: Its descriptor, for ``dir_fd=``.
+    """
+
+    def __init__(self, target_fd: int) -> None:
+        self._target_fd = target_fd
+        for _ in range(8):  # a sweep that runs right between mkdir and flock takes the name away: choose another
+            self.name = PREFIX + secrets.token_hex(4)
+            os.mkdir(self.name, 0o700, dir_fd=target_fd)
+            try:
+                self.fd = open_directory(self.name, dir_fd=target_fd)
+            except FileNotFoundError:
+                continue
+            try:
+                self._lock_fd = os.open(LOCK, _LOCK_FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd)
+            except FileNotFoundError:
+                os.close(self.fd)
+                continue
+            except BaseException:
+                os.close(self.fd)
+                with contextlib.suppress(OSError):
+                    os.rmdir(self.name, dir_fd=target_fd)
+                raise
+            if _lock(self._lock_fd, without_locks=True) and os.fstat(self._lock_fd).st_nlink:
+                return
+            os.close(self._lock_fd)
+            os.close(self.fd)
+        raise LandingError("Another process keeps removing the private directory; let its sweep end, then run again.")
+
+    def remove(self) -> None:
+        """Remove the directory with all it holds. What can not be removed is logged and left to the next sweep."""
+        try:
+            _empty(self.fd)
+            os.rmdir(self.name, dir_fd=self._target_fd)
+        except OSError as exc:
+            log.warning("%s could not be removed: %s; the next run or `sweep` tries again.", self.name, exc.strerror)
+        finally:
+            os.close(self._lock_fd)
+            os.close(self.fd)
+
+
+def sweep_directory(target_fd: int) -> list[str]:
+    """Remove the leftovers of killed runs that lie directly in *target_fd*; return their names.
+
+    Only directories with our name and owner are touched, and only if nobody holds their lock. Links are not followed.
+    """
+    with os.scandir(target_fd) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(PREFIX)]
+    return [name for name in names if _remove_stale(target_fd, name)]
+
+
+def sweep(root: str | os.PathLike[str]) -> list[str]:
+    """Remove what killed runs left anywhere below *root*, a staging directory or a whole pool of them.
+
+    Leftovers of runs that still live are not touched; links are not followed. Runs beside anything else.
+
+    Returns:
+        The paths of the directories that were removed.
+
+    Raises:
+        LandingError: *root* can not be read.
+    """
+    require_posix()
+    top = os.fspath(root)
+    removed: list[str] = []
+
+    def failed(exc: OSError) -> None:
+        if exc.filename == top:
+            raise LandingError(f"Can not be swept: {exc.strerror}.", path=top, errno=exc.errno) from exc
+
+    for path, directories, _files, fd in os.fwalk(top, follow_symlinks=False, onerror=failed):
+        if any(name.startswith(PREFIX) for name in directories):
+            removed.extend(os.path.join(path, name) for name in sweep_directory(fd))
+            directories[:] = [name for name in directories if not name.startswith(PREFIX)]
+    return removed
+
+
+def _remove_stale(target_fd: int, name: str) -> bool:
+    try:
+        fd = open_directory(name, dir_fd=target_fd)
+    except OSError:  # not a directory, or gone meanwhile
+        return False
+    with _closing(fd):
+        if os.fstat(fd).st_uid != os.geteuid():
+            return False
+        lock_fd = None
+        try:
+            with contextlib.suppress(FileNotFoundError):  # then its owner died, or is, between mkdir and lock: it is
+                lock_fd = os.open(LOCK, _LOCK_FLAGS, dir_fd=fd)  # empty, and a living owner chooses another name
+            if lock_fd is not None:
+                if not _lock(lock_fd, without_locks=False):
+                    return False
+                _empty(fd)
+            os.rmdir(name, dir_fd=target_fd)
+        except OSError as exc:
+            log.warning("The leftover %s could not be removed: %s.", escape(name), exc.strerror)
+            return False
+        finally:
+            if lock_fd is not None:
+                os.close(lock_fd)
+    log.info("Removed %s, which a killed run had left.", escape(name))
+    return True
+
+
+def _empty(fd: int) -> None:
+    """Unlink everything in the directory, the lock last: whatever is interrupted here is still seen as a leftover."""
+    with os.scandir(fd) as entries:
+        names = [entry.name for entry in entries]
+    for name in sorted(names, key=lambda name: name == LOCK):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=fd)
+
+
+def _lock(fd: int, *, without_locks: bool) -> bool:
+    """Take the lock without waiting; False if another process has it.
+
+    On a file system that has no locks the answer is *without_locks*: a run goes on there, a sweep removes nothing.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        return without_locks and exc.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
+
+
+@contextlib.contextmanager
+def _closing(fd: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""The facade: the original's vocabulary, and nothing of it anywhere else."""

@@ -1,0 +1,80 @@
+"""`BackupPeer`: what a master does with a peer, whatever kind it is, and the checks that all kinds share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from peerstage.peer.attributes import Checked, failure_mode, peer_name
+from peerstage.records import Ownership
+
+if TYPE_CHECKING:
+    from peerstage.records import StageReport
+
+#: The indicator that a peer leaves when it has collected, and the one that it finds when it was staged.
+COLLECT_INDICATOR = "cback.collect"
+STAGE_INDICATOR = "cback.stage"
+
+
+class BackupPeer(ABC):
+    """A machine, or a directory of this one, whose collected files a master stages.
+
+    Only `ValueError` (arguments) and `OSError` (everything else) leave these methods (PARITY 16).
+
+    Attributes:
+        last_report: What the last `stagePeer` did, None before the first and after one that published nothing.
+    """
+
+    name = Checked(peer_name)
+    ignoreFailureMode = Checked(failure_mode)
+
+    last_report: StageReport | None = None
+
+    @abstractmethod
+    def stagePeer(self, targetDir: Any, ownership: Any = None, permissions: int | None = None) -> int:
+        """Stage the peer's files into *targetDir*; return how many."""
+
+    @abstractmethod
+    def checkCollectIndicator(self, collectIndicator: Any = None) -> bool:
+        """Whether the peer says that it has finished collecting."""
+
+    @abstractmethod
+    def writeStageIndicator(
+        self, stageIndicator: Any = None, ownership: Any = None, permissions: int | None = None
+    ) -> None:
+        """Tell the peer that it was staged."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """End the operation that another thread has under way on this peer."""
+
+
+def ownership_of(value: Any) -> Ownership | None:
+    """Return *value* as numeric owner and group; None passes.
+
+    Raises:
+        ValueError: It is not a pair of ids, -1 for "as it is".
+    """
+    if value is None:
+        return None
+    try:
+        uid, gid = value
+    except (TypeError, ValueError):
+        raise ValueError(f"Ownership must be a pair of numeric ids: {value!r}") from None
+    for number in (uid, gid):
+        if isinstance(number, bool) or not isinstance(number, int) or not -1 <= number < 2**32 - 1:
+            raise ValueError(f"Ownership must be a pair of numeric ids: {value!r}")
+    return Ownership(uid, gid)
+
+
+def permissions_of(value: Any) -> int | None:
+    """Return *value* as a file mode; None passes.
+
+    Raises:
+        ValueError: It is not an integer from 0 to 0o7777.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0o7777:
+        raise ValueError(f"Permissions must be an octal mode such as 0o640: {value!r}")
+    return value

@@ -1,0 +1,326 @@
+"""`RemotePeer`: a machine that is reached over SSH, with the original's names and promises."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from peerstage.errors import Cancelled, ConnectError, ConnectionLost, LimitExceeded, NotAvailable, StageError, escape
+from peerstage.peer.attributes import (
+    Checked,
+    absolute_path,
+    host_of,
+    indicator_name,
+    optional_text,
+    user_name,
+)
+from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, BackupPeer, ownership_of, permissions_of
+from peerstage.records import Limits, Progress
+from peerstage.session.options import SSHOptions
+from peerstage.session.watchdog import Watchdog
+from peerstage.staging import mark, naming, probe, stage, target_directory
+from peerstage.transport.base import Transport, join
+from peerstage.transport.choose import TRANSPORTS, Route, assemble
+from peerstage.transport.retry import Retry
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+log = logging.getLogger("peerstage.peer")
+
+#: Failures of a check that may be gone at the next try; all others wait for a person (PARITY 17).
+_PASSES = (Cancelled, ConnectError, ConnectionLost, LimitExceeded)
+
+
+class RemotePeer(BackupPeer):
+    """A backup peer on another machine, reached over SSH in this process; no ``ssh`` or ``scp`` program is needed.
+
+    Without ``ssh=`` it is reached as ssh's own configuration says. In a ``with`` block one login serves all calls;
+    without one each call stands alone::
+
+        with RemotePeer("db1.example.com", "/var/backup/collect", "/tmp", "backup") as peer:
+            if peer.checkCollectIndicator():
+                peer.stagePeer("/srv/staging/2026/11/22/db1")
+                peer.writeStageIndicator()
+
+    A peer belongs to one thread at a time, except for `cancel`. It pickles, without its connection.
+
+    Args:
+        name: Host name, address, or alias of ssh_config.
+        collectDir: Absolute path of the peer's collect directory.
+        workingDir: Absolute path of a local directory for temporary files; SFTP needs none.
+        remoteUser: Who logs in on the peer; ssh_config's User does not override it.
+        rcpCommand: An rcp-like command to copy with instead (not there yet).
+        localUser: The local user to copy as, for root (not there yet, but for the caller's own name).
+        rshCommand: Kept for managed peers.
+        cbackCommand: Kept for managed peers.
+        ignoreFailureMode: None, "none", "all", "daily" or "weekly"; kept for the caller.
+        ssh: How the peer is reached, where ssh's configuration does not say it.
+        transport: "auto", "sftp", "scp" or "rcp".
+        guarded: The key is behind a forced command that was written for the original (not there yet).
+        durable: Whether staged files are on the disk when `stagePeer` returns.
+        retry: How a lost connection is made anew; None is three tries.
+        limits: How much of the peer is taken, in bytes and seconds.
+        on_progress: Called with a `Progress` at most ten times a second, in the thread that called `stagePeer`.
+        preserve_times: Whether files keep the peer's modification time.
+        keep_partial: Whether finished large files of a failed run are kept for the next one (not there yet).
+        isolated: Whether to work in a child process (not there yet).
+
+    Raises:
+        ValueError: An argument that can not be meant, checked in this order; also at every later assignment.
+    """
+
+    collectDir = Checked[str | None](absolute_path("Collect directory"))
+    workingDir = Checked[str | None](absolute_path("Working directory"))
+    remoteUser = Checked(user_name)
+    localUser = Checked(optional_text("Local user"))
+    rcpCommand = Checked(optional_text("RCP command"))
+    rshCommand = Checked(optional_text("RSH command"))
+    cbackCommand = Checked(optional_text("cback command"))
+
+    def __init__(
+        self,
+        name: str,
+        collectDir: Any = None,
+        workingDir: Any = None,
+        remoteUser: str | None = None,
+        rcpCommand: str | None = None,
+        localUser: str | None = None,
+        rshCommand: str | None = None,
+        cbackCommand: str | None = None,
+        ignoreFailureMode: str | None = None,
+        *,
+        ssh: SSHOptions | None = None,
+        transport: str = "auto",
+        guarded: bool = False,
+        durable: bool = True,
+        retry: Retry | None = None,
+        limits: Limits | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        preserve_times: bool = False,
+        keep_partial: bool = False,
+        isolated: bool = False,
+    ) -> None:
+        self.name = name
+        self.collectDir = collectDir
+        self.workingDir = workingDir
+        self.remoteUser = remoteUser
+        self.localUser = localUser
+        self.rcpCommand = rcpCommand
+        self.rshCommand = rshCommand
+        self.cbackCommand = cbackCommand
+        self.ignoreFailureMode = ignoreFailureMode
+        if transport not in TRANSPORTS:
+            raise ValueError(f"transport must be one of {TRANSPORTS}: {transport!r}")
+        for option, kind in ((ssh, SSHOptions), (retry, Retry), (limits, Limits)):
+            if option is not None and not isinstance(option, kind):
+                raise ValueError(f"{kind.__name__} expected: {option!r}")
+        self.ssh = ssh or SSHOptions()
+        self.transport = transport
+        self.guarded = guarded
+        self.durable = durable
+        self.retry = retry or Retry()
+        self.limits = limits or Limits()
+        self.on_progress = on_progress
+        self.preserve_times = preserve_times
+        self.keep_partial = keep_partial
+        self.isolated = isolated
+        self._watchdog: Watchdog | None = None
+        self._stack: Transport | None = None
+
+    def __repr__(self) -> str:
+        place = f"{self.collectDir!r}, {self.workingDir!r}, {self.remoteUser!r}"
+        return f"RemotePeer({self.name!r}, {place}, ssh={self.ssh!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_watchdog": None, "_stack": None}
+
+    def __enter__(self) -> Self:
+        if self._watchdog is not None:
+            raise StageError("This peer is in a with block already.", peer=self.name)
+        self._watchdog = Watchdog(self.limits)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        stack, self._stack = self._stack, None
+        watchdog, self._watchdog = self._watchdog, None
+        if stack is not None:
+            stack.close()
+        if watchdog is not None:
+            watchdog.close()
+
+    def stagePeer(self, targetDir: Any, ownership: Any = None, permissions: int | None = None) -> int:
+        """Stage every file that the shell's ``collectDir/*`` names into *targetDir*.
+
+        Links to files are followed; sub-directories, FIFOs, devices and dangling links are not staged. Files appear
+        under their names all at the end; one of the same name is replaced. `last_report` tells what was done.
+
+        Args:
+            targetDir: Absolute path of an existing local directory.
+            ownership: (uid, gid) of every file; None leaves them to this process.
+            permissions: Mode of every file (octal); None takes the peer's, & 0777 & ~umask.
+
+        Returns:
+            How many files were copied.
+
+        Raises:
+            ValueError: The target is not absolute or not a directory, or an argument can not be meant; nothing was
+                connected.
+            IncompleteStage: Some entries could not be staged. The others are, and stay.
+            StageError: Anything else; the run has published nothing.
+        """
+        self.last_report = None
+        target = target_directory(targetDir)
+        owner, mode = ownership_of(ownership), permissions_of(permissions)
+        directory = self._collect_dir()
+        try:
+            with self._reach() as transport:
+                self.last_report = stage(
+                    transport,
+                    directory,
+                    target,
+                    peer=self.name,
+                    ownership=owner,
+                    permissions=mode,
+                    durable=self.durable,
+                    preserve_times=self.preserve_times,
+                )
+        except StageError as exc:
+            self.last_report = exc.report
+            raise
+        return self.last_report.count
+
+    def checkCollectIndicator(self, collectIndicator: Any = None) -> bool:
+        """Whether the peer has finished collecting: the indicator is there as a regular file, links followed.
+
+        Args:
+            collectIndicator: A plain file name; default ``cback.collect``.
+
+        Returns:
+            False if it is not there, and also if anything failed on the way; the log says why: at ERROR if a person has
+            to act, else at INFO (PARITY 17).
+
+        Raises:
+            ValueError: The indicator is not a plain file name, or the peer has no collect directory.
+        """
+        path = join(self._collect_dir(), indicator_name(collectIndicator, COLLECT_INDICATOR))
+        try:
+            with self._reach() as transport:
+                there = probe(transport, path, peer=self.name)
+        except OSError as exc:
+            log.log(logging.INFO if isinstance(exc, _PASSES) else logging.ERROR, "%s", escape(str(exc)))
+            return False
+        if not there:
+            log.info("%s: %s is not there (yet).", escape(self.name), escape(path))
+        return there
+
+    def writeStageIndicator(
+        self, stageIndicator: Any = None, ownership: Any = None, permissions: int | None = None
+    ) -> None:
+        """Tell the peer that it was staged: make the indicator an empty file in its collect directory.
+
+        Args:
+            stageIndicator: A plain file name; default ``cback.stage``.
+            ownership: Only for the `LocalPeer`'s sake: a remote indicator belongs to the remote user.
+            permissions: Likewise: it has 0666 & ~the peer's umask.
+
+        Raises:
+            ValueError: The indicator is not a plain file name, or the peer has no collect directory.
+            StageError: It could not be written.
+        """
+        path = join(self._collect_dir(), indicator_name(stageIndicator, STAGE_INDICATOR))
+        ownership_of(ownership)
+        permissions_of(permissions)
+        with self._reach() as transport:
+            mark(transport, path, peer=self.name)
+
+    def executeRemoteCommand(self, command: str) -> None:
+        """Run a command on a managed peer.
+
+        Raises:
+            ValueError: There is no command.
+            NotAvailable: Always; managed peers are not there yet.
+        """
+        if not isinstance(command, str) or not command.strip():
+            raise ValueError("There is no command to run.")
+        raise NotAvailable("Commands on managed peers are not there yet.", peer=self.name)
+
+    def executeManagedAction(self, action: str, fullBackup: bool) -> None:
+        """Run an action of cback on a managed peer.
+
+        Raises:
+            ValueError: There is no action.
+            NotAvailable: Always; managed peers are not there yet.
+        """
+        if not isinstance(action, str) or not action.strip():
+            raise ValueError("There is no action to run.")
+        raise NotAvailable("Actions on managed peers are not there yet.", peer=self.name)
+
+    def cancel(self) -> None:
+        """End what another thread has under way on this peer: it raises `Cancelled`, or for a check returns False.
+
+        Nothing is published. In a ``with`` block, later calls of the block are cancelled too.
+        """
+        watchdog = self._watchdog
+        if watchdog is not None:
+            watchdog.cancel()
+
+    def _collect_dir(self) -> bytes:
+        if self.collectDir is None:
+            raise ValueError("This peer has no collect directory.")
+        return os.fsencode(self.collectDir)
+
+    @contextlib.contextmanager
+    def _reach(self) -> Iterator[Transport]:
+        """Yield the stack of the ``with`` block, or one of this call's own."""
+        if self._watchdog is None:
+            with self, self._reach() as transport:
+                yield transport
+            return
+        with naming(self.name):
+            self._require_what_is_there()
+            if self._stack is None:
+                self._stack = assemble(
+                    self._route(),
+                    limits=self.limits,
+                    retry=self.retry,
+                    watchdog=self._watchdog,
+                    on_progress=self.on_progress,
+                )
+        yield self._stack
+
+    def _route(self) -> Route:
+        return Route(
+            name=host_of(self.name),
+            user=self.remoteUser,
+            ssh=self.ssh,
+            transport=self.transport,
+            rcp_command=self.rcpCommand,
+            guarded=self.guarded,
+        )
+
+    def _require_what_is_there(self) -> None:
+        if self.localUser is not None and self.localUser != _own_user():
+            if hasattr(os, "geteuid") and os.geteuid() != 0:
+                raise NotAvailable("Only root can remote copy as another user.")
+            raise NotAvailable(
+                "Copying as another local user is not there yet. Leave localUser out, or run as that user."
+            )
+        for option in ("keep_partial", "isolated"):
+            if getattr(self, option):
+                raise NotAvailable(f"{option}=True is not there yet. Leave it out.")
+
+
+def _own_user() -> str | None:
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except (ImportError, KeyError):
+        return None

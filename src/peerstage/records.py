@@ -1,0 +1,185 @@
+"""The values that travel between the rooms: frozen, comparable, picklable."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from peerstage.errors import escape
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Ownership(NamedTuple):
+    """Numeric owner and group of a staged file; -1 leaves one as it is (chown(2))."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file as the peer's listing describes it.
+
+    Attributes:
+        name: The file's name, as bytes, without a directory.
+        size: Bytes promised.
+        mode: Permission bits (octal, at most 0o7777), None where the peer does not tell.
+        mtime: Modification time in whole seconds since the epoch, None where the peer does not tell.
+    """
+
+    name: bytes
+    size: int
+    mode: int | None = None
+    mtime: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """What became of one entry: staged (``error`` is None) or not (one line that says why)."""
+
+    name: str
+    size: int = 0
+    mode: int | None = None
+    mtime: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage has come; totals are None while the listing is not known."""
+
+    files_done: int
+    files_total: int | None
+    bytes_done: int
+    bytes_total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a transport can do, as data.
+
+    Attributes:
+        name: The transport's name, as in ``transport=``.
+        newline_names: Whether a name that holds a newline arrives as it is.
+        judges_entries: Whether single entries can fail while the others are staged.
+        resumes: Whether a second ``pull`` goes on in the middle of a file.
+    """
+
+    name: str
+    newline_names: bool = True
+    judges_entries: bool = True
+    resumes: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much of a peer is taken, in bytes and in seconds. Every bound is finite.
+
+    Attributes:
+        entries: Entries in one collect directory, dotfiles and what is no file included.
+        name_bytes: Length of one name.
+        path_bytes: Length of a path that is sent to the peer.
+        listing_bytes: Everything that the peer sends for one listing.
+        packet_bytes: One SSH packet; an SFTP packet may hold as much again as a read asked for.
+        banner_bytes: Everything before the server's identification line has ended.
+        stderr_bytes: What a remote command may say on stderr.
+        login_timeout: Seconds from the first packet to the end of authentication.
+        reply_timeout: Seconds that one request may stay unanswered.
+        stall_timeout: Seconds without any progress.
+        deadline: Seconds for one operation; None means 600 plus the promised bytes divided by `min_rate`.
+        min_rate: Bytes per second below which a peer is too slow (used by ``deadline=None``).
+    """
+
+    entries: int = 120_000
+    name_bytes: int = 255
+    path_bytes: int = 4096
+    listing_bytes: int = 32 * MIB
+    packet_bytes: int = 256 * KIB + 1024
+    banner_bytes: int = 16 * KIB
+    stderr_bytes: int = 64 * KIB
+    login_timeout: float = 60.0
+    reply_timeout: float = 60.0
+    stall_timeout: float = 60.0
+    deadline: float | None = None
+    min_rate: int = 16 * KIB
+
+    def __post_init__(self) -> None:
+        for name in (f.name for f in dataclasses.fields(self)):
+            value = getattr(self, name)
+            if value is None and name == "deadline":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+                raise ValueError(f"Limits: {name} must be a finite number above 0, not {value!r}.")
+
+    def seconds_for(self, promised: int) -> float:
+        """Return how many seconds an operation may take that was promised so many bytes."""
+        return self.deadline if self.deadline is not None else 600.0 + promised / self.min_rate
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What one ``stagePeer`` did.
+
+    Attributes:
+        peer: The peer's name.
+        transport: The way the files came.
+        target: The staging directory.
+        started: Seconds since the epoch.
+        seconds: How long it took.
+        files: One result a file whose transfer was begun.
+        refused: One result an entry that was not read at all: directories, FIFOs, dangling links ...
+        retries: How often a lost connection was made anew.
+        resumed_bytes: Bytes that did not have to be sent again because of that.
+        host_key: The SHA-256 fingerprint of the peer's host key, None where none was seen.
+    """
+
+    peer: str
+    transport: str
+    target: str
+    started: float = 0.0
+    seconds: float = 0.0
+    files: tuple[FileResult, ...] = field(default=(), repr=False)
+    refused: tuple[FileResult, ...] = field(default=(), repr=False)
+    retries: int = 0
+    resumed_bytes: int = 0
+    host_key: str | None = None
+
+    @property
+    def count(self) -> int:
+        """Files staged."""
+        return sum(1 for file in self.files if file.error is None)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes staged."""
+        return sum(file.size for file in self.files if file.error is None)
+
+    @property
+    def failed(self) -> tuple[FileResult, ...]:
+        """Every entry that is not staged."""
+        return tuple(file for file in self.files if file.error is not None) + self.refused
+
+    def to_json(self) -> str:
+        """Return the report as one JSON object; names that are not UTF-8 are kept by surrogate escapes."""
+        return json.dumps({**dataclasses.asdict(self), "count": self.count, "bytes": self.bytes})
+
+    @classmethod
+    def from_json(cls, text: str) -> StageReport:
+        """Return the report that `to_json` wrote.
+
+        Raises:
+            ValueError: The text is not such a report.
+        """
+        try:
+            raw: dict[str, Any] = dict(json.loads(text))
+            for derived in ("count", "bytes"):
+                raw.pop(derived, None)
+            for results in ("files", "refused"):
+                raw[results] = tuple(FileResult(**one) for one in raw[results])
+            return cls(**raw)
+        except (TypeError, KeyError, ValueError) as exc:
+            raise ValueError(f"Not a stage report: {escape(str(exc))}") from None

@@ -1,0 +1,138 @@
+"""`SSHOptions`: how to reach a peer, where ssh's own configuration does not already say it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Union
+
+if TYPE_CHECKING:
+    import paramiko
+
+Path = Union[str, "os.PathLike[str]"]
+
+#: Fields whose value never shows in a repr, a log or a message.
+SECRETS = frozenset({"passphrase", "password", "pkey"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class SSHOptions:
+    """How to reach a peer. Every field is None by default: "what ssh's configuration says".
+
+    Attributes:
+        port: TCP port, 1 to 65535.
+        identity: Path of a private key, or several; these replace the configured and the default ones.
+        certificate: Path of an OpenSSH user certificate.
+        passphrase: Opens encrypted private keys.
+        password: For password authentication, tried last.
+        pkey: A `paramiko.PKey`, or the bytes of a private key file; then no key file and no agent is used.
+        agent: False for no agent, True for the one of the environment, or the path of its socket.
+        config: Path of an ssh_config file, or several; ``()`` for none.
+        known_hosts: Paths of known_hosts files, or their content (bytes); ``()`` for none.
+        host_key: ``"strict"``, ``"accept-new"``, or the fingerprint ``"SHA256:..."`` that the host must show.
+        jump: A ProxyJump string.
+        connect_timeout: Seconds for name, address and TCP connection (15 without configuration).
+        keepalive_interval: Seconds of silence after which the peer is asked whether it lives.
+        keepalive_count: Unanswered questions after which it does not.
+        elevate: A command that is run on the peer and speaks SFTP.
+        sock: A connected socket, or an authenticated `paramiko.Transport`: it serves one session. A socket is closed
+            with the session, a Transport never.
+
+    Raises:
+        ValueError: A value that can not be meant. Nothing is read or connected here.
+    """
+
+    port: int | None = None
+    identity: Path | tuple[Path, ...] | None = None
+    certificate: Path | None = None
+    passphrase: str | None = None
+    password: str | None = None
+    pkey: paramiko.PKey | bytes | None = None
+    agent: bool | str | None = None
+    config: Path | tuple[Path, ...] | None = None
+    known_hosts: Path | bytes | tuple[Path | bytes, ...] | None = None
+    host_key: str | None = None
+    jump: str | None = None
+    connect_timeout: float | None = None
+    keepalive_interval: float | None = None
+    keepalive_count: int | None = None
+    elevate: str | None = None
+    sock: socket.socket | paramiko.Transport | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("identity", "config", "known_hosts"):
+            value = getattr(self, name)
+            if isinstance(value, (list, set, frozenset)):
+                object.__setattr__(self, name, tuple(value))
+        _require(self.port is None or (_is_int(self.port) and 1 <= self.port <= 65535), "port", "1 to 65535", self.port)
+        _require(
+            self.host_key is None or self.host_key in ("strict", "accept-new") or self.host_key.startswith("SHA256:"),
+            "host_key",
+            '"strict", "accept-new" or "SHA256:..."',
+            self.host_key,
+        )
+        for name in ("connect_timeout", "keepalive_interval"):
+            value = getattr(self, name)
+            lowest_allowed = name == "keepalive_interval" and value == 0
+            _require(
+                value is None or lowest_allowed or (_is_number(value) and 0 < value < float("inf")),
+                name,
+                "seconds above 0",
+                value,
+            )
+        _require(
+            self.keepalive_count is None or (_is_int(self.keepalive_count) and self.keepalive_count >= 0),
+            "keepalive_count",
+            "a count",
+            self.keepalive_count,
+        )
+        for name in ("passphrase", "password"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                raise ValueError(f"SSHOptions: {name} must be a string.")
+        for name in ("jump", "elevate"):
+            value = getattr(self, name)
+            _require(value is None or (isinstance(value, str) and value != ""), name, "a non-empty string", value)
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{f.name}={'***' if f.name in SECRETS else repr(value)}"
+            for f in dataclasses.fields(self)
+            if (value := getattr(self, f.name)) is not None
+        )
+        return f"SSHOptions({', '.join(shown)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.sock is not None:
+            raise TypeError("SSHOptions with an open sock can not be pickled: a connection can not be sent elsewhere.")
+        return _rebuild, ({f.name: getattr(self, f.name) for f in dataclasses.fields(self)},)
+
+
+def _rebuild(values: dict[str, Any]) -> SSHOptions:
+    return SSHOptions(**values)
+
+
+def several(value: object) -> tuple[Any, ...]:
+    """Return the value of an option that takes one or several as a tuple; None becomes ``()``."""
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (value,)
+
+
+def expand(path: Path) -> str:
+    """Return *path* with ``~`` replaced by the home directory, as everywhere in Python (``$HOME`` first)."""
+    return os.path.expanduser(os.fspath(path))
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _require(holds: bool, name: str, meant: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"SSHOptions: {name} must be {meant}, not {value!r}.")

@@ -1,0 +1,263 @@
+"""`Session`: an authenticated SSH connection to one peer."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import paramiko
+
+from peerstage.errors import ConfigurationError, ConnectError, HostKeyError, RemoteError, StageError, escape
+from peerstage.records import MIB, Limits
+from peerstage.session._paramiko import forget, has_strict_kex, is_protected, make_transport, replace_buffers
+from peerstage.session.authentication import Login
+from peerstage.session.config import Destination
+from peerstage.session.dial import dial
+from peerstage.session.known_hosts import KnownHosts, fingerprint
+from peerstage.session.mapping import translate
+from peerstage.session.options import SSHOptions
+from peerstage.session.stream import ChannelStream, Stream
+from peerstage.session.watchdog import Watchdog
+
+log = logging.getLogger("peerstage.session")
+
+#: Bytes that the peer may send before we have read them: what may be in flight, and the replies around it.
+WINDOW = 28 * MIB
+#: The largest piece of channel data in one SSH packet.
+PACKET = 128 * 1024
+
+_live: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+class Session:
+    """An SSH connection, logged in. Made by `connect`.
+
+    Attributes:
+        fingerprint: SHA-256 fingerprint of the host key that the peer showed.
+
+    A session belongs to one thread. It can not be used in a process forked from the one that made it. After any failure
+    it is good for nothing but `close`, which always succeeds.
+    """
+
+    def __init__(
+        self, transport: paramiko.Transport, watchdog: Watchdog, limits: Limits, *, owned: bool, fingerprint: str
+    ) -> None:
+        self.fingerprint = fingerprint
+        self._transport = transport
+        self._watchdog = watchdog
+        self._limits = limits
+        self._owned = owned
+        self._process = os.getpid()
+        self._streams: list[Stream] = []
+        self._lost: StageError | None = None
+        self._end = _Ending(transport if owned else None, self._streams)
+        watchdog.attach(self._end)
+        _live.add(self)
+
+    @classmethod
+    def connect(cls, destination: Destination, options: SSHOptions, *, limits: Limits, watchdog: Watchdog) -> Session:
+        """Connect, check the host key, log in.
+
+        Raises:
+            ConnectError: No SSH connection came about.
+            HostKeyError: The key is unknown, changed or revoked; nothing was sent after the key exchange.
+            LoginError: Every way to log in was refused.
+            ProtocolError: What answers does not speak SSH as it should.
+            LimitExceeded, Cancelled: It took too long, or was cancelled.
+        """
+        watchdog.renew()
+        _quiet_paramiko()
+        if isinstance(options.sock, paramiko.Transport):
+            return cls._over(options.sock, watchdog, limits)
+        sock = options.sock
+        if sock is None:
+            sock = dial(
+                destination.host,
+                destination.port,
+                family=destination.family,
+                timeout=destination.connect_timeout,
+                watchdog=watchdog,
+            )
+        transport = make_transport(sock, limits, WINDOW, PACKET)
+        end = _Ending(transport, [])
+        try:
+            with watchdog.ending(end), watchdog.phase("complete the login", limits.login_timeout):
+                shown = _log_in(transport, destination, options, watchdog)
+        except BaseException:
+            end()
+            if transport.is_alive():
+                transport.join(2.0)
+            raise
+        return cls(transport, watchdog, limits, owned=True, fingerprint=shown)
+
+    @classmethod
+    def _over(cls, transport: paramiko.Transport, watchdog: Watchdog, limits: Limits) -> Session:
+        """Use a connection of the caller's. It is trusted as it is, and never closed."""
+        if not transport.is_authenticated():
+            raise ConfigurationError("SSHOptions(sock=...) is a Transport that is not logged in. Log in first.")
+        shown = fingerprint(transport.get_remote_server_key().asbytes())
+        return cls(transport, watchdog, limits, owned=False, fingerprint=shown)
+
+    def open_subsystem(self, name: str) -> Stream:
+        """Return a stream to the subsystem *name* (RFC 4254, 6.5).
+
+        Raises:
+            RemoteError: The peer refused the channel or has no such subsystem.
+            ConnectionLost, LimitExceeded, Cancelled: The connection ended, took too long, or was ended.
+        """
+        self.require_same_process()
+        with self._watchdog.phase(f"open the {name} subsystem", self._limits.reply_timeout):
+            channel = self._open_channel()
+            try:
+                channel.invoke_subsystem(name)
+            except Exception as exc:
+                channel.close()
+                if self._transport.is_active() and self._watchdog.failure is None:
+                    raise RemoteError(
+                        f"The peer offers no {name} subsystem. Add a Subsystem line to its sshd_config."
+                    ) from exc
+                raise self.failure(exc) from exc
+        stream = ChannelStream(channel, self._watchdog, self.failure)
+        self._streams.append(stream)
+        return stream
+
+    def _open_channel(self) -> paramiko.Channel:
+        try:
+            channel = self._transport.open_session(
+                window_size=WINDOW, max_packet_size=PACKET, timeout=self._limits.reply_timeout
+            )
+        except Exception as exc:
+            raise self.failure(exc) from exc
+        replace_buffers(channel, WINDOW, self._limits.stderr_bytes)
+        return channel
+
+    def failure(self, exc: BaseException | None) -> StageError:
+        """Return why the connection can not be used any more; the first reason stays."""
+        if self._watchdog.failure is not None:
+            return self._watchdog.failure
+        if self._lost is None:
+            saved = self._transport.get_exception() if not self._transport.is_active() else None
+            self._lost = translate(saved or exc, logged_in=True)
+        return self._lost
+
+    def close(self) -> None:
+        """Close the connection, or on a Transport of the caller's only what was opened on it."""
+        self._watchdog.detach(self._end)
+        _live.discard(self)
+        if os.getpid() != self._process:
+            forget(self._transport)
+            return
+        self._end()
+        if self._owned and self._transport is not threading.current_thread():
+            self._transport.join(2.0)
+
+    def require_same_process(self) -> None:
+        """Raise `StageError` in a process that was forked from the one that connected."""
+        if os.getpid() != self._process:
+            raise StageError("This connection was made before a fork and can not be used in the child. Connect anew.")
+
+
+class _Ending:
+    """Ends a connection at once, from any thread: what waits for it wakes up. Calling it again is allowed."""
+
+    def __init__(self, transport: paramiko.Transport | None, streams: list[Stream]) -> None:
+        self._transport = transport
+        self._streams = streams
+
+    def __call__(self) -> None:
+        if self._transport is None:
+            for stream in list(self._streams):
+                stream.close()
+            return
+        with contextlib.suppress(OSError, AttributeError):
+            self._transport.sock.shutdown(socket.SHUT_RDWR)
+        self._transport.close()
+        with contextlib.suppress(OSError):
+            self._transport.sock.close()
+
+
+def _log_in(transport: paramiko.Transport, destination: Destination, options: SSHOptions, watchdog: Watchdog) -> str:
+    """Exchange keys, check the host's, and log in; return the fingerprint of the host key."""
+    known = KnownHosts.read(destination.known_hosts)
+    _prefer(transport, known.key_types(destination.host, destination.port))
+    with _before_login(transport, watchdog):
+        _negotiate(transport)
+    if not is_protected(transport):
+        raise ConnectError(
+            "The server has no strict key exchange and agreed only on algorithms that are open to CVE-2023-48795. "
+            "Update it, or let it offer aes128-gcm@openssh.com."
+        )
+    if not has_strict_kex(transport):
+        log.info("%s: the server has no strict key exchange; using AES-GCM or CTR.", escape(destination.name))
+    key = transport.get_remote_server_key()
+    blob = key.asbytes()
+    shown = fingerprint(blob)
+    if destination.pinned is None:
+        known.check(destination.host, destination.port, key.get_name(), blob)
+    elif destination.pinned != shown:
+        raise HostKeyError(
+            f"The host shows the {key.get_name()} key {shown}, and {destination.pinned} is the one that it must have. "
+            "Find out why it changed before anything else."
+        )
+    with _before_login(transport, watchdog):
+        Login(transport, destination, options).run()
+    return shown
+
+
+def _prefer(transport: paramiko.Transport, known_types: tuple[str, ...]) -> None:
+    """Ask first for host keys of the types that are known (RFC 4253, 7.1: the client's order decides)."""
+    security = transport.get_security_options()
+    names = {kind for known in known_types for kind in ((known,) if known != "ssh-rsa" else _RSA)}
+    offered = tuple(security.key_types)
+    security.key_types = tuple(sorted(offered, key=lambda kind: kind not in names))
+
+
+_RSA = ("rsa-sha2-512", "rsa-sha2-256")
+
+
+def _negotiate(transport: paramiko.Transport) -> None:
+    """Start paramiko's thread and wait for the end of the key exchange; the watchdog sees to it that there is one."""
+    done = threading.Event()
+    transport.start_client(event=done)
+    while not done.wait(0.05):
+        if not transport.is_active():
+            break
+    if not transport.is_active():
+        raise transport.get_exception() or EOFError()
+
+
+@contextlib.contextmanager
+def _before_login(transport: paramiko.Transport, watchdog: Watchdog) -> Iterator[None]:
+    try:
+        yield
+    except StageError:
+        watchdog.check()
+        raise
+    except Exception as exc:
+        watchdog.check()
+        saved: Any = None if transport.is_active() else transport.get_exception()
+        raise translate(saved or exc, logged_in=False) from exc
+
+
+def _quiet_paramiko() -> None:
+    """Leave paramiko's loggers at WARNING unless the user set them; without a handler they say nothing."""
+    theirs = logging.getLogger("paramiko")
+    if theirs.level == logging.NOTSET:
+        theirs.setLevel(logging.WARNING)
+    if not theirs.handlers:
+        theirs.addHandler(logging.NullHandler())
+
+
+def _forget_all_in_child() -> None:
+    for session in list(_live):
+        forget(session._transport)  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all_in_child)

@@ -1,0 +1,207 @@
+"""The watchdog: one clock for everything that waits for a peer.
+
+paramiko's own timeouts are not relied on (some are per read, some return silently). Instead everything that could wait
+for ever registers a way to end it, and one thread ends it when a bound of `Limits` has passed or `cancel` was called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from peerstage.errors import Cancelled, LimitExceeded, StageError
+from peerstage.records import Limits
+
+log = logging.getLogger("peerstage.session")
+
+
+class Watchdog:
+    """Ends what takes too long. One for each run of operations on a peer; it outlives a lost connection.
+
+    Three kinds of bound are in force: a *phase* (connect, login), a *stall* (nothing useful came while the peer was
+    waited for; time spent on the local disk does not count), and the *deadline* of the operation as a whole.
+
+    Attributes:
+        failure: Why things were ended, or None. What is interrupted raises this rather than what it felt.
+        waited: Seconds spent waiting for the peer, ever.
+
+    Safe to use from several threads; `cancel` is meant to be.
+    """
+
+    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits
+        self.failure: StageError | None = None
+        self._clock = clock
+        self._lock = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._endings: list[Callable[[], None]] = []
+        self._phase: tuple[float, float, str] | None = None
+        self._started: float | None = None
+        self._promised = 0
+        self._waited = 0.0
+        self._waiting_since: float | None = None
+        self._waited_at_beat = 0.0
+
+    # What is bounded.
+
+    @contextlib.contextmanager
+    def operation(self) -> Iterator[None]:
+        """Put the deadline in force for what is done inside; an operation inside another shares its deadline."""
+        if self._started is not None:
+            yield
+            return
+        self._promised = 0
+        self._started = self._clock()
+        self._start_thread()
+        try:
+            yield
+        finally:
+            self._started = None
+
+    def promise(self, size: int) -> None:
+        """Allow the time that *size* bytes take at the lowest rate that is tolerated."""
+        self._promised = size
+
+    @contextlib.contextmanager
+    def phase(self, what: str, seconds: float) -> Iterator[None]:
+        """Bound what is done inside to *seconds*; *what* completes "the peer did not ... within"."""
+        outer = self._phase
+        self._phase = (self._clock() + seconds, seconds, what)
+        self._start_thread()
+        try:
+            yield
+        finally:
+            self._phase = outer
+
+    @contextlib.contextmanager
+    def ending(self, end: Callable[[], None]) -> Iterator[None]:
+        """Call *end*, from the watchdog's thread, if something must be ended while the block is running."""
+        self.attach(end)
+        try:
+            yield
+        finally:
+            self.detach(end)
+
+    def attach(self, end: Callable[[], None]) -> None:
+        """Register *end*, which closes what would otherwise wait. It must not wait itself, and may be called twice."""
+        self._endings.append(end)
+        if self.failure is not None:
+            end()
+
+    def detach(self, end: Callable[[], None]) -> None:
+        """Take *end* off again."""
+        with contextlib.suppress(ValueError):
+            self._endings.remove(end)
+
+    # What happens meanwhile.
+
+    def begin_wait(self) -> None:
+        """Say that the peer is being waited for from now on."""
+        self._waiting_since = self._clock()
+
+    def end_wait(self) -> None:
+        """Say that the wait is over, whatever came of it."""
+        since, self._waiting_since = self._waiting_since, None
+        if since is not None:
+            self._waited += self._clock() - since
+
+    @property
+    def waited(self) -> float:
+        """Seconds spent waiting for the peer so far."""
+        since = self._waiting_since
+        return self._waited + (self._clock() - since if since is not None else 0.0)
+
+    def beat(self) -> None:
+        """Say that something useful came: the stall is measured from here."""
+        self._waited_at_beat = self._waited
+
+    def check(self) -> None:
+        """Raise what has ended the run, if anything has."""
+        if self.failure is not None:
+            raise self.failure
+
+    def renew(self) -> None:
+        """Make ready for another connection after one was ended. Raises what can not be mended: deadline and cancel."""
+        self.check_final()
+        self.failure = None
+        self.beat()
+
+    def check_final(self) -> None:
+        """Raise the failure that another connection would not mend, if there is one."""
+        if self.failure is not None and not self.failure.transient:
+            raise self.failure
+
+    def sleep(self, seconds: float) -> None:
+        """Wait *seconds*, or until the run is cancelled or its deadline has passed, and raise that."""
+        until = self._clock() + seconds
+        with self._lock:
+            while (left := until - self._clock()) > 0 and not (self.failure and not self.failure.transient):
+                self._lock.wait(left)
+        self.check_final()
+
+    # What ends it.
+
+    def cancel(self) -> None:
+        """End whatever is under way; it raises `Cancelled`. Lasts for the life of this watchdog."""
+        self._end(Cancelled("Cancelled."))
+
+    def close(self) -> None:
+        """End the thread. Closing again is allowed."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(5.0)
+
+    def _end(self, failure: StageError) -> None:
+        with self._lock:
+            if self.failure is None or (self.failure.transient and not failure.transient):
+                self.failure = failure
+            endings = list(self._endings)
+            self._lock.notify_all()
+        for end in endings:
+            try:
+                end()
+            except Exception:
+                log.debug("Ending %r failed.", end, exc_info=True)
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="peerstage-watchdog", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        limits = self.limits
+        bounds = (limits.login_timeout, limits.reply_timeout, limits.stall_timeout, limits.deadline or 600.0)
+        interval = max(0.01, min(0.5, min(bounds) / 4))
+        while True:
+            with self._lock:
+                if self._closed:
+                    return
+                self._lock.wait(interval)
+                if self._closed:
+                    return
+            failure = self._overdue()
+            if failure is not None and self.failure is None:
+                self._end(failure)
+
+    def _overdue(self) -> StageError | None:
+        now = self._clock()
+        started, phase, limits = self._started, self._phase, self.limits
+        if started is not None and now - started > (allowed := limits.seconds_for(self._promised)):
+            return LimitExceeded(
+                f"Not done within {allowed:g} s (Limits.deadline, min_rate). The peer or the network is too slow, "
+                "or the limit too low."
+            )
+        if phase is not None and now > phase[0]:
+            return LimitExceeded(f"The peer did not {phase[2]} within {phase[1]:g} s. Is it up, and is that its port?")
+        if self._waiting_since is not None and self.waited - self._waited_at_beat > limits.stall_timeout:
+            return LimitExceeded(
+                f"The peer sent nothing useful for {limits.stall_timeout:g} s (Limits.stall_timeout).", transient=True
+            )
+        return None

@@ -1,0 +1,143 @@
+"""The three operations on a peer, as plain functions over a `Transport`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+
+from peerstage.errors import IncompleteStage, NothingToStage, StageError, escape
+from peerstage.landing.directory import DirectoryLanding
+from peerstage.records import FileResult, Ownership, StageReport
+from peerstage.transport.base import Transport
+
+log = logging.getLogger("peerstage.staging")
+
+_NAMED_FAILURES = 5
+
+
+def stage(
+    transport: Transport,
+    directory: bytes,
+    target: str,
+    *,
+    peer: str = "",
+    ownership: Ownership | None = None,
+    permissions: int | None = None,
+    durable: bool = True,
+    preserve_times: bool = False,
+) -> StageReport:
+    """Copy every file of the peer's *directory* into *target*, and publish them all at the end.
+
+    Args:
+        transport: How the peer is reached. It is not closed.
+        directory: The collect directory.
+        target: An existing local directory.
+        peer: The peer's name, for errors and the report.
+        ownership: Owner and group of every file; None leaves them to this process.
+        permissions: Mode of every file (octal); None takes the peer's, & 0777 & ~umask.
+        durable: Whether everything is on the disk when this returns.
+        preserve_times: Whether files keep the peer's modification time.
+
+    Raises:
+        IncompleteStage: Some entries could not be staged. The others are; the error's ``report`` tells.
+        NothingToStage: The directory holds no file. Nothing was changed.
+        StageError: Any other: the run was cut off before its commit and has published nothing.
+    """
+    started, clock = time.time(), time.monotonic()
+    with naming(peer):
+        landing = DirectoryLanding(
+            target, ownership=ownership, permissions=permissions, durable=durable, preserve_times=preserve_times
+        )
+        with landing:
+            transport.pull(directory, landing)
+            landing.commit()
+            report = StageReport(
+                peer=peer,
+                transport=transport.capabilities.name,
+                target=target,
+                started=started,
+                seconds=time.monotonic() - clock,
+                files=tuple(landing.files),
+                refused=tuple(landing.refused),
+                retries=transport.retries,
+                resumed_bytes=landing.resumed_bytes,
+                host_key=transport.host_key,
+            )
+        if report.failed:
+            raise IncompleteStage(_tell(report), path=directory, report=report)
+        if not report.files:
+            raise NothingToStage(
+                "There is no file to stage in it. Has the peer collected?", path=directory, report=report
+            )
+    log.info("%s: staged %d files, %d bytes in %.1f s.", escape(peer), report.count, report.bytes, report.seconds)
+    return report
+
+
+def probe(transport: Transport, path: bytes, *, peer: str = "") -> bool:
+    """Whether *path* is a regular file on the peer, links followed.
+
+    Raises:
+        StageError: The peer could not be asked.
+    """
+    with naming(peer):
+        return transport.exists(path)
+
+
+def mark(transport: Transport, path: bytes, *, peer: str = "") -> None:
+    """Make *path* an empty file on the peer; one that is there is truncated.
+
+    Raises:
+        StageError: The peer could not be reached, or refuses.
+    """
+    with naming(peer):
+        transport.touch(path)
+
+
+@contextlib.contextmanager
+def naming(peer: str) -> Iterator[None]:
+    """Name *peer* in every `StageError` that passes; raise what the system said in our words."""
+    try:
+        yield
+    except StageError as exc:
+        exc.peer = exc.peer or peer
+        raise
+
+
+def _tell(report: StageReport) -> str:
+    failed: tuple[FileResult, ...] = report.failed
+    named = "; ".join(f"{escape(one.name)}: {one.error}" for one in failed[:_NAMED_FAILURES])
+    more = f"; and {len(failed) - _NAMED_FAILURES} more" if len(failed) > _NAMED_FAILURES else ""
+    return f"{len(failed)} of {len(failed) + report.count} entries could not be staged: {named}{more}. The others are."
+
+
+def target_directory(target: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> str:
+    """Return *target* as a path, if it is an absolute one of a directory that exists (PARITY 7).
+
+    Raises:
+        ValueError: It is not.
+    """
+    path = encodable_path(target, "Target directory")
+    if not os.path.isabs(path):
+        raise ValueError(f"Target directory must be an absolute path: {escape(path)}")
+    if not os.path.isdir(path):
+        raise ValueError(f"Target directory must exist and be a directory: {escape(path)}")
+    return path
+
+
+def encodable_path(path: object, what: str) -> str:
+    """Return *path* as ``os.fsdecode`` gives it, if a file system can hold it.
+
+    Raises:
+        ValueError: It is no path, is empty, or holds NUL or a surrogate that ``os.fsencode`` can not encode.
+    """
+    try:
+        text = os.fsdecode(path)  # type: ignore[arg-type]
+        os.fsencode(text)
+    except (TypeError, UnicodeError) as exc:
+        raise ValueError(f"{what} can not be a path: {path!r}") from exc
+    if not text or "\0" in text:
+        raise ValueError(f"{what} can not be a path: {path!r}")
+    return text

@@ -1,0 +1,125 @@
+"""A lost connection is made anew, and the work goes on where it stopped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from peerstage.errors import ConnectError, LimitExceeded, StageError, escape
+from peerstage.landing.base import Landing
+from peerstage.records import Capabilities
+from peerstage.session.watchdog import Watchdog
+from peerstage.transport.base import Transport
+
+log = logging.getLogger("peerstage.transport")
+
+T = TypeVar("T")
+
+#: What a peer that is just coming back may say to a second login; the first one is not tried again.
+_COMES_BACK = (ConnectError, LimitExceeded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often and how patiently a lost connection is made anew, once a login has succeeded.
+
+    Attributes:
+        tries: Attempts at one operation, the first included; 1 is no retry.
+        delay: Seconds before the second attempt.
+        factor: What the delay is multiplied by from one attempt to the next.
+        most: Seconds that a delay is at most.
+    """
+
+    tries: int = 3
+    delay: float = 1.0
+    factor: float = 2.0
+    most: float = 30.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tries, bool) or not isinstance(self.tries, int) or self.tries < 1:
+            raise ValueError(f"Retry: tries must be 1 or more, not {self.tries!r}.")
+        for name in ("delay", "factor", "most"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                raise ValueError(f"Retry: {name} must be a finite number, not {value!r}.")
+
+    def pause(self, attempt: int) -> float:
+        """Seconds to wait after *attempt* (1 is the first) has failed."""
+        return min(self.most, self.delay * self.factor ** (attempt - 1))
+
+
+class Retrying(Transport):
+    """Opens a transport when it is first needed, and another one when a transient error has ended that.
+
+    The deadline of an operation holds for all attempts together. The first login is never tried again.
+
+    Args:
+        open_transport: Connects, and returns a transport.
+        capabilities: Those of the transports that it returns.
+        retry: How often.
+        watchdog: Bounds each operation.
+    """
+
+    def __init__(
+        self,
+        open_transport: Callable[[], Transport],
+        capabilities: Capabilities,
+        retry: Retry,
+        watchdog: Watchdog,
+    ) -> None:
+        self.capabilities = capabilities
+        self._open_transport = open_transport
+        self._retry = retry
+        self._watchdog = watchdog
+        self._transport: Transport | None = None
+
+    def pull(self, directory: bytes, landing: Landing) -> None:
+        self._attempt(lambda transport: transport.pull(directory, landing))
+
+    def exists(self, path: bytes) -> bool:
+        return self._attempt(lambda transport: transport.exists(path))
+
+    def touch(self, path: bytes) -> None:
+        self._attempt(lambda transport: transport.touch(path))
+
+    def close(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
+
+    def _attempt(self, operation: Callable[[Transport], T]) -> T:
+        with self._watchdog.operation():
+            attempt = 1
+            while True:
+                try:
+                    self._watchdog.check_final()
+                    return operation(self._connected())
+                except StageError as exc:
+                    self._watchdog.check_final()
+                    logged_in = self.host_key is not None
+                    if not (logged_in and exc.transient) or attempt >= self._retry.tries:
+                        self.close()
+                        raise
+                    self.close()
+                    pause = self._retry.pause(attempt)
+                    log.warning("%s Attempt %d of %d in %g s.", escape(str(exc)), attempt + 1, self._retry.tries, pause)
+                    self._watchdog.sleep(pause)
+                    attempt += 1
+                    self.retries += 1
+                except BaseException:
+                    self.close()
+                    raise
+
+    def _connected(self) -> Transport:
+        if self._transport is None:
+            reconnecting = self.host_key is not None
+            try:
+                self._transport = self._open_transport()
+            except StageError as exc:
+                if reconnecting and isinstance(exc, _COMES_BACK):
+                    exc.transient = True
+                raise
+            self.host_key = self._transport.host_key
+        return self._transport

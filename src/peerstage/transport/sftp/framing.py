@@ -1,0 +1,115 @@
+"""From chunks of a stream to SFTP packets, without copying file data."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from peerstage.errors import ConnectionLost, ProtocolError, escape
+from peerstage.landing.base import Buffer
+from peerstage.transport.sftp.wire import DATA, VERSION_REPLY
+
+_head = struct.Struct(">IB")
+_u32 = struct.Struct(">I")
+
+
+class Packet(NamedTuple):
+    """One reply: its type, its number, and what follows; the data of SSH_FXP_DATA as pieces in their order."""
+
+    kind: int
+    number: int
+    body: list[Buffer] | bytes
+
+
+class PacketReader:
+    """Cuts the chunks that *receive* returns into packets of at most *most* bytes.
+
+    Args:
+        receive: Returns the next chunk; empty at the end of the stream.
+        most: The longest packet that is taken, in bytes.
+    """
+
+    def __init__(self, receive: Callable[[], Buffer], *, most: int) -> None:
+        self._receive = receive
+        self._most = most
+        self._chunk: Buffer = b""
+        self._at = 0
+        self.received = 0
+
+    @property
+    def has_more(self) -> bool:
+        """Whether bytes that were received wait to be read."""
+        return self._at < len(self._chunk)
+
+    def next_version(self) -> bytes:
+        """Return the body of the first packet, which must be SSH_FXP_VERSION.
+
+        Raises:
+            ProtocolError: Something else came; text (of a login script, mostly) is quoted.
+        """
+        head = self._take(5)
+        length, kind = _head.unpack(head)
+        if kind != VERSION_REPLY or not 5 <= length <= self._most:
+            raise ProtocolError(
+                f"The peer's SFTP server begins with {escape(self._quote(head))!r}, which is not SFTP. "
+                "A login script that prints text does this: silence it for sessions that are not interactive, "
+                'or use transport="scp".'
+            )
+        return self._take(length - 1)
+
+    def next(self) -> Packet:
+        """Return the next packet.
+
+        Raises:
+            ProtocolError: Its length can not be.
+            ConnectionLost: The stream ended.
+        """
+        head = self._take(5)
+        length, kind = _head.unpack(head)
+        if not 5 <= length <= self._most:
+            raise ProtocolError(f"The peer sent an SFTP packet of {length} bytes; at most {self._most} are taken.")
+        (number,) = _u32.unpack(self._take(4))
+        if kind != DATA:
+            return Packet(kind, number, self._take(length - 5))
+        if length < 9:
+            raise ProtocolError("The peer sent SFTP data without a length.")
+        (size,) = _u32.unpack(self._take(4))
+        if size != length - 9:
+            raise ProtocolError(
+                f"The peer says that {size} bytes of data fill a packet that has room for {length - 9}."
+            )
+        return Packet(kind, number, self._pieces(size))
+
+    def _take(self, n: int) -> bytes:
+        end = self._at + n
+        if end <= len(self._chunk):
+            data = bytes(self._chunk[self._at : end])
+            self._at = end
+            return data
+        return b"".join(self._pieces(n))
+
+    def _pieces(self, n: int) -> list[Buffer]:
+        pieces: list[Buffer] = []
+        while n:
+            chunk, at = self._chunk, self._at
+            available = len(chunk) - at
+            if not available:
+                self._next_chunk()
+                continue
+            used = min(n, available)
+            pieces.append(chunk[at : at + used])
+            self._at = at + used
+            n -= used
+        return pieces
+
+    def _next_chunk(self) -> None:
+        self._chunk = self._receive()
+        self._at = 0
+        if not self._chunk:
+            raise ConnectionLost("The peer's SFTP server ended the conversation.")
+        self.received += len(self._chunk)
+
+    def _quote(self, head: bytes) -> str:
+        text = head + bytes(self._chunk[self._at : self._at + 200])
+        return text.decode("utf-8", "backslashreplace")[:120].rstrip()

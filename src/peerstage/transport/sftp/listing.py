@@ -1,0 +1,146 @@
+"""One listing of a directory: read ahead, bounded, every name checked before anything else is done with it."""
+
+from __future__ import annotations
+
+import stat
+from typing import NamedTuple
+
+from peerstage.errors import LimitExceeded, NotRegular, ProtocolError, RemoteError, StageError
+from peerstage.records import Entry, Limits
+from peerstage.transport.base import join
+from peerstage.transport.sftp import wire
+from peerstage.transport.sftp.client import SFTPClient, attributes_of, refusal, status_of
+
+_AHEAD = 4
+_STATS_AHEAD = 256
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFLNK: "a link that leads to no file",
+}
+
+
+class Listing(NamedTuple):
+    """What one directory holds: the files to stage, and what can not be staged, with the reason."""
+
+    entries: list[Entry]
+    refused: list[tuple[bytes, StageError]]
+
+
+def list_directory(client: SFTPClient, directory: bytes, limits: Limits) -> Listing:
+    """List *directory* on the peer: everything that the shell's ``DIR/*`` names, links followed (PARITY 8, 11, 12).
+
+    Raises:
+        RemoteError: It is missing or can not be read.
+        ProtocolError: A name that no directory can hold, or one that comes twice.
+        LimitExceeded: More entries, longer names, or more bytes than `Limits` allows.
+    """
+    entries: list[Entry] = []
+    refused: list[tuple[bytes, StageError]] = []
+    unclear: list[bytes] = []
+    for name, attributes in _read_names(client, directory, limits):
+        if name.startswith(b"."):
+            continue
+        if attributes.mode is None or attributes.size is None or stat.S_ISLNK(attributes.mode):
+            unclear.append(name)
+        else:
+            _sort(name, attributes, entries, refused)
+    for name, found in _follow(client, directory, unclear, limits):
+        if isinstance(found, StageError):
+            refused.append((name, found))
+        else:
+            _sort(name, found, entries, refused)
+    return Listing(entries, refused)
+
+
+def _sort(
+    name: bytes, attributes: wire.Attributes, entries: list[Entry], refused: list[tuple[bytes, StageError]]
+) -> None:
+    mode = attributes.mode
+    if mode is not None and stat.S_IFMT(mode) and not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+        refused.append((name, NotRegular(f"It is {kind}; only regular files are staged.", path=name)))
+    elif attributes.size is None:
+        refused.append((name, NotRegular("The peer does not tell its size.", path=name)))
+    else:
+        permissions = None if mode is None else mode & 0o7777
+        entries.append(Entry(name, attributes.size, permissions, attributes.mtime))
+
+
+def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> list[tuple[bytes, wire.Attributes]]:
+    check_path(directory, limits)
+    handle = client.handle(wire.OPENDIR, wire.string(directory), directory)
+    body = wire.string(handle)
+    found: dict[bytes, wire.Attributes] = {}
+    before = client.received
+    ended = False
+    failed: RemoteError | None = None
+    for _ in range(_AHEAD):
+        client.request(wire.READDIR, body)
+    while client.outstanding:
+        reply = client.reply()
+        if reply.kind != wire.NAME:
+            status = status_of(reply)
+            ended = True
+            if status.code != wire.FX_EOF:
+                failed = failed or refusal(status, directory)
+            continue
+        payload = reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)
+        for name, attributes in wire.parse_names(payload, most=limits.entries + 2):
+            if name in (b".", b".."):
+                continue
+            _check_name(name, limits)
+            if name in found:
+                raise ProtocolError("The peer lists this name twice.", path=name)
+            found[name] = attributes
+        if len(found) > limits.entries:
+            raise LimitExceeded(f"More than {limits.entries} entries (Limits.entries).", path=directory)
+        if client.received - before > limits.listing_bytes:
+            raise LimitExceeded(
+                f"A listing of over {limits.listing_bytes} bytes (Limits.listing_bytes).", path=directory
+            )
+        if not ended:
+            client.request(wire.READDIR, body)
+    client.call(wire.CLOSE, body)
+    if failed is not None:
+        raise failed
+    return list(found.items())
+
+
+def _check_name(name: bytes, limits: Limits) -> None:
+    """A name from a listing is one component of a path, or the peer lies (CVE-2019-6111 and its kin)."""
+    if not name or b"/" in name or b"\0" in name:
+        raise ProtocolError("The peer lists a name that no file can have. It is not to be trusted.", path=name[:255])
+    if len(name) > limits.name_bytes:
+        raise LimitExceeded(f"A name of {len(name)} bytes (Limits.name_bytes).", path=name[:255])
+
+
+def check_path(path: bytes, limits: Limits) -> None:
+    """Refuse a path that is longer than what `Limits` lets us send."""
+    if len(path) > limits.path_bytes:
+        raise LimitExceeded(f"A path of {len(path)} bytes (Limits.path_bytes).", path=path[:255])
+
+
+def _follow(
+    client: SFTPClient, directory: bytes, names: list[bytes], limits: Limits
+) -> list[tuple[bytes, wire.Attributes | StageError]]:
+    """Ask what links lead to, and about entries that the listing told too little of; many at once."""
+    found: list[tuple[bytes, wire.Attributes | StageError]] = []
+    waiting = iter(names)
+    while True:
+        while client.outstanding < _STATS_AHEAD and (name := next(waiting, None)) is not None:
+            path = join(directory, name)
+            check_path(path, limits)
+            client.request(wire.STAT, wire.string(path), name)
+        if not client.outstanding:
+            return found
+        reply = client.reply()
+        try:
+            found.append((reply.context, attributes_of(reply, reply.context)))
+        except RemoteError as exc:
+            reason = f"It is a link that can not be followed: {exc.message}"
+            found.append((reply.context, NotRegular(reason, path=reply.context)))

@@ -1,0 +1,73 @@
+"""`SFTPTransport`: a directory over one SFTP channel of a session."""
+
+from __future__ import annotations
+
+import stat
+
+from peerstage.errors import RemoteNotFound
+from peerstage.landing.base import Landing
+from peerstage.records import Capabilities, Limits
+from peerstage.session.session import Session
+from peerstage.session.stream import Stream
+from peerstage.session.watchdog import Watchdog
+from peerstage.transport.base import Transport
+from peerstage.transport.sftp import wire
+from peerstage.transport.sftp.client import SFTPClient
+from peerstage.transport.sftp.fetch import Fetch
+from peerstage.transport.sftp.listing import check_path, list_directory
+
+
+class SFTPTransport(Transport):
+    """SFTP version 3 (draft-ietf-secsh-filexfer-02) with our own pipelined client. Closes its session.
+
+    Args:
+        session: Logged in; the subsystem is asked for when the first operation needs it.
+        limits: Bounds for what the peer may send.
+        watchdog: The session's.
+    """
+
+    capabilities = Capabilities("sftp", resumes=True)
+
+    def __init__(self, session: Session, limits: Limits, watchdog: Watchdog) -> None:
+        self.host_key = session.fingerprint
+        self._session = session
+        self._limits = limits
+        self._watchdog = watchdog
+        self._stream: Stream | None = None
+        self._client: SFTPClient | None = None
+
+    def pull(self, directory: bytes, landing: Landing) -> None:
+        client = self._started()
+        listing = list_directory(client, directory, self._limits)
+        for name, error in listing.refused:
+            landing.refuse(name, error)
+        size = sum(entry.size for entry in listing.entries)
+        landing.expect(len(listing.entries), size)
+        self._watchdog.promise(size)
+        Fetch(client, directory, landing, self._limits).run(listing.entries)
+
+    def exists(self, path: bytes) -> bool:
+        check_path(path, self._limits)
+        try:
+            mode = self._started().stat(path).mode
+        except RemoteNotFound:
+            return False
+        return mode is None or not stat.S_IFMT(mode) or stat.S_ISREG(mode)
+
+    def touch(self, path: bytes) -> None:
+        check_path(path, self._limits)
+        client = self._started()
+        flags = wire.FXF_WRITE | wire.FXF_CREAT | wire.FXF_TRUNC
+        handle = client.handle(wire.OPEN, wire.open_file(path, flags), path)
+        client.done(wire.CLOSE, wire.string(handle), path)
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _started(self) -> SFTPClient:
+        self._session.require_same_process()
+        if self._client is None:
+            self._stream = self._session.open_subsystem("sftp")
+            self._client = SFTPClient(self._stream, self._limits, self._watchdog)
+            self._client.start()
+        return self._client

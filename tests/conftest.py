@@ -1,0 +1,98 @@
+"""Fixtures that all rooms share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from peerstage import RemotePeer
+from support.leaks import Snapshot
+from support.sshd import Sshd, start_sshd
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing of this machine's ssh configuration, keys and agent leaks into a test."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return home
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """The system's OpenSSH server, one for the whole run."""
+    server = start_sshd(tmp_path_factory.mktemp("sshd"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_sshd(tmp_path: Path) -> Iterator[Callable[..., Sshd]]:
+    """Starts servers that belong to one test: to be killed, or with configuration of their own."""
+    servers: list[Sshd] = []
+
+    def start(**changes: str) -> Sshd:
+        servers.append(start_sshd(tmp_path / f"sshd{len(servers)}", **changes))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A directory that every user can reach, as pytest's own are not."""
+    path = Path(tempfile.mkdtemp(prefix="peerstage-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def unprivileged(public_path: Path) -> Iterator[RemotePeer]:
+    """A remote peer whose login is not root, with an empty collect directory of its own."""
+    user = "nobody" if os.geteuid() == 0 else None
+    server = start_sshd(public_path / "sshd", user=user)
+    collect = public_path / "collect"
+    collect.mkdir(mode=0o755)
+    if user is not None:
+        shutil.chown(collect, user)
+    yield RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options())
+    server.stop()
+
+
+@pytest.fixture
+def collect(tmp_path: Path) -> Path:
+    """An empty collect directory."""
+    path = tmp_path / "collect"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """An empty target directory."""
+    path = tmp_path / "target"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def peer(sshd: Sshd, collect: Path) -> RemotePeer:
+    """A remote peer on the real server, with an empty collect directory."""
+    return RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options())
+
+
+@pytest.fixture
+def leaves_nothing() -> Iterator[None]:
+    """Fails the test if it leaves a thread, a child process or a descriptor behind."""
+    before = Snapshot.take()
+    yield
+    before.compare()

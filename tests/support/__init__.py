@@ -1,0 +1,1 @@
+"""What the tests share: servers, faults, and ways to look at what is left behind."""

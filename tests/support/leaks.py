@@ -1,0 +1,55 @@
+"""Whether a test left threads, processes or descriptors behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What this process holds at one moment."""
+
+    threads: frozenset[str]
+    descriptors: frozenset[str]
+    children: frozenset[int]
+
+    @classmethod
+    def take(cls) -> Snapshot:
+        names = frozenset(f"{thread.name}#{thread.ident}" for thread in threading.enumerate())
+        return cls(names, _descriptors(), _children())
+
+    def compare(self, patience: float = 5.0) -> None:
+        """Fail unless everything new is gone within *patience* seconds."""
+        until = time.monotonic() + patience
+        while True:
+            now = Snapshot.take()
+            new = (now.threads - self.threads, now.descriptors - self.descriptors, now.children - self.children)
+            if not any(new):
+                return
+            if time.monotonic() > until:
+                raise AssertionError(f"left behind: threads {new[0]}, descriptors {new[1]}, children {new[2]}")
+            time.sleep(0.05)
+
+
+def _descriptors() -> frozenset[str]:
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{fd} -> {os.readlink(f'/proc/self/fd/{fd}')}")
+        except OSError:
+            continue
+    return frozenset(found)
+
+
+def _children() -> frozenset[int]:
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update(int(pid) for pid in (task / "children").read_text().split())
+        except OSError:
+            continue
+    return frozenset(found)

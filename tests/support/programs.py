@@ -1,0 +1,48 @@
+"""Programs that the tests can not do without."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+
+#: Debian's package for each program.
+_PACKAGES = {
+    "sshd": "openssh-server",
+    "ssh": "openssh-client",
+    "scp": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "ssh-agent": "openssh-client",
+    "rsync": "rsync",
+}
+
+
+@cache
+def program(name: str) -> str:
+    """Return the path of *name*; as root on Debian it is installed, and that is said.
+
+    Raises:
+        RuntimeError: It is not there. The tests that need it fail: nothing is skipped.
+    """
+    found = _find(name)
+    if found is None and hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
+        package = _PACKAGES[name]
+        print(f"\n{name} is missing: installing {package} with apt-get", file=sys.stderr)
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(["apt-get", "-qq", "update"], check=False, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["apt-get", "-qq", "-y", "--no-install-recommends", "install", package],
+            check=False,
+            stdout=subprocess.DEVNULL,
+            env=environment,
+        )
+        found = _find(name)
+    if found is None:
+        raise RuntimeError(f"The tests need the program {name}: install {_PACKAGES[name]}, then run them again.")
+    return found
+
+
+def _find(name: str) -> str | None:
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin")

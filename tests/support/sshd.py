@@ -1,0 +1,124 @@
+"""The system's OpenSSH sshd on a loopback port, with keys and configuration of the run's own."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peerstage.session.options import SSHOptions
+from support.programs import program
+
+
+@dataclass
+class Sshd:
+    """A running server."""
+
+    home: Path
+    port: int
+    user: str
+    process: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def host(self) -> str:
+        return "127.0.0.1"
+
+    @property
+    def identity(self) -> Path:
+        return self.home / "id"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.home / "known_hosts"
+
+    @property
+    def log(self) -> str:
+        return (self.home / "log").read_text(errors="replace")
+
+    def options(self, **changes: object) -> SSHOptions:
+        """How to reach it: nothing of this machine's own configuration is used."""
+        values: dict[str, object] = {
+            "port": self.port,
+            "identity": str(self.identity),
+            "known_hosts": str(self.known_hosts),
+            "config": (),
+            "agent": False,
+        }
+        return SSHOptions(**{**values, **changes})  # type: ignore[arg-type]
+
+    def ssh_arguments(self) -> list[str]:
+        """The same for OpenSSH's own programs, for comparison."""
+        return ["-F", "none", "-o", f"UserKnownHostsFile={self.known_hosts}", "-o", f"IdentityFile={self.identity}",
+                "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", f"Port={self.port}"]  # fmt: skip
+
+    def sessions(self) -> list[int]:
+        """Process ids of the servers of single connections."""
+        out = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True)
+        return [int(pid) for pid in out.stdout.split()]
+
+    def stop(self) -> None:
+        for pid in self.sessions():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.kill()
+        self.process.wait()
+
+
+def start_sshd(home: Path, *, user: str | None = None, extra: str = "") -> Sshd:
+    """Start a server; *extra* is more of its configuration, and comes first, so that it wins.
+
+    Args:
+        home: A directory for keys, configuration and log.
+        user: Who may log in; by default whoever runs the tests.
+    """
+    sshd, keygen = program("sshd"), program("ssh-keygen")
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o755)
+    for name in ("host", "id"):
+        subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(home / name)], check=True)
+    (home / "authorized_keys").write_bytes((home / "id.pub").read_bytes())
+    (home / "authorized_keys").chmod(0o644)
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    for _ in range(5):
+        port = free_port()
+        (home / "sshd_config").write_text(
+            f"{extra}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\n"
+            f"AuthorizedKeysFile {home}/authorized_keys\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
+            "Subsystem sftp internal-sftp\nLogLevel VERBOSE\nMaxStartups 200\n"
+        )
+        process = subprocess.Popen(
+            [sshd, "-D", "-f", str(home / "sshd_config"), "-E", str(home / "log")], stdin=subprocess.DEVNULL
+        )
+        if _listens(port, process):
+            key_type, blob = (home / "host.pub").read_text().split()[:2]
+            (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {key_type} {blob}\n")
+            return Sshd(home, port, user or getpass.getuser(), process)
+        process.kill()
+        process.wait()
+    raise RuntimeError(f"sshd does not start: {(home / 'log').read_text(errors='replace')[-500:]}")
+
+
+def free_port() -> int:
+    """A port that nobody listens on right now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _listens(port: int, process: subprocess.Popen[bytes]) -> bool:
+    until = time.monotonic() + 10
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1) as sock:
+                return sock.recv(4) == b"SSH-"
+        except OSError:
+            time.sleep(0.02)
+    return False

@@ -1,0 +1,73 @@
+"""The transport contract on every transport there is."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.sshd import Sshd
+
+from peerstage.records import Limits
+from peerstage.session.watchdog import Watchdog
+from peerstage.testing.contract import DirectorySource, Source, TransportContract
+from peerstage.testing.memory import MemoryFile, MemoryTransport
+from peerstage.transport.base import Transport
+from peerstage.transport.choose import Route, assemble
+from peerstage.transport.local import LocalTransport
+from peerstage.transport.retry import Retry
+
+
+class MemorySource(Source):
+    directory = b"/collect"
+
+    def __init__(self) -> None:
+        self.files: dict[bytes, MemoryFile] = {}
+
+    def write(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
+        self.files[name] = MemoryFile(data, stat.S_IFREG | mode)
+
+    def make_directory(self, name: bytes) -> None:
+        self.files[name] = MemoryFile(mode=stat.S_IFDIR | 0o755)
+
+    def read(self, name: bytes) -> bytes | None:
+        file = self.files.get(name)
+        return None if file is None else file.data
+
+
+class TestMemory(TransportContract):
+    @pytest.fixture
+    def source(self) -> MemorySource:
+        return MemorySource()
+
+    @pytest.fixture
+    def transport(self, source: MemorySource) -> Transport:
+        return MemoryTransport({source.directory: source.files})
+
+
+class TestLocal(TransportContract):
+    @pytest.fixture
+    def source(self, collect: Path) -> Source:
+        return DirectorySource(collect)
+
+    @pytest.fixture
+    def transport(self) -> Transport:
+        return LocalTransport(Watchdog(Limits()), Limits())
+
+
+class TestSFTP(TransportContract):
+    """Over the system's OpenSSH server."""
+
+    @pytest.fixture
+    def source(self, collect: Path) -> Source:
+        return DirectorySource(collect)
+
+    @pytest.fixture
+    def transport(self, sshd: Sshd) -> Iterator[Transport]:
+        limits = Limits()
+        watchdog = Watchdog(limits)
+        route = Route(name=sshd.host, user=sshd.user, ssh=sshd.options(), transport="sftp")
+        with assemble(route, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
+            yield transport
+        watchdog.close()
