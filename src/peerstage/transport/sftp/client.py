@@ -20,6 +20,10 @@ HANDLES = 16
 #: Handles to keep open at most, however many the server has.
 MOST_HANDLES = 512
 
+#: Requests that are worth a packet of their own, and unanswered ones that keep a server busy meanwhile.
+_BATCH = 32
+_BUSY = 128
+
 
 class Reply(NamedTuple):
     """A reply, with what was kept for it when its request was made."""
@@ -99,14 +103,18 @@ class SFTPClient:
         return len(self._pending)
 
     def reply(self) -> Reply:
-        """Return the next reply, whichever request it answers; sends what is queued before it waits.
+        """Return the next reply, whichever request it answers; before it waits it sends what is queued.
+
+        While the server has plenty to do, little is kept back until it makes a batch: each send costs both sides.
 
         Raises:
             ProtocolError: It answers nothing that was asked, or is malformed.
             LimitExceeded: Some request has been unanswered for too long.
             ConnectionLost: The conversation ended.
         """
-        if not self._reader.has_more:
+        if not self._reader.has_more and (
+            len(self._out) >= _BATCH or len(self._pending) - len(self._out) < _BUSY
+        ):
             self.flush()
         packet = self._reader.next()
         pending = self._pending.pop(packet.number, None)
