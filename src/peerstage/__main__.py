@@ -22,6 +22,8 @@ def main() -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
+        import rich  # noqa: F401  (needed on terminals alone; missing everywhere is easier to understand)
+
         from peerstage.cli.app import run
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in _EXTRA:

@@ -121,7 +121,7 @@ def test_01_the_first_failure_in_the_original_s_order_wins() -> None:
 def test_01_every_assignment_is_checked_and_a_refused_one_changes_nothing(attribute: str, value: Any) -> None:
     peer = RemotePeer(*REMOTE)
     before = getattr(peer, attribute)
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"must|may not|can not"):
         setattr(peer, attribute, value)
     assert getattr(peer, attribute) == before
 
@@ -438,7 +438,7 @@ def test_13_bad_host_port_user_and_key_are_os_errors_and_the_target_is_untouched
         assert str(caught.value).startswith(host)
         assert "\n" not in str(caught.value)
         assert not peer.checkCollectIndicator()
-        with pytest.raises(OSError, match="."):
+        with pytest.raises(StageError):
             peer.writeStageIndicator()
     assert list(target.iterdir()) == []
 
@@ -734,7 +734,7 @@ def test_the_public_names_are_these() -> None:
 
 
 def test_importing_the_package_loads_neither_paramiko_nor_anything_optional() -> None:
-    code = "import sys, peerstage; print([m for m in ('paramiko', 'scp', 'typer', 'rich', 'asyncssh') if m in sys.modules])"
+    code = "import sys, peerstage; print(set(sys.modules) & {'paramiko', 'scp', 'typer', 'rich', 'asyncssh'} or '')"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert out.stdout.strip() == "[]"
+    assert out.stdout.strip() == ""

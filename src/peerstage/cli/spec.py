@@ -10,9 +10,7 @@ from peerstage.records import Ownership
 
 #: A user holds no colon and no slash, a host neither bracket nor colon: so the first colon outside of brackets ends
 #: the host, and everything behind it is the directory.
-_SPEC = re.compile(
-    r"(?P<user>[^:/]+)@(?P<host>\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^@:/\[\]]+):(?P<directory>.+)", re.DOTALL
-)
+_SPEC = re.compile(r"(?P<user>[^:/]+)@(?P<host>\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^@:/\[\]]+):(?P<directory>.+)", re.DOTALL)
 
 
 class Spec(NamedTuple):

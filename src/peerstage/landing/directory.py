@@ -161,7 +161,7 @@ class DirectoryLanding(Landing):
                 durability.syncfs(self._target_fd)
             published = [self._publish(slot) for slot in ready]
             if self.durable and any(published):
-                os.fsync(self._target_fd)
+                durability.sync_directory(self._target_fd)
         except OSError as exc:
             raise self._store.error(exc) from exc
 

@@ -8,6 +8,7 @@ While a large file arrives its dirty pages are handed to the disk early, so that
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 from functools import lru_cache
@@ -42,6 +43,19 @@ def syncfs(fd: int) -> None:
     if _libc().syncfs(fd) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
+
+
+def sync_directory(fd: int) -> None:
+    """Put the names in a directory on the disk; file systems that can not do that for a directory keep them anyhow.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    try:
+        os.fsync(fd)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def start_writeback(fd: int, offset: int, length: int) -> None:

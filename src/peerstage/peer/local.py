@@ -68,9 +68,7 @@ class LocalPeer(BackupPeer):
             StageError: Nothing to stage, or the disk failed; nothing was published.
         """
         self.last_report = None
-        if not os.path.isabs(os.fspath(targetDir) if targetDir is not None else ""):
-            target_directory(targetDir)
-            raise ValueError(f"Target directory must be an absolute path: {targetDir!r}")
+        absolute_path("Target directory", required=True)(targetDir)
         self._require_collect_dir()
         target = target_directory(targetDir)
         owner, mode = ownership_of(ownership), permissions_of(permissions)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from peerstage.session._paramiko import SocketAgent
+from peerstage.session.files import read_regular
 
 _MOST_BYTES = 1024 * 1024
 _AGENT_TIMEOUT = 2.0
@@ -38,13 +37,10 @@ def read_key(path: str, passphrase: str | None) -> paramiko.PKey:
         UnusableKey: It is not there, can not be read or opened, or is of a type that is not supported.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise UnusableKey("not a regular file")
-            return parse_key(file.read(_MOST_BYTES), passphrase)
+        data = read_regular(path, _MOST_BYTES)
     except OSError as exc:
         raise UnusableKey(exc.strerror or "unreadable") from exc
+    return parse_key(data, passphrase)
 
 
 def parse_key(data: bytes, passphrase: str | None) -> paramiko.PKey:
@@ -79,8 +75,7 @@ def parse_key(data: bytes, passphrase: str | None) -> paramiko.PKey:
 def public_blob(path: str) -> bytes | None:
     """Return the public key that lies beside the private key *path*, as SSH encodes it; None if there is none."""
     try:
-        with open(path + ".pub", "rb") as file:
-            return base64.b64decode(file.read(_MOST_BYTES).split()[1], validate=True)
+        return base64.b64decode(read_regular(path + ".pub", _MOST_BYTES).split()[1], validate=True)
     except (OSError, IndexError, ValueError):
         return None
 

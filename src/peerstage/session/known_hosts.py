@@ -54,7 +54,8 @@ class KnownHosts:
     that can not be read is warned about and passed over, likewise.
 
     A host on another port than 22 is looked up as ``[host]:port``, and only if no key is known there as ``host``; there
-    it counts only if it is the very key that the host shows. A key that is ``@revoked`` under either name is refused.
+    it counts only if it is the very key that the host shows. A key that is ``@revoked`` under either name is refused
+    (ssh does not look at the bare name where it knows a key of the port). Certificate authorities are not consulted.
     """
 
     def __init__(self, lines: list[_Line], sources: tuple[str, ...]) -> None:
@@ -154,8 +155,8 @@ class KnownHosts:
         target = next((shlex.quote(source) for source in self._sources if source != _DATA), "a known_hosts file")
         scan = f"ssh-keyscan -p {port} {shlex.quote(_show(host))}"
         return (
-            f"{reason} (searched: {searched}). Get its keys with `{scan}`, compare the fingerprint (`{scan} | ssh-keygen "
-            f"-lf -`) with what the host's administrator says, then add the line to {target}."
+            f"{reason} (searched: {searched}). Get its keys with `{scan}`, compare their fingerprints "
+            f"(`{scan} | ssh-keygen -lf -`) with those on the host itself, then add them to {target}."
         )
 
 

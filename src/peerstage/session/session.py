@@ -73,9 +73,11 @@ class Session:
         """
         watchdog.renew()
         _quiet_paramiko()
-        if isinstance(options.sock, paramiko.Transport):
-            return cls._over(options.sock, watchdog, limits)
         sock = options.sock
+        if isinstance(sock, paramiko.Transport):
+            return cls._over(sock, watchdog, limits)
+        if sock is not None and sock.fileno() < 0:
+            raise ConfigurationError("SSHOptions(sock=...) is closed: a socket serves one session. Use a with block.")
         if sock is None:
             sock = dial(
                 destination.host,
@@ -99,7 +101,7 @@ class Session:
     @classmethod
     def _over(cls, transport: paramiko.Transport, watchdog: Watchdog, limits: Limits) -> Session:
         """Use a connection of the caller's. It is trusted as it is, and never closed."""
-        if not transport.is_authenticated():
+        if not transport.is_active() or not transport.is_authenticated():
             raise ConfigurationError("SSHOptions(sock=...) is a Transport that is not logged in. Log in first.")
         shown = fingerprint(transport.get_remote_server_key().asbytes())
         return cls(transport, watchdog, limits, owned=False, fingerprint=shown)
@@ -151,11 +153,16 @@ class Session:
         self._watchdog.detach(self._end)
         _live.discard(self)
         if os.getpid() != self._process:
-            forget(self._transport)
+            self.forget()
             return
         self._end()
         if self._owned and self._transport is not threading.current_thread():
             self._transport.join(2.0)
+
+    def forget(self) -> None:
+        """Let go of the connection in a forked child without a word to the peer; it stays the parent's."""
+        if self._owned:
+            forget(self._transport)
 
     def require_same_process(self) -> None:
         """Raise `StageError` in a process that was forked from the one that connected."""
@@ -256,7 +263,7 @@ def _quiet_paramiko() -> None:
 
 def _forget_all_in_child() -> None:
     for session in list(_live):
-        forget(session._transport)  # noqa: SLF001
+        session.forget()
 
 
 if hasattr(os, "register_at_fork"):

@@ -83,6 +83,8 @@ def assemble(
 
     from peerstage.transport.sftp.transport import SFTPTransport as Inner
 
+    if route.ssh.sock is not None:  # a connection that was handed in can not be made anew
+        retry = Retry(tries=1)
     stack: Transport = Retrying(open_sftp, Inner.capabilities, retry, watchdog)
     if on_progress is not None:
         stack = Observing(stack, on_progress)

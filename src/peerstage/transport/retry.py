@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from peerstage.errors import ConnectError, LimitExceeded, StageError, escape
+from peerstage.errors import ConnectError, LimitExceeded, RemoteError, StageError, escape
 from peerstage.landing.base import Landing
 from peerstage.records import Capabilities
 from peerstage.session.watchdog import Watchdog
@@ -96,6 +96,8 @@ class Retrying(Transport):
                 try:
                     self._watchdog.check_final()
                     return operation(self._connected())
+                except RemoteError:  # an answer: the connection is as good as before
+                    raise
                 except StageError as exc:
                     self._watchdog.check_final()
                     logged_in = self.host_key is not None

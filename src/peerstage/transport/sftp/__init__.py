@@ -1,1 +1,1 @@
-"""SFTP: `wire` (bytes and values), `framing` and `client` (a conversation), `listing`, `fetch` (the pipelined engine)."""
+"""SFTP: `wire` (bytes and values), `framing` and `client` (a conversation), `listing`, `fetch` (the engine)."""

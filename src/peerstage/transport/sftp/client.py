@@ -112,9 +112,7 @@ class SFTPClient:
             LimitExceeded: Some request has been unanswered for too long.
             ConnectionLost: The conversation ended.
         """
-        if not self._reader.has_more and (
-            len(self._out) >= _BATCH or len(self._pending) - len(self._out) < _BUSY
-        ):
+        if not self._reader.has_more and (len(self._out) >= _BATCH or len(self._pending) - len(self._out) < _BUSY):
             self.flush()
         packet = self._reader.next()
         pending = self._pending.pop(packet.number, None)

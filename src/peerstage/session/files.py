@@ -1,0 +1,29 @@
+"""Reading small files that the user named: regular ones, in one piece, and no more than a bound."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+
+def read_regular(path: str, most: int) -> bytes:
+    """Return the content of the regular file *path*, links followed.
+
+    Raises:
+        OSError: It can not be read, is no regular file, or holds more than *most* bytes.
+    """
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        pieces = []
+        left = most + 1
+        while left and (piece := os.read(fd, left)):
+            pieces.append(piece)
+            left -= len(piece)
+    finally:
+        os.close(fd)
+    if not left:
+        raise OSError(errno.EFBIG, f"larger than {most} bytes", path)
+    return b"".join(pieces)

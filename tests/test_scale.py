@@ -1,0 +1,96 @@
+"""Large and many: every byte equal to what a well-known program makes of it, and memory that stays small."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.programs import program
+from support.sshd import Sshd
+
+from peerstage import RemotePeer
+from peerstage.testing.contract import ODD_NAMES
+
+MIB = 1 << 20
+
+STAGE = """
+import resource, sys
+from peerstage import RemotePeer, SSHOptions
+port, home, user, source, target = sys.argv[1:]
+options = SSHOptions(port=int(port), identity=home + "/id", known_hosts=home + "/known_hosts", config=(), agent=False)
+count = RemotePeer("127.0.0.1", source, "/tmp", user, ssh=options).stagePeer(target)
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def stage_in_a_process(sshd: Sshd, source: Path, target: Path) -> tuple[int, int]:
+    """Return the number of files, and the process's largest size in MiB."""
+    out = subprocess.run(
+        [sys.executable, "-c", STAGE, str(sshd.port), str(sshd.home), sshd.user, str(source), str(target)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    count, megabytes = out.stdout.split()
+    return int(count), int(megabytes)
+
+
+def test_a_file_of_one_gibibyte_takes_little_memory(sshd: Sshd, collect: Path, target: Path) -> None:
+    with (collect / "big").open("wb") as file:
+        for number in range(64):
+            file.write(os.urandom(MIB))
+            file.seek(16 * MIB * (number + 1))
+        file.truncate(1024 * MIB)
+    count, megabytes = stage_in_a_process(sshd, collect, target)
+    assert count == 1
+    assert megabytes < 128
+    subprocess.run(["cmp", str(collect / "big"), str(target / "big")], check=True)
+
+
+def test_five_thousand_files_take_little_memory(sshd: Sshd, collect: Path, target: Path) -> None:
+    content = {f"file{number:05d}": os.urandom(4096) for number in range(5000)}
+    for name, data in content.items():
+        (collect / name).write_bytes(data)
+    count, megabytes = stage_in_a_process(sshd, collect, target)
+    assert count == 5000
+    assert megabytes < 128
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == content
+
+
+@pytest.mark.parametrize("oracle", ["rsync", "scp"])
+def test_what_is_staged_is_what_rsync_and_scp_make_of_it(
+    sshd: Sshd, peer: RemotePeer, collect: Path, target: Path, tmp_path: Path, oracle: str
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    names = [name for name in ODD_NAMES if oracle == "rsync" or b"\n" not in name]
+    for number, name in enumerate((*names, b"empty")):
+        path = os.fsencode(collect) + b"/" + name
+        with open(path, "wb") as file:
+            file.write(os.urandom(0 if name == b"empty" else 1000 * number + 7))
+        os.chmod(path, (0o644, 0o600, 0o755, 0o440)[number % 4])
+    source = f"{sshd.user}@{sshd.host}:{collect}"
+    if oracle == "rsync":
+        ssh = shlex.join([program("ssh"), *sshd.ssh_arguments()])
+        subprocess.run([program("rsync"), "-a", "-e", ssh, f"{source}/", f"{theirs}/"], check=True)
+    else:
+        subprocess.run([program("scp"), "-q", "-p", *sshd.ssh_arguments(), f"{source}/*", f"{theirs}/"], check=True)
+    assert peer.stagePeer(str(target)) == len(names) + 1
+    assert tree(target) == tree(theirs)
+
+
+def tree(directory: Path) -> dict[bytes, tuple[int, bytes]]:
+    """Names, modes and contents of a directory."""
+    found = {}
+    root = os.fsencode(directory)
+    for name in os.listdir(root):
+        path = root + b"/" + name
+        with open(path, "rb") as file:
+            found[name] = (stat.S_IMODE(os.stat(path).st_mode), file.read())
+    return found
