@@ -71,12 +71,13 @@ class Sshd:
         self.process.wait()
 
 
-def start_sshd(home: Path, *, user: str | None = None, extra: str = "") -> Sshd:
+def start_sshd(home: Path, *, user: str | None = None, extra: str = "", sftp: str = "internal-sftp") -> Sshd:
     """Start a server; *extra* is more of its configuration, and comes first, so that it wins.
 
     Args:
         home: A directory for keys, configuration and log.
         user: Who may log in; by default whoever runs the tests.
+        sftp: The command of the SFTP subsystem.
     """
     sshd, keygen = program("sshd"), program("ssh-keygen")
     home.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ def start_sshd(home: Path, *, user: str | None = None, extra: str = "") -> Sshd:
         (home / "sshd_config").write_text(
             f"{extra}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\n"
             f"AuthorizedKeysFile {home}/authorized_keys\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
-            "Subsystem sftp internal-sftp\nLogLevel VERBOSE\nMaxStartups 200\n"
+            f"Subsystem sftp {sftp}\nLogLevel VERBOSE\nMaxStartups 200\n"
         )
         process = subprocess.Popen(
             [sshd, "-D", "-f", str(home / "sshd_config"), "-E", str(home / "log")], stdin=subprocess.DEVNULL

@@ -54,19 +54,31 @@ def run(arguments: list[str]) -> int:
     try:
         status = app(arguments, prog_name="peerstage", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
-        return Exit.UNEXPECTED
     except Exception as exc:
-        usage = getattr(exc, "format_message", None)  # the parser's own errors: typer brings its click, or uses click's
-        if usage is not None:
-            print(f"peerstage: {escape(' '.join(usage().split()))} See peerstage --help.", file=sys.stderr)
-            return Exit.USAGE
-        if not isinstance(exc, (StageError, ValueError)):
-            log.debug("A bug, or a problem of this machine.", exc_info=True)
-        complain(exc)
-        return code_of(exc)
+        _give_up_unwritten()
+        return _ended_by(exc)
     return int(status or 0)
+
+
+def _ended_by(exc: Exception) -> int:
+    usage = getattr(exc, "format_message", None)  # the parser's own errors: typer brings its click, or uses click's
+    if usage is not None:
+        print(f"peerstage: {escape(' '.join(usage().split()))} See peerstage --help.", file=sys.stderr)
+        return Exit.USAGE
+    if isinstance(exc, BrokenPipeError):  # whoever read our output has seen enough
+        return Exit.UNEXPECTED
+    if not isinstance(exc, (StageError, ValueError)):
+        log.debug("A bug, or a problem of this machine.", exc_info=True)
+    complain(exc)
+    return code_of(exc)
+
+
+def _give_up_unwritten() -> None:
+    """Let go of output that can not be written, or the interpreter complains of it as it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_anything() -> None:

@@ -8,21 +8,21 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from peerstage.cli import options
 from peerstage.cli.show import Outcome, Show, choose_show, log_to_stderr
 from peerstage.cli.signals import cancelling
-from peerstage.errors import IncompleteStage, NotAvailable, escape
+from peerstage.errors import IncompleteStage, escape
 from peerstage.landing.private import require_posix
 from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR
 from peerstage.peer.remote import RemotePeer
+from peerstage.records import StageReport
 from peerstage.staging import target_directory
+from peerstage.testing.sample import digests, make_sample
 
-_USER = "backup"
 _CHUNK = 1024 * 1024
 
 
@@ -47,25 +47,43 @@ def demo_verb(
     log_to_stderr(verbose=verbose)
     show = choose_show(as_json=as_json)
     require_posix()
-    served = None if source is None else _source_directory(source)
+    if source is not None and not os.path.isdir(source):
+        raise ValueError(f"--source must be a directory: {escape(source)}")
     place = None if target is None else target_directory(os.path.abspath(target))
     with _scratch(keep=keep and place is None) as scratch:
-        if served is None:
-            served = _make_files(os.path.join(scratch, "collect"), small, large, large_bytes)
-            show.told(f"made {small} small and {large} large files in {escape(served)}")
+        if source is None:
+            served = os.path.join(scratch, "collect")
+            originals = _make_files(served, small, large, large_bytes)
+            show.told(f"made {len(originals)} files in {escape(served)}")
+        else:
+            served = os.path.abspath(source)
+            originals = digests(served)
         if place is None:
             place = os.path.join(scratch, "staged")
             os.mkdir(place)
-        outcome = _run(served, place, show, ours=source is None, kept=keep or target is not None)
+        report, left_out = _stage(served, place, show, ours=source is None)
+        different = [name for name, digest in originals.items() if _digest(_join(place, name)) != digest]
         if source is None:
             shutil.rmtree(served)
+    outcome = Outcome(
+        source=served,
+        target=place,
+        kept=keep or target is not None,
+        report=report,
+        compared=len(originals),
+        different=tuple(os.fsdecode(name) for name in different),
+        left_out=tuple(left_out),
+    )
     show.demonstrated(outcome)
     return outcome.exit
 
 
-def _run(source: str, target: str, show: Show, *, ours: bool, kept: bool) -> Outcome:
+def _stage(source: str, target: str, show: Show, *, ours: bool) -> tuple[StageReport, list[str]]:
+    """Do with *source* what a program would do with a peer; return the report, and what was left out."""
+    from peerstage.testing.server import ssh_server  # loads cryptography, which no other verb needs so early
+
     left_out: list[str] = []
-    with _serve(source) as server:
+    with ssh_server(source) as server:
         show.told(f"serving {escape(source)} on {server.host}, port {server.port}")
         with (
             show.progress() as on_progress,
@@ -85,37 +103,13 @@ def _run(source: str, target: str, show: Show, *, ours: bool, kept: bool) -> Out
             report = peer.last_report
     if report is None:
         raise RuntimeError("A stage has left no report.")
-    originals = _digests(source, leave_out=STAGE_INDICATOR if ours else None)
-    different = tuple(name for name, digest in originals.items() if _digest(os.path.join(target, name)) != digest)
-    return Outcome(
-        source=source,
-        target=target,
-        kept=kept,
-        report=report,
-        compared=len(originals),
-        different=different,
-        left_out=tuple(left_out),
-    )
+    return report, left_out
 
 
-def _make_files(directory: str, small: int, large: int, large_bytes: int) -> str:
-    from peerstage.testing.sample import make_sample
-
+def _make_files(directory: str, small: int, large: int, large_bytes: int) -> dict[bytes, str]:
+    """Fill a new directory and return the SHA-256 of each file by name; the collect indicator is among them."""
     os.mkdir(directory)
-    make_sample(directory, small=small, large=large, large_bytes=large_bytes)
-    with open(os.path.join(directory, COLLECT_INDICATOR), "wb"):
-        pass
-    return directory
-
-
-def _serve(directory: str) -> AbstractContextManager[Any]:
-    try:
-        from peerstage.testing.server import ssh_server
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] != "asyncssh":
-            raise
-        raise NotAvailable("The demo's SSH server needs an extra: pip install 'peerstage[demo]'") from exc
-    return ssh_server(directory, username=_USER)
+    return make_sample(directory, small=small, large=large, large_bytes=large_bytes)
 
 
 @contextlib.contextmanager
@@ -132,19 +126,11 @@ def _scratch(*, keep: bool) -> Iterator[str]:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _source_directory(path: str) -> str:
-    if not os.path.isdir(path):
-        raise ValueError(f"--source must be a directory: {escape(path)}")
-    return os.path.abspath(path)
+def _join(directory: str, name: bytes) -> bytes:
+    return os.path.join(os.fsencode(directory), name)
 
 
-def _digests(directory: str, *, leave_out: str | None) -> dict[str, str | None]:
-    """Return the SHA-256 of everything that the shell's ``DIR/*`` names and that is a regular file, links followed."""
-    names = sorted(name for name in os.listdir(directory) if not name.startswith(".") and name != leave_out)
-    return {name: _digest(path) for name in names if os.path.isfile(path := os.path.join(directory, name))}
-
-
-def _digest(path: str) -> str | None:
+def _digest(path: bytes) -> str | None:
     """Return the SHA-256 of a file, None if it is not there."""
     digest = hashlib.sha256()
     try:

@@ -1,0 +1,353 @@
+"""`RemotePeer` beyond parity: ssh's own configuration, one login, lost connections, cancel, progress, leaks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support.sshd import Sshd
+
+from peerstage import Limits, Progress, RemotePeer, Retry, StageError, StageReport
+from peerstage.errors import Cancelled, ConnectError, ConnectionLost, LandingError, LimitExceeded
+
+MIB = 1 << 20
+
+
+def fill(collect: Path, *, size: int = 64 * MIB) -> None:
+    """A file that takes a moment, and the indicator."""
+    (collect / "big").write_bytes(os.urandom(MIB) * (size // MIB))
+    (collect / "cback.collect").touch()
+
+
+def logins(server: Sshd) -> int:
+    return server.log.count("Accepted publickey for")
+
+
+def test_a_peer_that_is_configured_in_the_user_s_ssh_directory_needs_no_options(
+    sshd: Sshd, collect: Path, target: Path, own_home: Path
+) -> None:
+    ssh = own_home / ".ssh"
+    ssh.mkdir(mode=0o700)
+    shutil.copy(sshd.identity, ssh / "id_ed25519")
+    shutil.copy(sshd.known_hosts, ssh / "known_hosts")
+    (ssh / "config").write_text(f"Host db1\n  HostName 127.0.0.1\n  Port {sshd.port}\n  User somebody_else\n")
+    (collect / "cback.collect").touch()
+
+    peer = RemotePeer("db1", str(collect), "/tmp", sshd.user)
+    assert peer.checkCollectIndicator()
+    assert peer.stagePeer(str(target)) == 1
+    peer.writeStageIndicator()
+
+    assert (target / "cback.collect").exists()
+    assert (collect / "cback.stage").exists()
+
+
+def test_a_with_block_logs_in_once_and_single_calls_each_for_themselves(
+    leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
+) -> None:
+    server = own_sshd()
+    fill(collect, size=MIB)
+    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options())
+    with peer:
+        assert peer.checkCollectIndicator()
+        assert not peer.checkCollectIndicator("missing")
+        peer.stagePeer(str(target))
+        peer.writeStageIndicator()
+    assert logins(server) == 1
+    assert peer.checkCollectIndicator()
+    peer.writeStageIndicator()
+    assert logins(server) == 3
+
+
+def test_no_program_is_started(sshd: Sshd, collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError(f"A process was started: {arguments}")
+
+    (collect / "a").write_bytes(b"a")
+    monkeypatch.setenv("PATH", "")
+    for name in ("fork", "execve", "posix_spawn", "system"):
+        monkeypatch.setattr(os, name, refuse)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    peer = RemotePeer(sshd.host, str(collect), None, sshd.user, ssh=sshd.options())
+    assert peer.stagePeer(str(target)) == 1
+
+
+def test_the_report_tells_what_was_done(peer: RemotePeer, sshd: Sshd, collect: Path, target: Path) -> None:
+    (collect / "a").write_bytes(b"abc")
+    (collect / "a").chmod(0o640)
+    os.utime(collect / "a", (1_000_000_000, 1_000_000_000))
+    peer.stagePeer(str(target))
+    report = peer.last_report
+    assert report is not None
+    assert (report.peer, report.transport, report.target) == (sshd.host, "sftp", str(target))
+    assert (report.count, report.bytes, report.failed, report.retries) == (1, 3, (), 0)
+    assert (report.files[0].name, report.files[0].size, report.files[0].mtime) == ("a", 3, 1_000_000_000)
+    shown = subprocess.run(
+        ["ssh-keygen", "-l", "-f", str(sshd.home / "host.pub")], capture_output=True, text=True, check=True
+    ).stdout
+    assert report.host_key is not None
+    assert report.host_key in shown
+    assert StageReport.from_json(report.to_json()) == report
+    assert pickle.loads(pickle.dumps(report)) == report
+
+
+def test_a_connection_that_dies_is_made_anew_and_goes_on_where_it_stopped(
+    leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
+) -> None:
+    server = own_sshd()
+    fill(collect, size=256 * MIB)
+    killed: list[int] = []
+
+    def kill_once(progress: Progress) -> None:
+        if not killed and progress.bytes_done > 32 * MIB:
+            killed.extend(server.sessions())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    peer = RemotePeer(
+        server.host,
+        str(collect),
+        "/tmp",
+        server.user,
+        ssh=server.options(),
+        on_progress=kill_once,
+        retry=Retry(delay=0.05),
+    )
+    assert peer.stagePeer(str(target)) == 2
+    assert killed
+    subprocess.run(["cmp", str(collect / "big"), str(target / "big")], check=True)
+    assert peer.last_report is not None
+    assert peer.last_report.retries == 1
+    assert peer.last_report.resumed_bytes >= 16 * MIB
+
+
+def test_a_peer_that_dies_for_good_leaves_the_target_as_it_was(
+    leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
+) -> None:
+    server = own_sshd()
+    fill(collect)
+    (target / "big").write_bytes(b"old")
+
+    def kill(progress: Progress) -> None:
+        if progress.bytes_done:
+            server.stop()
+
+    peer = RemotePeer(
+        server.host, str(collect), "/tmp", server.user, ssh=server.options(), on_progress=kill, retry=Retry(delay=0.05)
+    )
+    with pytest.raises((ConnectError, ConnectionLost)) as caught:
+        peer.stagePeer(str(target))
+    assert str(caught.value).startswith(server.host)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == {"big": b"old"}
+    assert peer.last_report is None
+
+
+def test_a_file_that_changes_between_two_tries_is_fetched_anew(
+    own_sshd: Callable[..., Sshd], collect: Path, target: Path
+) -> None:
+    server = own_sshd()
+    fill(collect, size=128 * MIB)
+    changed: list[bool] = []
+
+    def change(progress: Progress) -> None:
+        if not changed and progress.bytes_done > 8 * MIB:
+            changed.append(True)
+            for pid in server.sessions():
+                os.kill(pid, signal.SIGKILL)
+            (collect / "new").write_bytes(b"new content, and shorter")
+            os.replace(collect / "new", collect / "big")
+
+    peer = RemotePeer(
+        server.host,
+        str(collect),
+        "/tmp",
+        server.user,
+        ssh=server.options(),
+        on_progress=change,
+        retry=Retry(delay=0.05),
+    )
+    assert peer.stagePeer(str(target)) == 2
+    assert (target / "big").read_bytes() == b"new content, and shorter"
+
+
+def test_cancel_from_another_thread_ends_a_stage_that_then_has_published_nothing(
+    sshd: Sshd, collect: Path, target: Path, leaves_nothing: None
+) -> None:
+    fill(collect, size=256 * MIB)
+    begun = threading.Event()
+
+    def wait_for_cancel(progress: Progress) -> None:
+        if progress.bytes_done:
+            begun.set()
+
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options(), on_progress=wait_for_cancel)
+
+    def cancel() -> None:
+        begun.wait()
+        peer.cancel()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(cancel)
+        with pytest.raises(Cancelled, match=sshd.host):
+            peer.stagePeer(str(target))
+    assert list(target.iterdir()) == []
+    peer.on_progress = None
+    assert peer.stagePeer(str(target)) == 2
+
+
+def test_cancel_in_a_with_block_holds_for_the_block(sshd: Sshd, collect: Path, target: Path) -> None:
+    fill(collect, size=MIB)
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options())
+    with peer:
+        assert peer.checkCollectIndicator()
+        peer.cancel()
+        assert not peer.checkCollectIndicator()
+        with pytest.raises(Cancelled):
+            peer.stagePeer(str(target))
+    assert peer.checkCollectIndicator()
+
+
+def test_progress_comes_in_the_calling_thread_and_ends_with_the_totals(sshd: Sshd, collect: Path, target: Path) -> None:
+    fill(collect, size=32 * MIB)
+    told: list[tuple[Progress, threading.Thread]] = []
+    peer = RemotePeer(
+        sshd.host,
+        str(collect),
+        "/tmp",
+        sshd.user,
+        ssh=sshd.options(),
+        on_progress=lambda progress: told.append((progress, threading.current_thread())),
+    )
+    peer.stagePeer(str(target))
+    assert {thread for _, thread in told} == {threading.current_thread()}
+    assert told[-1][0] == Progress(2, 2, 32 * MIB, 32 * MIB)
+    assert [progress.bytes_done for progress, _ in told] == sorted(progress.bytes_done for progress, _ in told)
+
+
+def test_what_on_progress_raises_comes_out_after_clean_up(
+    sshd: Sshd, collect: Path, target: Path, leaves_nothing: None
+) -> None:
+    fill(collect)
+
+    def fail(progress: Progress) -> None:
+        if progress.bytes_done:
+            raise KeyError("mine")
+
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options(), on_progress=fail)
+    with pytest.raises(KeyError, match="mine"):
+        peer.stagePeer(str(target))
+    assert list(target.iterdir()) == []
+
+
+def test_a_session_that_is_stopped_is_ended_by_the_stall_limit(
+    leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
+) -> None:
+    server = own_sshd()
+    fill(collect)
+    stopped: list[int] = []
+
+    def stop(progress: Progress) -> None:
+        if not stopped and progress.bytes_done:
+            stopped.extend(server.sessions())
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+
+    peer = RemotePeer(
+        server.host,
+        str(collect),
+        "/tmp",
+        server.user,
+        ssh=server.options(),
+        on_progress=stop,
+        limits=Limits(stall_timeout=0.5),
+        retry=Retry(tries=1),
+    )
+    with pytest.raises(LimitExceeded, match="stall_timeout"):
+        peer.stagePeer(str(target))
+    assert list(target.iterdir()) == []
+    for pid in stopped:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_the_deadline_ends_an_operation(own_sshd: Callable[..., Sshd], collect: Path, target: Path) -> None:
+    server = own_sshd()
+    fill(collect, size=256 * MIB)
+    peer = RemotePeer(
+        server.host,
+        str(collect),
+        "/tmp",
+        server.user,
+        ssh=server.options(),
+        on_progress=lambda progress: time.sleep(0.2) if progress.bytes_done else None,
+        limits=Limits(deadline=1.0),
+    )
+    with pytest.raises(LimitExceeded, match="deadline"):
+        peer.stagePeer(str(target))
+    assert list(target.iterdir()) == []
+
+
+def test_an_unwritable_target_is_refused_before_anything_is_connected(tmp_path: Path) -> None:
+    peer = RemotePeer("host.invalid", "/collect", "/tmp", "backup")
+    if os.geteuid() == 0:
+        target = Path("/proc/self")
+    else:
+        target = tmp_path / "target"
+        target.mkdir(mode=0o500)
+    with pytest.raises(LandingError):
+        peer.stagePeer(str(target))
+
+
+def test_a_peer_without_sftp_says_so(own_sshd: Callable[..., Sshd], collect: Path, target: Path) -> None:
+    server = own_sshd(sftp="/bin/false")
+    (collect / "a").touch()
+    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options())
+    with pytest.raises(StageError, match="SFTP"):
+        peer.stagePeer(str(target))
+
+
+def test_many_peers_at_once_do_not_disturb_each_other(sshd: Sshd, tmp_path: Path, leaves_nothing: None) -> None:
+    peers = []
+    for number in range(8):
+        collect, target = tmp_path / f"collect{number}", tmp_path / f"target{number}"
+        collect.mkdir()
+        target.mkdir()
+        (collect / "a").write_bytes(bytes([number]) * 100_000)
+        user = sshd.user if number % 4 else "no_such_user"
+        peers.append((RemotePeer(sshd.host, str(collect), "/tmp", user, ssh=sshd.options()), target))
+
+    def run(one: tuple[RemotePeer, Path]) -> int | str:
+        try:
+            return one[0].stagePeer(str(one[1]))
+        except StageError as exc:
+            return type(exc).__name__
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(run, peers)) == [1 if number % 4 else "LoginError" for number in range(8)]
+
+
+def test_two_runs_into_one_target_leave_one_complete_set(sshd: Sshd, collect: Path, target: Path) -> None:
+    fill(collect, size=16 * MIB)
+    peers = [RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options()) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda peer: peer.stagePeer(str(target)), peers)) == [2, 2, 2]
+    assert sorted(os.listdir(target)) == ["big", "cback.collect"]
+    assert (target / "big").read_bytes() == (collect / "big").read_bytes()
+
+
+def test_a_failure_is_one_line_in_the_log_and_nothing_on_stderr(
+    sshd: Sshd, collect: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, "peerstage")
+    RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options(known_hosts=())).checkCollectIndicator()
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+    assert capfd.readouterr().err == ""
