@@ -1,4 +1,4 @@
-"""The house rules, in the same command as everything else: types, style, layers, sizes, and what may stand in the tree."""
+"""The house rules, in the same command as everything else: types, style, layers, sizes, what may stand in the tree."""
 
 from __future__ import annotations
 

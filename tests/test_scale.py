@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.programs import program
-from support.sshd import Sshd
 
 from peerstage import RemotePeer
 from peerstage.testing.contract import ODD_NAMES
+from support.programs import program
+from support.sshd import Sshd
 
 MIB = 1 << 20
 

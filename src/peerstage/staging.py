@@ -108,7 +108,7 @@ def naming(peer: str) -> Iterator[None]:
 
 def _tell(report: StageReport) -> str:
     failed: tuple[FileResult, ...] = report.failed
-    named = "; ".join(f"{escape(one.name)}: {one.error}" for one in failed[:_NAMED_FAILURES])
+    named = "; ".join(f"{escape(one.name)}: {(one.error or '').rstrip('.')}" for one in failed[:_NAMED_FAILURES])
     more = f"; and {len(failed) - _NAMED_FAILURES} more" if len(failed) > _NAMED_FAILURES else ""
     return f"{len(failed)} of {len(failed) + report.count} entries could not be staged: {named}{more}. The others are."
 

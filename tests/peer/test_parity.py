@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sshd import Sshd, free_port
 
 import peerstage
 from peerstage import BackupPeer, LocalPeer, RemotePeer, SSHOptions, StageError
 from peerstage.errors import IncompleteStage, NothingToStage
 from peerstage.testing.contract import ODD_NAMES
+from support.sshd import Sshd, free_port
 
 REMOTE = ("peer", "/collect", "/tmp", "backup")
 

@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.sshd import Sshd
 
 from peerstage import Limits, Progress, RemotePeer, Retry, StageError, StageReport
 from peerstage.errors import Cancelled, ConnectError, ConnectionLost, LandingError, LimitExceeded
+from support.sshd import Sshd
 
 MIB = 1 << 20
 

@@ -109,11 +109,11 @@ def sweep(root: str | os.PathLike[str]) -> list[str]:
     top = os.fspath(root)
     removed: list[str] = []
 
-    def failed(exc: OSError) -> None:
-        if exc.filename == top:
-            raise LandingError(f"Can not be swept: {exc.strerror}.", path=top, errno=exc.errno) from exc
-
-    for path, directories, _files, fd in os.fwalk(top, follow_symlinks=False, onerror=failed):
+    try:
+        os.close(open_directory(top, follow=True))
+    except OSError as exc:
+        raise LandingError(f"It can not be swept: {exc.strerror}.", path=top, errno=exc.errno) from exc
+    for path, directories, _files, fd in os.fwalk(top, follow_symlinks=False):
         if any(name.startswith(PREFIX) for name in directories):
             removed.extend(os.path.join(path, name) for name in sweep_directory(fd))
             directories[:] = [name for name in directories if not name.startswith(PREFIX)]

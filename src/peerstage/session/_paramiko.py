@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 import paramiko
@@ -31,6 +32,9 @@ _MOST_EXTENSIONS = 64
 #: byte each would otherwise take gigabytes.
 _CHUNK_COST = 256
 _CHUNK_COSTS_ALLOWED = 8 * 1024 * 1024
+#: Bytes for which the reader is woken although more is about to come, and below which chunks are read several at once.
+_WORTH_WAKING = 64 * 1024
+_SMALL = 16 * 1024
 _uint32 = struct.Struct(">I")
 
 #: Strongest that costs least first (SPEED.md): AES-GCM saves a pass over the data and several copies.
@@ -59,6 +63,7 @@ class BoundedPacketizer(Packetizer):
         self._fixed_iv = b""
         self._counter = 0
         self._received = 0
+        self.wakers: list[Callable[[], None]] = []  # called when all that has come was handed on
 
     # What would outlive a failed handshake: a timer thread for each (the watchdog bounds the login instead).
 
@@ -145,6 +150,8 @@ class BoundedPacketizer(Packetizer):
 
     def _receive(self, *, check_rekey: bool, most: int) -> None:
         """Read what the socket has, at most *most* bytes; its timeout is short, so that `close` is noticed."""
+        for wake in self.wakers:
+            wake()
         while True:
             try:
                 count = self._sock.recv_into(self._view[self._end : self._end + most])
@@ -190,11 +197,19 @@ def _check_extensions(payload: bytes) -> None:
 
 
 class ChunkPipe:
-    """Stands in for `paramiko.buffered_pipe.BufferedPipe`: keeps chunks as they come, and no more than *most* bytes."""
+    """Stands in for `paramiko.buffered_pipe.BufferedPipe`: keeps chunks as they come, and no more than *most* bytes.
 
-    def __init__(self, most: int, complaint: str) -> None:
+    Args:
+        most: Bytes that may be held.
+        complaint: What the server did, if there are more.
+        patient: Whether somebody calls `wake`; then the reader is not woken for each small chunk, which costs a change
+            of threads.
+    """
+
+    def __init__(self, most: int, complaint: str, *, patient: bool = False) -> None:
         self._most = most + _CHUNK_COSTS_ALLOWED
         self._complaint = complaint
+        self._patient = patient
         self._chunks: deque[memoryview] = deque()
         self._cost = 0
         self._closed = False
@@ -208,7 +223,14 @@ class ChunkPipe:
                 raise Violation(f"the server sent {self._complaint}")
             self._chunks.append(memoryview(data))
             self._cost += cost
-            self._ready.notify()
+            if not self._patient or self._cost > _WORTH_WAKING:
+                self._ready.notify()
+
+    def wake(self) -> None:
+        """Let the reader have what has come."""
+        if self._chunks:
+            with self._ready:
+                self._ready.notify()
 
     def read(self, nbytes: int, timeout: float | None = None) -> memoryview | bytes:
         """Return the next chunk, at most *nbytes*, or ``b""`` when the pipe is closed and empty."""
@@ -224,7 +246,19 @@ class ChunkPipe:
                 self._chunks.appendleft(chunk[nbytes:])
                 self._cost += len(chunk) - nbytes + _CHUNK_COST
                 chunk = chunk[:nbytes]
+            elif len(chunk) < _SMALL and self._chunks:
+                return self._gather(chunk, nbytes)
             return chunk
+
+    def _gather(self, chunk: memoryview, nbytes: int) -> bytes:
+        """Return *chunk* and the small ones behind it as one: they hold a reply each, and there are many."""
+        pieces, size = [chunk], len(chunk)
+        while self._chunks and size + len(self._chunks[0]) <= min(nbytes, _WORTH_WAKING):
+            chunk = self._chunks.popleft()
+            pieces.append(chunk)
+            size += len(chunk)
+        self._cost -= size - len(pieces[0]) + _CHUNK_COST * (len(pieces) - 1)
+        return b"".join(pieces)
 
     def read_ready(self) -> bool:
         """Whether `read` would return data at once."""
@@ -311,7 +345,12 @@ def has_strict_kex(transport: paramiko.Transport) -> bool:
 
 def replace_buffers(channel: paramiko.Channel, window: int, stderr_bytes: int) -> None:
     """Give *channel* our buffers, before anything has been asked for on it."""
-    channel.in_buffer = cast(Any, ChunkPipe(window, "more than the channel's window allows (RFC 4254, 5.2)"))
+    packetizer = cast(Any, channel.get_transport()).packetizer
+    ours = isinstance(packetizer, BoundedPacketizer)
+    pipe = ChunkPipe(window, "more than the channel's window allows (RFC 4254, 5.2)", patient=ours)
+    if ours:
+        packetizer.wakers.append(pipe.wake)
+    channel.in_buffer = cast(Any, pipe)
     channel.in_stderr_buffer = cast(Any, ChunkPipe(stderr_bytes, f"more than {stderr_bytes} bytes on stderr"))
 
 

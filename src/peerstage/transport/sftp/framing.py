@@ -11,6 +11,8 @@ from peerstage.landing.base import Buffer
 from peerstage.transport.sftp.wire import DATA, VERSION_REPLY
 
 _head = struct.Struct(">IB")
+_packet_head = struct.Struct(">IBI")
+_data_head = struct.Struct(">IBII")
 _u32 = struct.Struct(">I")
 
 
@@ -65,11 +67,17 @@ class PacketReader:
             ProtocolError: Its length can not be.
             ConnectionLost: The stream ended.
         """
-        head = self._take(5)
-        length, kind = _head.unpack(head)
+        chunk, at = self._chunk, self._at
+        if len(chunk) - at >= _data_head.size:  # mostly, the whole packet lies in one chunk
+            length, kind, number = _packet_head.unpack_from(chunk, at)
+            end = at + 4 + length
+            if end <= len(chunk) and kind != DATA and length >= 5:
+                self._at = end
+                return Packet(kind, number, bytes(chunk[at + 9 : end]))
+        head = self._take(_packet_head.size)
+        length, kind, number = _packet_head.unpack(head)
         if not 5 <= length <= self._most:
             raise ProtocolError(f"The peer sent an SFTP packet of {length} bytes; at most {self._most} are taken.")
-        (number,) = _u32.unpack(self._take(4))
         if kind != DATA:
             return Packet(kind, number, self._take(length - 5))
         if length < 9:

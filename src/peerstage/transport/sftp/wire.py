@@ -31,6 +31,10 @@ LIMITS = b"limits@openssh.com"
 _MOST_HANDLE_BYTES = 256  # (6.2)
 _ATTR_SIZE, _ATTR_UIDGID, _ATTR_PERMISSIONS, _ATTR_ACMODTIME, _ATTR_EXTENDED = 0x1, 0x2, 0x4, 0x8, 0x80000000
 
+#: What OpenSSH tells of every file, read in one piece.
+_ATTR_USUAL = _ATTR_SIZE | _ATTR_UIDGID | _ATTR_PERMISSIONS | _ATTR_ACMODTIME
+_usual = struct.Struct(">IQIIIII")
+
 _u32 = struct.Struct(">I")
 _u64 = struct.Struct(">Q")
 _head = struct.Struct(">IBI")
@@ -187,6 +191,9 @@ class _Reader:
 
     def attributes(self) -> Attributes:
         flags = self.u32()
+        if flags == _ATTR_USUAL:
+            _, size, _, _, mode, _, mtime = _usual.unpack_from(self._body, self._advance(_usual.size - 4) - 4)
+            return Attributes(size, mode, mtime)
         size = self.u64() if flags & _ATTR_SIZE else None
         if flags & _ATTR_UIDGID:
             self._advance(8)

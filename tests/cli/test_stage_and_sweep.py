@@ -1,0 +1,172 @@
+"""``peerstage stage`` and ``peerstage sweep``: what lies on the disk afterwards, and what was said."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.command import Command
+
+
+def test_files_come_and_the_summary_counts_them(command: Command, collect: Path, target: Path) -> None:
+    (collect / "one").write_bytes(b"1" * 1000)
+    (collect / "two").write_bytes(b"2" * 10)
+    (collect / ".hidden").write_bytes(b"3")
+    done = command.reach("stage", command.spec(collect), target)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{command.sshd.host}:{collect} -> {target}: 2 files, 1010 bytes" in done.stdout
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == {"one": b"1" * 1000, "two": b"2" * 10}
+
+
+def test_target_may_be_relative(command: Command, collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (collect / "one").write_bytes(b"1")
+    monkeypatch.chdir(target.parent)
+    assert command.reach("stage", command.spec(collect), target.name).returncode == 0
+    assert os.listdir(target) == ["one"]
+
+
+def test_mode_owner_and_times_are_as_asked_for(command: Command, collect: Path, target: Path) -> None:
+    (collect / "one").write_bytes(b"1")
+    os.utime(collect / "one", (1_000_000, 1_000_000))
+    owner = f"{os.getuid()}:{os.getgid()}"
+    options = ["--permissions", "604", "--owner", owner, "--preserve-times", "--no-durable"]
+    assert command.reach("stage", *options, command.spec(collect), target).returncode == 0
+    found = (target / "one").stat()
+    assert (stat.S_IMODE(found.st_mode), int(found.st_mtime)) == (0o604, 1_000_000)
+
+
+def test_dry_run_lists_what_would_come_and_writes_nothing(command: Command, collect: Path, target: Path) -> None:
+    (collect / "one").write_bytes(b"1" * 1000)
+    (collect / "sub").mkdir()
+    (collect / "taken").write_bytes(b"2")
+    (target / "taken").mkdir()
+    done = command.reach("stage", "--dry-run", command.spec(collect), target)
+    assert done.returncode == 5
+    lines = done.stdout.splitlines()
+    assert lines[0] == "          1000 one"
+    assert lines[1].startswith("       refused sub: It is a directory")
+    assert lines[2].startswith("       refused taken: A directory has this name")
+    assert "1 files, 1000 bytes would come, 2 entries would be refused; nothing was written" in lines[3]
+    assert os.listdir(target) == ["taken"]
+
+
+def test_dry_run_of_good_files_is_done_and_parses(command: Command, collect: Path, target: Path) -> None:
+    (collect / "one").write_bytes(b"1" * 1000)
+    done = command.reach("stage", "--dry-run", "--json", command.spec(collect), target)
+    found = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert (found["dry_run"], found["count"], found["bytes"], found["refused"]) == (True, 1, 1000, [])
+    assert (found["files"][0]["name"], found["files"][0]["size"]) == ("one", 1000)
+    assert os.listdir(target) == []
+
+
+def test_incomplete_stage_keeps_the_good_files(
+    command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
+) -> None:
+    (collect / "one").write_bytes(b"1")
+    (collect / "sub").mkdir()
+    done = command.reach("stage", command.spec(collect), target)
+    assert done.returncode == 5
+    one_line(done.stderr)
+    assert "refused sub: It is a directory" in done.stdout
+    assert os.listdir(target) == ["one"]
+
+
+def test_empty_collect_directory_is_incomplete(
+    command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
+) -> None:
+    for options in ((), ("--dry-run",)):
+        done = command.reach("stage", *options, command.spec(collect), target)
+        assert done.returncode == 5
+        one_line(done.stderr)
+
+
+def test_missing_collect_directory_is_refused(
+    command: Command, tmp_path: Path, target: Path, one_line: Callable[[str], None]
+) -> None:
+    for options in ((), ("--dry-run",)):
+        done = command.reach("stage", *options, command.spec(tmp_path / "none"), target)
+        assert (done.returncode, done.stdout) == (4, "")
+        one_line(done.stderr)
+
+
+def test_disk_that_has_no_room_is_a_local_problem(
+    command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
+) -> None:
+    with (collect / "huge").open("wb") as file:
+        file.truncate(1 << 43)
+    done = command.reach("stage", "--json", command.spec(collect), target)
+    assert done.returncode == 6
+    one_line(done.stderr)
+    assert json.loads(done.stdout)["kind"] == "LandingError"
+    assert os.listdir(target) == []
+
+
+def test_json_report_names_every_file(command: Command, collect: Path, target: Path) -> None:
+    (collect / "one").write_bytes(b"1")
+    (collect / "sub").mkdir()
+    found = json.loads(command.reach("stage", "--json", command.spec(collect), target).stdout)
+    assert (found["status"], found["kind"], found["exit"]) == ("incomplete", "IncompleteStage", 5)
+    assert [file["name"] for file in found["report"]["files"]] == ["one"]
+    assert [file["name"] for file in found["report"]["refused"]] == ["sub"]
+
+
+def test_names_can_not_write_on_the_terminal(command: Command, collect: Path, target: Path) -> None:
+    wild = os.fsencode(collect) + b"/\x1b[31m[red]evil\n\x7f\xff"
+    with open(wild, "wb"):
+        pass
+    for options in (["--dry-run"], ["--dry-run", "--json"]):
+        done = command.reach("stage", *options, command.spec(collect), target)
+        assert done.returncode == 0
+        assert not set(done.stdout.replace("\n", "")) & {"\x1b", "\x7f", "\r"}
+    assert json.loads(done.stdout)["files"][0]["name"] == "\x1b[31m[red]evil\n\x7f\udcff"
+    plain = command.reach("stage", "--dry-run", command.spec(collect), target).stdout
+    assert r"\x1b[31m[red]evil\n\x7f\xff" in plain
+
+
+def test_deadline_ends_what_takes_too_long(
+    command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
+) -> None:
+    with (collect / "large").open("wb") as file:
+        file.truncate(1 << 31)
+    done = command.reach("stage", "--deadline", "0.3", command.spec(collect), target)
+    assert done.returncode == 4
+    one_line(done.stderr)
+    assert os.listdir(target) == []
+
+
+def test_what_is_not_there_yet_has_its_own_status(
+    command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
+) -> None:
+    done = command.reach("stage", "--transport", "rcp", command.spec(collect), target)
+    assert done.returncode == 7
+    one_line(done.stderr)
+
+
+def test_sweep_removes_leftovers_below_the_root(command: Command, target: Path) -> None:
+    leftover = target / "day" / ".peerstage-0123abcd"
+    leftover.mkdir(parents=True)
+    (leftover / "lock").touch()
+    (target / "day" / "good").touch()
+    done = command("sweep", target)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"removed {leftover}\n{target}: 1 leftovers removed\n"
+    assert os.listdir(target / "day") == ["good"]
+    assert json.loads(command("sweep", "--json", target).stdout) == {
+        "verb": "sweep",
+        "root": str(target),
+        "removed": [],
+    }
+
+
+def test_sweep_of_what_is_not_there_is_a_local_problem(
+    command: Command, tmp_path: Path, one_line: Callable[[str], None]
+) -> None:
+    done = command("sweep", tmp_path / "none")
+    assert (done.returncode, done.stdout) == (6, "")
+    one_line(done.stderr)

@@ -1,0 +1,85 @@
+"""On a terminal: tables and a progress bar; anywhere else plain text."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+from pathlib import Path
+
+import pytest
+
+from cli.command import Command
+
+
+def on_terminal(command: Command, *arguments: object) -> tuple[int, str]:
+    """Run the command on a pseudo-terminal; return its status and everything that it wrote."""
+    command.environment.update(TERM="xterm", COLUMNS="160")
+    ours, theirs = pty.openpty()
+    process = command.start(*arguments, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    written = bytearray()
+    with process, open(ours, "rb", buffering=0) as terminal:
+        while True:
+            try:
+                piece = terminal.read(65536)
+            except OSError:  # Linux says EIO when the last writer has gone
+                break
+            if not piece:
+                break
+            written += piece
+    return process.returncode, written.decode()
+
+
+def text_of(written: str) -> str:
+    """What can be read, without the terminal's own sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
+
+
+def test_stage_shows_a_bar_and_a_table(command: Command, collect: Path, target: Path) -> None:
+    (collect / "one").write_bytes(b"1" * 1000)
+    status, written = on_terminal(command, "stage", *command.reaching, command.spec(collect), target)
+    assert status == 0
+    assert "1/1 files" in written
+    assert "╭" in written
+    assert "SHA256:" in written
+    assert written.count("\x1b[?25h") == written.count("\x1b[?25l") > 0  # the cursor is there again
+
+
+def test_check_is_coloured(command: Command, collect: Path) -> None:
+    (collect / "cback.collect").touch()
+    status, written = on_terminal(command, "check", *command.reaching, command.spec(collect))
+    assert status == 0
+    assert "\x1b[32mready" in written
+    status, written = on_terminal(command, "check", *command.reaching, command.spec(collect / "none"))
+    assert status == 3
+    assert "not ready" in text_of(written)
+
+
+@pytest.mark.parametrize("name", ["[red]evil[green]", ":smile:", "[bold", "\x1b]0;title\x07", "two\nlines"])
+def test_names_are_neither_markup_nor_sequences(command: Command, collect: Path, target: Path, name: str) -> None:
+    (collect / name).mkdir()
+    (collect / f"file {name}").write_bytes(b"x")
+    shown = name.replace("\x1b", r"\x1b").replace("\x07", r"\x07").replace("\n", r"\n")
+    for options in ([], ["--dry-run"]):
+        status, written = on_terminal(command, "stage", *options, *command.reaching, command.spec(collect), target)
+        assert status == 5
+        assert f"{shown}: It is a directory" in text_of(written)
+        assert "\x1b]" not in written
+        assert "\x07" not in written
+    assert f"file {shown}" in text_of(written)
+
+
+def test_error_is_one_line_there_too(command: Command, tmp_path: Path, target: Path) -> None:
+    status, written = on_terminal(command, "stage", *command.reaching, command.spec(tmp_path / "none"), target)
+    assert status == 4
+    assert text_of(written).strip().splitlines()[-1].startswith("peerstage: ")
+
+
+def test_output_to_a_pipe_is_plain(command: Command, collect: Path, target: Path) -> None:
+    command.environment.update(TERM="xterm", FORCE_COLOR="1")
+    (collect / "one").write_bytes(b"1")
+    for arguments in (["stage"], ["stage", "--dry-run"]):
+        done = command.reach(*arguments, command.spec(collect), target)
+        assert done.returncode == 0
+        assert done.stdout.isprintable() or set(done.stdout) - set(map(chr, range(32, 127))) == {"\n"}

@@ -1,0 +1,134 @@
+"""How the command is called: wrong usage is one line and status 2; help and version; the table of exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.command import Command
+from peerstage import errors
+from peerstage.cli.exits import MEANINGS, TABLE, Exit, code_of
+from peerstage.cli.spec import Spec, parse_owner, parse_permissions, parse_spec
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nothing-like-it"],
+        ["check"],
+        ["check", "--no-such-option"],
+        ["check", "host"],
+        ["check", "host:/x"],
+        ["check", "@host:/x"],
+        ["check", "user@host"],
+        ["check", "user@host:"],
+        ["check", "user@host:relative"],
+        ["check", "user@::1:/x"],
+        ["check", "user@-oProxyCommand=x:/x"],
+        ["check", "-", "user@host:/x"],
+        ["check", "user@host:/x", "user@ho\nst:/x"],
+        ["check", "--port", "many", "user@host:/x"],
+        ["check", "--port", "0", "user@host:/x"],
+        ["check", "--host-key", "MD5:00", "user@host:/x"],
+        ["check", "--deadline", "-1", "user@host:/x"],
+        ["check", "--indicator", "a/b", "user@host:/x"],
+        ["check", "--config", "x", "--no-config", "user@host:/x"],
+        ["check", "--transport", "pigeon", "user@host:/x"],
+        ["mark", "user@host"],
+        ["stage", "user@host:/x"],
+        ["stage", "user@host:/x", "/nonexistent-target"],
+        ["stage", "--permissions", "abc", "user@host:/x", "/tmp"],
+        ["stage", "--permissions", "99", "user@host:/x", "/tmp"],
+        ["stage", "--owner", "somebody", "user@host:/x", "/tmp"],
+        ["sweep"],
+        ["demo", "--source", "/nonexistent-source"],
+        ["demo", "--small", "-1"],
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(
+    command: Command, arguments: list[str], one_line: Callable[[str], None]
+) -> None:
+    done = command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    one_line(done.stderr)
+
+
+@pytest.mark.parametrize("verb", [[], ["check"], ["stage"], ["mark"], ["sweep"], ["demo"]])
+def test_help_tells_every_exit_code(command: Command, verb: list[str]) -> None:
+    done = command(*verb, "--help")
+    assert done.returncode == 0
+    for code, meaning in MEANINGS.items():
+        assert f"  {code.value}  {meaning}\n" in done.stdout
+
+
+def test_version(command: Command) -> None:
+    done = command("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("peerstage ")
+
+
+def test_every_error_has_a_code_and_every_code_a_meaning() -> None:
+    def below(kind: type[errors.StageError]) -> Iterator[type[errors.StageError]]:
+        for child in kind.__subclasses__():
+            yield child
+            yield from below(child)
+
+    for kind in below(errors.StageError):
+        assert code_of(kind("x")) is not Exit.UNEXPECTED, kind
+    assert code_of(ValueError("x")) is Exit.USAGE
+    assert code_of(RuntimeError("x")) is Exit.UNEXPECTED
+    assert code_of(OSError("x")) is Exit.UNEXPECTED
+    assert set(MEANINGS) == set(Exit)
+    assert {code for _, code in TABLE} == set(Exit) - {Exit.DONE, Exit.NOT_READY}
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("u@h:/a", Spec("u", "h", "/a")),
+        ("u@h:/a@b:c", Spec("u", "h", "/a@b:c")),
+        ("u@realm@h:/a", Spec("u@realm", "h", "/a")),
+        ("u@[fe80::1%eth0]:/a", Spec("u", "[fe80::1%eth0]", "/a")),
+        ("u@h:/new\nline", Spec("u", "h", "/new\nline")),
+    ],
+)
+def test_specs(text: str, spec: Spec) -> None:
+    assert parse_spec(text) == spec
+
+
+def test_modes_and_owners() -> None:
+    assert parse_permissions("640") == parse_permissions("0o640") == 0o640
+    assert parse_owner("34:-1") == (34, -1)
+    assert parse_permissions(None) is parse_owner(None) is None
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_extra_one_line_says_what_to_install(command: Command, tmp_path: Path, missing: str) -> None:
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError('none', name={missing!r})\n")
+    command.environment["PYTHONPATH"] = str(tmp_path)
+    done = command("check", "u@h:/x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'peerstage[cli]'" in done.stderr
+
+
+def test_reader_that_goes_away_is_no_traceback(command: Command) -> None:
+    with command.start("--help", stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode in (0, 1)
+
+
+def test_output_that_can_not_be_written_is_an_unexpected_error(
+    command: Command, target: Path, one_line: Callable[[str], None]
+) -> None:
+    with open("/dev/full", "w") as full, command.start("sweep", target, stdout=full) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    one_line(err)
