@@ -59,7 +59,7 @@ class DirectoryLanding(Landing):
         self.permissions = permissions
         self.durable = durable
         self.preserve_times = preserve_times
-        self.refused: list[FileResult] = []
+        self._refused: dict[bytes, FileResult] = {}
         self.resumed_bytes = 0
         self._slots: dict[bytes, FileSlot] = {}
         self._umask = _umask()
@@ -94,6 +94,11 @@ class DirectoryLanding(Landing):
     def files(self) -> list[FileResult]:
         """What has become of each file whose slot was opened."""
         return [slot.result() for slot in self._slots.values()]
+
+    @property
+    def refused(self) -> list[FileResult]:
+        """The entries that were not read, with the reason."""
+        return list(self._refused.values())
 
     def expect(self, files: int, size: int) -> None:
         """Compare what will come with the free space and inodes of the target's file system. See `Landing.expect`."""
@@ -141,7 +146,7 @@ class DirectoryLanding(Landing):
 
     def refuse(self, name: bytes, error: StageError) -> None:
         """See `Landing.refuse`."""
-        self.refused.append(FileResult(os.fsdecode(name), error=escape(error.message)))
+        self._refused[name] = FileResult(os.fsdecode(name), error=escape(error.message))
 
     def commit(self) -> None:
         """Publish every finished file: owner, mode and data of all first, then only renames, then the directory.
