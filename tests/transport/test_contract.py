@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.sshd import Sshd
 
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
@@ -17,6 +16,7 @@ from peerstage.transport.base import Transport
 from peerstage.transport.choose import Route, assemble
 from peerstage.transport.local import LocalTransport
 from peerstage.transport.retry import Retry
+from support.sshd import Sshd
 
 
 class MemorySource(Source):

@@ -53,6 +53,8 @@ class Ranges:
         """Yield the ranges below *size* that have not arrived, as (start, end)."""
         at = 0
         for start, end in zip(self._starts, self._ends, strict=True):
+            if start >= size:
+                break
             if at < start:
                 yield at, start
             at = end
