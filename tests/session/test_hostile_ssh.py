@@ -1,0 +1,187 @@
+"""SSH servers that misbehave: each ends in an error of ours within its bound, and leaves nothing running."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import paramiko
+import pytest
+
+from peerstage import Limits, RemotePeer, Retry, SSHOptions
+from peerstage.errors import (
+    ConnectError,
+    ConnectionLost,
+    LimitExceeded,
+    LoginError,
+    ProtocolError,
+    RemoteError,
+    StageError,
+)
+from support import ssh_server
+from support.ssh_server import Handler, Policy, listening, made_of_paramiko
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+QUICK = Limits(login_timeout=0.7, reply_timeout=0.7, stall_timeout=0.7, deadline=8.0)
+
+
+@pytest.fixture(scope="module")
+def host_key() -> paramiko.PKey:
+    return paramiko.ECDSAKey.generate()
+
+
+@pytest.fixture(autouse=True)
+def quiet_server() -> None:
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+
+def attempt(handler: Handler, target: Path, key: paramiko.PKey, **options: Any) -> StageError:
+    """Stage from *handler*; return the error."""
+    with listening(handler) as port:
+        known = f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n".encode()
+        values = {"known_hosts": known, "pkey": paramiko.ECDSAKey.generate(), **options}
+        ssh = SSHOptions(port=port, config=(), agent=False, **values)
+        peer = RemotePeer("127.0.0.1", "/collect", "/tmp", "backup", ssh=ssh, limits=QUICK, retry=Retry(tries=1))
+        with pytest.raises(StageError) as caught:
+            peer.stagePeer(str(target))
+    error = caught.value
+    assert str(error).startswith("127.0.0.1")
+    assert str(error).isprintable()
+    assert list(target.iterdir()) == []
+    return error
+
+
+@pytest.mark.parametrize(
+    ("handler", "kind", "words"),
+    [
+        (ssh_server.never_speaks, LimitExceeded, "complete the login"),
+        (ssh_server.closes_at_once, ConnectError, "SSH"),
+        (ssh_server.speaks_without_end, (ConnectError, ProtocolError), "identification"),
+        (ssh_server.greets_without_end, (ConnectError, ProtocolError), "SSH"),
+        (ssh_server.speaks_http, ConnectError, "SSH"),
+        (ssh_server.sends_a_huge_packet, (ConnectError, ProtocolError), "packet"),
+        (ssh_server.is_silent_after_its_name, LimitExceeded, "complete the login"),
+        (ssh_server.is_silent_after_kexinit, LimitExceeded, "complete the login"),
+    ],
+)
+def test_what_is_no_ssh_server_ends_in_an_error(
+    handler: Handler, kind: Any, words: str, target: Path, host_key: paramiko.PKey
+) -> None:
+    error = attempt(handler, target, host_key)
+    assert isinstance(error, kind)
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind", "words"),
+    [
+        (ssh_server.RefusesEverybody, LoginError, "refused"),
+        (ssh_server.RefusesChannels, RemoteError, "channel"),
+        (ssh_server.RefusesSubsystems, RemoteError, "sftp subsystem"),
+        (ssh_server.FloodsStderr, ProtocolError, "stderr"),
+        (ssh_server.SendsBytesOneByOne, StageError, ""),
+        (ssh_server.IgnoresTheWindow, StageError, ""),
+        (ssh_server.NeverStarts, LimitExceeded, "stall_timeout"),
+        (ssh_server.EndsAtOnce, ConnectionLost, "lost"),
+    ],
+)
+def test_servers_that_misbehave_after_the_key_exchange_end_in_an_error(
+    policy: type[Policy], kind: Any, words: str, target: Path, host_key: paramiko.PKey
+) -> None:
+    error = attempt(made_of_paramiko(policy, key=host_key), target, host_key)
+    assert isinstance(error, kind)
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("ciphers", "aes128-cbc"), ("ciphers", "3des-cbc"), ("macs", "hmac-sha1")],
+)
+def test_servers_that_offer_only_what_is_broken_are_refused(
+    what: str, name: str, target: Path, host_key: paramiko.PKey
+) -> None:
+    def offer(transport: Any) -> None:
+        setattr(transport, f"_preferred_{what}", (name,))
+
+    error = attempt(made_of_paramiko(key=host_key, prepare=offer), target, host_key)
+    assert isinstance(error, ConnectError)
+    assert "common" in str(error)
+
+
+def test_a_server_without_strict_key_exchange_is_served_with_gcm(target: Path, host_key: paramiko.PKey) -> None:
+    error = attempt(made_of_paramiko(ssh_server.RefusesSubsystems, key=host_key, strict_kex=False), target, host_key)
+    assert isinstance(error, RemoteError), "it got as far as the subsystem"
+
+
+def test_a_server_without_strict_key_exchange_and_with_etm_only_is_refused(
+    target: Path, host_key: paramiko.PKey
+) -> None:
+    def offer(transport: Any) -> None:
+        transport._preferred_ciphers = ("aes128-ctr",)
+        transport._preferred_macs = ("hmac-sha2-256-etm@openssh.com",)
+
+    error = attempt(made_of_paramiko(key=host_key, prepare=offer, strict_kex=False), target, host_key)
+    assert isinstance(error, ConnectError)
+    assert "CVE-2023-48795" in str(error)
+
+
+def test_an_endless_login_banner_ends_with_the_login(target: Path, host_key: paramiko.PKey) -> None:
+    class Babbles(Policy):
+        """Answers a login with banners only."""
+
+        def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+            while self.transport.is_active():
+                message = paramiko.Message()
+                message.add_byte(b"\x35")
+                message.add_string("be welcome " * 1000)
+                message.add_string("")
+                self.transport._send_message(message)
+            return paramiko.AUTH_FAILED
+
+    def prepare(transport: Any) -> None:
+        Babbles.transport = transport  # type: ignore[attr-defined]
+
+    error = attempt(made_of_paramiko(Babbles, key=host_key, prepare=prepare), target, host_key)
+    assert isinstance(error, LimitExceeded)
+
+
+def test_extensions_by_the_billion_are_refused(target: Path, host_key: paramiko.PKey) -> None:
+    def flood(transport: Any) -> None:
+        message = paramiko.Message()
+        message.add_byte(b"\x07")
+        message.add_int(0xFFFFFFFF)
+        transport._send_message(message)
+
+    handler = made_of_paramiko(ssh_server.NeverStarts, key=host_key, after_login=flood)
+    error = attempt(handler, target, host_key)
+    assert isinstance(error, ProtocolError)
+    assert "extension" in str(error)
+
+
+def test_passwords_are_tried_after_keys_and_right_ones_get_in(target: Path, host_key: paramiko.PKey) -> None:
+    class NoSftp(ssh_server.PasswordOnly):
+        """Takes a password, and has no SFTP."""
+
+        def check_channel_subsystem_request(self, channel: paramiko.Channel, name: str) -> bool:
+            return False
+
+    right = attempt(made_of_paramiko(NoSftp, key=host_key), target, host_key, password="sesame")
+    assert isinstance(right, RemoteError)
+    wrong = attempt(made_of_paramiko(NoSftp, key=host_key), target, host_key, password="abracadabra")
+    assert isinstance(wrong, LoginError)
+    assert "the password: refused" in str(wrong)
+    assert "abracadabra" not in str(wrong)
+
+
+def test_a_private_key_may_be_bytes(target: Path, host_key: paramiko.PKey) -> None:
+    text = io.StringIO()
+    paramiko.ECDSAKey.generate().write_private_key(text)
+    error = attempt(
+        made_of_paramiko(ssh_server.RefusesSubsystems, key=host_key), target, host_key, pkey=text.getvalue().encode()
+    )
+    assert isinstance(error, RemoteError)
+    error = attempt(made_of_paramiko(key=host_key), target, host_key, pkey=b"nonsense")
+    assert "pkey" in str(error)
