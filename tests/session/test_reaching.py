@@ -1,0 +1,333 @@
+"""Reaching a real server: host keys before anything else, keys and agents, connections handed in, forks, threads."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import paramiko
+import pytest
+
+from peerstage import RemotePeer, SSHOptions, StageError
+from peerstage.errors import ChangedHostKey, ConfigurationError, HostKeyError, LoginError, UnknownHostKey
+from support.programs import program
+from support.sshd import Sshd
+
+
+@pytest.fixture
+def ready(collect: Path) -> Path:
+    (collect / "cback.collect").touch()
+    return collect
+
+
+def peer_of(sshd: Sshd, collect: Path, **options: Any) -> RemotePeer:
+    return RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options(**options))
+
+
+def make_key(path: Path, passphrase: str = "", kind: str = "ed25519") -> Path:
+    subprocess.run([program("ssh-keygen"), "-q", "-t", kind, "-N", passphrase, "-f", str(path)], check=True)
+    return path
+
+
+@contextlib.contextmanager
+def recording(port: int) -> Iterator[tuple[int, bytearray]]:
+    """Pass one connection on to *port*; record what the client sends."""
+    sent = bytearray()
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def copy(source: socket.socket, sink: socket.socket, record: bytearray | None) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if record is not None:
+                    record += data
+                sink.sendall(data)
+        for sock in (source, sink):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            ours, _ = server.accept()
+            with ours, socket.create_connection(("127.0.0.1", port)) as theirs:
+                back = threading.Thread(target=copy, args=(theirs, ours, None))
+                back.start()
+                copy(ours, theirs, sent)
+                back.join()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield server.getsockname()[1], sent
+    finally:
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
+
+
+NEWKEYS = 21
+
+
+def bytes_after_newkeys(sent: bytes) -> int:
+    """Return how many bytes a client sent after its NEWKEYS; packets before it are in the clear (RFC 4253, 6)."""
+    at = sent.index(b"\n") + 1
+    while at < len(sent):
+        length = int.from_bytes(sent[at : at + 4], "big")
+        kind = sent[at + 5]
+        at += 4 + length
+        if kind == NEWKEYS:
+            return len(sent) - at
+    raise AssertionError("No NEWKEYS was sent.")
+
+
+@pytest.mark.parametrize("refusal", ["unknown", "changed", "revoked", "pinned"])
+def test_a_refused_host_key_ends_it_before_any_byte_of_authentication(
+    sshd: Sshd, ready: Path, tmp_path: Path, refusal: str, target: Path
+) -> None:
+    other = make_key(tmp_path / "other").with_suffix(".pub").read_text().split()[1]
+    real = sshd.known_hosts.read_text().split()[2]
+    with recording(sshd.port) as (port, sent):
+        known = {
+            "unknown": b"",
+            "changed": f"[127.0.0.1]:{port} ssh-ed25519 {other}\n".encode(),
+            "revoked": f"@revoked [127.0.0.1]:{port} ssh-ed25519 {real}\n".encode(),
+            "pinned": f"[127.0.0.1]:{port} ssh-ed25519 {real}\n".encode(),
+        }[refusal]
+        pin = {"host_key": "SHA256:" + "A" * 43} if refusal == "pinned" else {}
+        with pytest.raises(HostKeyError, match="SHA256:") as caught:
+            peer_of(sshd, ready, port=port, known_hosts=known, **pin).stagePeer(str(target))
+    assert bytes_after_newkeys(bytes(sent)) == 0
+    assert isinstance(caught.value, {"unknown": UnknownHostKey, "changed": ChangedHostKey}.get(refusal, HostKeyError))
+    assert str(caught.value).isprintable()
+
+
+def test_a_login_that_works_shows_that_the_recording_would_have_seen_it(sshd: Sshd, ready: Path) -> None:
+    with recording(sshd.port) as (port, sent):
+        real = sshd.known_hosts.read_text().split()[2]
+        assert peer_of(sshd, ready, port=port, known_hosts=f"* ssh-ed25519 {real}\n".encode()).checkCollectIndicator()
+    assert bytes_after_newkeys(bytes(sent)) > 100
+
+
+def test_a_pinned_fingerprint_needs_no_known_hosts(sshd: Sshd, ready: Path) -> None:
+    shown = subprocess.run(
+        [program("ssh-keygen"), "-l", "-f", str(sshd.home / "host.pub")], capture_output=True, text=True, check=True
+    ).stdout.split()[1]
+    assert peer_of(sshd, ready, known_hosts=(), host_key=shown).checkCollectIndicator()
+
+
+def test_wrong_keys_are_listed_one_by_one(sshd: Sshd, ready: Path, tmp_path: Path, target: Path) -> None:
+    (tmp_path / "nonsense").write_text("nonsense")
+    make_key(tmp_path / "locked", "secret")
+    tried = (make_key(tmp_path / "wrong"), tmp_path / "missing", tmp_path / "nonsense", tmp_path / "locked", tmp_path)
+    with pytest.raises(LoginError) as caught:
+        peer_of(sshd, ready, identity=tuple(map(str, tried))).stagePeer(str(target))
+    text = str(caught.value)
+    for path, reason in zip(
+        tried, ("refused", "No such file", "not a private key", "passphrase", "regular"), strict=True
+    ):
+        assert str(path) in text
+        assert reason in text
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+@pytest.mark.parametrize("passphrase", ["", "open sesame"])
+def test_keys_of_every_type_log_in_with_their_passphrase(
+    sshd: Sshd, ready: Path, tmp_path: Path, kind: str, passphrase: str
+) -> None:
+    key = make_key(tmp_path / "key", passphrase, kind)
+    authorized = sshd.home / "authorized_keys"
+    before = authorized.read_text()
+    authorized.write_text(before + key.with_suffix(".pub").read_text())
+    try:
+        right = peer_of(sshd, ready, identity=str(key), passphrase=passphrase or None)
+        assert right.checkCollectIndicator()
+        if passphrase:
+            assert not peer_of(sshd, ready, identity=str(key), passphrase="wrong").checkCollectIndicator()
+            assert not peer_of(sshd, ready, identity=str(key)).checkCollectIndicator()
+    finally:
+        authorized.write_text(before)
+
+
+def test_the_default_keys_are_tried(sshd: Sshd, ready: Path, own_home: Path) -> None:
+    (own_home / ".ssh").mkdir()
+    (own_home / ".ssh" / "id_ed25519").write_bytes(sshd.identity.read_bytes())
+    assert peer_of(sshd, ready, identity=None).checkCollectIndicator()
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[str]:
+    """A real agent; return its socket."""
+    path = str(tmp_path / "agent")
+    process = subprocess.Popen([program("ssh-agent"), "-D", "-a", path], stdout=subprocess.DEVNULL)
+    while not os.path.exists(path):
+        assert process.poll() is None
+    yield path
+    process.terminate()
+    process.wait()
+
+
+def test_an_agent_s_key_logs_in(
+    sshd: Sshd, ready: Path, agent: str, monkeypatch: pytest.MonkeyPatch, leaves_nothing: None
+) -> None:
+    environment = {**os.environ, "SSH_AUTH_SOCK": agent}
+    sshd.identity.chmod(0o600)
+    subprocess.run(["ssh-add", "-q", str(sshd.identity)], env=environment, check=True)
+    assert peer_of(sshd, ready, identity=(), agent=agent).checkCollectIndicator()
+    assert not peer_of(sshd, ready, identity=(), agent=False).checkCollectIndicator()
+    monkeypatch.setenv("SSH_AUTH_SOCK", agent)
+    assert peer_of(sshd, ready, identity=(), agent=None).checkCollectIndicator()
+
+
+def test_an_agent_that_does_not_answer_is_passed_over(
+    sshd: Sshd, ready: Path, tmp_path: Path, leaves_nothing: None
+) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "silent"))
+        silent.listen()
+        assert peer_of(sshd, ready, agent=str(tmp_path / "silent")).checkCollectIndicator()
+        with pytest.raises(LoginError, match="silent"):
+            peer_of(sshd, ready, identity=(), agent=str(tmp_path / "silent")).stagePeer(str(tmp_path))
+
+
+def test_a_connected_socket_serves_one_session_and_is_closed_with_it(
+    sshd: Sshd, ready: Path, leaves_nothing: None
+) -> None:
+    sock = socket.create_connection((sshd.host, sshd.port))
+    with peer_of(sshd, ready, sock=sock) as peer:
+        assert peer.checkCollectIndicator()
+        peer.writeStageIndicator()
+    assert sock.fileno() == -1
+    with pytest.raises(ConfigurationError, match="one session"):
+        peer.writeStageIndicator()
+
+
+def test_a_transport_of_the_caller_s_is_used_and_never_closed(
+    sshd: Sshd, ready: Path, target: Path, leaves_nothing: None
+) -> None:
+    transport = paramiko.Transport((sshd.host, sshd.port))
+    try:
+        transport.connect(username=sshd.user, pkey=paramiko.Ed25519Key.from_private_key_file(str(sshd.identity)))
+        for _ in range(2):
+            peer = peer_of(sshd, ready, sock=transport)
+            assert peer.checkCollectIndicator()
+            assert peer.stagePeer(str(target)) == 1
+            assert transport.is_active()
+    finally:
+        transport.close()
+        transport.join(5)
+
+
+def test_a_transport_that_is_not_logged_in_is_refused(sshd: Sshd, ready: Path, target: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(ConfigurationError, match="not logged in"):
+        peer_of(sshd, ready, sock=paramiko.Transport(ours)).stagePeer(str(target))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"certificate": "/x"},
+        {"jump": "bastion"},
+        {"elevate": "sudo -n sftp-server"},
+        {"keepalive_interval": 15.0},
+        {"keepalive_count": 3},
+        {"host_key": "accept-new"},
+    ],
+)
+def test_options_that_are_not_honoured_yet_are_named_before_connecting(options: dict[str, Any], target: Path) -> None:
+    peer = RemotePeer("host.invalid", "/c", "/tmp", "backup", ssh=SSHOptions(config=(), **options))
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        peer.stagePeer(str(target))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"port": 0},
+        {"port": "22"},
+        {"host_key": "yes"},
+        {"connect_timeout": 0},
+        {"connect_timeout": float("inf")},
+        {"keepalive_count": -1},
+        {"password": b"x"},
+        {"jump": ""},
+    ],
+)
+def test_options_that_can_not_be_meant_are_value_errors(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="SSHOptions"):
+        SSHOptions(**options)
+
+
+def test_a_child_that_was_forked_neither_uses_nor_disturbs_the_connection(
+    sshd: Sshd, ready: Path, target: Path
+) -> None:
+    with peer_of(sshd, ready) as peer:
+        assert peer.checkCollectIndicator()
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                peer.stagePeer(str(target))
+            except StageError as exc:
+                os.write(writing, str(exc).encode())
+            gc.collect()
+            with contextlib.suppress(BaseException):
+                peer.__exit__(None, None, None)
+            gc.collect()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        os.close(writing)
+        with os.fdopen(reading) as told:
+            assert "fork" in told.read()
+        assert peer.checkCollectIndicator()
+        assert peer.stagePeer(str(target)) == 1
+
+
+SCRIPT = """
+import os, sys
+from peerstage import RemotePeer, SSHOptions
+port, identity, known_hosts, user, collect, target = sys.argv[1:]
+options = SSHOptions(port=int(port), identity=identity, known_hosts=known_hosts, config=(), agent=False)
+peer = RemotePeer("127.0.0.1", collect, "/tmp", user, ssh=options, on_progress=lambda progress: print("on", flush=True))
+peer.stagePeer(target)
+"""
+
+
+def run_script(sshd: Sshd, collect: Path, target: Path, port: int | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(port or sshd.port), str(sshd.identity), str(sshd.known_hosts), sshd.user,
+         str(collect), str(target)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def test_a_short_program_can_be_interrupted_and_leaves_nothing(sshd: Sshd, ready: Path, target: Path) -> None:
+    with (ready / "big").open("wb") as file:
+        file.truncate(2 << 30)
+    with run_script(sshd, ready, target) as program_:
+        assert program_.stdout is not None
+        assert program_.stdout.readline() == "on\n"
+        program_.send_signal(signal.SIGINT)
+        _, said = program_.communicate(timeout=30)
+    assert "KeyboardInterrupt" in said
+    assert list(target.iterdir()) == []
+
+
+def test_a_failure_in_a_bare_program_says_nothing_beside_its_error(sshd: Sshd, ready: Path, target: Path) -> None:
+    with run_script(sshd, ready, target, port=1) as program_:
+        _, said = program_.communicate(timeout=30)
+    lines = said.strip().splitlines()
+    assert lines[0].startswith("Traceback")
+    assert "ConnectError: 127.0.0.1" in lines[-1]
+    assert not [line for line in lines if "paramiko" in line]
