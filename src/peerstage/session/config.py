@@ -53,6 +53,10 @@ _NOT_YET = {
 #: Fields of `SSHOptions` that are not honoured yet.
 _OPTIONS_NOT_YET = ("certificate", "jump", "elevate", "keepalive_interval", "keepalive_count")
 
+_NOT_HONOURED = "not_honoured_"
+#: Stands for a percent sign where paramiko would expand a token in another way than ssh.
+_PERCENT = "\ue000"
+
 _LINE = re.compile(r"\A(\w+)(?:\s*=\s*|\s+)(.*)\Z", re.DOTALL)
 
 
@@ -113,7 +117,7 @@ def resolve_destination(name: str, user: str, options: SSHOptions) -> Destinatio
             'it with host_key="SHA256:...".'
         )
     found = _Settings.read(options).for_host(name)
-    host = found.text("hostname") or name
+    host = found.host_name(name)
     pinned = options.host_key if options.host_key and options.host_key.startswith("SHA256:") else None
     if found.text("stricthostkeychecking", "yes").lower() not in ("yes", "true"):
         log.info("%s: StrictHostKeyChecking is taken as yes; unknown host keys are refused.", escape(name))
@@ -193,7 +197,7 @@ class _Settings:
             except OSError as exc:
                 raise ConfigurationError(f"The ssh configuration {path} can not be read: {exc.strerror}.") from exc
             lines = scan(text, path)
-            plain = "".join(f"{line.keyword} {line.value}\n" for line in lines)
+            plain = "".join(f"{_alias(line.keyword)} {line.value.replace('%', _PERCENT)}\n" for line in lines)
             try:
                 parsed.append((path, lines, paramiko.SSHConfig.from_file(io.StringIO(plain))))
             except Exception as exc:
@@ -210,9 +214,11 @@ class _Settings:
                     f"The ssh configuration {path} can not be evaluated: {exc}. {_ADVICE}"
                 ) from exc
             named = {line.keyword for line in lines}
-            for keyword, value in found.items():
+            for alias, raw in found.items():
+                keyword = alias.removeprefix(_NOT_HONOURED)
                 if keyword not in named:
                     continue  # what paramiko adds of its own
+                value = [one.replace(_PERCENT, "%") for one in raw] if isinstance(raw, list) else _restored(raw)
                 if keyword == "identityfile":
                     self._found[keyword] = [*_strings(self._found.get(keyword)), *_strings(value)]
                 else:
@@ -222,9 +228,15 @@ class _Settings:
             set_to = self._found.get(keyword)
             if set_to is not None and str(set_to).strip('"').lower() not in harmless:
                 raise self.complaint(keyword, "is not honoured yet")
-        if "%" in self.text("hostname"):
-            raise self.complaint("hostname", "has tokens that are not expanded yet")
         return self
+
+    def host_name(self, name: str) -> str:
+        """Return HostName with its tokens expanded (``%h`` and ``%%``), or *name* itself."""
+        text = self.text("hostname") or name
+        expanded = re.sub(r"%[h%]", lambda token: name if token.group() == "%h" else "%", text)
+        if "%" in re.sub(r"%[h%]", "", text) and "hostname" in self._found:
+            raise self.complaint("hostname", "has tokens that are not expanded yet")
+        return expanded if "hostname" in self._found else name
 
     def text(self, keyword: str, default: str = "") -> str:
         """Return a setting as it stands, without quotes."""
@@ -294,7 +306,7 @@ def _identities(options: SSHOptions, found: _Settings) -> tuple[str, ...]:
     if any("%" in path or "$" in path for path in configured):
         raise found.complaint("identityfile", "has tokens that are not expanded yet")
     if configured:
-        return tuple(expand(path) for path in configured if path.lower() != "none")
+        return tuple(dict.fromkeys(expand(path) for path in configured if path.lower() != "none"))
     defaults = (expand(f"~/.ssh/{name}") for name in _DEFAULT_KEYS)
     return tuple(path for path in defaults if os.path.exists(path))
 
@@ -327,6 +339,15 @@ def _known_hosts(options: SSHOptions, found: _Settings) -> tuple[str | bytes, ..
             raise found.complaint(keyword, "has tokens that are not expanded yet")
         paths.extend(expand(word) for word in words if word.lower() != "none")
     return tuple(paths)
+
+
+def _alias(keyword: str) -> str:
+    """Hide from paramiko what it would act upon, and what we refuse anyhow."""
+    return _NOT_HONOURED + keyword if keyword in _NOT_YET else keyword
+
+
+def _restored(value: object) -> object:
+    return value.replace(_PERCENT, "%") if isinstance(value, str) else value
 
 
 def _strings(value: object) -> list[str]:
