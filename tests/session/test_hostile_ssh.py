@@ -75,6 +75,11 @@ def test_what_is_no_ssh_server_ends_in_an_error(
     assert words in str(error)
 
 
+def test_the_time_to_connect_holds_until_the_keys_are_exchanged(target: Path, host_key: paramiko.PKey) -> None:
+    error = attempt(ssh_server.never_speaks, target, host_key, connect_timeout=0.2)
+    assert "did not answer as an SSH server within 0." in str(error)
+
+
 @pytest.mark.parametrize(
     ("policy", "kind", "words"),
     [

@@ -32,6 +32,13 @@ def test_a_phase_that_takes_too_long_is_ended(watchdog: Watchdog) -> None:
         watchdog.check()
 
 
+def test_a_phase_inside_another_ends_with_it(watchdog: Watchdog) -> None:
+    ended = threading.Event()
+    with watchdog.ending(ended.set), watchdog.phase("log in", 0.05), watchdog.phase("answer", 60):
+        wait_for(ended)
+    assert "log in within 0.05 s" in str(watchdog.failure)
+
+
 def test_a_stall_counts_only_time_that_the_peer_was_waited_for(watchdog: Watchdog) -> None:
     slow_disk = Watchdog(Limits(stall_timeout=0.1, deadline=5.0))
     ended = threading.Event()

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -73,6 +74,7 @@ class Session:
         """
         watchdog.renew()
         _quiet_paramiko()
+        started = time.monotonic()
         sock = options.sock
         if isinstance(sock, paramiko.Transport):
             return cls._over(sock, watchdog, limits)
@@ -90,7 +92,8 @@ class Session:
         end = _Ending(transport, [])
         try:
             with watchdog.ending(end), watchdog.phase("complete the login", limits.login_timeout):
-                shown = _log_in(transport, destination, options, watchdog)
+                left = max(0.1, started + destination.connect_timeout - time.monotonic())
+                shown = _log_in(transport, destination, options, watchdog, left)
         except BaseException:
             end()
             if transport.is_alive():
@@ -189,11 +192,20 @@ class _Ending:
             self._transport.sock.close()
 
 
-def _log_in(transport: paramiko.Transport, destination: Destination, options: SSHOptions, watchdog: Watchdog) -> str:
-    """Exchange keys, check the host's, and log in; return the fingerprint of the host key."""
+def _log_in(
+    transport: paramiko.Transport,
+    destination: Destination,
+    options: SSHOptions,
+    watchdog: Watchdog,
+    connect_timeout: float,
+) -> str:
+    """Exchange keys, check the host's, and log in; return the fingerprint of the host key.
+
+    As for ssh, the time to connect holds for the key exchange too (ssh_config(5), ConnectTimeout).
+    """
     known = KnownHosts.read(destination.known_hosts)
     _prefer(transport, known.key_types(destination.host, destination.port))
-    with _before_login(transport, watchdog):
+    with _before_login(transport, watchdog), watchdog.phase("answer as an SSH server", connect_timeout):
         _negotiate(transport)
     if not is_protected(transport):
         raise ConnectError(

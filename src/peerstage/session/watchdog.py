@@ -68,9 +68,13 @@ class Watchdog:
 
     @contextlib.contextmanager
     def phase(self, what: str, seconds: float) -> Iterator[None]:
-        """Bound what is done inside to *seconds*; *what* completes "the peer did not ... within"."""
+        """Bound what is done inside to *seconds*; *what* completes "the peer did not ... within".
+
+        A phase inside another ends with that one at the latest.
+        """
         outer = self._phase
-        self._phase = (self._clock() + seconds, seconds, what)
+        inner = (self._clock() + seconds, seconds, what)
+        self._phase = inner if outer is None else min(inner, outer)
         self._start_thread()
         try:
             yield
@@ -199,7 +203,7 @@ class Watchdog:
                 "or the limit too low."
             )
         if phase is not None and now > phase[0]:
-            return LimitExceeded(f"The peer did not {phase[2]} within {phase[1]:g} s. Is it up, and is that its port?")
+            return LimitExceeded(f"The peer did not {phase[2]} within {phase[1]:.3g} s. Is it up, and is that its port?")
         if self._waiting_since is not None and self.waited - self._waited_at_beat > limits.stall_timeout:
             return LimitExceeded(
                 f"The peer sent nothing useful for {limits.stall_timeout:g} s (Limits.stall_timeout).", transient=True
