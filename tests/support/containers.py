@@ -8,6 +8,7 @@ import ipaddress
 import json
 import random
 import re
+import shlex
 import shutil
 import socket
 import stat
@@ -71,13 +72,13 @@ def _compose() -> str | None:
     return None
 
 
-def docker(*arguments: str, input: bytes | None = None) -> bytes:
+def docker(*arguments: str, stdin: bytes | None = None) -> bytes:
     """Run docker and return what it says.
 
     Raises:
         RuntimeError: It failed; with its own words.
     """
-    done = subprocess.run(["docker", *arguments], input=input, capture_output=True)
+    done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True)
     if done.returncode != 0:
         raise RuntimeError(f"docker {' '.join(arguments)[:200]}: {done.stderr.decode(errors='replace').strip()[-500:]}")
     return done.stdout
@@ -173,10 +174,7 @@ class Files:
     """Files of a collect directory that is still to be filled, of every kind that tar knows."""
 
     def __init__(self, **files: bytes) -> None:
-        self._buffer = io.BytesIO()
-        self._tar = tarfile.open(
-            fileobj=self._buffer, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape"
-        )
+        self._entries: list[tuple[tarfile.TarInfo, bytes]] = []
         for name, data in files.items():
             self.file(name, data)
 
@@ -199,9 +197,13 @@ class Files:
         return self._add(name, tarfile.FIFOTYPE, 0o644)
 
     def archive(self) -> bytes:
-        """Return the tar archive; nothing can be added any more."""
-        self._tar.close()
-        return self._buffer.getvalue()
+        """Return them as a tar archive."""
+        raw = io.BytesIO()
+        how: dict[str, Any] = {"format": tarfile.GNU_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
+        with tarfile.open(fileobj=raw, mode="w", **how) as tar:
+            for info, data in self._entries:
+                tar.addfile(info, io.BytesIO(data))
+        return raw.getvalue()
 
     def _add(
         self,
@@ -219,7 +221,7 @@ class Files:
         info.type, info.mode, info.size, info.linkname = kind, mode, len(data), to
         info.uid = info.gid = owner
         info.mtime = int(time.time()) if mtime is None else mtime
-        self._tar.addfile(info, io.BytesIO(data))
+        self._entries.append((info, data))
         return self
 
 
@@ -246,9 +248,9 @@ class Container:
         told = docker("port", self.id).decode()
         return tuple(int(port) for port in re.findall(r"^22/tcp -> 127\.0\.0\.1:(\d+)$", told, re.MULTILINE))
 
-    def execute(self, *command: str, input: bytes | None = None) -> bytes:
+    def execute(self, *command: str, stdin: bytes | None = None) -> bytes:
         """Run a command in it as root, and return what it says."""
-        return docker("exec", *(("-i",) if input is not None else ()), self.id, *command, input=input)
+        return docker("exec", *(("-i",) if stdin is not None else ()), self.id, *command, stdin=stdin)
 
     def fill(self, files: Files | None = None, *, directory: str = COLLECT, fresh: bool = False) -> None:
         """Lay *files* into the collect directory; if *fresh*, whatever was in it goes first."""
@@ -259,7 +261,7 @@ class Container:
             f'mkdir -p "$1"; cd "$1"; {empty} exec tar -x -p --numeric-owner --no-overwrite-dir',
             "fill",
             directory,
-            input=(files or Files()).archive(),
+            stdin=(files or Files()).archive(),
         )
 
     def files(self, directory: str = COLLECT) -> dict[bytes, Found]:
@@ -381,6 +383,16 @@ class BenchPeer:
             values["certificate"] = str(self.bench.home / "id-cert.pub")
         return SSHOptions(**{**values, **changes})
 
+    def ssh_arguments(self) -> list[str]:
+        """The same for OpenSSH's own programs; they find the certificate beside the key."""
+        settings = ("BatchMode=yes", "IdentitiesOnly=yes", f"IdentityFile={self.identity}")
+        files = (f"UserKnownHostsFile={self.known_hosts}", "GlobalKnownHostsFile=none")
+        common = ["-F", "none", *(word for setting in (*settings, *files) for word in ("-o", setting))]
+        if self.service != "behind":
+            return [*common, "-o", f"Port={self.port}"]
+        port = self.bench.container("bastion").ports[0]
+        return [*common, "-o", f"ProxyCommand=ssh {shlex.join(common)} -p {port} -W %h:%p {USER}@127.0.0.1"]
+
     def remote(self, transport: str = "sftp", *, ssh: SSHOptions | None = None, **options: Any) -> RemotePeer:
         """Return the library's peer; *transport* may be "guarded" too."""
         way: dict[str, Any] = {"guarded": True} if transport == "guarded" else {"transport": transport}
@@ -446,7 +458,8 @@ class Bench:
     def recreate(self, service: str) -> Container:
         """Make a service's container anew, whatever was done to the old one."""
         self.thaw()
-        self._compose(f"up -d --no-build --no-deps --force-recreate -V -t 0 {service}")
+        self._compose(f"rm -fsv {service}")  # its volume too, as up --force-recreate would not
+        self._compose(f"up -d --no-build --no-deps {service}")
         self._containers.pop(service, None)
         container = self.container(service)
         container.wait()
