@@ -203,7 +203,8 @@ class Watchdog:
                 "or the limit too low."
             )
         if phase is not None and now > phase[0]:
-            return LimitExceeded(f"The peer did not {phase[2]} within {phase[1]:.3g} s. Is it up, and is that its port?")
+            _, seconds, what = phase
+            return LimitExceeded(f"The peer did not {what} within {seconds:.3g} s. Is it up, and is that its port?")
         if self._waiting_since is not None and self.waited - self._waited_at_beat > limits.stall_timeout:
             return LimitExceeded(
                 f"The peer sent nothing useful for {limits.stall_timeout:g} s (Limits.stall_timeout).", transient=True
