@@ -15,6 +15,14 @@ from support.leaks import Snapshot
 from support.sshd import Sshd, start_sshd
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without-docker",
+        action="store_true",
+        help="leave out the tests against containers, and say at the end how many these are",
+    )
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing of this machine's ssh configuration, keys and agent leaks into a test."""

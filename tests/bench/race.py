@@ -1,6 +1,7 @@
 """peerstage beside the programs that it replaces, in turn, on the same server and files: medians and ratios.
 
-usage: python tests/bench/race.py [--rounds N] [--scale X] [--rival NAME='command with {source} {target} {port} {home}']
+usage: python tests/bench/race.py [--rounds N] [--scale X] [--bare] [--only NAME ...]
+                                  [--rival NAME='command with {source} {target} {port} {home}']
 
 Every contender ends with its data on the disk (``sync -f TARGET``); "bare" is without that, ours with durable=False.
 Not part of the tests: what it prints depends on the machine.
@@ -54,6 +55,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--scale", type=float, default=1.0, help="1.0 is 1 GiB and 5,000 files")
     arguments.add_argument("--rival", action="append", default=[], help="NAME=command, to race too")
+    arguments.add_argument("--only", action="append", default=[], help="let only these race, by name")
     arguments.add_argument("--bare", action="store_true", help="without waiting for the disk")
     asked = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="peerstage-bench-") as name:
@@ -61,7 +63,9 @@ def main() -> None:
         server = start_sshd(lab / "sshd")
         try:
             for work, source in make_works(lab, asked.scale).items():
-                race(work, source, contenders(server, asked.rival, bare=asked.bare), asked.rounds, lab, bare=asked.bare)
+                racers = contenders(server, asked.rival, bare=asked.bare)
+                chosen = {name: run for name, run in racers.items() if not asked.only or name in asked.only}
+                race(work, source, chosen, asked.rounds, lab, bare=asked.bare)
         finally:
             server.stop()
 
@@ -123,7 +127,7 @@ def race(work: str, source: Path, racers: dict[str, Contender], rounds: int, lab
                 seconds[name].append(took)
                 cpu[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
             shutil.rmtree(target)
-    mine = statistics.median(seconds["peerstage"])
+    mine = statistics.median(seconds.get("peerstage") or next(iter(seconds.values())))
     print(f"\n{work}, {'bare' if bare else 'on the disk'}, {rounds} rounds")
     print(f"{'':16}{'median s':>10}{'min':>8}{'max':>8}{'CPU s':>8}{'ours / it':>12}")
     for name, took in seconds.items():

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,17 @@ def test_a_pinned_fingerprint_needs_no_known_hosts(sshd: Sshd, ready: Path) -> N
         [program("ssh-keygen"), "-l", "-f", str(sshd.home / "host.pub")], capture_output=True, text=True, check=True
     ).stdout.split()[1]
     assert peer_of(sshd, ready, known_hosts=(), host_key=shown).checkCollectIndicator()
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_the_server_is_asked_for_the_type_of_key_that_is_known(
+    own_sshd: Callable[..., Sshd], ready: Path, tmp_path: Path, kind: str
+) -> None:
+    key = make_key(tmp_path / f"host_{kind}", kind=kind)
+    server = own_sshd(extra=f"HostKey {key}")
+    key_type, blob = key.with_suffix(".pub").read_text().split()[:2]
+    known = f"[127.0.0.1]:{server.port} {key_type} {blob}\n".encode()
+    assert peer_of(server, ready, known_hosts=known).checkCollectIndicator()
 
 
 def test_wrong_keys_are_listed_one_by_one(sshd: Sshd, ready: Path, tmp_path: Path, target: Path) -> None:
