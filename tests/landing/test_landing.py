@@ -1,60 +1,61 @@
-"""What comes down, and what becomes visible of it, on real file systems."""
+"""What comes down, and what becomes visible of it."""
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from landing_cases import NOBODY, ids_of, in_a_child, private_of, serving, serving_names, stage_into
 
-from peerstage.errors import IncompleteStage, LandingError, ProtocolError, StageError
-from peerstage.landing import DirectoryLanding, Ranges, durability, slot, sweep
-from peerstage.landing import directory as landing_directory
+from peerstage.errors import (
+    ConnectionLost,
+    EntryError,
+    IncompleteStage,
+    LandingError,
+    NothingToStage,
+    ProtocolError,
+    StageError,
+)
+from peerstage.landing import DirectoryLanding, Ranges, durability
 from peerstage.records import Entry, Ownership
-from peerstage.staging import stage
 from peerstage.testing.contract import landed
 from peerstage.testing.memory import MemoryFile, MemoryTransport
-from peerstage.transport.base import Transport
-from support.filesystems import tmpfs
-
-MIB = 1 << 20
-
-
-def serving(**files: bytes) -> MemoryTransport:
-    return MemoryTransport({b"/c": {os.fsencode(name): MemoryFile(data, mtime=1) for name, data in files.items()}})
-
-
-def stage_into(target: Path, transport: Transport, **options: Any) -> None:
-    stage(transport, b"/c", str(target), peer="peer", **options)
-
-
-def private_of(target: Path) -> Path:
-    (found,) = [path for path in target.iterdir() if path.name.startswith(".peerstage-")]
-    return found
-
 
 # Ranges
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=30))
-def test_ranges_are_a_set_of_bytes(added: list[tuple[int, int]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=30), st.integers(0, 80))
+def test_ranges_are_a_set_of_bytes(added: list[tuple[int, int]], size: int) -> None:
     ranges, model = Ranges(), set[int]()
     for start, length in added:
         new = set(range(start, start + length)) - model
         assert ranges.add(start, start + length) == len(new)
         model |= new
-        missing = {byte for low, high in ranges.missing(50) for byte in range(low, high)}
-        assert {byte for byte in missing if byte < 50} == set(range(50)) - model
+        missing = list(ranges.missing(size))
+        assert {byte for low, high in missing for byte in range(low, high)} == set(range(size)) - model
+        assert missing == sorted(missing)
+        assert all(low < high <= size for low, high in missing)
+        assert ranges.covers(size) == (model == set(range(size)))
         top = max(model, default=-1) + 1
         assert ranges.covers(top) == (model == set(range(top)))
-        assert not ranges.covers(top + 1)
+
+
+@given(st.permutations(range(12)))
+def test_ranges_that_came_in_any_order_are_one_in_the_end(order: list[int]) -> None:
+    ranges = Ranges()
+    assert [ranges.add(number * 10, number * 10 + 10) for number in order] == [10] * 12
+    assert ranges.covers(120)
+    assert list(ranges.missing(125)) == [(120, 125)]
+    assert ranges.add(0, 120) == 0
 
 
 # Before the commit
@@ -62,39 +63,106 @@ def test_ranges_are_a_set_of_bytes(added: list[tuple[int, int]]) -> None:
 
 def test_nothing_is_visible_before_the_commit_and_what_comes_is_private(target: Path) -> None:
     with DirectoryLanding(str(target)) as landing:
-        slot_ = landing.open(Entry(b"name", 6, 0o644))
-        slot_.write(0, [b"abc"])
-        slot_.write(3, [b"def"])
-        slot_.finish()
+        slot = landing.open(Entry(b"name", 6, 0o644))
+        slot.write(0, [b"abc"])
+        slot.write(3, [b"def"])
+        slot.finish()
         private = private_of(target)
         assert [path.name for path in target.iterdir()] == [private.name]
+        assert len(private.name) == len(".peerstage-XXXXXXXX")
         assert stat.S_IMODE(private.stat().st_mode) == 0o700
         assert {stat.S_IMODE(path.stat().st_mode) for path in private.iterdir()} == {0o600}
         landing.commit()
     assert landed(target) == {b"name": b"abcdef"}
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError, StageError("cut off")])
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_what_comes_is_private_under_any_umask(target: Path, umask: int) -> None:
+    modes: set[int] = set()
+
+    def look(written: int) -> None:
+        modes.update(stat.S_IMODE(path.stat().st_mode) for path in [private_of(target)])
+        modes.update(stat.S_IMODE(path.stat().st_mode) for path in private_of(target).iterdir())
+
+    with masked(umask):
+        stage_into(target, serving_names({b"a": b"x" * 100, b"b": b"y" * 100}, piece=10, before_piece=look))
+    assert modes == {0o700, 0o600}
+
+
+def test_a_landing_that_is_not_committed_publishes_nothing(target: Path) -> None:
+    with DirectoryLanding(str(target)) as landing:
+        serving(a=b"a").pull(b"/c", landing)
+        assert [file.error for file in landing.files] == [None]
+    assert landed(target) == {}
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, SystemExit, RuntimeError, StageError("cut"), ConnectionLost("lost")]
+)
+@pytest.mark.usefixtures("leaves_nothing")
 def test_a_run_that_is_cut_off_publishes_nothing_and_leaves_nothing(target: Path, error: Any) -> None:
     (target / "a").write_bytes(b"old")
 
     def cut_off(written: int) -> None:
-        if written > 100_000:
+        if written > 300_000:
             raise error
 
-    files = {b"a": MemoryFile(b"x" * 200_000), b"b": MemoryFile(b"y" * 200_000)}
     with pytest.raises(error if isinstance(error, type) else type(error)):
-        stage_into(target, MemoryTransport({b"/c": files}, before_piece=cut_off))
+        stage_into(target, serving_names({b"a": b"x" * 200_000, b"b": b"y" * 200_000}, before_piece=cut_off))
     assert landed(target) == {b"a": b"old"}
 
 
+def test_an_error_names_the_peer(target: Path) -> None:
+    def cut_off(written: int) -> None:
+        raise StageError("cut off")
+
+    with pytest.raises(StageError, match=r"^peer: cut off$"):
+        stage_into(target, serving_names({b"a": b"a"}, before_piece=cut_off))
+
+
+def test_a_peer_without_files_leaves_the_target_as_it_was(target: Path) -> None:
+    (target / "a").write_bytes(b"old")
+    with pytest.raises(NothingToStage):
+        stage_into(target, serving())
+    assert landed(target) == {b"a": b"old"}
+
+
+# Promised and received
+
+
 def test_half_fetched_file_never_takes_its_final_name(target: Path) -> None:
+    (target / "short").write_bytes(b"old")
     transport = MemoryTransport({b"/c": {b"short": MemoryFile(b"x" * 10, promised=20), b"good": MemoryFile(b"good")}})
-    with pytest.raises(IncompleteStage, match="short") as caught:
+    with pytest.raises(IncompleteStage, match="short"):
         stage_into(target, transport)
-    assert landed(target) == {b"good": b"good"}
-    assert caught.value.report is not None
-    assert [(one.name, one.error is None) for one in caught.value.report.files] == [("short", False), ("good", True)]
+    assert landed(target) == {b"good": b"good", b"short": b"old"}
+
+
+def test_an_entry_that_fails_leaves_the_others_staged_and_the_error_tells_it_all(target: Path) -> None:
+    files = {
+        b"first": MemoryFile(b"first", mtime=1),
+        b"unreadable": MemoryFile(b"x", mtime=2, error=EntryError("It can not be read.")),
+        b"short": MemoryFile(b"x", mtime=3, promised=2),
+        b"pipe": MemoryFile(mode=stat.S_IFIFO | 0o644),
+        b"last": MemoryFile(b"last one", mtime=4),
+    }
+    with pytest.raises(IncompleteStage) as caught:
+        stage_into(target, MemoryTransport({b"/c": files}), permissions=0o640)
+    assert landed(target) == {b"first": b"first", b"last": b"last one"}
+    report = caught.value.report
+    assert report is not None
+    assert (report.peer, report.transport, report.target) == ("peer", "memory", str(target))
+    assert (report.count, report.bytes) == (2, 13)
+    assert {(file.name, file.size, file.mode, file.mtime, file.error is None) for file in report.files} == {
+        ("first", 5, 0o640, 1, True),
+        ("unreadable", 1, None, 2, False),
+        ("short", 2, None, 3, False),
+        ("last", 8, 0o640, 4, True),
+    }
+    assert [refused.name for refused in report.refused] == ["pipe"]
+    assert {failed.name for failed in report.failed} == {"unreadable", "short", "pipe"}
+    assert all(failed.name in str(caught.value) for failed in report.failed)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_slot_that_is_finished_with_a_gap_fails(target: Path) -> None:
@@ -104,68 +172,170 @@ def test_a_slot_that_is_finished_with_a_gap_fails(target: Path) -> None:
         gap.write(5, [b"defgh"])
         assert list(gap.missing()) == [(3, 5)]
         gap.finish()
+        assert gap.is_finished
+        landing.commit()
+    assert landed(target) == {}
+    assert landing.files[0].error == "8 of 10 bytes arrived. Stage again once the peer is well."
+
+
+def test_bytes_that_came_twice_do_not_stand_for_those_that_are_missing(target: Path) -> None:
+    with DirectoryLanding(str(target)) as landing:
+        slot = landing.open(Entry(b"a", 6))
+        slot.write(0, [b"abc"])
+        slot.write(0, [b"abc"])
+        slot.finish()
         landing.commit()
     assert landed(target) == {}
     assert landing.files[0].error is not None
 
 
-def test_more_bytes_than_were_promised_end_the_run(target: Path) -> None:
+@pytest.mark.parametrize(("size", "offset", "data"), [(3, 1, b"abc"), (3, 3, b"a"), (0, 0, b"a"), (3, -1, b"abc")])
+def test_more_bytes_than_were_promised_end_the_run(target: Path, size: int, offset: int, data: bytes) -> None:
+    with pytest.raises(ProtocolError, match="promised"), DirectoryLanding(str(target)) as landing:
+        landing.open(Entry(b"a", size)).write(offset, [data])
+    assert landed(target) == {}
+
+
+def test_a_file_of_another_size_on_the_disk_than_arrived_is_not_published(target: Path) -> None:
     with DirectoryLanding(str(target)) as landing:
-        slot_ = landing.open(Entry(b"a", 3))
-        with pytest.raises(ProtocolError, match="promised"):
-            slot_.write(1, [b"abc"])
+        slot = landing.open(Entry(b"a", 6))
+        slot.write(0, [b"abcdef"])
+        (place,) = [path for path in private_of(target).iterdir() if path.name != "lock"]
+        os.truncate(place, 7)
+        slot.finish()
+        landing.commit()
+    assert landed(target) == {}
+    assert landing.files[0].error == "7 of 6 bytes are on the disk. Stage again."
+
+
+@pytest.mark.parametrize("name", [b"", b".", b"..", b"../a", b"a/b", b"/a", b"a\0b"])
+def test_a_name_that_leads_out_of_the_target_ends_the_run(target: Path, name: bytes) -> None:
+    with DirectoryLanding(str(target)) as landing:
+        landing.open(Entry(b"good", 0)).finish()
+        with pytest.raises(ProtocolError):
+            landing.open(Entry(name, 0))
+    assert landed(target) == {}
+    assert os.listdir(target.parent) == [target.name]
 
 
 def test_pieces_of_many_buffers_land_in_their_order(target: Path) -> None:
     pieces = [os.urandom(number % 5) for number in range(3000)]
     with DirectoryLanding(str(target)) as landing:
-        slot_ = landing.open(Entry(b"a", sum(map(len, pieces))))
-        slot_.write(0, pieces)
-        slot_.finish()
+        slot = landing.open(Entry(b"a", sum(map(len, pieces))))
+        slot.write(0, pieces)
+        slot.finish()
         landing.commit()
     assert landed(target) == {b"a": b"".join(pieces)}
 
 
-def test_interleaved_files_need_few_descriptors(tmp_path: Path) -> None:
-    target = tmp_path / "target"
-    target.mkdir()
-    code = f"""
-import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-from peerstage.landing import DirectoryLanding
-from peerstage.records import Entry
-with DirectoryLanding({str(target)!r}) as landing:
-    slots = [landing.open(Entry(b"%d" % n, 9)) for n in range(300)]
-    for at in range(0, 9, 3):
-        for slot in slots:
-            slot.write(at, [b"abc"])
-    for slot in slots:
+def test_a_disk_that_takes_less_than_it_was_given_gets_the_rest(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite, pwritev = os.pwrite, os.pwritev
+
+    def takes_three_bytes(fd: int, data: Any, offset: int) -> int:
+        return pwrite(fd, memoryview(data)[:3], offset)
+
+    def takes_the_first_buffer(fd: int, buffers: Any, offset: int) -> int:
+        return pwritev(fd, buffers[:1], offset)
+
+    monkeypatch.setattr(os, "pwrite", takes_three_bytes)
+    monkeypatch.setattr(os, "pwritev", takes_the_first_buffer)
+    with DirectoryLanding(str(target)) as landing:
+        slot = landing.open(Entry(b"a", 18))
+        slot.write(0, [b"abcdefgh"])
+        slot.write(8, [b"ij", b"klmno", b"pqr"])
         slot.finish()
-    landing.commit()
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+        landing.commit()
+    assert landed(target) == {b"a": b"abcdefghijklmnopqr"}
+
+
+def test_files_that_come_interleaved_and_backwards_land(target: Path) -> None:
+    content = {b"%d" % number: os.urandom(1000 + number) for number in range(20)}
+    with DirectoryLanding(str(target)) as landing:
+        slots = {name: landing.open(Entry(name, len(data))) for name, data in content.items()}
+        for at in range(1000, -1, -100):
+            for name, slot in slots.items():
+                slot.write(at, [content[name][at : at + 100]])
+        for slot in slots.values():
+            slot.finish()
+        landing.commit()
+    assert landed(target) == content
+
+
+def test_three_hundred_interleaved_files_need_few_descriptors(target: Path) -> None:
+    most: list[int] = []
+
+    def stage_interleaved() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        with DirectoryLanding(str(target)) as landing:
+            slots = [landing.open(Entry(b"%d" % number, 9)) for number in range(300)]
+            for at in range(0, 9, 3):
+                for slot in slots:
+                    slot.write(at, [b"abc"])
+                most.append(len(os.listdir("/proc/self/fd")))
+            for slot in slots:
+                slot.finish()
+            landing.commit()
+        assert max(most) < 64
+
+    in_a_child(stage_interleaved)
     assert landed(target) == {b"%d" % number: b"abcabcabc" for number in range(300)}
 
 
 # Modes, owners, times
 
 
-@pytest.mark.parametrize(("umask", "expected"), [(0o000, 0o777), (0o022, 0o755), (0o077, 0o700)])
-def test_the_umask_is_kept_and_set_id_bits_are_never_taken(target: Path, umask: int, expected: int) -> None:
+@contextmanager
+def masked(umask: int) -> Iterator[None]:
     before = os.umask(umask)
     try:
-        transport = MemoryTransport({b"/c": {b"a": MemoryFile(b"", stat.S_IFREG | 0o7777)}})
-        stage_into(target, transport)
+        yield
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize(("umask", "expected"), [(0o000, 0o777), (0o022, 0o755), (0o077, 0o700)])
+def test_the_umask_is_kept_and_set_id_bits_are_never_taken(target: Path, umask: int, expected: int) -> None:
+    with masked(umask):
+        stage_into(target, MemoryTransport({b"/c": {b"a": MemoryFile(b"", stat.S_IFREG | 0o7777)}}))
     assert stat.S_IMODE((target / "a").stat().st_mode) == expected
 
 
-def test_a_mode_that_the_peer_does_not_tell_is_0600(target: Path) -> None:
-    with DirectoryLanding(str(target)) as landing:
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+@pytest.mark.parametrize("permissions", [0o400, 0o644, 0o666, 0o000])
+def test_permissions_that_are_asked_for_are_given_whatever_the_umask(
+    target: Path, umask: int, permissions: int
+) -> None:
+    transport = MemoryTransport({b"/c": {b"a": MemoryFile(b"", stat.S_IFREG | 0o755), b"b": MemoryFile(b"")}})
+    with masked(umask):
+        report = stage_into(target, transport, permissions=permissions)
+    assert [stat.S_IMODE((target / name).stat().st_mode) for name in ("a", "b")] == [permissions] * 2
+    assert [file.mode for file in report.files] == [permissions] * 2
+
+
+def test_the_mode_of_the_file_that_was_there_does_not_matter(target: Path) -> None:
+    (target / "a").write_bytes(b"old")
+    (target / "a").chmod(0o4777)
+    stage_into(target, serving(a=b"new"), permissions=0o640)
+    assert stat.S_IMODE((target / "a").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_a_mode_that_the_peer_does_not_tell_is_0600(target: Path, umask: int) -> None:
+    with masked(umask), DirectoryLanding(str(target)) as landing:
         landing.open(Entry(b"a", 0)).finish()
         landing.commit()
     assert stat.S_IMODE((target / "a").stat().st_mode) == 0o600
+
+
+def test_ownership_is_given_to_every_file_and_to_nothing_else(target: Path) -> None:
+    (target / "other").write_bytes(b"other")
+    (target / "a").symlink_to("other")
+    before = ids_of(target), ids_of(target / "other")
+    wanted = Ownership(12345, 12345) if os.geteuid() == 0 else Ownership(os.getuid(), os.getgid())
+    stage_into(target, serving(a=b"a", b=b"b"), ownership=wanted, permissions=0o640)
+    assert [ids_of(target / name) for name in ("a", "b")] == [tuple(wanted)] * 2
+    assert [stat.S_IMODE((target / name).stat().st_mode) for name in ("a", "b")] == [0o640] * 2
+    assert (ids_of(target), ids_of(target / "other")) == before
 
 
 def test_ownership_that_is_refused_publishes_nothing(public_path: Path) -> None:
@@ -173,57 +343,128 @@ def test_ownership_that_is_refused_publishes_nothing(public_path: Path) -> None:
     target.mkdir()
     target.chmod(0o777)
     (target / "a").write_bytes(b"old")
-    (target / "a").chmod(0o666)
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            if os.geteuid() == 0:
-                os.setgid(65534)
-                os.setuid(65534)
-            stage_into(target, serving(a=b"new", b=b"b"), ownership=(0, 0))
-        except LandingError as exc:
-            os.write(writing, str(exc.errno).encode())
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
-    os.close(writing)
-    with os.fdopen(reading) as told:
-        assert told.read() == str(errno.EPERM)
+
+    def refused() -> None:
+        with pytest.raises(LandingError, match="leave ownership out") as caught:
+            stage_into(target, serving(a=b"new", b=b"b"), ownership=Ownership(0, 0))
+        assert caught.value.errno == errno.EPERM
+        assert not caught.value.transient
+
+    in_a_child(refused, user=NOBODY)
     assert landed(target) == {b"a": b"old"}
 
 
-def test_times_are_kept_to_the_second_if_asked(target: Path) -> None:
-    stage_into(target, MemoryTransport({b"/c": {b"a": MemoryFile(b"", mtime=2**32 - 1)}}), preserve_times=True)
-    assert (target / "a").stat().st_mtime == 2**32 - 1
+def test_a_target_that_this_user_may_not_write_to_is_refused(public_path: Path) -> None:
+    target = public_path / "target"
+    target.mkdir(mode=0o555)
+
+    def refused() -> None:
+        with pytest.raises(LandingError, match="right to write") as caught:
+            stage_into(target, serving(a=b"new"))
+        assert caught.value.errno == errno.EACCES
+        assert caught.value.peer == "peer"
+
+    in_a_child(refused, user=NOBODY)
+    assert landed(target) == {}
+
+
+@pytest.mark.parametrize("mtime", [0, 1_600_000_000, 2**32 - 1])
+def test_times_are_kept_to_the_second_if_asked(target: Path, mtime: int) -> None:
+    stage_into(target, MemoryTransport({b"/c": {b"a": MemoryFile(b"a", mtime=mtime)}}), preserve_times=True)
+    assert (target / "a").stat().st_mtime == mtime
+
+
+def test_times_are_those_of_the_staging_if_not_asked_or_not_known(target: Path) -> None:
+    stage_into(target, serving(a=b"a"))
+    with DirectoryLanding(str(target), preserve_times=True) as landing:
+        landing.open(Entry(b"b", 0)).finish()
+        landing.commit()
+    assert all((target / name).stat().st_mtime > 1_600_000_000 for name in ("a", "b"))
 
 
 @pytest.mark.parametrize("durable", [True, False])
-@pytest.mark.parametrize("count", [1, durability.FEW + 1])
-def test_files_land_with_and_without_waiting_for_the_disk(target: Path, durable: bool, count: int) -> None:
-    files = {f"file{number}": b"x" * number for number in range(count)}
-    stage_into(target, serving(**files), durable=durable)
-    assert landed(target) == {os.fsencode(name): data for name, data in files.items()}
+@pytest.mark.parametrize("count", [1, durability.FEW, durability.FEW + 1])
+def test_the_data_is_on_the_disk_before_the_first_name_and_the_names_are_before_the_return(
+    target: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, count: int
+) -> None:
+    steps: list[str] = []
+    fsync, syncfs, rename = os.fsync, durability.syncfs, os.rename
+
+    def noting_fsync(fd: int) -> None:
+        steps.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "data")
+        fsync(fd)
+
+    def noting_syncfs(fd: int) -> None:
+        steps.append("all data")
+        syncfs(fd)
+
+    def noting_rename(*arguments: Any, **options: Any) -> None:
+        steps.append("name")
+        rename(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", noting_fsync)
+        patch.setattr(durability, "syncfs", noting_syncfs)
+        patch.setattr(os, "rename", noting_rename)
+        files = {b"file%d" % number: b"x" * number for number in range(count)}
+        stage_into(target, serving_names(files), durable=durable)
+    assert landed(target) == files
+    names = ["name"] * count
+    if not durable:
+        assert steps == names
+    elif count > durability.FEW and durability.has_syncfs():
+        assert steps == ["all data", *names, "directory"]
+    else:
+        assert steps == [*["data"] * count, *names, "directory"]
 
 
 # Going on
 
 
-def test_a_second_pull_fetches_only_what_is_missing(target: Path) -> None:
+class LosesTheConnection(MemoryTransport):
+    """Is cut off once, after so many bytes."""
+
+    def __init__(self, files: dict[bytes, MemoryFile], after: int) -> None:
+        self.pieces: list[int] = []
+        self._after = after
+        super().__init__({b"/c": files}, piece=1000, before_piece=self._cut)
+
+    def _cut(self, written: int) -> None:
+        if written >= self._after:
+            self._after = 1 << 60
+            raise ConnectionLost("It is gone.")
+        self.pieces.append(written)
+
+
+def test_a_second_pull_on_the_same_landing_fetches_only_what_is_missing(target: Path) -> None:
+    content = {name: os.urandom(5000) for name in (b"a", b"b", b"c")}
+    transport = LosesTheConnection({name: MemoryFile(data, mtime=1) for name, data in content.items()}, after=7000)
     with DirectoryLanding(str(target)) as landing:
-        entry = Entry(b"a", 6, 0o644, 1)
-        landing.open(entry).write(0, [b"abc"])
-        again = landing.open(entry)
-        assert list(again.missing()) == [(3, 6)]
-        assert landing.resumed_bytes == 3
-        again.write(3, [b"def"])
-        again.finish()
+        with pytest.raises(ConnectionLost):
+            transport.pull(b"/c", landing)
+        transport.pull(b"/c", landing)
+        assert landing.resumed_bytes == 7000
+        assert len(transport.pieces) == 15
         landing.commit()
-    assert landed(target) == {b"a": b"abcdef"}
+    assert landed(target) == content
+
+
+def test_a_file_that_another_one_has_replaced_meanwhile_starts_anew(target: Path) -> None:
+    files = {name: MemoryFile(name * 5000, mtime=1) for name in (b"a", b"b", b"c")}
+    transport = LosesTheConnection(files, after=7000)
+    with DirectoryLanding(str(target)) as landing:
+        with pytest.raises(ConnectionLost):
+            transport.pull(b"/c", landing)
+        transport.directories[b"/c"][b"a"] = MemoryFile(b"A" * 4000, mtime=1)
+        transport.directories[b"/c"][b"b"] = MemoryFile(b"B" * 5000, mtime=2)
+        transport.pull(b"/c", landing)
+        assert landing.resumed_bytes == 0
+        landing.commit()
+    assert landed(target) == {b"a": b"A" * 4000, b"b": b"B" * 5000, b"c": b"c" * 5000}
 
 
 @pytest.mark.parametrize("changed", [Entry(b"a", 7, 0o644, 1), Entry(b"a", 6, 0o644, 2)])
-def test_a_file_that_is_another_one_by_then_starts_anew(target: Path, changed: Entry) -> None:
+def test_a_slot_is_another_one_if_size_or_time_changed(target: Path, changed: Entry) -> None:
     with DirectoryLanding(str(target)) as landing:
         landing.open(Entry(b"a", 6, 0o644, 1)).write(0, [b"abc"])
         again = landing.open(changed)
@@ -234,146 +475,29 @@ def test_a_file_that_is_another_one_by_then_starts_anew(target: Path, changed: E
     assert landed(target) == {b"a": b"z" * changed.size}
 
 
-# Disks
+def test_a_file_of_unknown_time_is_not_continued_unless_it_was_complete(target: Path) -> None:
+    with DirectoryLanding(str(target)) as landing:
+        landing.open(Entry(b"half", 6)).write(0, [b"abc"])
+        whole = landing.open(Entry(b"whole", 3))
+        whole.write(0, [b"abc"])
+        whole.finish()
+        assert landing.open(Entry(b"whole", 3)).is_finished
+        half = landing.open(Entry(b"half", 6))
+        assert list(half.missing()) == [(0, 6)]
+        half.write(0, [b"ABCDEF"])
+        half.finish()
+        landing.commit()
+    assert landed(target) == {b"half": b"ABCDEF", b"whole": b"abc"}
 
 
-def test_no_room_is_said_before_the_first_read(tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "small", "size=1m") as target:
-        (target / "old").write_bytes(b"old")
-        begun: list[int] = []
-        files = {b"big": MemoryFile(b"x" * 2 * MIB)}
-        with pytest.raises(LandingError, match="bytes are to come") as caught:
-            stage_into(target, MemoryTransport({b"/c": files}, before_piece=begun.append))
-        assert begun == []
-        assert caught.value.errno == errno.ENOSPC
-        assert landed(target) == {b"old": b"old"}
-
-
-def test_no_inodes_are_said_before_the_first_read(tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "few", "size=8m,nr_inodes=20") as target:
-        with pytest.raises(LandingError, match="inodes are free"):
-            stage_into(target, serving(**{f"f{number}": b"" for number in range(40)}))
-        assert landed(target) == {}
-
-
-def test_a_disk_that_fills_up_meanwhile_leaves_the_old_file(tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "small", "size=1m") as target:
-        (target / "a").write_bytes(b"old")
-
-        def fill(written: int) -> None:
-            if written == 0:
-                with pytest.raises(OSError, match="No space"):
-                    (target / "filler").write_bytes(b"x" * 2 * MIB)
-
-        files = {b"a": MemoryFile(b"x" * (MIB // 2))}
-        with pytest.raises(LandingError, match="Make room") as caught:
-            stage_into(target, MemoryTransport({b"/c": files}, before_piece=fill))
-        assert not caught.value.transient
-        (target / "filler").unlink()
-        assert landed(target) == {b"a": b"old"}
-
-
-def test_a_disk_that_runs_out_of_inodes_meanwhile_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "few", "size=8m,nr_inodes=12") as target:
-
-        def take_inodes(written: int) -> None:
-            if written == 0:
-                for number in range(12):
-                    try:
-                        (target / f"taken{number}").touch()
-                    except OSError:
-                        return
-
-        files = {b"f%d" % number: MemoryFile(b"x") for number in range(3)}
-        with pytest.raises(LandingError):
-            stage_into(target, MemoryTransport({b"/c": files}, before_piece=take_inodes))
-        assert not [name for name in os.listdir(target) if name.startswith((".peerstage", "f"))]
-
-
-def test_a_read_only_target_is_refused(tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "ro", "size=1m,ro") as target, pytest.raises(LandingError, match="writable"):
-        stage_into(target, serving(a=b"a"))
-
-
-def test_a_target_that_is_renamed_meanwhile_is_followed_by_its_descriptor(tmp_path: Path) -> None:
-    target, moved = tmp_path / "target", tmp_path / "moved"
-    target.mkdir()
-
-    def move(written: int) -> None:
-        target.rename(moved)
-        target.mkdir()
-
-    stage_into(target, MemoryTransport({b"/c": {b"a": MemoryFile(b"a")}}, before_piece=move))
+def test_a_slot_that_has_failed_stays_failed(target: Path) -> None:
+    entry = Entry(b"a", 3, 0o644, 1)
+    with DirectoryLanding(str(target)) as landing:
+        landing.open(entry).fail(EntryError("first"))
+        again = landing.open(entry)
+        assert again.is_finished
+        again.fail(EntryError("second"))
+        again.finish()
+        landing.commit()
     assert landed(target) == {}
-    assert landed(moved) == {b"a": b"a"}
-
-
-def test_a_target_that_is_removed_meanwhile_is_not_made_again(tmp_path: Path) -> None:
-    target = tmp_path / "target"
-    target.mkdir()
-
-    def remove(written: int) -> None:
-        subprocess.run(["rm", "-r", str(target)], check=True)
-
-    with pytest.raises(LandingError, match="removed"):
-        stage_into(target, MemoryTransport({b"/c": {b"a": MemoryFile(b"a")}}, before_piece=remove))
-    assert not target.exists()
-
-
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        (slot.os, "pwrite"),
-        (landing_directory.os, "fsync"),
-        (landing_directory.os, "rename"),
-        (landing_directory.os, "fchmod"),
-    ],
-)
-def test_a_disk_that_fails_leaves_the_old_file(
-    target: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, code: int
-) -> None:
-    (target / "a").write_bytes(b"old")
-
-    def fail(*arguments: Any, **options: Any) -> None:
-        raise OSError(code, os.strerror(code))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, name, fail)
-        with pytest.raises(LandingError) as caught:
-            stage_into(target, serving(a=b"new"))
-    assert (caught.value.errno, caught.value.transient) == (code, False)
-    assert str(target) in str(caught.value)
-    assert landed(target) == {b"a": b"old"}
-
-
-def test_a_syncfs_that_fails_publishes_nothing(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(fd: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(durability, "syncfs", fail)
-    with pytest.raises(LandingError):
-        stage_into(target, serving(**{f"f{number}": b"x" for number in range(durability.FEW + 1)}))
-    assert landed(target) == {}
-
-
-def test_a_name_that_the_file_system_refuses_is_that_entry_s_error(target: Path) -> None:
-    files = {b"x" * 256: MemoryFile(b"x"), b"good": MemoryFile(b"good")}
-    with pytest.raises(IncompleteStage, match="refuses the name"):
-        stage_into(target, MemoryTransport({b"/c": files}))
-    assert landed(target) == {b"good": b"good"}
-
-
-def test_ownership_is_set_by_descriptor_not_by_name(target: Path) -> None:
-    if os.geteuid() == 0:
-        stage_into(target, serving(a=b"a"), ownership=Ownership(12345, 54321))
-        found = (target / "a").stat()
-        assert (found.st_uid, found.st_gid) == (12345, 54321)
-    else:
-        stage_into(target, serving(a=b"a"), ownership=Ownership(-1, -1))
-        assert (target / "a").stat().st_uid == os.getuid()
-
-
-def test_sweep_of_what_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(LandingError, match="swept"):
-        sweep(tmp_path / "missing")
+    assert [file.error for file in landing.files] == ["first"]

@@ -1,4 +1,7 @@
-"""SIGKILL at 100 instants: each name is the old file or the complete new one, and the next run finishes."""
+"""SIGKILL at any instant: each name is the old file or the complete new one, and the next run finishes.
+
+Kills by the clock hit wherever the time goes; kills by the step hit between any two things that are done to the disk.
+"""
 
 from __future__ import annotations
 
@@ -6,67 +9,126 @@ import hashlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from peerstage.staging import stage
-from peerstage.testing.memory import MemoryFile, MemoryTransport
+import pytest
+from landing_cases import serving_names, stage_into
+
+from peerstage.landing import durability
+from peerstage.testing.contract import landed
 
 INSTANTS = 100
-NAMES = [b"file-%02d" % number for number in range(40)]
+#: What the landing does to the disk.
+STEPS = ("mkdir", "open", "pwrite", "close", "fchmod", "fchown", "utime", "fsync", "rename", "unlink", "rmdir")
 
 
-def content(name: bytes, generation: bytes) -> bytes:
-    return hashlib.sha256(name + generation).digest() * 2048
+def generation(names: list[bytes], which: bytes, size: int) -> dict[bytes, bytes]:
+    return {name: hashlib.sha256(name + which).digest() * (size // 32) for name in names}
 
 
-OLD = {name: content(name, b"old") for name in NAMES}
-NEW = {name: content(name, b"new") for name in NAMES}
-
-
-def run(target: Path) -> None:
-    """One stage of the new files."""
-    files = {name: MemoryFile(data, mtime=1) for name, data in NEW.items()}
-    stage(MemoryTransport({b"/c": files}, piece=4096), b"/c", str(target))
-
-
-def in_a_child(target: Path, kill_after: float | None) -> float:
-    """Stage in a forked child, killed after a while; return how long it ran."""
+def in_a_process(run: Callable[[], object], *, kill_after: float | None = None) -> tuple[float, bool]:
+    """Call *run* in a forked process, killed after a while; return for how long it ran, and whether it was killed."""
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
         try:
-            run(target)
+            run()
         finally:
             os._exit(0)
     if kill_after is not None:
         time.sleep(kill_after)
         os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return time.monotonic() - started
+    _, status = os.waitpid(pid, 0)
+    return time.monotonic() - started, os.WIFSIGNALED(status)
 
 
-def make_old(target: Path) -> None:
-    for name, data in OLD.items():
+def make_old(target: Path, old: dict[bytes, bytes]) -> None:
+    for name, data in old.items():
         (target / os.fsdecode(name)).write_bytes(data)
 
 
-def test_a_run_that_is_killed_at_any_instant_leaves_each_name_old_or_complete(target: Path) -> None:
-    make_old(target)
-    whole = sorted(in_a_child(target, None) for _ in range(5))[2]
-    seen = set()
+def phase_of(target: Path, old: dict[bytes, bytes], new: dict[bytes, bytes]) -> str:
+    """Check that every name is whole, and return how far the run had come."""
+    found = landed(target)
+    left = [name for name in found if name not in new]
+    assert len(left) <= 1
+    assert all(name.startswith(b".peerstage-") for name in left)
+    assert [name for name in new if found[name] not in (old[name], new[name])] == [], "there is a half file"
+    replaced = [found[name] == new[name] for name in new]
+    if not any(replaced):
+        return "before, with temporaries" if left else "untouched"
+    if not all(replaced):
+        return "some names"
+    return "all names, with temporaries" if left else "done"
+
+
+def test_a_run_that_is_killed_at_any_of_100_instants_leaves_each_name_old_or_complete(quick_target: Path) -> None:
+    names = [b"file-%02d" % number for number in range(60)]
+    old, new = generation(names, b"old", 65536), generation(names, b"new", 65536)
+
+    def run() -> None:
+        stage_into(quick_target, serving_names(new, piece=8192))
+
+    make_old(quick_target, old)
+    whole = sorted(in_a_process(run)[0] for _ in range(7))[3]
+    seen: dict[str, int] = {}
     for instant in range(INSTANTS):
-        make_old(target)
-        in_a_child(target, whole * 2 * instant / INSTANTS)
-        state = []
-        for name in NAMES:
-            data = (target / os.fsdecode(name)).read_bytes()
-            assert data in (OLD[name], NEW[name]), f"{name!r} is half there after {instant} of {INSTANTS}"
-            state.append(data == NEW[name])
-        left = [entry for entry in os.listdir(target) if os.fsencode(entry) not in NEW]
-        assert all(entry.startswith(".peerstage-") for entry in left)
-        assert len(left) <= 1
-        seen.add("all new" if all(state) else "some new" if any(state) else "temporaries" if left else "untouched")
-        if instant % 10 == 9:
-            run(target)
-            assert {os.fsencode(path.name): path.read_bytes() for path in target.iterdir()} == NEW
-    assert {"temporaries", "all new"} <= seen, "the kills have to hit before and after the publication"
+        make_old(quick_target, old)
+        in_a_process(run, kill_after=whole * 1.5 * instant / INSTANTS)
+        phase = phase_of(quick_target, old, new)
+        seen[phase] = seen.get(phase, 0) + 1
+        if instant % 5 == 4:
+            run()
+            assert landed(quick_target) == new
+    before = seen.get("untouched", 0) + seen.get("before, with temporaries", 0)
+    assert sum(seen.values()) == INSTANTS
+    assert before, f"no kill hit before the publication: {seen}"
+    assert seen.get("before, with temporaries", 0), f"no kill hit while files came: {seen}"
+    assert before < INSTANTS, f"no kill hit after the publication had begun: {seen}"
+
+
+class KilledBefore:
+    """Ends the process without a word before the *number*-th thing that is done to the disk."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.count = 0
+
+    def wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            if self.count == self.number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.count += 1
+            return original(*arguments, **options)
+
+        return counted
+
+
+@pytest.mark.parametrize("count", [3, durability.FEW + 1])
+def test_a_run_that_is_killed_between_any_two_steps_leaves_each_name_old_or_complete(
+    quick_target: Path, count: int
+) -> None:
+    names = [b"file-%02d" % number for number in range(count)]
+    old, new = generation(names, b"old", 64), generation(names, b"new", 96)
+    seen, step, killed = [], 0, True
+
+    def run_killed_before_the_step() -> None:
+        kill = KilledBefore(step)
+        for name in STEPS:
+            setattr(os, name, kill.wrap(getattr(os, name)))
+        durability.syncfs = kill.wrap(durability.syncfs)
+        stage_into(quick_target, serving_names(new, piece=40), preserve_times=True)
+
+    while killed:
+        make_old(quick_target, old)
+        _, killed = in_a_process(run_killed_before_the_step)
+        seen.append(phase_of(quick_target, old, new))
+        stage_into(quick_target, serving_names(new), durable=False)
+        assert landed(quick_target) == new
+        step += 1
+    order = ["untouched", "before, with temporaries", "some names", "all names, with temporaries", "done"]
+    assert [phase for at, phase in enumerate(seen) if phase not in seen[:at]] == order
+    assert seen.count("some names") == count - 1
+    assert step > 10 * count

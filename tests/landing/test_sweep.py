@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-import subprocess
-import sys
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from landing_cases import NOBODY, in_a_child, may_mount, private_of, serving, serving_names, stage_into
 
 from peerstage import sweep
+from peerstage.errors import LandingError
 from peerstage.landing import DirectoryLanding
+from peerstage.landing import private as private_module
 from peerstage.landing.private import sweep_directory
 from peerstage.records import Entry
-from peerstage.staging import stage
 from peerstage.testing.contract import landed
-from peerstage.testing.memory import MemoryFile, MemoryTransport
+from support.filesystems import tmpfs
 
 
-def leave_behind(target: Path) -> str:
-    """Let a run into *target* be killed in its middle; return the name of what it left."""
+def leave_behind(target: Path) -> Path:
+    """Let a run into *target* be killed in its middle; return what it left."""
+    before = set(os.listdir(target))
     pid = os.fork()
     if pid == 0:
         landing = DirectoryLanding(str(target))
@@ -29,89 +34,368 @@ def leave_behind(target: Path) -> str:
         landing.open(Entry(b"a", 6)).write(0, [b"abc"])
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    (left,) = [path.name for path in target.iterdir() if path.name.startswith(".peerstage-")]
-    return left
+    (left,) = set(os.listdir(target)) - before
+    assert sorted(os.listdir(target / left)) == ["0", "lock"]
+    return target / left
 
 
-def test_the_next_run_removes_what_a_killed_one_left(target: Path) -> None:
-    leave_behind(target)
-    stage(MemoryTransport({b"/c": {b"a": MemoryFile(b"a")}}), b"/c", str(target))
-    assert landed(target) == {b"a": b"a"}
+@contextmanager
+def running(target: Path) -> Iterator[Path]:
+    """A run into *target* by a process that lives as long as the block; its private directory."""
+    started, done = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(done[1])
+            with DirectoryLanding(str(target)) as landing:
+                slot = landing.open(Entry(b"a", 3))
+                slot.write(0, [b"abc"])
+                os.write(started[1], os.fsencode(private_of(target).name))
+                os.read(done[0], 1)
+                slot.finish()
+                landing.commit()
+        finally:
+            os._exit(0)
+    try:
+        yield target / os.fsdecode(os.read(started[0], 100))
+    finally:
+        for fd in (*started, *done):
+            os.close(fd)
+        os.waitpid(pid, 0)
 
 
-def test_sweep_finds_leftovers_in_whichever_day_s_directory_they_lie(tmp_path: Path) -> None:
-    days = [tmp_path / "2026" / "11" / day / "db1" for day in ("21", "22", "23")]
-    for day in days:
-        day.mkdir(parents=True)
-        (day / "staged").write_bytes(b"staged")
-    expected = [str(day / leave_behind(day)) for day in days[:2]]
-    assert sorted(sweep(tmp_path)) == sorted(expected)
-    assert [landed(day) for day in days] == [{b"staged": b"staged"}] * 3
-    assert sweep(str(tmp_path)) == []
-
-
-def test_a_run_that_lives_is_not_swept(target: Path) -> None:
-    with DirectoryLanding(str(target)) as landing:
-        slot = landing.open(Entry(b"a", 1))
-        slot.write(0, [b"a"])
-        code = f"from peerstage import sweep; print(sweep({str(target)!r}))"
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert out.stdout.strip() == "[]"
-        slot.finish()
-        landing.commit()
-    assert landed(target) == {b"a": b"a"}
-
-
-def test_what_only_looks_like_ours_is_left_alone(target: Path, tmp_path: Path) -> None:
-    precious = tmp_path / "precious"
-    precious.mkdir()
-    (precious / "lock").write_bytes(b"precious")
-    (target / ".peerstage-link").symlink_to(precious)
-    (target / ".peerstage-file").write_bytes(b"file")
-    foreign = target / ".peerstage-foreign"
-    foreign.mkdir()
-    (foreign / "lock").touch()
-    if os.geteuid() == 0:
-        os.chown(foreign, 12345, 12345)
-    assert sweep(target) == ([] if os.geteuid() == 0 else [str(foreign)])
-    assert (precious / "lock").read_bytes() == b"precious"
-    assert (target / ".peerstage-link").is_symlink()
-    assert (target / ".peerstage-file").exists()
-
-
-def test_links_in_a_leftover_are_removed_not_followed(target: Path, tmp_path: Path) -> None:
-    (tmp_path / "precious").write_bytes(b"precious")
-    left = target / leave_behind(target)
-    (left / "planted").symlink_to(tmp_path / "precious")
-    assert sweep(target) == [str(left)]
-    assert (tmp_path / "precious").read_bytes() == b"precious"
-
-
-def test_a_leftover_without_a_lock_is_removed_only_if_it_is_empty(target: Path) -> None:
-    (target / ".peerstage-empty").mkdir()
-    (target / ".peerstage-full").mkdir()
-    (target / ".peerstage-full" / "0").touch()
+def swept(target: Path) -> list[str]:
+    """Sweep *target* alone, as the next run does."""
     fd = os.open(target, os.O_RDONLY)
     try:
-        assert sweep_directory(fd) == [".peerstage-empty"]
+        return sweep_directory(fd)
     finally:
         os.close(fd)
 
 
-@pytest.mark.parametrize("workers", [6])
-def test_runs_and_sweeps_at_once_do_not_disturb_each_other(target: Path, workers: int) -> None:
-    def work(number: int) -> int:
-        if number % 3 == 2:
-            for _ in range(20):
-                sweep(target)
-            return 0
-        done = 0
-        for turn in range(10):
-            name = b"%d-%d" % (number, turn)
-            stage(MemoryTransport({b"/c": {name: MemoryFile(name)}}), b"/c", str(target), durable=False)
-            done += 1
-        return done
+# Leftovers
 
-    with ThreadPoolExecutor(workers) as pool:
-        assert sum(pool.map(work, range(workers))) == 40
-    assert landed(target) == {b"%d-%d" % (n, t): b"%d-%d" % (n, t) for n in (0, 1, 3, 4) for t in range(10)}
+
+def test_the_next_run_removes_what_a_killed_one_left(target: Path) -> None:
+    leave_behind(target)
+    stage_into(target, serving(b=b"b"))
+    assert landed(target) == {b"b": b"b"}
+
+
+def test_the_next_run_removes_it_even_if_it_fails_itself(target: Path) -> None:
+    leave_behind(target)
+
+    def cut_off(written: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage_into(target, serving_names({b"b": b"b"}, before_piece=cut_off))
+    assert landed(target) == {}
+
+
+def test_what_several_killed_runs_left_is_removed_at_once(target: Path) -> None:
+    (target / "staged").write_bytes(b"staged")
+    with running(target):
+        (target / ".peerstage-00000001").mkdir()
+    names = {leave_behind(target).name}
+    os.mkdir(target / ".peerstage-00000002")
+    assert set(swept(target)) == names | {".peerstage-00000002"}
+    assert landed(target) == {b"a": b"abc", b"staged": b"staged", b".peerstage-00000001": b"<not a regular file>"} or (
+        b".peerstage-00000001" not in landed(target)
+    )
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_sweep_finds_leftovers_in_whichever_day_s_directory_they_lie(
+    tmp_path: Path, as_path: Callable[[Path], str | Path]
+) -> None:
+    pool = tmp_path / "pool"
+    days = [pool, *(pool / "2026" / "11" / day / "db1" for day in ("21", "22", "23"))]
+    for day in days:
+        day.mkdir(parents=True, exist_ok=True)
+        (day / "staged").write_bytes(b"staged")
+    expected = [str(leave_behind(day)) for day in days[:3]]
+    assert sorted(sweep(as_path(pool))) == sorted(expected)
+    assert [landed(day) for day in days[1:]] == [{b"staged": b"staged"}] * 3
+    assert sorted(os.listdir(pool)) == ["2026", "staged"]
+    assert sweep(as_path(pool)) == []
+
+
+def test_sweep_follows_the_root_and_no_link_below_it(tmp_path: Path) -> None:
+    pool, elsewhere = tmp_path / "pool", tmp_path / "elsewhere"
+    for path in (pool, elsewhere):
+        path.mkdir()
+    (pool / "link").symlink_to(elsewhere)
+    (tmp_path / "root").symlink_to(pool)
+    left, other = leave_behind(pool), leave_behind(elsewhere)
+    assert sweep(tmp_path / "root") == [str(tmp_path / "root" / left.name)]
+    assert other.is_dir()
+    assert os.listdir(pool) == ["link"]
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_sweep_of_what_is_no_directory_is_an_error(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LandingError, match=f"{kind}: It can not be swept"):
+        sweep(tmp_path / kind)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_two_sweeps_of_a_missing_root_at_once_are_two_errors(tmp_path: Path) -> None:
+    def attempt(number: int) -> str:
+        with pytest.raises(LandingError) as caught:
+            sweep(tmp_path / "missing")
+        return str(caught.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert len([told for told in pool.map(attempt, range(2)) if "can not be swept" in told]) == 2
+    assert not (tmp_path / "missing").exists()
+
+
+# Runs that live
+
+
+def test_a_run_that_lives_in_another_process_is_not_swept(target: Path) -> None:
+    with running(target) as private:
+        assert sweep(target) == []
+        assert swept(target) == []
+        stage_into(target, serving(b=b"b"))
+        assert sorted(os.listdir(private)) == ["0", "lock"]
+    assert landed(target) == {b"a": b"abc", b"b": b"b"}
+
+
+def test_a_run_that_lives_in_this_process_is_not_swept(target: Path) -> None:
+    with DirectoryLanding(str(target)) as landing:
+        serving(a=b"a").pull(b"/c", landing)
+        assert sweep(target) == []
+        stage_into(target, serving(b=b"b"))
+        landing.commit()
+    assert landed(target) == {b"a": b"a", b"b": b"b"}
+
+
+def test_what_lies_beside_a_run_that_lives_is_swept(target: Path) -> None:
+    left = leave_behind(target)
+    with DirectoryLanding(str(target)) as landing:  # sweeps as it begins
+        assert not left.exists()
+        left = leave_behind(target)
+        assert sweep(target) == [str(left)]
+        serving(a=b"a").pull(b"/c", landing)
+        landing.commit()
+    assert landed(target) == {b"a": b"a"}
+
+
+def test_a_lock_is_gone_with_the_process_that_held_it(target: Path) -> None:
+    lock = leave_behind(target) / "lock"
+    assert lock.stat().st_size == 0
+    assert len(sweep(target)) == 1
+
+
+# What is not ours
+
+
+def test_a_link_of_our_name_is_left_alone_and_not_followed(target: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    for name in ("lock", "0"):
+        (precious / name).write_bytes(b"precious")
+    (target / ".peerstage-deadbeef").symlink_to(precious)
+    assert sweep(target) == []
+    assert landed(precious) == {b"lock": b"precious", b"0": b"precious"}
+    assert (target / ".peerstage-deadbeef").is_symlink()
+
+
+def test_a_file_and_a_fifo_of_our_name_are_left_alone(target: Path) -> None:
+    (target / ".peerstage-00000000").write_bytes(b"file")
+    os.mkfifo(target / ".peerstage-11111111")
+    assert sweep(target) == []
+    stage_into(target, serving(a=b"a"))
+    assert sorted(os.listdir(target)) == [".peerstage-00000000", ".peerstage-11111111", "a"]
+
+
+def test_another_user_s_leftover_is_left_alone(public_path: Path) -> None:
+    if os.geteuid() != 0:
+        raise RuntimeError("Only root can make files of two users: run the tests as root.")
+    target = public_path / "target"
+    target.mkdir()
+    target.chmod(0o777)
+    mine = leave_behind(target)
+    mine.chmod(0o777)
+    (mine / "lock").chmod(0o666)
+    in_a_child(lambda: sweep(target) == [] or pytest.fail("root's leftover was swept"), user=NOBODY)
+    assert sorted(os.listdir(mine)) == ["0", "lock"]
+    os.chown(mine, NOBODY, NOBODY)
+    assert sweep(target) == []
+    assert sorted(os.listdir(mine)) == ["0", "lock"]
+
+
+def test_links_in_a_leftover_are_removed_and_not_followed(target: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    left = leave_behind(target)
+    (left / "planted").symlink_to(tmp_path / "precious")
+    (left / "directory").symlink_to(tmp_path)
+    os.link(tmp_path / "precious", left / "hard")
+    assert sweep(target) == [str(left)]
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_a_lock_that_is_a_link_locks_nothing_and_the_directory_stays(target: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    left = leave_behind(target)
+    (left / "lock").unlink()
+    (left / "lock").symlink_to(tmp_path / "precious")
+    assert sweep(target) == []
+    assert sorted(os.listdir(left)) == ["0", "lock"]
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_a_directory_of_our_name_without_a_lock_is_removed_only_if_it_is_empty(target: Path) -> None:
+    (target / ".peerstage-empty").mkdir()
+    (target / ".peerstage-full").mkdir()
+    (target / ".peerstage-full" / "0").touch()
+    assert swept(target) == [".peerstage-empty"]
+    assert os.listdir(target / ".peerstage-full") == ["0"]
+
+
+def test_what_can_not_be_removed_is_said_and_does_not_stop_the_sweep(
+    target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck = leave_behind(target)
+    (stuck / "directory").mkdir()
+    (stuck / "directory" / "file").touch()
+    other = target / "other"
+    other.mkdir()
+    left = leave_behind(other)
+    with caplog.at_level(logging.WARNING, "peerstage.landing"):
+        assert sweep(target) == [str(left)]
+        stage_into(target, serving(a=b"a"))
+    assert stuck.name in caplog.text
+    assert landed(target)[b"a"] == b"a"
+    assert "lock" in os.listdir(stuck), "it can still be told from a foreign directory"
+
+
+@may_mount
+def test_a_file_system_that_has_become_read_only_stops_neither_sweep_nor_clean_up(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "disk", "size=1m") as target:
+        leave_behind(target)
+        os.system(f"mount -o remount,ro {target}")
+        assert sweep(tmp_path) == []
+        os.system(f"mount -o remount,rw {target}")
+        assert len(sweep(tmp_path)) == 1
+
+
+# At once
+
+
+def test_a_name_that_is_taken_is_not_used(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (target / ".peerstage-00000000").write_bytes(b"file")
+    tokens = iter(["00000000", "00000000", "11111111"])
+    monkeypatch.setattr(private_module.secrets, "token_hex", lambda size: next(tokens))
+    stage_into(target, serving(a=b"a"))
+    assert landed(target) == {b".peerstage-00000000": b"file", b"a": b"a"}
+
+
+@pytest.mark.parametrize("step", ["mkdir", "open", "flock"])
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_sweep_right_between_two_steps_of_a_start_does_not_stop_the_run(
+    target: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    module = private_module.fcntl if step == "flock" else os
+    original, times = getattr(module, step), iter(range(100))
+
+    def then_swept(path: object, *arguments: object, **options: object) -> object:
+        if step == "flock" and next(times) == 0:
+            with monkeypatch.context() as patch:
+                patch.setattr(module, step, original)
+                swept(target)
+            return original(path, *arguments, **options)
+        result = original(path, *arguments, **options)
+        if str(path).startswith(".peerstage-") and next(times) == 0:
+            with monkeypatch.context() as patch:
+                patch.setattr(module, step, original)
+                assert len(swept(target)) == 1
+        return result
+
+    monkeypatch.setattr(module, step, then_swept)
+    stage_into(target, serving(a=b"a"))
+    assert landed(target) == {b"a": b"a"}
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_two_runs_into_one_target_at_once_both_succeed(target: Path, kind: str) -> None:
+    both = threading.Barrier(2, timeout=20)
+    ready, go = os.pipe(), os.pipe()
+
+    def run(number: int) -> None:
+        def meet(written: int) -> None:
+            if written == 0 and kind == "threads":
+                both.wait()
+            elif written == 0:
+                os.write(ready[1], b".")
+                os.read(go[0], 1)
+
+        files = {b"own%d" % number: b"%d" % number * 1000, b"common": b"%d" % number * 1000}
+        stage_into(target, serving_names(files, before_piece=meet))
+
+    if kind == "threads":
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(run, range(2)))
+    else:
+        with ThreadPoolExecutor(2) as pool:  # each waits for a process
+            runs = [pool.submit(in_a_child, lambda number=number: run(number)) for number in range(2)]
+            for _ in runs:
+                os.read(ready[0], 1)
+            os.write(go[1], b"..")
+            for one in runs:
+                one.result()
+    for fd in (*ready, *go):
+        os.close(fd)
+    found = landed(target)
+    assert found.pop(b"common") in (b"0" * 1000, b"1" * 1000)
+    assert found == {b"own0": b"0" * 1000, b"own1": b"1" * 1000}
+
+
+def test_runs_and_sweeps_in_many_processes_never_lose_a_run_that_lives(quick_target: Path) -> None:
+    def stage_again_and_again(number: int) -> None:
+        for turn in range(40):
+            name = b"%d-%d" % (number, turn)
+            stage_into(quick_target, serving_names({name: name * 1000}), durable=False)
+
+    def sweep_again_and_again() -> None:
+        while not (quick_target / "enough").exists():
+            sweep(quick_target)
+
+    sweepers = []
+    for _ in range(2):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                sweep_again_and_again()
+            finally:
+                os._exit(0)
+        sweepers.append(pid)
+    try:
+        with ThreadPoolExecutor(4) as pool:  # each waits for a process
+            runs = [pool.submit(in_a_child, lambda number=number: stage_again_and_again(number)) for number in range(4)]
+            for run in runs:
+                run.result()
+    finally:
+        (quick_target / "enough").touch()
+        statuses = [os.waitpid(pid, 0)[1] for pid in sweepers]
+    assert statuses == [0, 0]
+    names = [b"%d-%d" % (number, turn) for number in range(4) for turn in range(40)]
+    assert landed(quick_target) == {b"enough": b"", **{name: name * 1000 for name in names}}
+
+
+def test_runs_and_sweeps_in_many_threads_never_lose_a_run_that_lives(quick_target: Path) -> None:
+    def work(number: int) -> None:
+        for turn in range(30):
+            if number % 3 == 2:
+                sweep(quick_target)
+            else:
+                name = b"%d-%d" % (number, turn)
+                stage_into(quick_target, serving_names({name: name}), durable=False)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    names = [b"%d-%d" % (number, turn) for number in (0, 1, 3, 4) for turn in range(30)]
+    assert landed(quick_target) == {name: name for name in names}

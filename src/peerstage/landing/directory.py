@@ -11,7 +11,7 @@ import os
 import stat
 from types import TracebackType
 
-from peerstage.errors import EntryError, LandingError, StageError, escape
+from peerstage.errors import EntryError, LandingError, ProtocolError, StageError, escape
 from peerstage.landing import durability
 from peerstage.landing.base import Landing, Slot
 from peerstage.landing.private import PrivateDirectory, open_directory, require_posix, sweep_directory
@@ -23,7 +23,11 @@ _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 #: What a rename can say that is the matter of that one name, and not of the disk.
 _NAME_ERRORS = frozenset(
-    {errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
+    {
+        *(errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL),
+        errno.EBUSY,  # something is mounted on what has the name
+        errno.EPERM,  # what has the name is immutable, or another user's in a sticky directory
+    }
 )
 
 
@@ -124,20 +128,29 @@ class DirectoryLanding(Landing):
             )
 
     def open(self, entry: Entry) -> Slot:
-        """See `Landing.open`. A name that this file system can not hold, or that is a directory here, fails at once."""
-        begun = self._slots.get(entry.name)
-        if begun is not None and begun.entry == entry:
+        """See `Landing.open`. A name that this file system can not hold, or that is a directory here, fails at once.
+
+        Raises:
+            ProtocolError: The name is none that a file in a directory can have: it would lead out of the target.
+        """
+        name = entry.name
+        if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+            raise ProtocolError("No file in a directory has such a name.", path=name)
+        begun = self._slots.get(name)
+        if begun is not None and begun.entry == entry and (begun.is_finished or entry.mtime is not None):
             self.resumed_bytes += begun.received
             return begun
         if begun is not None:
             begun.discard()
         place = begun.place if begun is not None else str(len(self._slots))
-        slot = self._slots[entry.name] = FileSlot(self._store, entry, place, writeback=self.durable)
+        slot = self._slots[name] = FileSlot(self._store, entry, place, writeback=self.durable)
         try:
-            mode = os.stat(entry.name, dir_fd=self._target_fd, follow_symlinks=False).st_mode
+            mode = os.stat(name, dir_fd=self._target_fd, follow_symlinks=False).st_mode
         except FileNotFoundError:
             return slot
         except OSError as exc:
+            if exc.errno not in _NAME_ERRORS:
+                raise self._store.error(exc) from exc
             slot.fail(_bad_name(exc))
             return slot
         if stat.S_ISDIR(mode):
@@ -158,17 +171,19 @@ class DirectoryLanding(Landing):
                 it, each name is old or complete.
         """
         ready = [slot for slot in self._slots.values() if slot.is_ready]
+        published = 0
         each = self.durable and (len(ready) <= durability.FEW or not durability.has_syncfs())
         try:
             for slot in ready:
                 self._prepare(slot, sync=each)
             if self.durable and ready and not each:
                 durability.syncfs(self._target_fd)
-            published = [self._publish(slot) for slot in ready]
-            if self.durable and any(published):
+            for slot in ready:
+                published += self._publish(slot)
+            if self.durable and published:
                 durability.sync_directory(self._target_fd)
         except OSError as exc:
-            raise self._store.error(exc) from exc
+            raise self._store.error(exc, published=published) from exc
 
     def _prepare(self, slot: FileSlot, *, sync: bool) -> None:
         fd = os.open(slot.place, _READ, dir_fd=self._private.fd)

@@ -51,37 +51,48 @@ class PrivateDirectory:
         self._target_fd = target_fd
         for _ in range(8):  # a sweep that runs right between mkdir and flock takes the name away: choose another
             self.name = PREFIX + secrets.token_hex(4)
-            os.mkdir(self.name, 0o700, dir_fd=target_fd)
+            self.fd = self._lock_fd = -1
             try:
-                self.fd = open_directory(self.name, dir_fd=target_fd)
-            except FileNotFoundError:
+                os.mkdir(self.name, 0o700, dir_fd=target_fd)
+            except FileExistsError:
                 continue
             try:
-                self._lock_fd = os.open(LOCK, _LOCK_FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd)
-            except FileNotFoundError:
-                os.close(self.fd)
-                continue
+                if self._take():
+                    return
             except BaseException:
-                os.close(self.fd)
                 with contextlib.suppress(OSError):
+                    if self.fd >= 0:
+                        _empty(self.fd)
                     os.rmdir(self.name, dir_fd=target_fd)
+                self._close()
                 raise
-            if _lock(self._lock_fd, without_locks=True) and os.fstat(self._lock_fd).st_nlink:
-                return
-            os.close(self._lock_fd)
-            os.close(self.fd)
+            self._close()
         raise LandingError("Another process keeps removing the private directory; let its sweep end, then run again.")
 
     def remove(self) -> None:
         """Remove the directory with all it holds. What can not be removed is logged and left to the next sweep."""
         try:
             _empty(self.fd)
-            os.rmdir(self.name, dir_fd=self._target_fd)
+            with contextlib.suppress(FileNotFoundError):  # a sweep was quicker
+                os.rmdir(self.name, dir_fd=self._target_fd)
         except OSError as exc:
             log.warning("%s could not be removed: %s; the next run or `sweep` tries again.", self.name, exc.strerror)
         finally:
-            os.close(self._lock_fd)
-            os.close(self.fd)
+            self._close()
+
+    def _take(self) -> bool:
+        """Open and lock the directory; False if a sweep was quicker."""
+        try:
+            self.fd = open_directory(self.name, dir_fd=self._target_fd)
+            self._lock_fd = os.open(LOCK, _LOCK_FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd)
+        except FileNotFoundError:
+            return False
+        return _lock(self._lock_fd, without_locks=True) and os.fstat(self._lock_fd).st_nlink > 0
+
+    def _close(self) -> None:
+        for fd in (self._lock_fd, self.fd):
+            if fd >= 0:
+                os.close(fd)
 
 
 def sweep_directory(target_fd: int) -> list[str]:
@@ -113,7 +124,8 @@ def sweep(root: str | os.PathLike[str]) -> list[str]:
         os.close(open_directory(top, follow=True))
     except OSError as exc:
         raise LandingError(f"It can not be swept: {exc.strerror}.", path=top, errno=exc.errno) from exc
-    for path, directories, _files, fd in os.fwalk(top, follow_symlinks=False):
+    # With a slash at its end a root that is a link is followed, as it was above.
+    for path, directories, _files, fd in os.fwalk(os.path.join(top, ""), follow_symlinks=False):
         if any(name.startswith(PREFIX) for name in directories):
             removed.extend(os.path.join(path, name) for name in sweep_directory(fd))
             directories[:] = [name for name in directories if not name.startswith(PREFIX)]
@@ -137,6 +149,8 @@ def _remove_stale(target_fd: int, name: str) -> bool:
                     return False
                 _empty(fd)
             os.rmdir(name, dir_fd=target_fd)
+        except FileNotFoundError:  # its owner, or another sweep, was quicker
+            return False
         except OSError as exc:
             log.warning("The leftover %s could not be removed: %s.", escape(name), exc.strerror)
             return False

@@ -103,7 +103,8 @@ class FileSlot(Slot):
 
     def discard(self) -> None:
         """Forget what has come."""
-        self.close()
+        with contextlib.suppress(OSError):  # what the disk says of these bytes does not matter any more
+            self.close()
         if self._created:
             with contextlib.suppress(OSError):
                 os.unlink(self.place, dir_fd=self._store.fd)

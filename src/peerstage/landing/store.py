@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -22,7 +23,7 @@ _ADVICE = {
     errno.EDQUOT: "Raise the quota or make room, then stage again; the files that were there before are untouched.",
     errno.EACCES: "Give this user the right to write there, or choose another target.",
     errno.EROFS: "Mount the target writable, or choose another one.",
-    errno.EPERM: "Run as root to give files away, or leave ownership out; nothing was published.",
+    errno.EPERM: "Run as root to give files away, or leave ownership out; if it is not that, the target is protected.",
     errno.ENOENT: "The target was removed meanwhile; make it again, then stage again.",
     errno.EIO: "The disk failed; the files that were there before are untouched.",
 }
@@ -57,16 +58,19 @@ class Store:
         os.close(fd)
 
     def close_all(self) -> None:
-        """Close every file."""
+        """Close every file; what the disk says about it comes too late to matter."""
         for slot in list(self._open):
-            slot.close()
+            with contextlib.suppress(OSError):
+                slot.close()
 
-    def error(self, exc: OSError) -> LandingError:
+    def error(self, exc: OSError, *, published: int = 0) -> LandingError:
         """Return *exc* as the error that leaves the landing: the target named, and what to do about it."""
-        return disk_error(exc, self.target)
+        return disk_error(exc, self.target, published)
 
 
-def disk_error(exc: OSError, target: str) -> LandingError:
-    """Return what the local file system said as a `LandingError` with advice."""
+def disk_error(exc: OSError, target: str, published: int = 0) -> LandingError:
+    """Return what the local file system said as a `LandingError` with advice; so many files had their names by then."""
     advice = _ADVICE.get(exc.errno or 0, "The files that were there before are untouched.")
+    if published:
+        advice = f"By then {published} files had been replaced, each as a whole; the others are as before. Stage again."
     return LandingError(f"{exc.strerror or exc}. {advice}", path=target, errno=exc.errno)

@@ -1,0 +1,100 @@
+"""What the landing's tests share: peers in memory, and processes of their own for what changes or ends a process."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from peerstage.records import StageReport
+from peerstage.staging import stage
+from peerstage.testing.memory import MemoryFile, MemoryTransport
+
+MIB = 1 << 20
+NOBODY = 65534
+
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+
+
+def serving(**files: bytes) -> MemoryTransport:
+    """A peer that has *files* in ``/c``, all of the same time."""
+    return serving_names({os.fsencode(name): data for name, data in files.items()})
+
+
+def serving_names(files: dict[bytes, bytes], **options: Any) -> MemoryTransport:
+    """The same for names that are bytes."""
+    return MemoryTransport({b"/c": {name: MemoryFile(data, mtime=1) for name, data in files.items()}}, **options)
+
+
+def stage_into(target: Path, transport: MemoryTransport, **options: Any) -> StageReport:
+    """Stage ``/c`` of *transport*."""
+    return stage(transport, b"/c", str(target), peer="peer", **options)
+
+
+def private_of(target: Path) -> Path:
+    """The one private directory in *target*."""
+    (found,) = [path for path in target.iterdir() if path.name.startswith(".peerstage-")]
+    return found
+
+
+def ids_of(path: Path) -> tuple[int, int]:
+    """Owner and group."""
+    found = path.lstat()
+    return found.st_uid, found.st_gid
+
+
+def in_a_child(function: Callable[[], object], *, user: int | None = None) -> None:
+    """Call *function* in a forked process, as *user* if given and this is root; what it raises fails the test here."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        told = b""
+        try:
+            os.close(reading)
+            if user is not None and os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(user)
+                os.setuid(user)
+            function()
+        except BaseException:
+            told = traceback.format_exc().encode()
+        finally:
+            os.write(writing, told)
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        told = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    assert (told.decode(), status) == ("", 0)
+
+
+def may_mount(test: Callable[..., None]) -> Callable[..., None]:
+    """Run *test* where mounting is allowed: as root here, as another user in a child's own user and mount namespace.
+
+    Where the system allows neither, the test fails: nothing is skipped.
+    """
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **keywords: Any) -> None:
+        if os.geteuid() == 0:
+            test(*arguments, **keywords)
+            return
+
+        def isolated() -> None:
+            user, group = os.getuid(), os.getgid()
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS) != 0:
+                raise RuntimeError(f"Run the tests as root: unshare says {os.strerror(ctypes.get_errno())}.")
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+            Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+            test(*arguments, **keywords)
+
+        in_a_child(isolated)
+
+    return run
