@@ -57,7 +57,8 @@ class SFTPClient:
         self._number = secrets.randbits(32)  # a peer that answers before it was asked has to guess
         self._pending: dict[int, _Pending] = {}
         self._out: list[bytes] = []
-        self.read_bytes = READ_BYTES
+        self._most_read = max(KIB, limits.packet_bytes - KIB)
+        self.read_bytes = min(READ_BYTES, self._most_read)
         self.handles = HANDLES
 
     def start(self) -> None:
@@ -75,11 +76,12 @@ class SFTPClient:
             reply = self.call(wire.EXTENDED, wire.string(wire.LIMITS))
             if reply.kind == wire.EXTENDED_REPLY:
                 self._heed(wire.parse_limits(_joined(reply)))
+            else:
+                status_of(reply)  # it may refuse, and no more
 
     def _heed(self, server: wire.ServerLimits) -> None:
-        most = self._limits.packet_bytes - KIB
         if server.read:
-            self.read_bytes = max(KIB, min(server.read, most))
+            self.read_bytes = max(KIB, min(server.read, self._most_read))
         self.handles = max(1, min(server.handles - 8, MOST_HANDLES)) if server.handles else MOST_HANDLES // 8
 
     # Requests.

@@ -71,7 +71,7 @@ class PacketReader:
         if len(chunk) - at >= _data_head.size:  # mostly, the whole packet lies in one chunk
             length, kind, number = _packet_head.unpack_from(chunk, at)
             end = at + 4 + length
-            if end <= len(chunk) and kind != DATA and length >= 5:
+            if end <= len(chunk) and kind != DATA and 5 <= length <= self._most:
                 self._at = end
                 return Packet(kind, number, bytes(chunk[at + 9 : end]))
         head = self._take(_packet_head.size)

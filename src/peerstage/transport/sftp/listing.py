@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from peerstage.errors import LimitExceeded, NotRegular, ProtocolError, RemoteError, StageError
+from peerstage.errors import LimitExceeded, ProtocolError, RemoteError
 from peerstage.records import Entry, Limits
 from peerstage.transport.base import join
 from peerstage.transport.sftp import wire
@@ -14,21 +15,29 @@ from peerstage.transport.sftp.client import SFTPClient, attributes_of, refusal, 
 _AHEAD = 4
 _STATS_AHEAD = 256
 
-_KINDS = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFBLK: "a block device",
-    stat.S_IFCHR: "a character device",
-    stat.S_IFLNK: "a link that leads to no file",
+_REASONS = {
+    kind: f"It is {what}; only regular files are staged."
+    for kind, what in (
+        (stat.S_IFDIR, "a directory"),
+        (stat.S_IFIFO, "a FIFO"),
+        (stat.S_IFSOCK, "a socket"),
+        (stat.S_IFBLK, "a block device"),
+        (stat.S_IFCHR, "a character device"),
+        (stat.S_IFLNK, "a link that leads to no file"),
+    )
 }
+_OTHER = "It is no regular file; only regular files are staged."
 
 
 class Listing(NamedTuple):
-    """What one directory holds: the files to stage, and what can not be staged, with the reason."""
+    """What one directory holds: the files to stage, and what can not be staged, with the reason.
+
+    Reasons are text, shared where they are equal: an error object each would fill the memory of whoever lists a
+    directory of many thousand links.
+    """
 
     entries: list[Entry]
-    refused: list[tuple[bytes, StageError]]
+    refused: list[tuple[bytes, str]]
 
 
 def list_directory(client: SFTPClient, directory: bytes, limits: Limits) -> Listing:
@@ -40,7 +49,7 @@ def list_directory(client: SFTPClient, directory: bytes, limits: Limits) -> List
         LimitExceeded: More entries, longer names, or more bytes than `Limits` allows.
     """
     entries: list[Entry] = []
-    refused: list[tuple[bytes, StageError]] = []
+    refused: list[tuple[bytes, str]] = []
     unclear: list[bytes] = []
     for name, attributes in _read_names(client, directory, limits):
         if name.startswith(b"."):
@@ -50,32 +59,30 @@ def list_directory(client: SFTPClient, directory: bytes, limits: Limits) -> List
         else:
             _sort(name, attributes, entries, refused)
     for name, found in _follow(client, directory, unclear, limits):
-        if isinstance(found, StageError):
+        if isinstance(found, str):
             refused.append((name, found))
         else:
             _sort(name, found, entries, refused)
     return Listing(entries, refused)
 
 
-def _sort(
-    name: bytes, attributes: wire.Attributes, entries: list[Entry], refused: list[tuple[bytes, StageError]]
-) -> None:
+def _sort(name: bytes, attributes: wire.Attributes, entries: list[Entry], refused: list[tuple[bytes, str]]) -> None:
     mode = attributes.mode
     if mode is not None and stat.S_IFMT(mode) and not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
-        refused.append((name, NotRegular(f"It is {kind}; only regular files are staged.", path=name)))
+        refused.append((name, _REASONS.get(stat.S_IFMT(mode), _OTHER)))
     elif attributes.size is None:
-        refused.append((name, NotRegular("The peer does not tell its size.", path=name)))
+        refused.append((name, "The peer does not tell its size."))
     else:
         permissions = None if mode is None else mode & 0o7777
         entries.append(Entry(name, attributes.size, permissions, attributes.mtime))
 
 
-def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> list[tuple[bytes, wire.Attributes]]:
+def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> Iterator[tuple[bytes, wire.Attributes]]:
+    """Yield what is listed as it comes, dots left out; the names alone are kept, to know one that comes twice."""
     check_path(directory, limits)
     handle = client.handle(wire.OPENDIR, wire.string(directory), directory)
     body = wire.string(handle)
-    found: dict[bytes, wire.Attributes] = {}
+    seen: set[bytes] = set()
     before = client.received
     ended = False
     failed: RemoteError | None = None
@@ -94,10 +101,11 @@ def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> list[tu
             if name in (b".", b".."):
                 continue
             _check_name(name, limits)
-            if name in found:
+            if name in seen:
                 raise ProtocolError("The peer lists this name twice.", path=name)
-            found[name] = attributes
-        if len(found) > limits.entries:
+            seen.add(name)
+            yield name, attributes
+        if len(seen) > limits.entries:
             raise LimitExceeded(f"More than {limits.entries} entries (Limits.entries).", path=directory)
         if client.received - before > limits.listing_bytes:
             raise LimitExceeded(
@@ -105,10 +113,9 @@ def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> list[tu
             )
         if not ended:
             client.request(wire.READDIR, body)
-    client.call(wire.CLOSE, body)
+    status_of(client.call(wire.CLOSE, body))
     if failed is not None:
         raise failed
-    return list(found.items())
 
 
 def _check_name(name: bytes, limits: Limits) -> None:
@@ -127,20 +134,24 @@ def check_path(path: bytes, limits: Limits) -> None:
 
 def _follow(
     client: SFTPClient, directory: bytes, names: list[bytes], limits: Limits
-) -> list[tuple[bytes, wire.Attributes | StageError]]:
-    """Ask what links lead to, and about entries that the listing told too little of; many at once."""
-    found: list[tuple[bytes, wire.Attributes | StageError]] = []
+) -> Iterator[tuple[bytes, wire.Attributes | str]]:
+    """Ask what links lead to, and about entries that the listing told too little of; many at once.
+
+    Yields the attributes, or the reason why there are none: the status alone, without the peer's own words.
+    """
     waiting = iter(names)
+    reasons: dict[int, str] = {}
     while True:
         while client.outstanding < _STATS_AHEAD and (name := next(waiting, None)) is not None:
             path = join(directory, name)
             check_path(path, limits)
             client.request(wire.STAT, wire.string(path), name)
         if not client.outstanding:
-            return found
+            return
         reply = client.reply()
-        try:
-            found.append((reply.context, attributes_of(reply, reply.context)))
-        except RemoteError as exc:
-            reason = f"It is a link that can not be followed: {exc.message}"
-            found.append((reply.context, NotRegular(reason, path=reply.context)))
+        if reply.kind == wire.ATTRS:
+            yield reply.context, attributes_of(reply, reply.context)
+            continue
+        code = status_of(reply).code
+        why = refusal(wire.Status(code, ""), reply.context).message
+        yield reply.context, reasons.setdefault(code, f"It is a link that can not be followed: {why}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 
-from peerstage.errors import RemoteNotFound
+from peerstage.errors import NotRegular, RemoteNotFound
 from peerstage.landing.base import Landing
 from peerstage.records import Capabilities, Limits
 from peerstage.session.session import Session
@@ -39,8 +39,8 @@ class SFTPTransport(Transport):
     def pull(self, directory: bytes, landing: Landing) -> None:
         client = self._started()
         listing = list_directory(client, directory, self._limits)
-        for name, error in listing.refused:
-            landing.refuse(name, error)
+        for name, reason in listing.refused:
+            landing.refuse(name, NotRegular(reason, path=name))
         size = sum(entry.size for entry in listing.entries)
         landing.expect(len(listing.entries), size)
         self._watchdog.promise(size)

@@ -29,6 +29,7 @@ FX_OK, FX_EOF, FX_NO_SUCH_FILE, FX_PERMISSION_DENIED, FX_FAILURE, FX_BAD_MESSAGE
 LIMITS = b"limits@openssh.com"
 
 _MOST_HANDLE_BYTES = 256  # (6.2)
+_MOST_MESSAGE_BYTES = 120  # kept of a status, and there may be one for each of very many files
 _ATTR_SIZE, _ATTR_UIDGID, _ATTR_PERMISSIONS, _ATTR_ACMODTIME, _ATTR_EXTENDED = 0x1, 0x2, 0x4, 0x8, 0x80000000
 
 #: What OpenSSH tells of every file, read in one piece.
@@ -115,7 +116,7 @@ def parse_status(body: Buffer) -> Status:
     if reader.left:
         reader.string()
     reader.end()
-    return Status(code, message[:300].decode("utf-8", "backslashreplace"))
+    return Status(code, message[:_MOST_MESSAGE_BYTES].decode("utf-8", "backslashreplace"))
 
 
 def parse_handle(body: Buffer) -> bytes:
