@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import os
 import random
@@ -12,6 +12,9 @@ from peerstage.testing.contract import ODD_NAMES
 _PIECE = 1 << 20
 #: Sizes around what programs read at once.
 _EDGES = tuple(size + near for size in (32 * 1024, 255 * 1024, 256 * 1024) for near in (-1, 0, 1))
+_NAMES = (*ODD_NAMES, "filing cabinet 🗄".encode())
+#: How file systems refuse a name.
+_REFUSALS = frozenset({errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG})
 
 
 def make_sample(
@@ -24,6 +27,9 @@ def make_sample(
 ) -> dict[bytes, str]:
     """Fill *directory* with files whose names and bytes depend on nothing but the arguments.
 
+    Among them are the collect indicator, an empty file, sizes around what programs read at once, and names that
+    something on the way might trip over.
+
     Args:
         directory: An existing directory.
         small: How many files of up to 16 KiB.
@@ -33,17 +39,25 @@ def make_sample(
 
     Returns:
         The SHA-256 of each file, in hexadecimal, by name. Names that this file system refuses are left out.
+
+    Raises:
+        OSError: A file can not be written.
     """
     chance = random.Random(seed)  # noqa: S311 - content, not secrets
     sizes: dict[bytes, int] = {b"cback.collect": 0, b"empty": 0}
     sizes.update({b"small-%05d.dat" % number: chance.randrange(16 * 1024) for number in range(small)})
     sizes.update({b"edge-%d.dat" % size: size for size in _EDGES})
-    sizes.update({name: 100 + number for number, name in enumerate(ODD_NAMES)})
+    sizes.update({name: 100 + number for number, name in enumerate(_NAMES)})
     sizes.update({b"large-%d.dat" % number: large_bytes for number in range(large)})
+    root = os.fsencode(directory)
     made = {}
     for name, size in sizes.items():
-        with contextlib.suppress(OSError):
-            made[name] = _write(os.path.join(os.fsencode(directory), name), size, chance)
+        try:
+            made[name] = _write(os.path.join(root, name), size, chance)
+        except OSError as exc:
+            if name not in _NAMES or exc.errno not in _REFUSALS:
+                raise
+            chance.randbytes(size)  # the other files stay what they are elsewhere
     return made
 
 

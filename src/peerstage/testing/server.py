@@ -6,12 +6,13 @@ import contextlib
 import importlib.util
 import json
 import os
+import selectors
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,6 +23,14 @@ from peerstage.session.options import SSHOptions
 
 _HOST = "127.0.0.1"
 _PATIENCE = 5.0
+_MISSING = "The embedded SSH server needs an extra: pip install 'peerstage[testing]'"
+_SEE_MORE = "PEERSTAGE_SERVER_DEBUG=1 in the environment shows what it has to say."
+#: Finds modules where this process does. What this process has put into its path by itself comes last: a test
+#: directory may hold a `queue.py` that only harms whoever starts afresh.
+_PROGRAM = (
+    "import sys; sys.path[:] = dict.fromkeys([sys.argv[1], *filter(None, sys.path), *sys.argv[2:]]); "
+    "from peerstage.testing._serve import main; main()"
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,9 @@ def ssh_server(
 ) -> Iterator[EmbeddedServer]:
     """Serve *directory* over SSH (SFTP and SCP) on a free loopback port while the block runs.
 
-    The server is a process of its own that sees *directory* as its root, with keys made for this run. It ends with the
-    block, and with this process, however that ends.
+    The server is a process of its own that sees *directory* as its root, with keys made for this run that are never
+    written to a file. It ends with the block, and with this process, however that ends. Symbolic links that
+    lie in *directory* are followed wherever they lead, as by any SSH server; no path leads out of it.
 
     Args:
         directory: An existing directory.
@@ -64,26 +74,24 @@ def ssh_server(
         startup_timeout: Seconds until the server must listen.
 
     Raises:
-        NotAvailable: asyncssh is not installed.
+        NotAvailable: asyncssh can not be imported.
         StageError: The server does not start.
+        ValueError: *directory* is not a directory.
     """
-    if importlib.util.find_spec("asyncssh") is None:
-        raise NotAvailable("The embedded SSH server needs an extra: pip install 'peerstage[testing]'")
+    if not _is_there("asyncssh"):
+        raise NotAvailable(_MISSING)
+    root = Path(directory).resolve()
+    if not root.is_dir():
+        raise ValueError(f"ssh_server: directory must be an existing directory: {escape(root)}")
     user_key, host_key = _Key(), _Key()
     job = {
-        "directory": str(Path(directory).resolve()),
+        "directory": os.fsencode(root).decode("latin-1"),  # any bytes, whatever the locale
         "username": username,
         "host": _HOST,
         "host_key": host_key.private.decode("ascii"),
         "authorized_key": user_key.public,
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "peerstage.testing._serve"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": _import_path()},
-        start_new_session=True,  # Ctrl-C is for the program that serves itself with it, not for the server
-    )
+    process = _launch()
     try:
         port = _start(process, job, startup_timeout)
         known_hosts = f"[{_HOST}]:{port} {host_key.public}\n".encode("ascii")
@@ -116,46 +124,67 @@ class _Key:
         )
 
 
+def _is_there(module: str) -> bool:
+    """Whether *module* can be found, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _launch() -> subprocess.Popen[bytes]:
+    package = str(Path(peerstage.__file__).parents[1])
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, package, *path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the program that serves itself with it, not for the server
+        )
+    except OSError as exc:
+        raise StageError(f"The embedded SSH server did not start: {escape(str(exc))}") from exc
+
+
 def _start(process: subprocess.Popen[bytes], job: dict[str, str], timeout: float) -> int:
     """Hand over the job, and return the port once the server listens. Its standard input stays open: its lifeline."""
     stdin, stdout = process.stdin, process.stdout
     if stdin is None or stdout is None:
         raise StageError("The embedded SSH server has no pipes.")
-    timer = threading.Timer(timeout, process.kill)
-    timer.start()
-    try:
+    with contextlib.suppress(BrokenPipeError):  # that it has ended shows in the answer
         stdin.write(json.dumps(job).encode("ascii") + b"\n")
         stdin.flush()
-        answer = stdout.readline()
-    except OSError:
-        answer = b""
-    finally:
-        timer.cancel()
-        timer.join()
+    with selectors.DefaultSelector() as selector:
+        selector.register(stdout, selectors.EVENT_READ)
+        if not selector.select(timeout):
+            raise StageError(f"The embedded SSH server did not start within {timeout:g} s. {_SEE_MORE}")
+    answer = _parse(stdout.readline())
+    if isinstance(answer.get("port"), int):
+        return int(answer["port"])
+    if "missing" in answer:
+        raise NotAvailable(f"{_MISSING} ({escape(str(answer['missing']))})")
+    reason = escape(str(answer.get("error", "it ended without an answer.")))
+    raise StageError(f"The embedded SSH server did not start: {reason} {_SEE_MORE}")
+
+
+def _parse(line: bytes) -> dict[str, Any]:
     try:
-        return int(json.loads(answer)["port"])
-    except (ValueError, KeyError, TypeError):
-        raise StageError(
-            f"The embedded SSH server did not start within {timeout:g} s: {escape(answer[:200]) or 'it said nothing'}. "
-            "PEERSTAGE_SERVER_DEBUG=1 in the environment shows what it has to say."
-        ) from None
+        answer = json.loads(line)
+    except ValueError:
+        answer = None
+    return answer if isinstance(answer, dict) else {}
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
-    process.terminate()
+    """End the server. In a process forked in the block nothing happens: `Popen` signals only children of its own."""
     try:
-        process.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE)
+    finally:  # after a second Ctrl-C, too
+        process.kill()  # does nothing to one that has ended
         process.wait()
-
-
-def _import_path() -> str:
-    """Let the child find the package where this process found it."""
-    package = str(Path(peerstage.__file__).parents[1])
-    inherited = os.environ.get("PYTHONPATH")
-    return package if not inherited else os.pathsep.join([package, inherited])
