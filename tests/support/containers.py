@@ -157,7 +157,7 @@ def _build() -> str:
     """Return a tag for the images that changes with what they are made from."""
     digest = hashlib.sha256()
     for path in sorted(DOCKER.rglob("*")):
-        if path.is_file() and path.name not in ("peer", COMPOSE_FILE.name):
+        if path.is_file() and path.name not in ("base", "peer", COMPOSE_FILE.name):
             digest.update(f"{path.relative_to(DOCKER)}\0{path.stat().st_mode & 0o111}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -429,7 +429,7 @@ class Bench:
         if missing:
             self._provide_bases({_SUITES.get(service, "bookworm") for service in missing})
             self._say(f"building {', '.join(missing)}")
-            self._compose(f"build {' '.join(missing)}")
+            self._compose(f"build --force-rm {' '.join(missing)}")
             for name, old in there:
                 if name.removeprefix("peerstage-") in missing and old != tag:
                     subprocess.run(["docker", "image", "rm", f"{name}:{old}"], capture_output=True)
@@ -441,9 +441,13 @@ class Bench:
     def _provide_bases(self, suites: Iterable[str]) -> None:
         with subprocess.Popen([DOCKER / "base", *sorted(suites)], stderr=subprocess.PIPE, text=True) as process:
             said = []
-            for line in process.stderr or ():
-                said.append(line.strip())
-                self._say(said[-1].removeprefix("docker/base: "))
+            try:
+                for line in process.stderr or ():
+                    said.append(line.strip())
+                    self._say(said[-1].removeprefix("docker/base: "))
+            except BaseException:
+                process.terminate()
+                raise
         if process.returncode != 0:
             raise RuntimeError("; ".join(said[-3:]))
 

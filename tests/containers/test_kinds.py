@@ -1,0 +1,139 @@
+"""What each kind of peer can do, can not, and can not yet: the transport contract, and the tables of `kinds`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kinds import CAN_NOT, KINDS, NOT_YET, REFUSED, THERE, WAITING, WORKING, Way, as_the_table_says, each, fails
+
+from peerstage.landing.base import Landing
+from peerstage.records import Limits
+from peerstage.session.watchdog import Watchdog
+from peerstage.testing.contract import Source, TransportContract, landed
+from peerstage.transport.base import Transport
+from peerstage.transport.choose import Route, assemble
+from peerstage.transport.retry import Retry
+from support.containers import Bench, BenchPeer, ContainerSource, Files
+from support.programs import program
+
+
+class AfterWrites(Transport):
+    """Sees to it that what the source was given is in the container before the transport looks."""
+
+    def __init__(self, inner: Transport, source: ContainerSource) -> None:
+        self.capabilities = inner.capabilities
+        self._inner = inner
+        self._source = source
+
+    def pull(self, directory: bytes, landing: Landing) -> None:
+        self._source.settle()
+        self._inner.pull(directory, landing)
+
+    def exists(self, path: bytes) -> bool:
+        self._source.settle()
+        return self._inner.exists(path)
+
+    def touch(self, path: bytes) -> None:
+        self._source.settle()
+        self._inner.touch(path)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@each(WORKING)
+class TestContract(TransportContract):
+    """The contract, on every kind."""
+
+    @pytest.fixture
+    def source(self, served: BenchPeer) -> ContainerSource:
+        return ContainerSource(served.container)
+
+    @pytest.fixture
+    def transport(self, way: Way, served: BenchPeer, source: ContainerSource) -> Iterator[Transport]:
+        limits = Limits()
+        watchdog = Watchdog(limits)
+        guarded = way.transport == "guarded"
+        name = "auto" if guarded else way.transport
+        route = Route(name=served.host, user=served.user, ssh=served.options(), transport=name, guarded=guarded)
+        with assemble(route, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
+            yield AfterWrites(transport, source)
+        watchdog.close()
+
+    def test_touch_makes_an_empty_file_and_truncates_one(  # type: ignore[override]
+        self, transport: Transport, source: Source, way: Way
+    ) -> None:
+        with as_the_table_says(way.kind, "mark"):
+            super().test_touch_makes_an_empty_file_and_truncates_one(transport, source)
+
+
+def attempt_everything(peer: BenchPeer, transport: str, target: Path) -> Iterator[object]:
+    """Yield the calls of a run."""
+    remote = peer.remote(transport, retry=Retry(tries=1))
+    yield lambda: remote.stagePeer(str(target))
+    yield remote.writeStageIndicator
+
+
+@each(REFUSED)
+def test_what_a_kind_can_not_do_fails_as_the_table_says(way: Way, served: BenchPeer, target: Path) -> None:
+    served.container.fill(Files(a=b"a", **{"cback.collect": b""}))
+    for call in attempt_everything(served, way.transport, target):
+        with fails(CAN_NOT[way.kind.name, way.transport]):
+            call()
+    assert not served.remote(way.transport, retry=Retry(tries=1)).checkCollectIndicator()
+    assert os.listdir(target) == []
+    assert set(served.container.files()) == {b"a", b"cback.collect"}
+
+
+@each(WAITING)
+def test_what_is_not_there_yet_says_so(way: Way, served: BenchPeer, target: Path) -> None:
+    served.container.fill(Files(a=b"a", **{"cback.collect": b""}))
+    for call in attempt_everything(served, way.transport, target):
+        with fails(NOT_YET[way.missing[0]]):
+            call()
+    assert not served.remote(way.transport, retry=Retry(tries=1)).checkCollectIndicator()
+    assert os.listdir(target) == []
+    assert set(served.container.files()) == {b"a", b"cback.collect"}
+
+
+def copy_with_openssh(way: Way, peer: BenchPeer, target: Path) -> None:
+    """Copy what the shell names DIR/* by OpenSSH's scp, over the protocol of the way."""
+    scp = program("scp")
+    usage = subprocess.run([scp], capture_output=True, text=True).stderr
+    modern = "O" in usage.split("[-", 1)[1].split("]", 1)[0]  # from 8.7 on, scp can speak both protocols
+    protocol = ([] if not modern else ["-s"]) if way.transport == "sftp" else (["-O"] if modern else [])
+    place = f"{peer.user}@{peer.host}:{peer.collect}/*"
+    subprocess.run([scp, *protocol, "-q", *peer.ssh_arguments(), place, str(target)], check=True, capture_output=True)
+
+
+@each(WAITING)
+def test_the_peers_that_wait_for_us_serve_others_already(way: Way, served: BenchPeer, target: Path) -> None:
+    served.container.fill(Files(a=b"a", b=b"b", **{".hidden": b""}))
+    copy_with_openssh(way, served, target)
+    assert landed(target) == {b"a": b"a", b"b": b"b"}
+
+
+@pytest.mark.kind("guard")
+def test_the_guard_compares_byte_for_byte_and_writes_down_what_it_refuses(bench: Bench) -> None:
+    peer = bench.peer("guard")
+    peer.container.fill(Files(a=b"a"))
+    peer.container.execute("truncate", "-s", "0", "/var/log/guard")
+    asked = ["scp -f /srv/collect/*", "scp -f '/srv/collect/*'", "scp -p -f /srv/collect/*", "id", ""]
+    ssh = [program("ssh"), *peer.ssh_arguments(), f"{peer.user}@{peer.host}"]
+    done = [subprocess.run([*ssh, command], input=b"\0\0\0", capture_output=True) for command in asked]
+    assert [one.returncode for one in done] == [0, 1, 1, 1, 1]
+    assert b"C0644 1 a" in done[0].stdout
+    assert all(b"refused" in one.stderr for one in done[1:])
+    assert peer.container.execute("cat", "/var/log/guard").decode().splitlines() == asked
+
+
+def test_every_kind_and_transport_is_in_a_list() -> None:
+    for kind in KINDS:
+        for transport in THERE:
+            if transport in ("sftp", "scp"):
+                assert (transport in kind.transports) != ((kind.name, transport) in CAN_NOT), (kind.name, transport)
+    assert {kind for kind, _ in CAN_NOT} <= {kind.name for kind in KINDS}

@@ -1,0 +1,216 @@
+"""The rows of PARITY that concern the wire, on every kind of peer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kinds import WORKING, Way, as_the_table_says, each
+
+from peerstage import RemotePeer, StageError
+from peerstage.errors import IncompleteStage, NothingToStage
+from peerstage.testing.contract import ODD_NAMES, landed
+from support.containers import UID, BenchPeer, Files
+
+pytestmark = each(WORKING)
+
+
+@pytest.fixture
+def remote(way: Way, served: BenchPeer) -> RemotePeer:
+    return served.remote(way.transport)
+
+
+@pytest.fixture
+def put(served: BenchPeer) -> Callable[[Files], None]:
+    return served.container.fill
+
+
+def test_06_a_pickled_peer_stages(remote: RemotePeer, put: Callable[[Files], None], target: Path) -> None:
+    put(Files(a=b"a"))
+    assert pickle.loads(pickle.dumps(remote)).stagePeer(str(target)) == 1
+
+
+def test_08_09_files_are_counted_without_recursion_and_dotfiles_and_again_when_staged_again(
+    remote: RemotePeer, put: Callable[[Files], None], target: Path
+) -> None:
+    put(Files(a=b"1", b=b"2", **{".hidden": b"", "cback.collect": b""}))
+    assert remote.stagePeer(str(target)) == 3
+    put(Files(a=b"new", c=b"3"))
+    assert remote.stagePeer(str(target)) == 4
+    assert landed(target) == {b"a": b"new", b"b": b"2", b"c": b"3", b"cback.collect": b""}
+    assert remote.last_report is not None
+    assert remote.last_report.count == 4
+
+
+def test_10_mode_owner_and_time(
+    way: Way, served: BenchPeer, remote: RemotePeer, put: Callable[[Files], None], target: Path
+) -> None:
+    put(Files().file("a", b"a", 0o6755, mtime=1_000_000_000))
+    remote.stagePeer(str(target))
+    mask = os.umask(0)
+    os.umask(mask)
+    found = (target / "a").stat()
+    assert stat.S_IMODE(found.st_mode) == 0o755 & ~mask
+    assert found.st_uid == os.getuid()
+    assert found.st_mtime > 1_500_000_000
+    owner = (12345, 54321) if os.geteuid() == 0 else (os.getuid(), os.getgid())
+    remote.stagePeer(str(target), owner, 0o640)
+    found = (target / "a").stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (*owner, 0o640)
+    served.remote(way.transport, preserve_times=True).stagePeer(str(target))
+    assert (target / "a").stat().st_mtime == 1_000_000_000
+
+
+def test_11_empty_files_count_and_links_to_files_are_followed(
+    remote: RemotePeer, put: Callable[[Files], None], target: Path
+) -> None:
+    put(Files(empty=b"", real=b"real").link("link", "real"))
+    assert remote.stagePeer(str(target)) == 3
+    assert landed(target) == {b"empty": b"", b"real": b"real", b"link": b"real"}
+    assert not (target / "link").is_symlink()
+
+
+def test_12_what_can_not_be_staged_raises_after_the_rest_was_staged(
+    remote: RemotePeer, put: Callable[[Files], None], target: Path
+) -> None:
+    odd = Files(good=b"good", other=b"other").directory("sub").fifo("fifo")
+    put(odd.link("dangling", "nowhere").link("link-to-directory", "sub").file("unreadable", b"x", 0, owner=0))
+    with pytest.raises(IncompleteStage) as caught:
+        remote.stagePeer(str(target))
+    report = caught.value.report
+    assert report is not None
+    assert report.count == 2
+    assert {one.name for one in report.failed} == {"sub", "fifo", "dangling", "link-to-directory", "unreadable"}
+    assert landed(target) == {b"good": b"good", b"other": b"other"}
+
+
+def test_13_empty_missing_and_unlistable_directories_are_os_errors(
+    served: BenchPeer, remote: RemotePeer, put: Callable[[Files], None], target: Path
+) -> None:
+    (target / "old").write_bytes(b"old")
+    with pytest.raises(NothingToStage):
+        remote.stagePeer(str(target))
+    put(Files(**{".only-hidden": b""}))
+    with pytest.raises(OSError, match="no file"):
+        remote.stagePeer(str(target))
+    served.container.execute("install", "-d", "-o", "root", "-m", "700", "/srv/collect/closed")
+    remote.collectDir = f"{served.collect}/closed"
+    with pytest.raises(OSError, match="permission"):
+        remote.stagePeer(str(target))
+    remote.collectDir = f"{served.collect}/missing"
+    with pytest.raises(OSError, match="not there"):
+        remote.stagePeer(str(target))
+    assert landed(target) == {b"old": b"old"}
+
+
+def test_13_a_wrong_user_key_or_host_key_is_an_os_error(
+    way: Way, served: BenchPeer, put: Callable[[Files], None], target: Path
+) -> None:
+    put(Files(a=b"a"))
+    wrong_key = served.options(identity=str(served.bench.home / "ca"))
+    unknown_host = served.options(known_hosts=())
+    stranger = served.remote(way.transport)
+    stranger.remoteUser = "nobody-of-that-name"
+    for remote in (stranger, *(served.remote(way.transport, ssh=ssh) for ssh in (wrong_key, unknown_host))):
+        with pytest.raises(StageError) as caught:
+            remote.stagePeer(str(target))
+        assert str(caught.value).startswith(served.host)
+        assert "\n" not in str(caught.value)
+        assert not remote.checkCollectIndicator()
+        with pytest.raises(StageError):
+            remote.writeStageIndicator()
+    assert landed(target) == {}
+
+
+def test_14_whatever_has_the_name_is_replaced_but_never_followed(
+    remote: RemotePeer, put: Callable[[Files], None], target: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"untouched")
+    put(Files(link=b"1", fifo=b"2"))
+    (target / "link").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(target / "fifo")
+    assert remote.stagePeer(str(target)) == 2
+    assert landed(target) == {b"link": b"1", b"fifo": b"2"}
+    assert (tmp_path / "elsewhere").read_bytes() == b"untouched"
+
+
+def test_15_collect_and_target_directories_may_hold_spaces_and_globs(
+    served: BenchPeer, remote: RemotePeer, tmp_path: Path
+) -> None:
+    target = tmp_path / "tar get ?*"
+    target.mkdir()
+    name = "col lect [a-z]*"
+    served.container.fill(Files(a=b"a", **{"cback.collect": b""}), directory=f"/srv/collect/{name}")
+    remote.collectDir = f"{served.collect}/{name}"
+    assert remote.checkCollectIndicator()
+    assert remote.stagePeer(str(target)) == 2
+    assert landed(target) == {b"a": b"a", b"cback.collect": b""}
+
+
+def test_16_18_a_whole_run_in_one_login(
+    way: Way, served: BenchPeer, remote: RemotePeer, put: Callable[[Files], None], target: Path, leaves_nothing: None
+) -> None:
+    with remote:
+        assert not remote.checkCollectIndicator()
+        put(Files(data=b"data", mine=b"", **{"cback.collect": b""}).link("link", "mine").directory(".directory"))
+        assert remote.checkCollectIndicator()
+        assert remote.checkCollectIndicator("mine")
+        assert remote.checkCollectIndicator("link")
+        assert not remote.checkCollectIndicator("cback.*")
+        assert not remote.checkCollectIndicator(".directory")
+        assert remote.stagePeer(str(target)) == 4
+        with as_the_table_says(way.kind, "mark"):
+            remote.writeStageIndicator()
+
+
+def test_17_why_a_check_is_false_is_logged(
+    way: Way, served: BenchPeer, remote: RemotePeer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "peerstage")
+    another = f"[{served.host}]:{served.port} {(served.bench.home / 'keys/host_another.pub').read_text()}"
+    changed = served.remote(way.transport, ssh=served.options(known_hosts=another.encode()))
+    for level, one in ((logging.INFO, remote), (logging.ERROR, changed)):
+        caplog.clear()
+        assert not one.checkCollectIndicator()
+        ours = [record for record in caplog.records if record.name == "peerstage.peer"]
+        assert [record.levelno for record in ours] == [level], caplog.text
+        assert served.host in ours[0].getMessage()
+
+
+def test_19_the_stage_indicator_is_an_empty_file_truncated_if_it_was_there(
+    way: Way, served: BenchPeer, remote: RemotePeer, put: Callable[[Files], None]
+) -> None:
+    put(Files(**{"cback.stage": b"old content"}))
+    with as_the_table_says(way.kind, "mark"):
+        remote.writeStageIndicator("with space and *")
+        found = served.container.files()[b"with space and *"]
+        assert (found.data, found.mode, found.uid) == (b"", 0o644, UID)
+    remote.writeStageIndicator()
+    assert served.container.files()[b"cback.stage"].data == b""
+
+
+def test_a_set_of_real_files_arrives_whole(
+    way: Way, served: BenchPeer, remote: RemotePeer, put: Callable[[Files], None], target: Path
+) -> None:
+    kib = 1024
+    around = [size + by for size in (32 * kib, 255 * kib, 256 * kib) for by in (-1, 0, 1)]
+    files = {b"%d bytes" % size: os.urandom(size) for size in (0, 1, *around, 3 * 1024 * kib + 7, 64 * 1024 * kib)}
+    files |= {b"small %04d" % number: os.urandom(number % 301) for number in range(2000)}
+    files |= {name: b"content of " + name for name in ODD_NAMES if way.transport == "sftp" or b"\n" not in name}
+    tree = Files()
+    for name, data in files.items():
+        tree.file(name, data)
+    put(tree)
+    del tree
+    assert remote.stagePeer(str(target)) == len(files)
+    served.container.fill(fresh=True)
+    found = landed(target)
+    assert found.keys() == files.keys()
+    assert [name for name, data in files.items() if found[name] != data] == []
+    assert remote.last_report is not None
+    assert remote.last_report.bytes == sum(map(len, files.values()))
