@@ -48,29 +48,41 @@ def ids_of(path: Path) -> tuple[int, int]:
     return found.st_uid, found.st_gid
 
 
+class Child:
+    """A forked process that calls *function*, as *user* if given and this is root, and ends."""
+
+    def __init__(self, function: Callable[[], object], *, user: int | None = None) -> None:
+        reading, writing = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            told = b""
+            try:
+                os.close(reading)
+                if user is not None and os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setgid(user)
+                    os.setuid(user)
+                function()
+            except BaseException:
+                told = traceback.format_exc().encode()
+            finally:
+                os.write(writing, told)
+                os._exit(0)
+        os.close(writing)
+        self._reading = reading
+
+    def wait(self) -> None:
+        """Wait for its end; what it raised fails the test here."""
+        with os.fdopen(self._reading, "rb") as pipe:
+            told = pipe.read()
+        _, status = os.waitpid(self.pid, 0)
+        if told or status:
+            raise AssertionError(f"in the child, which ended with status {status}:\n{told.decode()}")
+
+
 def in_a_child(function: Callable[[], object], *, user: int | None = None) -> None:
-    """Call *function* in a forked process, as *user* if given and this is root; what it raises fails the test here."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        told = b""
-        try:
-            os.close(reading)
-            if user is not None and os.geteuid() == 0:
-                os.setgroups([])
-                os.setgid(user)
-                os.setuid(user)
-            function()
-        except BaseException:
-            told = traceback.format_exc().encode()
-        finally:
-            os.write(writing, told)
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        told = pipe.read()
-    _, status = os.waitpid(pid, 0)
-    assert (told.decode(), status) == ("", 0)
+    """Call *function* in a `Child`, and wait for it."""
+    Child(function, user=user).wait()
 
 
 def may_mount(test: Callable[..., None]) -> Callable[..., None]:
