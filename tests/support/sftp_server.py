@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 import stat
 import struct
-from collections import deque
+import threading
+from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from peerstage.errors import ConnectionLost
-from peerstage.records import Limits, StageReport
+from peerstage.errors import ConnectionLost, StageError
+from peerstage.landing.base import Buffer, Landing, Ranges, Slot
+from peerstage.records import Entry, Limits, StageReport
 from peerstage.session.stream import Chunk, Stream
 from peerstage.session.watchdog import Watchdog
 from peerstage.staging import stage
@@ -53,8 +56,9 @@ class Server(Stream):
 
     Attributes:
         files: What the one directory ``/c`` holds.
-        most_handles: What ``limits@openssh.com`` tells; None for a server without it.
+        most_handles: What ``limits@openssh.com`` tells, less the 8 to spare; None for a server without it.
         read_bytes: Likewise, for one READ.
+        kinds: How often each type of request came.
     """
 
     files: dict[bytes, Node] = field(default_factory=dict)
@@ -70,7 +74,9 @@ class Server(Stream):
         self.in_flight = 0
         self.peak_in_flight = 0
         self.asked: list[tuple[bytes, int, int]] = []
+        self.kinds: Counter[int] = Counter()
         self.sends = 0
+        self.receives = 0
         self.listings = 0
         self._in = bytearray()
         self._out: deque[bytes] = deque()
@@ -107,6 +113,7 @@ class Server(Stream):
 
     def answer(self, request: bytes) -> list[bytes]:
         kind = request[0]
+        self.kinds[kind] += 1
         if kind == wire.INIT:
             extensions = b"" if self.most_handles is None else string(wire.LIMITS) + string(b"1")
             return [struct.pack(">IBI", 5 + len(extensions), wire.VERSION_REPLY, 3) + extensions]
@@ -221,6 +228,39 @@ class Erratic(Server):
         return super().data(number, node, offset, self.chance.randint(1, length) if self.shortens else length)
 
 
+class AnyOrder(Erratic):
+    """Answers whatever it holds in any order, however long ago it was asked."""
+
+    def cut(self, out: deque[bytes]) -> bytes:
+        out.rotate(-self.chance.randrange(len(out)))
+        return out.popleft()
+
+
+class HangsUp(Server):
+    """Closes its side when it has nothing to say."""
+
+    def receive(self) -> Chunk:
+        self.receives += 1
+        return self.cut(self._out) if self._out else b""
+
+
+class FallsSilent(Server):
+    """Keeps the channel open and says nothing more, until somebody ends it."""
+
+    watchdog: Watchdog
+
+    def receive(self) -> Chunk:
+        if self._out:
+            return self.cut(self._out)
+        ended = threading.Event()
+        self.watchdog.begin_wait()
+        with self.watchdog.ending(ended.set):
+            assert ended.wait(30), "Nobody ended the wait."
+        self.watchdog.end_wait()
+        self.watchdog.check()
+        raise AssertionError("The wait was ended for no reason.")
+
+
 class DiesAfter(Server):
     """The connection is lost once so many bytes have been received."""
 
@@ -255,9 +295,71 @@ class FakeSession:
         self.stream.close()
 
 
-def transport_to(server: Server, limits: Limits | None = None) -> SFTPTransport:
+class RecordingSlot(Slot):
+    """A file in memory."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.ranges = Ranges()
+        self.pieces: list[tuple[int, bytes]] = []
+        self.received = 0
+        self.finished = False
+        self.error: StageError | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finished or self.error is not None
+
+    def missing(self) -> Sequence[tuple[int, int]]:
+        return [] if self.finished else list(self.ranges.missing(self.entry.size))
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        data = b"".join(buffers)
+        assert 0 <= offset <= offset + len(data) <= self.entry.size
+        self.received += self.ranges.add(offset, offset + len(data))
+        self.pieces.append((offset, data))
+
+    def finish(self) -> None:
+        self.finished = self.error is None and self.ranges.covers(self.entry.size)
+
+    def fail(self, error: StageError) -> None:
+        self.error = self.error or error
+
+    @property
+    def data(self) -> bytes:
+        whole = bytearray(self.entry.size)
+        for offset, piece in self.pieces:
+            whole[offset : offset + len(piece)] = piece
+        return bytes(whole)
+
+
+class RecordingLanding(Landing):
+    """Has room for everything, and keeps it in memory."""
+
+    def __init__(self) -> None:
+        self.slots: dict[bytes, RecordingSlot] = {}
+        self.refused: dict[bytes, StageError] = {}
+
+    def expect(self, files: int, size: int) -> None:
+        pass
+
+    def open(self, entry: Entry) -> RecordingSlot:
+        begun = self.slots.get(entry.name)
+        if begun is None or begun.entry != entry:
+            begun = self.slots[entry.name] = RecordingSlot(entry)
+        return begun
+
+    def refuse(self, name: bytes, error: StageError) -> None:
+        self.refused[name] = error
+
+    @property
+    def received(self) -> int:
+        return sum(slot.received for slot in self.slots.values())
+
+
+def transport_to(server: Server, limits: Limits | None = None, watchdog: Watchdog | None = None) -> SFTPTransport:
     limits = limits or Limits()
-    return SFTPTransport(cast(Any, FakeSession(server)), limits, Watchdog(limits))
+    return SFTPTransport(cast(Any, FakeSession(server)), limits, watchdog or Watchdog(limits))
 
 
 def stage_from(server: Server, target: Path, limits: Limits | None = None) -> StageReport:

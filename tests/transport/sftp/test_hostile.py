@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import stat
 import struct
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from peerstage.errors import IncompleteStage, LandingError, LimitExceeded, ProtocolError, StageError
-from peerstage.records import Limits
+from peerstage.errors import IncompleteStage, LandingError, ProtocolError, StageError
 from peerstage.testing.contract import landed
 from peerstage.transport.sftp import wire
 from support.sftp_server import Node, Server, attributes, packet, stage_from, string
@@ -192,31 +190,6 @@ def test_what_breaks_the_protocol_ends_the_run_and_publishes_nothing(kind: type[
 def test_text_before_the_version_is_quoted_and_the_way_out_named(target: Path) -> None:
     with pytest.raises(ProtocolError, match=r'Welcome to db1!.*transport="scp"'):
         stage_from(Greets(dict(GOOD)), target)
-
-
-class ListsForEver(Server):
-    """Has a new name whenever it is asked."""
-
-    count = 0
-
-    def readdir(self, number: int, handle: bytes, rest: bytes) -> list[bytes]:
-        body = b""
-        for _ in range(500):
-            self.count += 1
-            body += string(b"n%d" % self.count) + string(b"l" * 100) + attributes(Node())
-        return [packet(wire.NAME, number, struct.pack(">I", 500) + body)]
-
-
-@pytest.mark.parametrize(
-    "limits",
-    [Limits(entries=2000), Limits(listing_bytes=1 << 20), Limits(name_bytes=3), Limits(path_bytes=1), Limits()],
-)
-def test_endless_listings_and_long_names_pass_a_bound(target: Path, limits: Limits) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(LimitExceeded, match="Limits"):
-        stage_from(ListsForEver(dict(GOOD)), target, limits)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
-    assert landed(target) == {}
 
 
 def test_a_size_of_2_to_the_60_is_refused_before_the_first_read(target: Path) -> None:

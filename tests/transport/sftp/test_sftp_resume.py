@@ -1,0 +1,163 @@
+"""Connections that are lost at every byte: the next one asks for what is missing, and for nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+from peerstage.errors import ConnectionLost
+from peerstage.landing import DirectoryLanding
+from peerstage.landing.base import Landing
+from peerstage.records import Limits
+from peerstage.session.watchdog import Watchdog
+from peerstage.testing.contract import landed
+from peerstage.transport.sftp.client import SFTPClient
+from support.sftp_server import DiesAfter, HangsUp, Node, RecordingLanding, Server, transport_to
+
+chance = random.Random(0)
+FILES = {b"%d" % size: Node(chance.randbytes(size)) for size in (0, 1, 100, 1023, 1024, 1025, 5000)}
+DATA = {name: node.data for name, node in FILES.items()}
+SIZE = sum(node.size for node in FILES.values())
+
+
+class DiesWhenAsked(Server):
+    """Is gone when the client sends its batch of that number."""
+
+    left = 0
+
+    def send(self, data: bytes) -> None:
+        if self.left <= 0:
+            raise ConnectionLost("The connection was lost: the peer closed it.")
+        self.left -= 1
+        super().send(data)
+
+
+def dying(left: int, files: dict[bytes, Node] = FILES) -> DiesAfter:
+    server = DiesAfter(dict(files), read_bytes=1024)
+    server.left = left
+    return server
+
+
+def loses(server: Server, landing: Landing) -> bool:
+    """Whether the connection is lost before everything is there."""
+    try:
+        transport_to(server).pull(b"/c", landing)
+    except ConnectionLost as exc:
+        assert exc.transient
+        return True
+    return False
+
+
+def whole_conversation() -> int:
+    server = dying(1 << 30)
+    assert not loses(server, RecordingLanding())
+    return (1 << 30) - server.left
+
+
+def test_wherever_the_stream_ends_the_next_connection_asks_for_the_missing_ranges_alone() -> None:
+    for left in range(0, whole_conversation(), 13):
+        landing = RecordingLanding()
+        assert loses(dying(left), landing)
+        before = landing.received
+        missing = {name: set(slot.missing()) for name, slot in landing.slots.items()}
+        again = Server(dict(FILES), read_bytes=1 << 17)
+        assert not loses(again, landing)
+        assert {name: slot.data for name, slot in landing.slots.items()} == DATA
+        assert all(slot.finished for slot in landing.slots.values())
+        assert sum(length for _, _, length in again.asked) == SIZE - before
+        begun = {range_ for ranges in missing.values() for range_ in ranges}
+        new = {(0, node.size) for name, node in FILES.items() if name not in missing}
+        assert {(start, start + length) for _, start, length in again.asked} <= begun | new
+        assert again.handles == {}
+
+
+def test_wherever_the_stream_ends_the_files_on_disk_are_whole_after_the_next_connection(tmp_path: Path) -> None:
+    for left in range(0, whole_conversation(), 211):
+        target = tmp_path / str(left)
+        target.mkdir()
+        with DirectoryLanding(str(target), durable=False) as landing:
+            assert loses(dying(left), landing)
+            assert {name for name in landed(target) if not name.startswith(b".")} == set()
+            assert not loses(Server(dict(FILES), read_bytes=1024), landing)
+            landing.commit()
+        assert landed(target) == DATA
+
+
+def test_a_connection_that_is_lost_while_sending_is_continued_too() -> None:
+    landing = RecordingLanding()
+    for left in range(200):
+        server = DiesWhenAsked(dict(FILES), read_bytes=1024)
+        server.left = left
+        if not loses(server, landing):
+            break
+    else:
+        raise AssertionError("It never came to an end.")
+    assert left > 3
+    assert {name: slot.data for name, slot in landing.slots.items()} == DATA
+
+
+def test_a_connection_that_is_lost_time_and_again_gets_there() -> None:
+    files = {b"big": Node(random.Random(1).randbytes(60_000))}
+    landing = RecordingLanding()
+    received = [0]
+    while loses(dying(8000, files), landing):
+        received.append(landing.received)
+        assert received[-1] > received[-2], "every connection brings something"
+    assert landing.slots[b"big"].data == files[b"big"].data
+
+
+def test_a_run_that_is_lost_for_good_leaves_nothing(target: Path) -> None:
+    (target / "old").write_bytes(b"old")
+    for left in range(0, whole_conversation(), 499):
+        with DirectoryLanding(str(target), durable=False) as landing:
+            assert loses(dying(left), landing)
+        assert landed(target) == {b"old": b"old"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mtime": 5}, {"data": b"shorter"}, {"data": b"n" * 30_000}, {"data": b"n" * 20_000, "mtime": 9}]
+)
+def test_a_file_that_changed_between_two_connections_starts_anew(target: Path, changes: dict[str, object]) -> None:
+    old = Node(b"o" * 20_000)
+    new = dataclasses.replace(old, **changes)  # type: ignore[arg-type]
+    with DirectoryLanding(str(target), durable=False) as landing:
+        assert loses(dying(12_000, {b"a": old}), landing)
+        server = Server({b"a": new})
+        transport_to(server).pull(b"/c", landing)
+        landing.commit()
+    assert sum(length for _, _, length in server.asked) == new.size
+    assert landed(target) == {b"a": new.data}
+
+
+def test_what_is_complete_is_not_opened_again() -> None:
+    landing = RecordingLanding()
+    assert not loses(Server(dict(FILES)), landing)
+    again = Server(dict(FILES))
+    assert not loses(again, landing)
+    assert again.opened == 1, "the directory"
+    assert again.asked == []
+
+
+def test_a_packet_of_which_the_half_has_come_counts_for_nothing() -> None:
+    class EndsInAPacket(HangsUp):
+        """Sends all but the last byte of its data, and closes."""
+
+        def cut(self, out: deque[bytes]) -> bytes:
+            whole = super().cut(out)
+            if len(whole) < 900:
+                return whole
+            out.clear()
+            return whole[:-1]
+
+    landing = RecordingLanding()
+    assert loses(EndsInAPacket({b"a": Node(b"a" * 1000)}), landing)
+    assert landing.received == 0
+
+
+def test_numbers_of_requests_differ_from_one_connection_to_the_next() -> None:
+    numbers = {SFTPClient(Server(), Limits(), Watchdog(Limits()))._number for _ in range(8)}
+    assert len(numbers) > 6
