@@ -83,7 +83,7 @@ class Limits:
         entries: Entries in one collect directory, dotfiles and what is no file included.
         name_bytes: Length of one name.
         path_bytes: Length of a path that is sent to the peer.
-        listing_bytes: Everything that the peer sends for one listing.
+        listing_bytes: Everything that the peer sends for one listing; as much again holds its names in memory.
         packet_bytes: One SSH packet; an SFTP packet may hold as much again as a read asked for.
         banner_bytes: Everything before the server's identification line has ended.
         stderr_bytes: What a remote command may say on stderr.

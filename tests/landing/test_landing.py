@@ -92,7 +92,7 @@ def test_what_comes_is_private_under_any_umask(target: Path, umask: int) -> None
 def test_a_landing_that_is_not_committed_publishes_nothing(target: Path) -> None:
     with DirectoryLanding(str(target)) as landing:
         serving(a=b"a").pull(b"/c", landing)
-        assert [file.error for file in landing.files] == [None]
+        assert [file.error for file in landing.files()] == [None]
     assert landed(target) == {}
 
 
@@ -175,7 +175,7 @@ def test_a_slot_that_is_finished_with_a_gap_fails(target: Path) -> None:
         assert gap.is_finished
         landing.commit()
     assert landed(target) == {}
-    assert landing.files[0].error == "8 of 10 bytes arrived. Stage again once the peer is well."
+    assert next(landing.files()).error == "8 of 10 bytes arrived. Stage again once the peer is well."
 
 
 def test_bytes_that_came_twice_do_not_stand_for_those_that_are_missing(target: Path) -> None:
@@ -186,7 +186,7 @@ def test_bytes_that_came_twice_do_not_stand_for_those_that_are_missing(target: P
         slot.finish()
         landing.commit()
     assert landed(target) == {}
-    assert landing.files[0].error is not None
+    assert next(landing.files()).error is not None
 
 
 @pytest.mark.parametrize(("size", "offset", "data"), [(3, 1, b"abc"), (3, 3, b"a"), (0, 0, b"a"), (3, -1, b"abc")])
@@ -205,7 +205,7 @@ def test_a_file_of_another_size_on_the_disk_than_arrived_is_not_published(target
         slot.finish()
         landing.commit()
     assert landed(target) == {}
-    assert landing.files[0].error == "7 of 6 bytes are on the disk. Stage again."
+    assert next(landing.files()).error == "7 of 6 bytes are on the disk. Stage again."
 
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"../a", b"a/b", b"/a", b"a\0b"])
@@ -500,4 +500,4 @@ def test_a_slot_that_has_failed_stays_failed(target: Path) -> None:
         again.finish()
         landing.commit()
     assert landed(target) == {}
-    assert [file.error for file in landing.files] == ["first"]
+    assert [file.error for file in landing.files()] == ["first"]

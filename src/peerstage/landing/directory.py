@@ -9,9 +9,10 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from types import TracebackType
 
-from peerstage.errors import EntryError, LandingError, ProtocolError, StageError, escape
+from peerstage.errors import EntryError, LandingError, ProtocolError, StageError
 from peerstage.landing import durability
 from peerstage.landing.base import Landing, Slot
 from peerstage.landing.private import PrivateDirectory, open_directory, require_posix, sweep_directory
@@ -63,7 +64,7 @@ class DirectoryLanding(Landing):
         self.permissions = permissions
         self.durable = durable
         self.preserve_times = preserve_times
-        self._refused: dict[bytes, FileResult] = {}
+        self._refused: dict[bytes, str] = {}
         self.resumed_bytes = 0
         self._slots: dict[bytes, FileSlot] = {}
         self._umask = _umask()
@@ -82,7 +83,7 @@ class DirectoryLanding(Landing):
             raise
         except OSError as exc:
             raise disk_error(exc, self.target) from exc
-        self._store = Store(self.target, self._private.fd)
+        self._store = Store(self.target, self._private.fd, writeback=self.durable)
         return self
 
     def __exit__(
@@ -94,15 +95,20 @@ class DirectoryLanding(Landing):
         finally:
             os.close(self._target_fd)
 
-    @property
-    def files(self) -> list[FileResult]:
-        """What has become of each file whose slot was opened."""
-        return [slot.result() for slot in self._slots.values()]
+    def files(self) -> Iterator[FileResult]:
+        """Yield what has become of each file whose slot was opened, and forget it: of many files both would be much."""
+        slots, self._slots = self._slots, {}
+        for name in list(slots):
+            slot = slots.pop(name)
+            entry, error = slot.entry, slot.error
+            mode = None if error is not None else self._mode_of(entry)
+            yield FileResult(os.fsdecode(name), entry.size, mode, entry.mtime, error)
 
-    @property
-    def refused(self) -> list[FileResult]:
-        """The entries that were not read, with the reason."""
-        return list(self._refused.values())
+    def refused(self) -> Iterator[FileResult]:
+        """Yield the entries that were not read, with the reason, and forget them."""
+        refused, self._refused = self._refused, {}
+        for name in list(refused):
+            yield FileResult(os.fsdecode(name), error=refused.pop(name))
 
     def expect(self, files: int, size: int) -> None:
         """Compare what will come with the free space and inodes of the target's file system. See `Landing.expect`."""
@@ -142,8 +148,8 @@ class DirectoryLanding(Landing):
             return begun
         if begun is not None:
             begun.discard()
-        place = begun.place if begun is not None else str(len(self._slots))
-        slot = self._slots[name] = FileSlot(self._store, entry, place, writeback=self.durable)
+        number = begun.number if begun is not None else len(self._slots)
+        slot = self._slots[name] = FileSlot(self._store, entry, number)
         try:
             mode = os.stat(name, dir_fd=self._target_fd, follow_symlinks=False).st_mode
         except FileNotFoundError:
@@ -159,7 +165,7 @@ class DirectoryLanding(Landing):
 
     def refuse(self, name: bytes, error: StageError) -> None:
         """See `Landing.refuse`."""
-        self._refused[name] = FileResult(os.fsdecode(name), error=escape(error.message))
+        self._refused[name] = self._store.reasons.keep(error)
 
     def commit(self) -> None:
         """Publish every finished file: owner, mode and data of all first, then only renames, then the directory.
@@ -190,8 +196,7 @@ class DirectoryLanding(Landing):
         try:
             if self.ownership is not None:
                 os.fchown(fd, *self.ownership)
-            slot.mode = self._mode_of(slot.entry)
-            os.fchmod(fd, slot.mode)
+            os.fchmod(fd, self._mode_of(slot.entry))
             if self.preserve_times and slot.entry.mtime is not None:
                 os.utime(fd, (slot.entry.mtime, slot.entry.mtime))
             if sync:

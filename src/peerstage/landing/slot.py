@@ -6,60 +6,78 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-from peerstage.errors import IncompleteFile, ProtocolError, StageError, escape
+from peerstage.errors import IncompleteFile, ProtocolError, StageError
 from peerstage.landing import durability
 from peerstage.landing.base import Buffer, Ranges, Slot
 from peerstage.landing.store import Store
-from peerstage.records import Entry, FileResult
+from peerstage.records import Entry
 
 _IOV_MAX = 512
 
+#: The outcome of a file that may be published; any other outcome is the reason why it may not.
+_COMPLETE = ""
+
+
+class _Arriving:
+    """What is kept of a file while it comes."""
+
+    __slots__ = ("created", "dirty", "fd", "ranges", "received")
+
+    def __init__(self) -> None:
+        self.ranges = Ranges()
+        self.received = 0
+        self.dirty = 0
+        self.created = False
+        self.fd = -1
+
 
 class FileSlot(Slot):
-    """A file in the private directory, named by a number until it is published."""
+    """A file in the private directory, named by a number until it is published.
 
-    __slots__ = (
-        "_created",
-        "_dirty",
-        "_error",
-        "_fd",
-        "_finished",
-        "_ranges",
-        "_store",
-        "_writeback",
-        "entry",
-        "mode",
-        "place",
-        "received",
-    )
+    A directory may hold a hundred thousand of these: what only a file on its way needs is in its `_Arriving`.
+    """
 
-    def __init__(self, store: Store, entry: Entry, place: str, *, writeback: bool) -> None:
+    __slots__ = ("_arriving", "_outcome", "_store", "entry", "number")
+
+    def __init__(self, store: Store, entry: Entry, number: int) -> None:
         self.entry = entry
-        self.place = place
-        self.received = 0
-        self.mode: int | None = None
-        self._writeback = writeback
+        self.number = number
         self._store = store
-        self._created = False
-        self._ranges: Ranges | None = None
-        self._fd = -1
-        self._dirty = 0
-        self._finished = False
-        self._error: StageError | None = None
+        self._arriving: _Arriving | None = None
+        self._outcome: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The file's name in the private directory."""
+        return str(self.number)
 
     @property
     def is_finished(self) -> bool:
-        return self._finished or self._error is not None
+        return self._outcome is not None
 
     @property
     def is_ready(self) -> bool:
         """Whether the file is complete and may be published."""
-        return self._finished and self._error is None
+        return self._outcome == _COMPLETE
+
+    @property
+    def error(self) -> str | None:
+        """Why the file can not be published, as one printable line; None for a complete one."""
+        if self._outcome is None:
+            return "The run ended before it was complete."
+        return self._outcome or None
+
+    @property
+    def received(self) -> int:
+        """Bytes that have come and are kept."""
+        if self._arriving is not None:
+            return self._arriving.received
+        return self.entry.size if self.is_ready else 0
 
     def missing(self) -> Sequence[tuple[int, int]]:
-        if self._ranges is None:
-            return ((0, self.entry.size),) if self.entry.size and not self._finished else ()
-        return tuple(self._ranges.missing(self.entry.size))
+        if self._arriving is not None:
+            return tuple(self._arriving.ranges.missing(self.entry.size))
+        return () if self.is_finished or not self.entry.size else ((0, self.entry.size),)
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         length = sum(len(buffer) for buffer in buffers)
@@ -67,22 +85,23 @@ class FileSlot(Slot):
         if offset < 0 or end > self.entry.size:
             raise ProtocolError("More bytes came than were promised.", path=self.entry.name)
         try:
-            _pwrite_all(self._descriptor(), buffers, offset, length)
+            fd = self._descriptor()
+            _pwrite_all(fd, buffers, offset, length)
         except OSError as exc:
             raise self._store.error(exc) from exc
-        if self._ranges is None:
-            self._ranges = Ranges()
-        self.received += self._ranges.add(offset, end)
-        self._dirty += length
-        if self._writeback and self._dirty >= durability.WRITEBACK_BYTES:
-            durability.start_writeback(self._descriptor(), 0, 0)
-            self._dirty = 0
+        arriving = self._arrival()
+        arriving.received += arriving.ranges.add(offset, end)
+        arriving.dirty += length
+        if self._store.writeback and arriving.dirty >= durability.WRITEBACK_BYTES:
+            durability.start_writeback(fd, 0, 0)
+            arriving.dirty = 0
 
     def finish(self) -> None:
         if self.is_finished:
             return
         size = self.entry.size
-        if not (self._ranges.covers(size) if self._ranges is not None else size == 0):
+        ranges = self._arriving.ranges if self._arriving is not None else Ranges()
+        if not ranges.covers(size):
             self.fail(IncompleteFile(f"{self.received} of {size} bytes arrived. Stage again once the peer is well."))
             return
         try:
@@ -93,46 +112,40 @@ class FileSlot(Slot):
         if on_disk != size:
             self.fail(IncompleteFile(f"{on_disk} of {size} bytes are on the disk. Stage again."))
             return
-        self._finished = True
-        self._ranges = None
+        self._outcome = _COMPLETE
+        self._arriving = None
 
     def fail(self, error: StageError) -> None:
-        if self._error is None:
-            self._error = error
+        if self._outcome is None or self.is_ready:
+            self._outcome = self._store.reasons.keep(error)
             self.discard()
 
     def discard(self) -> None:
         """Forget what has come."""
         with contextlib.suppress(OSError):  # what the disk says of these bytes does not matter any more
             self.close()
-        if self._created:
-            with contextlib.suppress(OSError):
-                os.unlink(self.place, dir_fd=self._store.fd)
-        self._created = False
-        self._ranges = None
-        self.received = 0
+        with contextlib.suppress(OSError):
+            os.unlink(self.place, dir_fd=self._store.fd)
+        self._arriving = None
 
     def close(self) -> None:
         """Close the descriptor; the next write opens another."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
+        arriving = self._arriving
+        if arriving is not None and arriving.fd >= 0:
+            fd, arriving.fd = arriving.fd, -1
             self._store.close(self, fd)
 
-    def _descriptor(self) -> int:
-        if self._fd < 0:
-            self._fd = self._store.open(self, create=not self._created)
-            self._created = True
-        return self._fd
+    def _arrival(self) -> _Arriving:
+        if self._arriving is None:
+            self._arriving = _Arriving()
+        return self._arriving
 
-    def result(self) -> FileResult:
-        """Return what became of this file."""
-        error = self._error
-        if error is None and not self._finished:
-            error = IncompleteFile("The run ended before it was complete.")
-        name = os.fsdecode(self.entry.name)
-        if error is not None:
-            return FileResult(name, self.entry.size, None, self.entry.mtime, escape(error.message))
-        return FileResult(name, self.entry.size, self.mode, self.entry.mtime)
+    def _descriptor(self) -> int:
+        arriving = self._arrival()
+        if arriving.fd < 0:
+            arriving.fd = self._store.open(self, create=not arriving.created)
+            arriving.created = True
+        return arriving.fd
 
 
 def _pwrite_all(fd: int, buffers: Sequence[Buffer], offset: int, length: int) -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from peerstage.errors import LandingError
+from peerstage.errors import LandingError, StageError, escape
 
 if sys.platform != "win32":
     import resource
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from peerstage.landing.slot import FileSlot
 
 _FLAGS = os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+#: Characters of reasons to keep for one directory.
+_REASONS_CHARS = 1 << 19
 
 _ADVICE = {
     errno.ENOSPC: "Make room in the target, then stage again; the files that were there before are untouched.",
@@ -29,17 +32,40 @@ _ADVICE = {
 }
 
 
+class Reasons:
+    """Why entries are not staged, in little memory: a peer has a say in these texts, one for each of its entries.
+
+    Equal texts are kept once. Once there are `_REASONS_CHARS`, a new one is replaced by the kind of failure that it is.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+        self._chars = 0
+
+    def keep(self, error: StageError) -> str:
+        """Return the reason that *error* gives, as one printable line."""
+        text = escape(error.message)
+        if text not in self._known:
+            if self._chars + len(text) > _REASONS_CHARS:
+                text = f"{type(error).__name__}; so many entries failed that not every reason is kept."
+            self._chars += len(text)
+        return self._known.setdefault(text, text)
+
+
 class Store:
     """Opens and closes the files that slots write to, never more at once than the process can afford.
 
     Args:
         target: The target's path, for messages.
         fd: Descriptor of the private directory.
+        writeback: Whether data is handed to the disk while it comes.
     """
 
-    def __init__(self, target: str, fd: int) -> None:
+    def __init__(self, target: str, fd: int, *, writeback: bool) -> None:
         self.target = target
         self.fd = fd
+        self.writeback = writeback
+        self.reasons = Reasons()
         self._open: dict[FileSlot, None] = {}
         self._max_open = max(4, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 

@@ -69,11 +69,13 @@ class ListsMany(Server):
     Attributes:
         count: How many; None for no end.
         length: Bytes of a name.
+        size: Of every entry; None for one of its own.
         mode: Of every entry.
     """
 
     count: int | None = None
     length = 6
+    size: int | None = None
     mode = stat.S_IFREG | 0o644
 
     def opendir(self, number: int, path: bytes, rest: bytes) -> list[bytes]:
@@ -84,7 +86,7 @@ class ListsMany(Server):
         some = [
             string((b"%06d" % one).ljust(self.length, b"\xff"))
             + string(b"")
-            + struct.pack(">IQIIIII", 0xF, one, 0, 0, self.mode, 0, one)
+            + struct.pack(">IQIIIII", 0xF, one if self.size is None else self.size, 0, 0, self.mode, 0, one)
             for one in itertools.islice(self.numbers, 100)
         ]
         if not some:
@@ -96,7 +98,7 @@ class ListsMany(Server):
 
 
 @pytest.mark.parametrize("mode", [stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777])
-@pytest.mark.parametrize(("longest", "length"), [(113_000, 255), (120_000, 6)])
+@pytest.mark.parametrize(("longest", "length"), [(39_000, 255), (120_000, 6)])
 def test_an_entry_takes_so_little_memory_that_the_longest_listing_fits(mode: int, longest: int, length: int) -> None:
     server = ListsMany()
     server.count, server.length, server.mode = 3000, length, mode
@@ -119,6 +121,59 @@ def test_an_endless_listing_takes_little_memory(target: Path, length: int) -> No
         stage_from(server, target, tenth)
     assert str(caught.value).startswith("peer /c: ")
     assert landed(target) == {}
+
+
+class RefusesEach(ListsMany):
+    """Opens nothing, and has long words of its own about every file."""
+
+    def open(self, number: int, path: bytes, rest: bytes) -> list[bytes]:
+        return self.status(number, 5, b"%d" % number + b"\xff" * 2000)
+
+
+class HasEach(ListsMany):
+    """Has one byte in every file, and keeps no record of who asked for it."""
+
+    size = 1
+
+    def open(self, number: int, path: bytes, rest: bytes) -> list[bytes]:
+        return self.new_handle(number, Node(b"x"))
+
+    def fstat(self, number: int, handle: bytes, rest: bytes) -> list[bytes]:
+        return [packet(wire.ATTRS, number, struct.pack(">IQ", 1, 1))]
+
+    def read(self, number: int, handle: bytes, rest: bytes) -> list[bytes]:
+        return [packet(wire.DATA, number, string(b"x"))]
+
+
+@pytest.mark.parametrize("kind", [RefusesEach, HasEach])
+@pytest.mark.parametrize(("count", "length"), [(12_000, 6), (11_500, 60), (3_900, 255)])
+def test_a_whole_stage_of_the_longest_listing_takes_little_memory(
+    target: Path, kind: type[ListsMany], count: int, length: int
+) -> None:
+    tenth = Limits(entries=Limits().entries // 10, listing_bytes=Limits().listing_bytes // 10)
+    server = kind()
+    server.count, server.length = count, length
+    reasons = MIB // 2  # as many are kept of a tenth as of all
+    with little_memory((64 * MIB - reasons) // 10 + reasons):
+        if kind is HasEach:
+            assert stage_from(server, target, tenth).count == count
+        else:
+            with pytest.raises(IncompleteStage, match="could not be opened") as caught:
+                stage_from(server, target, tenth)
+            assert caught.value.report is not None
+            assert len(caught.value.report.failed) == count
+
+
+@pytest.mark.parametrize("name", [b"\xff" * 249, "\U0001f480".encode() + b"a" * 245])
+def test_names_that_take_more_memory_than_bytes_pass_the_bound_sooner(target: Path, name: bytes) -> None:
+    class ListsNames(ListsMany):
+        def readdir(self, number: int, handle: bytes, rest: bytes) -> list[bytes]:
+            one = b"%06d" % next(self.numbers) + name
+            return [packet(wire.NAME, number, struct.pack(">I", 1) + string(one) + string(b"") + attributes(Node()))]
+
+    with pytest.raises(LimitExceeded, match=r"Limits\.listing_bytes"):
+        stage_from(server := ListsNames(), target, Limits(listing_bytes=MIB))
+    assert server.kinds[wire.READDIR] * len(name) < MIB // 2
 
 
 @pytest.mark.parametrize(

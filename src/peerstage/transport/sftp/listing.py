@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -84,6 +86,7 @@ def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> Iterato
     body = wire.string(handle)
     seen: set[bytes] = set()
     before = client.received
+    held = 0
     ended = False
     failed: RemoteError | None = None
     for _ in range(_AHEAD):
@@ -104,10 +107,11 @@ def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> Iterato
             if name in seen:
                 raise ProtocolError("The peer lists this name twice.", path=name)
             seen.add(name)
+            held += len(name) + sys.getsizeof(os.fsdecode(name))  # text may take four times its bytes
             yield name, attributes
         if len(seen) > limits.entries:
             raise LimitExceeded(f"More than {limits.entries} entries (Limits.entries).", path=directory)
-        if client.received - before > limits.listing_bytes:
+        if max(client.received - before, held) > limits.listing_bytes:
             raise LimitExceeded(
                 f"A listing of over {limits.listing_bytes} bytes (Limits.listing_bytes).", path=directory
             )
