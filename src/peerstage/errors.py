@@ -16,7 +16,8 @@
         ├── Cancelled              `cancel()` was called
         ├── ProtocolError          the peer said something that the protocol does not allow
         ├── RemoteError            the peer answered a request with a refusal
-        │   └── RemoteNotFound
+        │   ├── RemoteNotFound
+        │   └── NoSFTP             the peer logs us in and has no SFTP server; SCP may do
         ├── EntryError             one entry could not be staged; the others are not concerned
         │   ├── NotRegular         a directory, FIFO, device, dangling link ...
         │   ├── IncompleteFile     fewer bytes arrived than were promised
@@ -171,6 +172,10 @@ class RemoteError(StageError):
 
 class RemoteNotFound(RemoteError):
     """The peer says that there is no such file or directory."""
+
+
+class NoSFTP(RemoteError):
+    """The peer refused the SFTP subsystem, or ended it without a word: it has no SFTP server for this login."""
 
 
 class EntryError(StageError):

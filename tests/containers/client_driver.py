@@ -47,7 +47,7 @@ def main():
     held = False
     way = {"guarded": True} if job.get("transport") == "guarded" else {"transport": job.get("transport", "sftp")}
     ssh = SSHOptions(
-        identity="/root/id", known_hosts=job["known_hosts"].encode(), config=(), agent=False, **job.get("ssh", {})
+        identity="/opt/id", known_hosts=job["known_hosts"].encode(), config=(), agent=False, **job.get("ssh", {})
     )
     answer = {"error": None, "files": {}, "resumed": 0, "retries": 0}
     with tempfile.TemporaryDirectory() as target:

@@ -24,8 +24,8 @@ class Client:
         self.container = bench.container("client")
         folder = _wheels_for(self.container, wheels)
         docker("cp", f"{folder}/.", f"{self.container.id}:/wheels")
-        docker("cp", str(bench.home / "id"), f"{self.container.id}:/root/id")
-        docker("cp", str(self.DRIVER), f"{self.container.id}:/root/driver.py")
+        docker("cp", str(bench.home / "id"), f"{self.container.id}:/opt/id")
+        docker("cp", str(self.DRIVER), f"{self.container.id}:/opt/driver.py")
         pip = ("/opt/venv/bin/python", "-m", "pip", "install", "--quiet", "--no-index", "--find-links", "/wheels")
         self.container.execute(*pip, "--disable-pip-version-check", "peerstage")
 
@@ -55,7 +55,7 @@ class Client:
             "limits": limits or {},
             **options,
         }
-        command = ["docker", "exec", "-i", self.container.id, "/opt/venv/bin/python", "-I", "/root/driver.py"]
+        command = ["docker", "exec", "-i", self.container.id, "/opt/venv/bin/python", "-I", "/opt/driver.py"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None
             assert process.stdout is not None

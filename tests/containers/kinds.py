@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from peerstage.errors import ConfigurationError, ConnectionLost, NotAvailable, RemoteError
+from peerstage.errors import ConfigurationError, NoSFTP, NotAvailable, RemoteError
 
 #: What peerstage can do so far: transports, and ways to get to a peer. What is added here runs everything below on the
 #: kinds that it opens; still to come are "scp", "guarded", "jump" and "certificate".
@@ -55,9 +55,9 @@ class Failure:
 
 #: THE TABLE. What a kind can not do, a transport or "mark", and how that shows. Nothing of it is skipped.
 CAN_NOT: dict[tuple[str, str], Failure] = {
-    ("scp-only", "sftp"): Failure(RemoteError, "no sftp subsystem"),
-    ("guard", "sftp"): Failure(ConnectionLost, "SFTP server ended the conversation"),
-    ("dropbear", "sftp"): Failure(ConnectionLost, "SFTP server ended the conversation"),
+    ("scp-only", "sftp"): Failure(NoSFTP, "no sftp subsystem"),
+    ("guard", "sftp"): Failure(NoSFTP, "without a word"),
+    ("dropbear", "sftp"): Failure(NoSFTP, "without a word"),
     ("limited", "mark"): Failure(RemoteError, "permission"),
 }
 

@@ -13,9 +13,9 @@ import pytest
 from peerstage import Limits, RemotePeer, Retry, SSHOptions
 from peerstage.errors import (
     ConnectError,
-    ConnectionLost,
     LimitExceeded,
     LoginError,
+    NoSFTP,
     ProtocolError,
     RemoteError,
     StageError,
@@ -58,7 +58,8 @@ def attempt(handler: Handler, target: Path, key: paramiko.PKey, **options: Any) 
     ("handler", "kind", "words"),
     [
         (ssh_server.never_speaks, LimitExceeded, "complete the login"),
-        (ssh_server.closes_at_once, ConnectError, "SSH"),
+        (ssh_server.closes_at_once, ConnectError, "No SSH session came about: it hangs up"),
+        (ssh_server.turns_away, ConnectError, "the server hangs up, saying 'Not allowed at this time'"),
         (ssh_server.speaks_without_end, (ConnectError, ProtocolError), "identification"),
         (ssh_server.greets_without_end, (ConnectError, ProtocolError), "SSH"),
         (ssh_server.speaks_http, ConnectError, "SSH"),
@@ -90,7 +91,7 @@ def test_the_time_to_connect_holds_until_the_keys_are_exchanged(target: Path, ho
         (ssh_server.SendsBytesOneByOne, StageError, ""),
         (ssh_server.IgnoresTheWindow, StageError, ""),
         (ssh_server.NeverStarts, LimitExceeded, "stall_timeout"),
-        (ssh_server.EndsAtOnce, (ConnectionLost, RemoteError), ""),
+        (ssh_server.EndsAtOnce, NoSFTP, ""),
     ],
 )
 def test_servers_that_misbehave_after_the_key_exchange_end_in_an_error(

@@ -67,6 +67,11 @@ def closes_at_once(sock: socket.socket) -> None:
     """Accepts, and hangs up."""
 
 
+def turns_away(sock: socket.socket) -> None:
+    """Says why it wants nothing of this address, and hangs up, as OpenSSH does from 9.8 on (PerSourcePenalties)."""
+    sock.sendall(b"Not allowed at this time\r\n")
+
+
 def speaks_without_end(sock: socket.socket) -> None:
     """Sends a first line that has no end."""
     while True:

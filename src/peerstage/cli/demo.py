@@ -42,7 +42,7 @@ def demo_verb(
 ) -> int:
     """Stage real files from an SSH server of its own.
 
-    The server runs on a loopback port in this process. Every SHA-256 is compared with the original's.
+    The server runs on a loopback port, in a process of its own. Every SHA-256 is compared with the original's.
     """
     log_to_stderr(verbose=verbose)
     show = choose_show(as_json=as_json)

@@ -89,7 +89,11 @@ class BoundedPacketizer(Packetizer):
                 break
             if self._end >= self._limits.banner_bytes:
                 raise Violation(f"more than {self._limits.banner_bytes} bytes without an SSH identification")
-            self._receive(check_rekey=False, most=self._limits.banner_bytes - self._end)
+            try:
+                self._receive(check_rekey=False, most=self._limits.banner_bytes - self._end)
+            except (EOFError, ConnectionError):
+                said = bytes(self._view[: self._end]).decode("utf-8", "backslashreplace").strip()
+                raise Violation(f"the server hangs up, saying {said[:200]!r}" if said else "it hangs up") from None
         line = bytes(self._view[self._start : newline]).rstrip(b"\r")
         self._start = newline + 1
         return line.decode("utf-8", "backslashreplace")

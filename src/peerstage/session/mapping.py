@@ -60,4 +60,5 @@ def translate(exc: BaseException | None, *, logged_in: bool) -> StageError:
 
 def _words(exc: BaseException) -> str:
     text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+    text = text.removeprefix("Error reading SSH protocol banner")  # what follows is ours, and says it better
     return (text or type(exc).__name__).rstrip(".")[:300]

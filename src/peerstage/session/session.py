@@ -9,12 +9,12 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import paramiko
 
-from peerstage.errors import ConfigurationError, ConnectError, HostKeyError, RemoteError, StageError, escape
+from peerstage.errors import ConfigurationError, ConnectError, HostKeyError, NoSFTP, RemoteError, StageError, escape
 from peerstage.records import MIB, Limits
 from peerstage.session._paramiko import forget, has_strict_kex, is_protected, make_transport, replace_buffers
 from peerstage.session.authentication import Login
@@ -32,6 +32,9 @@ log = logging.getLogger("peerstage.session")
 WINDOW = 28 * MIB
 #: The largest piece of channel data in one SSH packet.
 PACKET = 128 * 1024
+
+#: Seconds that a peer gets to notice that an earlier channel is closed, before its refusal of another is believed.
+_CHANNEL_PATIENCE = 2.0
 
 _live: weakref.WeakSet[Session] = weakref.WeakSet()
 
@@ -56,6 +59,7 @@ class Session:
         self._owned = owned
         self._process = os.getpid()
         self._streams: list[Stream] = []
+        self._opened = False
         self._lost: StageError | None = None
         self._end = _Ending(transport if owned else None, self._streams)
         watchdog.attach(self._end)
@@ -113,32 +117,58 @@ class Session:
         """Return a stream to the subsystem *name* (RFC 4254, 6.5).
 
         Raises:
-            RemoteError: The peer refused the channel or has no such subsystem.
+            RemoteError: The peer refused the channel.
+            NoSFTP: It has no such subsystem.
             ConnectionLost, LimitExceeded, Cancelled: The connection ended, took too long, or was ended.
         """
+        refused = NoSFTP(
+            f'The peer offers no {name} subsystem. Add a Subsystem line to its sshd_config, or use transport="scp".'
+        )
+        return self._open(f"open the {name} subsystem", lambda channel: channel.invoke_subsystem(name), refused)
+
+    def open_command(self, command: bytes) -> Stream:
+        """Return a stream to *command*, which the peer's shell runs (RFC 4254, 6.5).
+
+        Raises:
+            RemoteError: The peer refused the channel or the command.
+            ConnectionLost, LimitExceeded, Cancelled: The connection ended, took too long, or was ended.
+        """
+        refused = RemoteError("The peer lets this login run no command. Check its authorized_keys and sshd_config.")
+        return self._open("run a command", lambda channel: channel.exec_command(command), refused)
+
+    def _open(self, what: str, ask: Callable[[paramiko.Channel], object], refused: StageError) -> Stream:
+        """Open a channel, *ask* for what is to run on it, and return its stream; raise *refused* if that is."""
         self.require_same_process()
-        with self._watchdog.phase(f"open the {name} subsystem", self._limits.reply_timeout):
+        with self._watchdog.phase(what, self._limits.reply_timeout):
             channel = self._open_channel()
             try:
-                channel.invoke_subsystem(name)
+                ask(channel)
             except Exception as exc:
                 channel.close()
                 if self._transport.is_active() and self._watchdog.failure is None:
-                    raise RemoteError(
-                        f"The peer offers no {name} subsystem. Add a Subsystem line to its sshd_config."
-                    ) from exc
+                    raise refused from exc
                 raise self.failure(exc) from exc
         stream = ChannelStream(channel, self._watchdog, self.failure)
         self._streams.append(stream)
         return stream
 
     def _open_channel(self) -> paramiko.Channel:
-        try:
-            channel = self._transport.open_session(
-                window_size=WINDOW, max_packet_size=PACKET, timeout=self._limits.reply_timeout
-            )
-        except Exception as exc:
-            raise self.failure(exc) from exc
+        """Open a channel; where one was open before, its end may not have come through yet (``MaxSessions 1``)."""
+        until = time.monotonic() + (_CHANNEL_PATIENCE if self._opened else 0.0)
+        while True:
+            try:
+                channel = self._transport.open_session(
+                    window_size=WINDOW, max_packet_size=PACKET, timeout=self._limits.reply_timeout
+                )
+                break
+            except paramiko.ChannelException as exc:
+                if time.monotonic() > until or not self._transport.is_active():
+                    raise self.failure(exc) from exc
+                self._watchdog.sleep(0.1)
+            except Exception as exc:
+                raise self.failure(exc) from exc
+        self._opened = True
+        self._streams[:] = [stream for stream in self._streams if not stream.is_closed]
         replace_buffers(channel, WINDOW, self._limits.stderr_bytes)
         return channel
 
@@ -146,9 +176,11 @@ class Session:
         """Return why the connection can not be used any more; the first reason stays."""
         if self._watchdog.failure is not None:
             return self._watchdog.failure
-        if self._lost is None:
-            saved = self._transport.get_exception() if not self._transport.is_active() else None
-            self._lost = translate(saved or exc, logged_in=True)
+        if self._lost is not None:
+            return self._lost
+        if self._transport.is_active():  # it was about one channel
+            return translate(exc, logged_in=True)
+        self._lost = translate(self._transport.get_exception() or exc, logged_in=True)
         return self._lost
 
     def close(self) -> None:

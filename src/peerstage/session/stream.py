@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from peerstage.session.watchdog import Watchdog
 
 _MOST = 1 << 30
+#: Seconds that paramiko takes at most from the end of the channels to the end of the connection.
+_DYING = 0.1
 
 Chunk: TypeAlias = "bytes | memoryview"
 
@@ -26,10 +28,10 @@ class Stream(ABC):
 
     @abstractmethod
     def send(self, data: bytes) -> None:
-        """Send all of *data*.
+        """Send all of *data*; it is dropped if the peer has closed the channel, which `receive` tells.
 
         Raises:
-            ConnectionLost: The channel is closed.
+            ConnectionLost: The connection ended.
             LimitExceeded: A bound of `Limits` has passed.
         """
 
@@ -42,15 +44,27 @@ class Stream(ABC):
             LimitExceeded: A bound of `Limits` has passed.
         """
 
-    @property
     @abstractmethod
-    def exit_status(self) -> int | None:
-        """The status that the remote program ended with, None while it is not known."""
+    def end(self) -> None:
+        """Say that nothing more will be sent. The peer can still send."""
+
+    @abstractmethod
+    def wait(self) -> int | None:
+        """Wait for the end of the remote program, and return its exit status; None if it ended without one.
+
+        Raises:
+            ConnectionLost, LimitExceeded: As `receive`.
+        """
 
     @property
     @abstractmethod
     def stderr(self) -> bytes:
         """What the remote program has said on stderr, as far as it was kept."""
+
+    @property
+    @abstractmethod
+    def is_closed(self) -> bool:
+        """Whether the channel is closed, by whomever."""
 
     @abstractmethod
     def close(self) -> None:
@@ -83,10 +97,11 @@ class ChannelStream(Stream):
         try:
             self._channel.sendall(data)
         except Exception as exc:
-            raise self._failure(exc) from exc
+            if not self._ended_by_peer():
+                raise self._failure(exc) from exc
         finally:
             watchdog.end_wait()
-        if self._channel.closed:  # paramiko drops what is sent on a connection that has just died
+        if self._channel.closed and not self._ended_by_peer():  # paramiko drops what is sent on a dead connection
             raise self._failure(None)
 
     def receive(self) -> Chunk:
@@ -98,19 +113,41 @@ class ChannelStream(Stream):
             raise self._failure(exc) from exc
         finally:
             watchdog.end_wait()
-        if not chunk and (watchdog.failure is not None or not self._channel.get_transport().is_active()):
+        if not chunk and not self._ended_by_peer():
             raise self._failure(None)
         return chunk
 
-    @property
-    def exit_status(self) -> int | None:
-        return self._channel.recv_exit_status() if self._channel.exit_status_ready() else None
+    def _ended_by_peer(self) -> bool:
+        """Whether the channel was ended by the peer, its connection being as good as before."""
+        transport = self._channel.get_transport()
+        if not self._channel.eof_received:  # paramiko closes channels a moment before it calls a connection dead
+            transport.join(_DYING)
+        return self._watchdog.failure is None and transport.is_active()
+
+    def end(self) -> None:
+        with contextlib.suppress(Exception):  # a channel that the peer has closed needs to be told nothing
+            self._channel.shutdown_write()
+
+    def wait(self) -> int | None:
+        watchdog = self._watchdog
+        watchdog.begin_wait()
+        try:
+            status = self._channel.recv_exit_status()
+        finally:
+            watchdog.end_wait()
+        if status < 0 and not self._ended_by_peer():
+            raise self._failure(None)
+        return status if status >= 0 else None
 
     @property
     def stderr(self) -> bytes:
         while self._channel.recv_stderr_ready():
             self._stderr += self._channel.recv_stderr(_MOST)
         return self._stderr
+
+    @property
+    def is_closed(self) -> bool:
+        return self._channel.closed
 
     def close(self) -> None:
         with contextlib.suppress(Exception):  # a channel that can not be closed in good order goes with its connection

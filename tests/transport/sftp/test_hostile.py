@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from peerstage.errors import IncompleteStage, LandingError, ProtocolError, StageError
+from peerstage.errors import IncompleteStage, LandingError, NoSFTP, ProtocolError, StageError
 from peerstage.testing.contract import landed
 from peerstage.transport.sftp import wire
-from support.sftp_server import Node, Server, attributes, packet, stage_from, string
+from support.sftp_server import HangsUp, Node, Server, attributes, packet, stage_from, string
 
 GOOD = {b"good": Node(b"good"), b"other": Node(b"o" * 9000)}
 
@@ -190,6 +190,31 @@ def test_what_breaks_the_protocol_ends_the_run_and_publishes_nothing(kind: type[
 def test_text_before_the_version_is_quoted_and_the_way_out_named(target: Path) -> None:
     with pytest.raises(ProtocolError, match=r'Welcome to db1!.*transport="scp"'):
         stage_from(Greets(dict(GOOD)), target)
+
+
+class HangsUpAtOnce(HangsUp):
+    """Has no SFTP server behind its subsystem, and what there is says so much before it ends."""
+
+    said = b""
+
+    def answer(self, request: bytes) -> list[bytes]:
+        return [self.said[at : at + 1] for at in range(len(self.said))]
+
+
+def test_a_channel_that_ends_without_a_word_means_that_there_is_no_sftp(target: Path) -> None:
+    server = HangsUpAtOnce(dict(GOOD))
+    with pytest.raises(NoSFTP, match=r'transport="scp"') as caught:
+        stage_from(server, target)
+    assert not caught.value.transient
+    assert server.receives == 1
+
+
+@pytest.mark.parametrize("said", [b"x", b"no\n", b"This account is not available.\n"])
+def test_text_that_is_all_the_peer_says_is_quoted_however_little_it_is(target: Path, said: bytes) -> None:
+    server = HangsUpAtOnce(dict(GOOD))
+    server.said = said
+    with pytest.raises(ProtocolError, match=f"begins with '{said[:4].decode().strip()}"):
+        stage_from(server, target)
 
 
 def test_a_size_of_2_to_the_60_is_refused_before_the_first_read(target: Path) -> None:

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from peerstage.errors import ConnectionLost, IncompleteStage, ProtocolError, RemoteError, RemoteNotFound, StageError
+from peerstage.errors import (
+    ConnectionLost,
+    IncompleteStage,
+    NoSFTP,
+    ProtocolError,
+    RemoteError,
+    RemoteNotFound,
+    StageError,
+)
 from peerstage.testing.contract import landed
 from peerstage.transport.sftp import wire
 from support.sftp_server import (
@@ -266,13 +274,13 @@ def test_more_than_was_asked_for_is_refused_in_the_middle_of_a_file_too(target: 
 # The stream.
 
 
-@pytest.mark.parametrize("said", [b"", b"\0\0\0\x05\x02\0\0"])
-def test_a_conversation_that_ends_before_the_version_is_a_lost_connection(target: Path, said: bytes) -> None:
+@pytest.mark.parametrize("said", [b"\0\0\0\x05\x02", b"\0\0\0\x05\x02\0\0"])
+def test_a_conversation_that_ends_within_the_version_is_a_lost_connection(target: Path, said: bytes) -> None:
     class Leaves(HangsUp):
         """Says little and goes."""
 
         def answer(self, request: bytes) -> list[bytes]:
-            return [said] if said else []
+            return [said]
 
     with pytest.raises(ConnectionLost):
         stage_from(Leaves(dict(GOOD)), target)
@@ -344,6 +352,6 @@ def test_any_bytes_in_place_of_an_answer_end_the_run(noise: bytes, kind: int) ->
         def answer(self, request: bytes) -> list[bytes]:
             return [noise] * bool(noise) if request[0] == kind else super().answer(request)
 
-    with pytest.raises((ProtocolError, ConnectionLost)) as caught:
+    with pytest.raises((ProtocolError, ConnectionLost, NoSFTP)) as caught:
         transport_to(Noisy(dict(GOOD))).pull(b"/c", RecordingLanding())
     assert str(caught.value).isprintable()

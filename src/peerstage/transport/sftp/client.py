@@ -65,7 +65,8 @@ class SFTPClient:
         """Agree on version 3 and ask for the server's limits.
 
         Raises:
-            ProtocolError: The server speaks no SFTP, or an older version.
+            NoSFTP: There is no server.
+            ProtocolError: It speaks no SFTP, or an older version.
         """
         self._stream.send(wire.init())
         version, extensions = wire.parse_version(self._reader.next_version())

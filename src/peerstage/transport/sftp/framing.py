@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from peerstage.errors import ConnectionLost, ProtocolError, escape
+from peerstage.errors import ConnectionLost, NoSFTP, ProtocolError, escape
 from peerstage.landing.base import Buffer
 from peerstage.transport.sftp.wire import DATA, VERSION_REPLY
 
@@ -48,10 +48,16 @@ class PacketReader:
         """Return the body of the first packet, which must be SSH_FXP_VERSION.
 
         Raises:
+            NoSFTP: The channel ended without a byte (draft-ietf-secsh-filexfer-02, 4, has the server answer first).
             ProtocolError: Something else came; text (of a login script, mostly) is quoted.
         """
-        head = self._take(5)
-        length, kind = _head.unpack(head)
+        head = self._take_up_to(_head.size)
+        if not head:
+            raise NoSFTP(
+                "The peer ended the SFTP subsystem without a word: it has no SFTP server, or a forced command. "
+                'Install one there, or use transport="scp".'
+            )
+        length, kind = _head.unpack(head) if len(head) == _head.size else (0, 0)
         if kind != VERSION_REPLY or not 5 <= length <= self._most:
             raise ProtocolError(
                 f"The peer's SFTP server begins with {escape(self._quote(head))!r}, which is not SFTP. "
@@ -96,6 +102,20 @@ class PacketReader:
             self._at = end
             return data
         return b"".join(self._pieces(n))
+
+    def _take_up_to(self, n: int) -> bytes:
+        """Return the next *n* bytes, or what there is before the end."""
+        data = b""
+        while len(data) < n:
+            if self._at == len(self._chunk):
+                self._chunk, self._at = self._receive(), 0
+                if not self._chunk:
+                    break
+                self.received += len(self._chunk)
+            end = min(len(self._chunk), self._at + n - len(data))
+            data += bytes(self._chunk[self._at : end])
+            self._at = end
+        return data
 
     def _pieces(self, n: int) -> list[Buffer]:
         pieces: list[Buffer] = []

@@ -68,6 +68,7 @@ class SFTPTransport(Transport):
         self._session.require_same_process()
         if self._client is None:
             self._stream = self._session.open_subsystem("sftp")
-            self._client = SFTPClient(self._stream, self._limits, self._watchdog)
-            self._client.start()
+            client = SFTPClient(self._stream, self._limits, self._watchdog)
+            client.start()
+            self._client = client
         return self._client
