@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from peerstage import RemotePeer
 from support.leaks import Snapshot
 from support.sshd import Sshd, start_sshd
+
+
+def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background; what is started here inherits it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,7 +52,7 @@ def own_sshd(tmp_path: Path) -> Iterator[Callable[..., Sshd]]:
     """Starts servers that belong to one test: to be killed, or with configuration of their own."""
     servers: list[Sshd] = []
 
-    def start(**changes: str) -> Sshd:
+    def start(**changes: Any) -> Sshd:
         servers.append(start_sshd(tmp_path / f"sshd{len(servers)}", **changes))
         return servers[-1]
 
@@ -64,16 +71,23 @@ def public_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def unprivileged(public_path: Path) -> Iterator[RemotePeer]:
-    """A remote peer whose login is not root, with an empty collect directory of its own."""
+def unprivileged_sshd(public_path: Path) -> Iterator[Sshd]:
+    """A server whose login is not root, and that user's empty directory ``collect`` in *public_path*."""
     user = "nobody" if os.geteuid() == 0 else None
     server = start_sshd(public_path / "sshd", user=user)
     collect = public_path / "collect"
     collect.mkdir(mode=0o755)
     if user is not None:
         shutil.chown(collect, user)
-    yield RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options())
+    yield server
     server.stop()
+
+
+@pytest.fixture
+def unprivileged(unprivileged_sshd: Sshd, public_path: Path) -> RemotePeer:
+    """A remote peer whose login is not root, with an empty collect directory of its own."""
+    server = unprivileged_sshd
+    return RemotePeer(server.host, str(public_path / "collect"), "/tmp", server.user, ssh=server.options())
 
 
 @pytest.fixture

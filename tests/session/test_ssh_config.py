@@ -116,6 +116,8 @@ REFUSED = [
     "Match user backup\n Port 1",
     'Match exec "true"\n Port 1',
     "Match final\n Port 1",
+    "Match host there\n Port 1\nHost db1\n HostName there",
+    "HostName there\nMatch originalhost db1 host there\n Port 1",
     "Match canonical all\n Port 1",
     "ProxyJump bastion",
     "ProxyCommand nc %h %p",

@@ -173,6 +173,15 @@ def _check_line(line: Line, source: str) -> None:
         raise _refused(source, line.number, keyword, "with a comment behind it is not read yet as ssh does")
 
 
+def _refuse_match_of_changed_host(lines: list[tuple[str, Line]]) -> None:
+    """Refuse ``Match host`` beside a HostName: paramiko goes over the files twice, and then knows what ssh does not."""
+    if not any(line.keyword == "hostname" for _, line in lines):
+        return
+    for path, line in lines:
+        if line.keyword == "match" and re.search(r"(?i)(?<!\S)!?host(?!\S)", line.value.replace("=", " ")):
+            raise _refused(path, line.number, "Match", "host beside a HostName is not evaluated yet as ssh does")
+
+
 class _Settings:
     """The settings of all files, and what is in effect for one host."""
 
@@ -202,6 +211,7 @@ class _Settings:
                 parsed.append((path, lines, paramiko.SSHConfig.from_file(io.StringIO(plain))))
             except Exception as exc:
                 raise ConfigurationError(f"The ssh configuration {path} can not be parsed: {exc}. {_ADVICE}") from exc
+        _refuse_match_of_changed_host([(path, line) for path, lines, _ in parsed for line in lines])
         return cls(parsed)
 
     def for_host(self, name: str) -> _Settings:
