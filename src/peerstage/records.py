@@ -65,7 +65,8 @@ class Capabilities:
     Attributes:
         name: The transport's name, as in ``transport=``.
         newline_names: Whether a name that holds a newline arrives as it is.
-        judges_entries: Whether single entries can fail while the others are staged.
+        judges_entries: Whether single entries can fail while the others are staged; not so for a foreign command, whose
+            way with odd paths is its own, too.
         resumes: Whether a second ``pull`` goes on in the middle of a file.
     """
 

@@ -143,7 +143,7 @@ def test_deadline_ends_what_takes_too_long(
 def test_what_is_not_there_yet_has_its_own_status(
     command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
 ) -> None:
-    done = command.reach("stage", "--transport", "rcp", command.spec(collect), target)
+    done = command.reach("stage", "--dry-run", "--transport", "rcp", command.spec(collect), target)
     assert done.returncode == 7
     one_line(done.stderr)
 

@@ -39,7 +39,7 @@ def main():
 
     def hold(progress):
         nonlocal held
-        if job["hold"] and not held and 0 < progress.bytes_done < progress.bytes_total:
+        if job["hold"] and not held and 0 < progress.bytes_done < (progress.bytes_total or 1 << 62):
             held = True
             print(json.dumps({"holding": progress.bytes_done}), flush=True)
             sys.stdin.readline()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from peerstage.errors import ConfigurationError, NoSFTP, NotAvailable, RemoteError
+from peerstage.errors import ConfigurationError, NoSFTP, ProtocolError, RemoteError
 
 #: What peerstage can do so far: transports, and ways to get to a peer. What is added here runs everything below on the
-#: kinds that it opens; still to come are "scp", "guarded", "jump" and "certificate".
-THERE: tuple[str, ...] = ("sftp",)
+#: kinds that it opens; still to come are "jump" and "certificate".
+THERE: tuple[str, ...] = ("sftp", "scp", "guarded")
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ CAN_NOT: dict[tuple[str, str], Failure] = {
     ("scp-only", "sftp"): Failure(NoSFTP, "no sftp subsystem"),
     ("guard", "sftp"): Failure(NoSFTP, "without a word"),
     ("dropbear", "sftp"): Failure(NoSFTP, "without a word"),
+    ("sftp-only", "scp"): Failure(ProtocolError, "sftp connections only"),
+    ("guard", "other paths"): Failure(Exception, "guard: refused|needs quotes"),
     ("limited", "mark"): Failure(RemoteError, "permission"),
 }
 
 #: What peerstage can not do yet, and how it says so.
 NOT_YET: dict[str, Failure] = {
-    "scp": Failure(NotAvailable, "not there yet"),
-    "guarded": Failure(NotAvailable, "not there yet"),
     "jump": Failure(ConfigurationError, "jump=.* not honoured yet"),
     "certificate": Failure(ConfigurationError, "certificate=.* not honoured yet"),
 }

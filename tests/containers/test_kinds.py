@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kinds import CAN_NOT, KINDS, NOT_YET, REFUSED, THERE, WAITING, WORKING, Way, as_the_table_says, each, fails
+from kinds import CAN_NOT, KINDS, NOT_YET, REFUSED, WAITING, WORKING, Way, as_the_table_says, each, fails
 
 from peerstage.landing.base import Landing
 from peerstage.records import Limits
@@ -67,13 +67,19 @@ class TestContract(TransportContract):
     def test_touch_makes_an_empty_file_and_truncates_one(  # type: ignore[override]
         self, transport: Transport, source: Source, way: Way
     ) -> None:
-        with as_the_table_says(way.kind, "mark"):
+        with as_the_table_says(way.kind, "mark"), as_the_table_says(way.kind, "other paths"):
             super().test_touch_makes_an_empty_file_and_truncates_one(transport, source)
+
+    def test_only_a_regular_file_exists(  # type: ignore[override]
+        self, transport: Transport, source: Source, way: Way
+    ) -> None:
+        with as_the_table_says(way.kind, "other paths"):
+            super().test_only_a_regular_file_exists(transport, source)
 
 
 def attempt_everything(peer: BenchPeer, transport: str, target: Path) -> Iterator[object]:
     """Yield the calls of a run."""
-    remote = peer.remote(transport, retry=Retry(tries=1))
+    remote = peer.remote(transport, retry=Retry(tries=1), limits=Limits(stall_timeout=5))
     yield lambda: remote.stagePeer(str(target))
     yield remote.writeStageIndicator
 
@@ -131,9 +137,46 @@ def test_the_guard_compares_byte_for_byte_and_writes_down_what_it_refuses(bench:
     assert peer.container.execute("cat", "/var/log/guard").decode().splitlines() == asked
 
 
+@pytest.mark.kind("guard")
+@pytest.mark.parametrize("transport", ["guarded", "scp"])
+def test_the_guard_sees_the_three_commands_of_the_original_and_nothing_else(
+    bench: Bench, transport: str, target: Path
+) -> None:
+    peer = bench.peer("guard")
+    peer.container.fill(Files(a=b"a", **{"cback.collect": b""}))
+    peer.container.execute("truncate", "-s", "0", "/var/log/guard")
+    with peer.remote(transport) as remote:
+        assert remote.checkCollectIndicator()
+        assert remote.stagePeer(str(target)) == 2
+        remote.writeStageIndicator()
+    asked = peer.container.execute("cat", "/var/log/guard").decode().splitlines()
+    assert asked == ["scp -f /srv/collect/cback.collect", "scp -f /srv/collect/*", "scp -t /srv/collect/cback.stage"]
+    assert b"cback.stage" in peer.container.files()
+
+
+@pytest.mark.kind("guard")
+def test_a_guard_that_was_not_announced_is_reached_all_the_same(bench: Bench, target: Path) -> None:
+    peer = bench.peer("guard")
+    peer.container.fill(Files(a=b"a", **{"cback.collect": b""}))
+    with peer.remote("auto") as remote:
+        assert remote.checkCollectIndicator()
+        assert remote.stagePeer(str(target)) == 2
+    assert remote.last_report is not None
+    assert remote.last_report.transport == "scp"
+
+
+@each([one for one in WORKING if one.transport in ("sftp", "scp")])
+def test_auto_takes_sftp_where_it_is_and_scp_where_it_is_not(way: Way, served: BenchPeer, target: Path) -> None:
+    served.container.fill(Files(a=b"a"))
+    remote = served.remote("auto")
+    assert remote.stagePeer(str(target)) == 1
+    assert remote.last_report is not None
+    assert remote.last_report.transport == ("sftp" if "sftp" in way.kind.transports else "scp")
+
+
 def test_every_kind_and_transport_is_in_a_list() -> None:
     for kind in KINDS:
-        for transport in THERE:
-            if transport in ("sftp", "scp"):
-                assert (transport in kind.transports) != ((kind.name, transport) in CAN_NOT), (kind.name, transport)
+        served = {"scp" if transport == "guarded" else transport for transport in kind.transports}
+        for transport in ("sftp", "scp"):
+            assert (transport in served) != ((kind.name, transport) in CAN_NOT), (kind.name, transport)
     assert {kind for kind, _ in CAN_NOT} <= {kind.name for kind in KINDS}

@@ -255,21 +255,36 @@ def test_a_directory_of_our_name_without_a_lock_is_removed_only_if_it_is_empty(t
     assert os.listdir(target / ".peerstage-full") == ["0"]
 
 
+@may_mount
 def test_what_can_not_be_removed_is_said_and_does_not_stop_the_sweep(
     target: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stuck = leave_behind(target)
-    (stuck / "directory").mkdir()
-    (stuck / "directory" / "file").touch()
     other = target / "other"
     other.mkdir()
     left = leave_behind(other)
-    with caplog.at_level(logging.WARNING, "peerstage.landing"):
+    with tmpfs(stuck / "mounted", "size=1m"), caplog.at_level(logging.WARNING, "peerstage.landing"):
         assert sweep(target) == [str(left)]
         stage_into(target, serving(a=b"a"))
     assert stuck.name in caplog.text
     assert landed(target)[b"a"] == b"a"
     assert "lock" in os.listdir(stuck), "it can still be told from a foreign directory"
+
+
+def test_directories_that_a_killed_command_left_are_removed_with_all_they_hold(target: Path, tmp_path: Path) -> None:
+    left = leave_behind(target)
+    deep = left / "workspace"
+    for number in range(400):
+        deep = deep / str(number % 10)
+        deep.mkdir(parents=True)
+        (deep / "file").touch()
+        (deep / "lock").touch()
+    (deep / "link").symlink_to(tmp_path)
+    (left / "closed").mkdir(0)
+    (tmp_path / "precious").touch()
+    assert sweep(target) == [str(left)]
+    assert os.listdir(target) == []
+    assert (tmp_path / "precious").exists()
 
 
 @may_mount

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,15 @@ from pathlib import Path
 import pytest
 
 from peerstage import Limits, Progress, RemotePeer, Retry, StageError, StageReport
-from peerstage.errors import Cancelled, ConnectError, ConnectionLost, LandingError, LimitExceeded
+from peerstage.errors import (
+    Cancelled,
+    ConnectError,
+    ConnectionLost,
+    LandingError,
+    LimitExceeded,
+    NoSFTP,
+    ProtocolError,
+)
 from support.sshd import Sshd
 
 MIB = 1 << 20
@@ -31,6 +40,10 @@ def fill(collect: Path, *, size: int = 64 * MIB) -> None:
 
 def logins(server: Sshd) -> int:
     return server.log.count("Accepted publickey for")
+
+
+def asked_for_sftp(server: Sshd) -> int:
+    return len(re.findall(r"subsystem (?:'sftp'|request for sftp)", server.log))
 
 
 def test_a_peer_that_is_configured_in_the_user_s_ssh_directory_needs_no_options(
@@ -307,12 +320,105 @@ def test_an_unwritable_target_is_refused_before_anything_is_connected(tmp_path: 
         peer.stagePeer(str(target))
 
 
-def test_a_peer_without_sftp_says_so(own_sshd: Callable[..., Sshd], collect: Path, target: Path) -> None:
+@pytest.mark.parametrize("sftp", ["/bin/false", "/bin/true", "/does/not/exist", ""])
+def test_a_peer_without_sftp_is_reached_over_scp_and_remembered(
+    leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path, sftp: str
+) -> None:
+    server = own_sshd(sftp=sftp) if sftp else own_sshd(subsystem=False)
+    (collect / "cback.collect").touch()
+    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options())
+    with peer:
+        assert peer.checkCollectIndicator()
+        assert peer.stagePeer(str(target)) == 1
+        peer.writeStageIndicator()
+    assert peer.last_report is not None
+    assert peer.last_report.transport == "scp"
+    assert (collect / "cback.stage").exists()
+    assert server.log.count("Accepted publickey") == 1, "one login for all"
+    assert asked_for_sftp(server) == 1
+    assert peer.checkCollectIndicator()
+    assert pickle.loads(pickle.dumps(peer)).checkCollectIndicator()
+    assert asked_for_sftp(server) == 1, "the choice is remembered"
+
+
+def test_a_peer_without_sftp_is_told_so_where_sftp_was_asked_for(
+    own_sshd: Callable[..., Sshd], collect: Path, target: Path
+) -> None:
     server = own_sshd(sftp="/bin/false")
     (collect / "a").touch()
-    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options())
-    with pytest.raises(StageError, match="SFTP"):
+    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options(), transport="sftp")
+    with pytest.raises(NoSFTP, match='transport="scp"'):
         peer.stagePeer(str(target))
+    assert asked_for_sftp(server) == 1, "it is not tried again"
+
+
+def test_with_sftp_nothing_is_executed_and_text_before_it_does_not_lead_to_scp(
+    own_sshd: Callable[..., Sshd], collect: Path, target: Path
+) -> None:
+    (collect / "a").touch()
+    server = own_sshd()
+    RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options()).stagePeer(str(target))
+    greets = own_sshd(sftp="/bin/echo Welcome to db1")
+    with pytest.raises(ProtocolError, match="Welcome to db1"):
+        RemotePeer(greets.host, str(collect), "/tmp", greets.user, ssh=greets.options()).stagePeer(str(target))
+    for one in (server, greets):
+        assert "Starting session: command" not in one.log
+
+
+def test_where_one_channel_at_a_time_is_allowed_scp_follows_sftp_all_the_same(
+    own_sshd: Callable[..., Sshd], collect: Path, target: Path
+) -> None:
+    server = own_sshd(sftp="/bin/false", extra="MaxSessions 1")
+    (collect / "cback.collect").touch()
+    with RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options()) as peer:
+        for _ in range(3):
+            assert peer.checkCollectIndicator()
+            assert peer.stagePeer(str(target)) == 1
+    assert server.log.count("Accepted publickey") == 1
+
+
+def test_a_connection_lost_in_the_middle_of_scp_is_made_anew(
+    own_sshd: Callable[..., Sshd], collect: Path, target: Path
+) -> None:
+    server = own_sshd()
+    for number in range(3):
+        (collect / f"file{number}").write_bytes(os.urandom(40 * MIB))
+    killed = []
+
+    def kill_once(progress: Progress) -> None:
+        if not killed and progress.bytes_done > 50 * MIB:
+            killed.extend(server.sessions())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    peer = RemotePeer(
+        server.host,
+        str(collect),
+        "/tmp",
+        server.user,
+        ssh=server.options(),
+        transport="scp",
+        retry=Retry(delay=0.1),
+        on_progress=kill_once,
+    )
+    assert peer.stagePeer(str(target)) == 3
+    assert killed
+    assert peer.last_report is not None
+    assert peer.last_report.retries == 1
+    for number in range(3):
+        assert (target / f"file{number}").read_bytes() == (collect / f"file{number}").read_bytes()
+
+
+@pytest.mark.parametrize("working", ["/tmp", None])
+def test_a_guarded_peer_is_asked_for_nothing_that_needs_quoting(target: Path, working: str | None) -> None:
+    peer = RemotePeer("host.invalid", "/srv/my files", working, "backup", guarded=True)
+    for call in (lambda: peer.stagePeer(str(target)), peer.checkCollectIndicator, peer.writeStageIndicator):
+        with pytest.raises(ValueError, match="quotes"):
+            call()
+    peer.collectDir = "/srv/collect"
+    for indicated in (peer.checkCollectIndicator, peer.writeStageIndicator):
+        with pytest.raises(ValueError, match="quotes"):
+            indicated("with space")
 
 
 def test_many_peers_at_once_do_not_disturb_each_other(sshd: Sshd, tmp_path: Path, leaves_nothing: None) -> None:

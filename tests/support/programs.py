@@ -44,5 +44,13 @@ def program(name: str) -> str:
     return found
 
 
+def rcp_command(ssh_arguments: list[str]) -> str:
+    """Return OpenSSH's scp as an rcp-like command, over the protocol of that name where it knows two."""
+    scp = program("scp")
+    usage = subprocess.run([scp], capture_output=True, text=True).stderr
+    legacy = ["-O"] if "O" in usage.split("[-", 1)[1].split("]", 1)[0] else []  # from 8.7 on
+    return " ".join([scp, "-q", *legacy, *ssh_arguments])
+
+
 def _find(name: str) -> str | None:
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin")

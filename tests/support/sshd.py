@@ -71,13 +71,16 @@ class Sshd:
         self.process.wait()
 
 
-def start_sshd(home: Path, *, user: str | None = None, extra: str = "", sftp: str = "internal-sftp") -> Sshd:
+def start_sshd(
+    home: Path, *, user: str | None = None, extra: str = "", sftp: str = "internal-sftp", subsystem: bool = True
+) -> Sshd:
     """Start a server; *extra* is more of its configuration, and comes first, so that it wins.
 
     Args:
         home: A directory for keys, configuration and log.
         user: Who may log in; by default whoever runs the tests.
         sftp: The command of the SFTP subsystem.
+        subsystem: Whether there is one.
     """
     sshd, keygen = program("sshd"), program("ssh-keygen")
     home.mkdir(parents=True, exist_ok=True)
@@ -93,11 +96,12 @@ def start_sshd(home: Path, *, user: str | None = None, extra: str = "", sftp: st
         (home / "sshd_config").write_text(
             f"{extra}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\n"
             f"AuthorizedKeysFile {home}/authorized_keys\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
-            f"Subsystem sftp {sftp}\nLogLevel VERBOSE\nMaxStartups 200\n"
+            f"{f'Subsystem sftp {sftp}' if subsystem else ''}\nLogLevel VERBOSE\nMaxStartups 200\n"
         )
-        process = subprocess.Popen(
-            [sshd, "-D", "-f", str(home / "sshd_config"), "-E", str(home / "log")], stdin=subprocess.DEVNULL
-        )
+        command = [sshd, "-D", "-f", str(home / "sshd_config"), "-E", str(home / "log")]
+        if user is not None and user != getpass.getuser():
+            command = [*_with_a_shell(home, user), *command]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         if _listens(port, process):
             key_type, blob = (home / "host.pub").read_text().split()[:2]
             (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {key_type} {blob}\n")
@@ -105,6 +109,15 @@ def start_sshd(home: Path, *, user: str | None = None, extra: str = "", sftp: st
         process.kill()
         process.wait()
     raise RuntimeError(f"sshd does not start: {(home / 'log').read_text(errors='replace')[-500:]}")
+
+
+def _with_a_shell(home: Path, user: str) -> list[str]:
+    """Return what a command is run behind so that it alone sees *user* have a shell and a home (as root)."""
+    lines = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
+    shown = [[*line[:5], "/", "/bin/sh"] if line[0] == user else line for line in lines]
+    (home / "passwd").write_text("".join(":".join(line) + "\n" for line in shown))
+    script = 'mount --bind "$0" /etc/passwd && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, str(home / "passwd")]
 
 
 def free_port() -> int:

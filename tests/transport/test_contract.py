@@ -16,6 +16,7 @@ from peerstage.transport.base import Transport
 from peerstage.transport.choose import Route, assemble
 from peerstage.transport.local import LocalTransport
 from peerstage.transport.retry import Retry
+from support.programs import rcp_command
 from support.sshd import Sshd
 
 
@@ -56,7 +57,8 @@ class TestLocal(TransportContract):
         return LocalTransport(Watchdog(Limits()), Limits())
 
 
-class TestSFTP(TransportContract):
+@pytest.mark.parametrize("name", ["sftp", "scp"])
+class TestOpenSSH(TransportContract):
     """Over the system's OpenSSH server."""
 
     @pytest.fixture
@@ -64,10 +66,33 @@ class TestSFTP(TransportContract):
         return DirectorySource(collect)
 
     @pytest.fixture
-    def transport(self, sshd: Sshd) -> Iterator[Transport]:
+    def transport(self, sshd: Sshd, name: str) -> Iterator[Transport]:
         limits = Limits()
         watchdog = Watchdog(limits)
-        route = Route(name=sshd.host, user=sshd.user, ssh=sshd.options(), transport="sftp")
+        route = Route(name=sshd.host, user=sshd.user, ssh=sshd.options(), transport=name)
+        with assemble(route, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
+            yield transport
+        watchdog.close()
+
+
+class TestRcp(TransportContract):
+    """OpenSSH's scp as a foreign command."""
+
+    @pytest.fixture
+    def source(self, collect: Path) -> Source:
+        return DirectorySource(collect)
+
+    @pytest.fixture
+    def transport(self, sshd: Sshd, tmp_path: Path) -> Iterator[Transport]:
+        limits = Limits()
+        watchdog = Watchdog(limits)
+        route = Route(
+            name=sshd.host,
+            user=sshd.user,
+            ssh=sshd.options(),
+            rcp_command=rcp_command(sshd.ssh_arguments()),
+            working_directory=str(tmp_path),
+        )
         with assemble(route, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
             yield transport
         watchdog.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from peerstage.transport.base import Transport
 from peerstage.transport.choose import Route, assemble
 from peerstage.transport.retry import Retry
 
+#: What ``--transport`` may be beside the names of transports.
+GUARDED = "guarded"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
@@ -26,6 +30,14 @@ class Access:
     ssh: SSHOptions
     limits: Limits
     transport: str = "auto"
+
+    @property
+    def _guarded(self) -> bool:
+        return self.transport == GUARDED
+
+    @property
+    def _transport(self) -> str:
+        return "scp" if self._guarded else self.transport
 
     def peer(
         self,
@@ -43,10 +55,11 @@ class Access:
         return RemotePeer(
             spec.host,
             spec.directory,
-            None,
+            tempfile.gettempdir(),
             spec.user,
             ssh=self.ssh,
-            transport=self.transport,
+            transport=self._transport,
+            guarded=self._guarded,
             limits=self.limits,
             durable=durable,
             preserve_times=preserve_times,
@@ -62,7 +75,14 @@ class Access:
         """
         watchdog = Watchdog(self.limits)
         with contextlib.closing(watchdog), naming(spec.host):
-            route = Route(name=host_of(spec.host), user=spec.user, ssh=self.ssh, transport=self.transport)
+            route = Route(
+                name=host_of(spec.host),
+                user=spec.user,
+                ssh=self.ssh,
+                transport=self._transport,
+                guarded=self._guarded,
+                working_directory=tempfile.gettempdir(),
+            )
             with (
                 assemble(route, limits=self.limits, retry=Retry(), watchdog=watchdog) as transport,
                 cancelling(watchdog.cancel),

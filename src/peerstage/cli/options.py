@@ -39,7 +39,10 @@ Deadline = Annotated[
     float | None,
     typer.Option("--deadline", metavar="SECONDS", help="For one operation; default by its size."),
 ]
-Way = Annotated[str, typer.Option("--transport", metavar="NAME", help="auto, sftp, scp or rcp.")]
+Way = Annotated[
+    str,
+    typer.Option("--transport", metavar="NAME", help="auto, sftp, scp, guarded (SCP behind a forced command) or rcp."),
+]
 Indicator = Annotated[
     str | None,
     typer.Option("--indicator", metavar="NAME", help="Indicator file; default cback.collect, or for mark cback.stage."),

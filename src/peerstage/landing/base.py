@@ -11,6 +11,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from peerstage.errors import NotAvailable
+
 if TYPE_CHECKING:
     from peerstage.errors import StageError
     from peerstage.records import Entry
@@ -124,3 +126,25 @@ class Landing(ABC):
     @abstractmethod
     def refuse(self, name: bytes, error: StageError) -> None:
         """Record that the entry *name* can not be staged and was not read."""
+
+    # For a foreign command, which can not be given slots.
+
+    def workspace(self) -> str:
+        """Return the path of an empty directory that a command may fill; it goes with the landing.
+
+        Raises:
+            NotAvailable: This landing has none.
+            LandingError: It can not be made.
+        """
+        raise NotAvailable("An rcp command can only be told to copy, which is not what was asked for. Use SFTP or SCP.")
+
+    def adopt(self, name: bytes) -> int:
+        """Take the file *name* out of the workspace, as if it had come through a slot; return its size in bytes.
+
+        What is no regular file of this process's user, with one link, is refused.
+
+        Raises:
+            NotAvailable: As `workspace`.
+            LandingError: The local side failed; the whole run ends.
+        """
+        raise NotAvailable("This landing takes no files of a command.")

@@ -12,13 +12,13 @@ import stat
 from collections.abc import Iterator
 from types import TracebackType
 
-from peerstage.errors import EntryError, LandingError, ProtocolError, StageError
+from peerstage.errors import EntryError, LandingError, NotRegular, ProtocolError, StageError
 from peerstage.landing import durability
 from peerstage.landing.base import Landing, Slot
-from peerstage.landing.private import PrivateDirectory, open_directory, require_posix, sweep_directory
+from peerstage.landing.private import PrivateDirectory, empty_directory, open_directory, require_posix, sweep_directory
 from peerstage.landing.slot import FileSlot
 from peerstage.landing.store import Store, disk_error
-from peerstage.records import Entry, FileResult, Ownership
+from peerstage.records import MIB, Entry, FileResult, Ownership
 
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -30,6 +30,12 @@ _NAME_ERRORS = frozenset(
         errno.EPERM,  # what has the name is immutable, or another user's in a sticky directory
     }
 )
+
+
+_WORKSPACE = "workspace"
+
+#: A file that nobody announced and that is as large as this has to fit before its first byte is taken.
+_LARGE = 8 * MIB
 
 
 class DirectoryLanding(Landing):
@@ -67,6 +73,8 @@ class DirectoryLanding(Landing):
         self._refused: dict[bytes, str] = {}
         self.resumed_bytes = 0
         self._slots: dict[bytes, FileSlot] = {}
+        self._announced = False
+        self._workspace_fd = -1
         self._umask = _umask()
 
     def __enter__(self) -> DirectoryLanding:
@@ -91,6 +99,8 @@ class DirectoryLanding(Landing):
     ) -> None:
         try:
             self._store.close_all()
+            if self._workspace_fd >= 0:
+                os.close(self._workspace_fd)
             self._private.remove()
         finally:
             os.close(self._target_fd)
@@ -112,18 +122,9 @@ class DirectoryLanding(Landing):
 
     def expect(self, files: int, size: int) -> None:
         """Compare what will come with the free space and inodes of the target's file system. See `Landing.expect`."""
-        try:
-            room = os.fstatvfs(self._target_fd)
-        except OSError as exc:
-            raise self._store.error(exc) from exc
+        self._announced = True
         here = sum(slot.received for slot in self._slots.values())
-        free = (room.f_bfree if os.geteuid() == 0 else room.f_bavail) * room.f_frsize
-        if size - here > free:
-            raise LandingError(
-                f"{size - here} bytes are to come and {free} are free here. Make room, or choose another target.",
-                path=self.target,
-                errno=errno.ENOSPC,
-            )
+        room = self._require_room(size - here)
         inodes = room.f_ffree if os.geteuid() == 0 else room.f_favail
         if room.f_files and files - len(self._slots) > inodes:
             raise LandingError(
@@ -132,6 +133,21 @@ class DirectoryLanding(Landing):
                 path=self.target,
                 errno=errno.ENOSPC,
             )
+
+    def _require_room(self, size: int) -> os.statvfs_result:
+        """Raise an error if *size* bytes have no room in the target's file system; return what is known of that."""
+        try:
+            room = os.fstatvfs(self._target_fd)
+        except OSError as exc:
+            raise self._store.error(exc) from exc
+        free = (room.f_bfree if os.geteuid() == 0 else room.f_bavail) * room.f_frsize
+        if size > free:
+            raise LandingError(
+                f"{size} bytes are to come and {free} are free here. Make room, or choose another target.",
+                path=self.target,
+                errno=errno.ENOSPC,
+            )
+        return room
 
     def open(self, entry: Entry) -> Slot:
         """See `Landing.open`. A name that this file system can not hold, or that is a directory here, fails at once.
@@ -149,6 +165,8 @@ class DirectoryLanding(Landing):
         if begun is not None:
             begun.discard()
         number = begun.number if begun is not None else len(self._slots)
+        if not self._announced and entry.size >= _LARGE:
+            self._require_room(entry.size)
         slot = self._slots[name] = FileSlot(self._store, entry, number)
         try:
             mode = os.stat(name, dir_fd=self._target_fd, follow_symlinks=False).st_mode
@@ -166,6 +184,32 @@ class DirectoryLanding(Landing):
     def refuse(self, name: bytes, error: StageError) -> None:
         """See `Landing.refuse`."""
         self._refused[name] = self._store.reasons.keep(error)
+
+    def workspace(self) -> str:
+        """See `Landing.workspace`. Called again, it is emptied."""
+        try:
+            if self._workspace_fd >= 0:
+                empty_directory(self._workspace_fd)
+            else:
+                os.mkdir(_WORKSPACE, 0o700, dir_fd=self._private.fd)
+                self._workspace_fd = open_directory(_WORKSPACE, dir_fd=self._private.fd)
+        except OSError as exc:
+            raise self._store.error(exc) from exc
+        return os.path.join(self.target, self._private.name, _WORKSPACE)
+
+    def adopt(self, name: bytes) -> int:
+        """See `Landing.adopt`."""
+        try:
+            found = os.lstat(name, dir_fd=self._workspace_fd)
+        except OSError as exc:
+            raise self._store.error(exc) from exc
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
+            self.refuse(name, NotRegular("The command left no regular file of its own there; only such are staged."))
+            return 0
+        slot = self.open(Entry(name, found.st_size, stat.S_IMODE(found.st_mode), int(found.st_mtime)))
+        if isinstance(slot, FileSlot) and not slot.is_finished:
+            slot.adopt(name, self._workspace_fd)
+        return found.st_size
 
     def commit(self) -> None:
         """Publish every finished file: owner, mode and data of all first, then only renames, then the directory.

@@ -62,7 +62,7 @@ class PrivateDirectory:
             except BaseException:
                 with contextlib.suppress(OSError):
                     if self.fd >= 0:
-                        _empty(self.fd)
+                        empty_directory(self.fd)
                     os.rmdir(self.name, dir_fd=target_fd)
                 self._close()
                 raise
@@ -72,7 +72,7 @@ class PrivateDirectory:
     def remove(self) -> None:
         """Remove the directory with all it holds. What can not be removed is logged and left to the next sweep."""
         try:
-            _empty(self.fd)
+            empty_directory(self.fd)
             with contextlib.suppress(FileNotFoundError):  # a sweep was quicker
                 os.rmdir(self.name, dir_fd=self._target_fd)
         except OSError as exc:
@@ -147,7 +147,7 @@ def _remove_stale(target_fd: int, name: str) -> bool:
             if lock_fd is not None:
                 if not _lock(lock_fd, without_locks=False):
                     return False
-                _empty(fd)
+                empty_directory(fd)
             os.rmdir(name, dir_fd=target_fd)
         except FileNotFoundError:  # its owner, or another sweep, was quicker
             return False
@@ -161,13 +161,50 @@ def _remove_stale(target_fd: int, name: str) -> bool:
     return True
 
 
-def _empty(fd: int) -> None:
-    """Unlink everything in the directory, the lock last: whatever is interrupted here is still seen as a leftover."""
+def empty_directory(fd: int) -> None:
+    """Remove everything in the directory, the lock last: whatever is interrupted here is still seen as a leftover.
+
+    What lies in a sub-directory is moved up first, so that no depth takes descriptors or stack.
+    """
+    while directories := _unlink_files(fd):
+        for name in directories:
+            _flatten(fd, name)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(LOCK, dir_fd=fd)
+
+
+def _unlink_files(fd: int) -> list[str]:
+    """Unlink all but the lock; return the names of the directories, which are left."""
     with os.scandir(fd) as entries:
-        names = [entry.name for entry in entries]
-    for name in sorted(names, key=lambda name: name == LOCK):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=fd)
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if entry.name != LOCK]
+    for name, is_directory in found:
+        if not is_directory:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=fd)
+    return [name for name, is_directory in found if is_directory]
+
+
+def _flatten(fd: int, name: str) -> None:
+    """Remove the directory *name*, its own directories moved up beside it."""
+    with contextlib.suppress(FileNotFoundError):
+        with _closing(_open_to_change(name, fd)) as inner:
+            for directory in _unlink_files(inner):
+                with _closing(_open_to_change(directory, inner)):  # what is moved is written to: its ".." changes
+                    os.rename(directory, f"{PREFIX}{secrets.token_hex(8)}", src_dir_fd=inner, dst_dir_fd=fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(LOCK, dir_fd=inner)
+        os.rmdir(name, dir_fd=fd)
+
+
+def _open_to_change(name: str, dir_fd: int) -> int:
+    """Open a directory that a command of ours has made, and may have closed to us."""
+    try:
+        fd = open_directory(name, dir_fd=dir_fd)
+    except PermissionError:  # not for root, whom nothing that another user puts there may lead astray
+        os.chmod(name, 0o700, dir_fd=dir_fd)
+        fd = open_directory(name, dir_fd=dir_fd)
+    os.fchmod(fd, 0o700)
+    return fd
 
 
 def _lock(fd: int, *, without_locks: bool) -> bool:
@@ -183,8 +220,8 @@ def _lock(fd: int, *, without_locks: bool) -> bool:
 
 
 @contextlib.contextmanager
-def _closing(fd: int) -> Iterator[None]:
+def _closing(fd: int) -> Iterator[int]:
     try:
-        yield
+        yield fd
     finally:
         os.close(fd)

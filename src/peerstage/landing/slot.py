@@ -115,6 +115,14 @@ class FileSlot(Slot):
         self._outcome = _COMPLETE
         self._arriving = None
 
+    def adopt(self, name: bytes, directory_fd: int) -> None:
+        """Take the file *name* of another directory as what has come, whole."""
+        try:
+            os.rename(name, self.place, src_dir_fd=directory_fd, dst_dir_fd=self._store.fd)
+        except OSError as exc:
+            raise self._store.error(exc) from exc
+        self._outcome = _COMPLETE
+
     def fail(self, error: StageError) -> None:
         if self._outcome is None or self.is_ready:
             self._outcome = self._store.reasons.keep(error)

@@ -26,6 +26,7 @@ from peerstage.staging import mark, naming, probe, stage, target_directory
 from peerstage.transport.base import Transport, join
 from peerstage.transport.choose import TRANSPORTS, Route, assemble
 from peerstage.transport.retry import Retry
+from peerstage.transport.scp.commands import require_plain
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,16 +53,18 @@ class RemotePeer(BackupPeer):
     Args:
         name: Host name, address, or alias of ssh_config.
         collectDir: Absolute path of the peer's collect directory.
-        workingDir: Absolute path of a local directory for temporary files; SFTP needs none.
+        workingDir: Absolute path of a local directory for temporary files; SFTP and SCP need none.
         remoteUser: Who logs in on the peer; ssh_config's User does not override it.
-        rcpCommand: An rcp-like command to copy with instead (not there yet).
+        rcpCommand: An rcp-like command to copy with instead, under "auto" and "rcp": split at spaces, double quotes
+            group, no shell (PARITY 20). Without one "rcp" runs ``/usr/bin/scp -B -q -C``.
         localUser: The local user to copy as, for root (not there yet, but for the caller's own name).
         rshCommand: Kept for managed peers.
         cbackCommand: Kept for managed peers.
         ignoreFailureMode: None, "none", "all", "daily" or "weekly"; kept for the caller.
         ssh: How the peer is reached, where ssh's configuration does not say it.
-        transport: "auto", "sftp", "scp" or "rcp".
-        guarded: The key is behind a forced command that was written for the original (not there yet).
+        transport: "auto" (SFTP, and SCP where the peer has no SFTP), "sftp", "scp" or "rcp".
+        guarded: The key is behind a forced command that was written for the original: exactly its three requests are
+            sent (PARITY 22).
         durable: Whether staged files are on the disk when `stagePeer` returns.
         retry: How a lost connection is made anew; None is three tries.
         limits: How much of the peer is taken, in bytes and seconds.
@@ -129,6 +132,7 @@ class RemotePeer(BackupPeer):
         self.preserve_times = preserve_times
         self.keep_partial = keep_partial
         self.isolated = isolated
+        self._has_no_sftp = False
         self._watchdog: Watchdog | None = None
         self._stack: Transport | None = None
 
@@ -209,7 +213,7 @@ class RemotePeer(BackupPeer):
         Raises:
             ValueError: The indicator is not a plain file name, or the peer has no collect directory.
         """
-        path = join(self._collect_dir(), indicator_name(collectIndicator, COLLECT_INDICATOR))
+        path = self._indicator(collectIndicator, COLLECT_INDICATOR)
         try:
             with self._reach() as transport:
                 there = probe(transport, path, peer=self.name)
@@ -234,7 +238,7 @@ class RemotePeer(BackupPeer):
             ValueError: The indicator is not a plain file name, or the peer has no collect directory.
             StageError: It could not be written.
         """
-        path = join(self._collect_dir(), indicator_name(stageIndicator, STAGE_INDICATOR))
+        path = self._indicator(stageIndicator, STAGE_INDICATOR)
         ownership_of(ownership)
         permissions_of(permissions)
         with self._reach() as transport:
@@ -274,7 +278,16 @@ class RemotePeer(BackupPeer):
     def _collect_dir(self) -> bytes:
         if self.collectDir is None:
             raise ValueError("This peer has no collect directory.")
-        return os.fsencode(self.collectDir)
+        return self._guard(os.fsencode(self.collectDir))
+
+    def _indicator(self, indicator: Any, default: str) -> bytes:
+        return self._guard(join(self._collect_dir(), indicator_name(indicator, default)))
+
+    def _guard(self, path: bytes) -> bytes:
+        """Return *path*, if it can be sent to this peer."""
+        if self.guarded:
+            require_plain(path)
+        return path
 
     @contextlib.contextmanager
     def _reach(self) -> Iterator[Transport]:
@@ -292,6 +305,7 @@ class RemotePeer(BackupPeer):
                     retry=self.retry,
                     watchdog=self._watchdog,
                     on_progress=self.on_progress,
+                    on_fallback=self._remember_scp,
                 )
         yield self._stack
 
@@ -300,10 +314,15 @@ class RemotePeer(BackupPeer):
             name=host_of(self.name),
             user=self.remoteUser,
             ssh=self.ssh,
-            transport=self.transport,
+            transport="scp" if self.transport == "auto" and self._has_no_sftp else self.transport,
             rcp_command=self.rcpCommand,
             guarded=self.guarded,
+            preserve_times=self.preserve_times,
+            working_directory=self.workingDir,
         )
+
+    def _remember_scp(self) -> None:
+        self._has_no_sftp = True
 
     def _require_what_is_there(self) -> None:
         if self.localUser is not None and self.localUser != _own_user():

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from peerstage.errors import NotAvailable
-from peerstage.records import Limits, Progress
+from peerstage.records import Capabilities, Limits, Progress
 from peerstage.session.options import SSHOptions
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import Transport
+from peerstage.transport.fallback import FallingBack
 from peerstage.transport.observe import Observing
+from peerstage.transport.rcp.command import DEFAULT_COMMAND, split_command_line
+from peerstage.transport.rcp.transport import RcpTransport
 from peerstage.transport.retry import Retry, Retrying
 
 #: What ``transport=`` may be.
@@ -28,6 +30,8 @@ class Route:
         transport: One of `TRANSPORTS`.
         rcp_command: An rcp-like command, under ``auto`` and ``rcp``.
         guarded: Whether the peer's key is behind a forced command written for the original.
+        preserve_times: Whether modification times are wanted.
+        working_directory: A local directory for the temporary files of an rcp-like command.
     """
 
     name: str
@@ -36,23 +40,37 @@ class Route:
     transport: str = "auto"
     rcp_command: str | None = None
     guarded: bool = False
+    preserve_times: bool = False
+    working_directory: str | None = None
 
     def check(self) -> None:
-        """Refuse what contradicts itself, or is not there.
+        """Refuse what contradicts itself.
 
         Raises:
-            ValueError: ``guarded`` together with what it excludes.
-            NotAvailable: SCP or an rcp command was asked for.
+            ValueError: ``guarded`` together with what it excludes, or a command that can not be split.
         """
-        by_command = self.transport == "rcp" or (self.transport == "auto" and self.rcp_command is not None)
-        if self.guarded and (by_command or self.transport == "sftp"):
+        if self.guarded and (self.by_command or self.transport == "sftp"):
             raise ValueError("guarded=True means SCP: it excludes sftp, rcp and an rcpCommand.")
-        if by_command:
-            raise NotAvailable(
-                'Copying by an rcp command is not there yet. Leave rcpCommand out, or say transport="sftp".'
-            )
-        if self.guarded or self.transport == "scp":
-            raise NotAvailable('SCP is not there yet, and so neither is guarded=True. Use transport="sftp".')
+        if self.guarded and self.preserve_times:
+            raise ValueError("guarded=True sends the original's commands, which ask for no times: no preserve_times.")
+        if self.by_command:
+            self.split_command()
+
+    @property
+    def by_command(self) -> bool:
+        """Whether an rcp-like command copies."""
+        return self.transport == "rcp" or (self.transport == "auto" and self.rcp_command is not None)
+
+    def split_command(self) -> list[str]:
+        """Return the words of the command.
+
+        Raises:
+            ValueError: A quote is not closed, or there is no word.
+        """
+        words = split_command_line(self.rcp_command or DEFAULT_COMMAND)
+        if not words:
+            raise ValueError(f"There is no command in rcpCommand: {self.rcp_command!r}")
+        return words
 
 
 def assemble(
@@ -62,30 +80,75 @@ def assemble(
     retry: Retry,
     watchdog: Watchdog,
     on_progress: Callable[[Progress], object] | None = None,
+    on_fallback: Callable[[], object] | None = None,
 ) -> Transport:
     """Return the stack of transports for *route*; it connects when it is first used.
 
-    From the inside out: SFTP over a session; made anew after a lost connection; observed, if somebody wants to know.
+    An rcp-like command stands alone: it connects by itself, and what it did can not be gone on with. Else, from the
+    inside out: SFTP or SCP over a session, under ``auto`` SCP where there is no SFTP; made anew after a lost
+    connection; observed, if somebody wants to know. *on_fallback* is called when a peer turns out to have no SFTP.
 
     Raises:
-        ValueError, NotAvailable: As `Route.check`.
+        ValueError: As `Route.check`.
     """
     route.check()
-
-    def open_sftp() -> Transport:
-        from peerstage.session.config import resolve_destination
-        from peerstage.session.session import Session
-        from peerstage.transport.sftp.transport import SFTPTransport
-
-        destination = resolve_destination(route.name, route.user, route.ssh)
-        session = Session.connect(destination, route.ssh, limits=limits, watchdog=watchdog)
-        return SFTPTransport(session, limits, watchdog)
-
-    from peerstage.transport.sftp.transport import SFTPTransport as Inner
-
+    stack: Transport
+    if route.by_command:
+        stack = RcpTransport(
+            route.split_command(),
+            user=route.user,
+            host=route.name,
+            working_directory=route.working_directory,
+            limits=limits,
+            watchdog=watchdog,
+        )
+        return stack if on_progress is None else Observing(stack, on_progress)
+    way = _Way(route, limits, watchdog, on_fallback or (lambda: None))
     if route.ssh.sock is not None:  # a connection that was handed in can not be made anew
         retry = Retry(tries=1)
-    stack: Transport = Retrying(open_sftp, Inner.capabilities, retry, watchdog)
+    stack = Retrying(way.open, way.capabilities, retry, watchdog)
     if on_progress is not None:
         stack = Observing(stack, on_progress)
     return stack
+
+
+class _Way:
+    """Connects along a route, and remembers that the peer has no SFTP once that is known."""
+
+    def __init__(self, route: Route, limits: Limits, watchdog: Watchdog, on_fallback: Callable[[], object]) -> None:
+        self._route = route
+        self._limits = limits
+        self._watchdog = watchdog
+        self._on_fallback = on_fallback
+        self._by_scp = route.guarded or route.transport == "scp"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the transport can do that is tried first."""
+        from peerstage.transport.scp.transport import SCPTransport
+        from peerstage.transport.sftp.transport import SFTPTransport
+
+        return SCPTransport.capabilities if self._by_scp else SFTPTransport.capabilities
+
+    def open(self) -> Transport:
+        """Connect, and return a transport over the connection."""
+        from peerstage.session.config import resolve_destination
+        from peerstage.session.session import Session
+        from peerstage.transport.scp.transport import SCPTransport
+        from peerstage.transport.sftp.transport import SFTPTransport
+
+        route, limits, watchdog = self._route, self._limits, self._watchdog
+        destination = resolve_destination(route.name, route.user, route.ssh)
+        session = Session.connect(destination, route.ssh, limits=limits, watchdog=watchdog)
+
+        def by_scp() -> Transport:
+            return SCPTransport(session, limits, watchdog, guarded=route.guarded, times=route.preserve_times)
+
+        if self._by_scp:
+            return by_scp()
+        by_sftp = SFTPTransport(session, limits, watchdog)
+        return by_sftp if route.transport == "sftp" else FallingBack(by_sftp, by_scp, self._fell_back)
+
+    def _fell_back(self) -> None:
+        self._by_scp = True
+        self._on_fallback()

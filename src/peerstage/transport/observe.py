@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from peerstage.errors import StageError
 from peerstage.landing.base import Buffer, Landing, Slot
-from peerstage.records import Entry, Progress
+from peerstage.records import Capabilities, Entry, Progress
 from peerstage.transport.base import Transport
 
 _INTERVAL = 0.1
@@ -26,10 +26,13 @@ class Observing(Transport):
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.capabilities = transport.capabilities
         self._transport = transport
         self._on_progress = on_progress
         self._clock = clock
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        return self._transport.capabilities
 
     @property
     def host_key(self) -> str | None:  # type: ignore[override]
@@ -63,7 +66,7 @@ class _CountingLanding(Landing):
         self._clock = clock
         self._next = clock()
         self._expected: tuple[int | None, int | None] = (None, None)
-        self._slots: dict[bytes, _CountingSlot] = {}
+        self._unfinished: dict[bytes, int] = {}
         self._files = 0
         self._bytes = 0
 
@@ -74,49 +77,71 @@ class _CountingLanding(Landing):
 
     def open(self, entry: Entry) -> Slot:
         slot = self._landing.open(entry)
-        known = self._slots.get(entry.name)
-        if known is None or known.slot is not slot:
-            known = self._slots[entry.name] = _CountingSlot(slot, self)
-        return known
+        if not slot.is_finished:
+            kept = entry.size - sum(end - start for start, end in slot.missing())
+            self._bytes -= self._unfinished.get(entry.name, 0) - kept  # what was begun and is begun anew comes again
+            self._unfinished[entry.name] = kept
+        return _CountingSlot(slot, entry.name, self)
 
     def refuse(self, name: bytes, error: StageError) -> None:
         self._landing.refuse(name, error)
+
+    def workspace(self) -> str:
+        return self._landing.workspace()
+
+    def adopt(self, name: bytes) -> int:
+        size = self._landing.adopt(name)
+        self._files += 1
+        self._bytes += size
+        self._tell_in_time()
+        return size
 
     def tell(self) -> None:
         """Tell now."""
         self._next = self._clock() + _INTERVAL
         self._on_progress(Progress(self._files, self._expected[0], self._bytes, self._expected[1]))
 
-    def count(self, files: int, size: int) -> None:
-        """Count what has come, and tell if it is time."""
-        self._files += files
+    def came(self, name: bytes, size: int) -> None:
+        """Count bytes of a file."""
+        if name in self._unfinished:
+            self._unfinished[name] += size
         self._bytes += size
+        self._tell_in_time()
+
+    def settled(self, name: bytes) -> None:
+        """Count a file."""
+        if self._unfinished.pop(name, None) is not None:
+            self._files += 1
+            self._tell_in_time()
+
+    def _tell_in_time(self) -> None:
         if self._clock() >= self._next:
             self.tell()
 
 
 class _CountingSlot(Slot):
-    __slots__ = ("_landing", "slot")
+    __slots__ = ("_landing", "_name", "_slot")
 
-    def __init__(self, slot: Slot, landing: _CountingLanding) -> None:
-        self.slot = slot
+    def __init__(self, slot: Slot, name: bytes, landing: _CountingLanding) -> None:
+        self._slot = slot
+        self._name = name
         self._landing = landing
 
     @property
     def is_finished(self) -> bool:
-        return self.slot.is_finished
+        return self._slot.is_finished
 
     def missing(self) -> Sequence[tuple[int, int]]:
-        return self.slot.missing()
+        return self._slot.missing()
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
-        self.slot.write(offset, buffers)
-        self._landing.count(0, sum(len(buffer) for buffer in buffers))
+        self._slot.write(offset, buffers)
+        self._landing.came(self._name, sum(len(buffer) for buffer in buffers))
 
     def finish(self) -> None:
-        self.slot.finish()
-        self._landing.count(1, 0)
+        self._slot.finish()
+        self._landing.settled(self._name)
 
     def fail(self, error: StageError) -> None:
-        self.slot.fail(error)
-        self._landing.count(1, 0)
+        self._slot.fail(error)
+        self._landing.settled(self._name)

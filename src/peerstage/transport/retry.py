@@ -95,7 +95,7 @@ class Retrying(Transport):
             while True:
                 try:
                     self._watchdog.check_final()
-                    return operation(self._connected())
+                    return self._tell(operation)
                 except RemoteError:  # an answer: the connection is as good as before
                     raise
                 except StageError as exc:
@@ -113,6 +113,14 @@ class Retrying(Transport):
                 except BaseException:
                     self.close()
                     raise
+
+    def _tell(self, operation: Callable[[Transport], T]) -> T:
+        """Do *operation*, and keep what became known of the transport by that."""
+        transport = self._connected()
+        try:
+            return operation(transport)
+        finally:
+            self.capabilities = transport.capabilities
 
     def _connected(self) -> Transport:
         if self._transport is None:

@@ -1,0 +1,161 @@
+"""Runs a foreign command: in a process group of its own, watched, its output drained, its children killed with it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from peerstage.errors import NotAvailable, escape
+from peerstage.records import KIB, Limits
+from peerstage.session.watchdog import Watchdog
+
+log = logging.getLogger("peerstage.transport.rcp")
+
+#: Seconds between two looks at the command, and at what it has brought.
+_LOOK = 0.05
+_MEASURE = 0.5
+#: Seconds between asking the command to end and killing it, and for what its children still have to say.
+_GRACE = 2.0
+_LAST_WORDS = 0.5
+#: Characters of output that are logged.
+_LOGGED = 4 * KIB
+
+
+class Outcome(NamedTuple):
+    """How a command ended: its exit status (negative: the signal that killed it), and the beginning of what it said."""
+
+    status: int
+    output: bytes
+
+
+def run(argv: Sequence[str], *, limits: Limits, watchdog: Watchdog, progress: Callable[[], int] = lambda: 0) -> Outcome:
+    """Run *argv*, without a shell and without input, and wait for its end.
+
+    Whatever happens, nothing of its process group is left when this returns. A child that left the group for a session
+    of its own can not be found.
+
+    Args:
+        argv: The program and its arguments.
+        limits: How much of its output is kept.
+        watchdog: Ends it when a bound is passed.
+        progress: Returns the bytes that have arrived; as long as these grow, the command is not stalled.
+
+    Raises:
+        NotAvailable: There is no such program, or it can not be run.
+        LimitExceeded, Cancelled: A bound was passed, or the run was cancelled.
+    """
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            bufsize=0,
+        )
+    except OSError as exc:
+        raise NotAvailable(f"The command {argv[0]!r} can not be run: {exc.strerror}. Install or correct it.") from exc
+    with process, _nothing_left(process):
+        output = _Output(process, limits.stderr_bytes)
+        with contextlib.closing(output):
+            with watchdog.ending(lambda: _signal(process, signal.SIGTERM)):
+                _wait(process, output, watchdog, progress)
+            _signal(process, signal.SIGKILL)  # children that it has left behind
+            output.drain_for(_LAST_WORDS)
+    watchdog.check()
+    if output.kept:
+        log.info("%s said: %s", escape(argv[0]), escape(output.kept[:_LOGGED]))
+    return Outcome(process.returncode, output.kept)
+
+
+def _wait(process: subprocess.Popen[bytes], output: _Output, watchdog: Watchdog, progress: Callable[[], int]) -> None:
+    """Wait for the end of the command; kill it if it does not heed the watchdog."""
+    arrived = 0
+    measure_at = time.monotonic() + _MEASURE
+    kill_at: float | None = None
+    while not _has_ended(process):
+        watchdog.begin_wait()
+        try:
+            output.take(_LOOK)
+        finally:
+            watchdog.end_wait()
+        now = time.monotonic()
+        if watchdog.failure is not None:
+            kill_at = kill_at or now + _GRACE
+            if now > kill_at:
+                return
+        elif now > measure_at:
+            measure_at = now + _MEASURE
+            if (size := progress()) > arrived:
+                arrived = size
+                watchdog.promise(arrived)
+                watchdog.beat()
+
+
+class _Output:
+    """What a command says: the beginning is kept, the rest is read and dropped."""
+
+    def __init__(self, process: subprocess.Popen[bytes], most: int) -> None:
+        self.kept = b""
+        self._most = most
+        self._pipe = process.stdout
+        self._selector = selectors.DefaultSelector()
+        if self._pipe is not None:
+            os.set_blocking(self._pipe.fileno(), False)
+            self._selector.register(self._pipe, selectors.EVENT_READ)
+
+    def take(self, seconds: float) -> bool:
+        """Take what comes within so many seconds, or sleep them; False once there will be nothing more."""
+        if self._pipe is None:
+            time.sleep(seconds)
+            return False
+        if not self._selector.select(seconds):
+            return True
+        data = self._pipe.read(64 * KIB)
+        if data:
+            self.kept += data[: self._most - len(self.kept)]
+            return True
+        if data is not None:
+            self._selector.unregister(self._pipe)
+            self._pipe = None
+        return True
+
+    def close(self) -> None:
+        """Close what is held beside the pipe."""
+        self._selector.close()
+
+    def drain_for(self, seconds: float) -> None:
+        """Take what is still to come, for so many seconds at most."""
+        until = time.monotonic() + seconds
+        while self._pipe is not None and (left := until - time.monotonic()) > 0:
+            self.take(left)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the command has ended; where the system can tell without taking its group's number away."""
+    if process.returncode is not None or not hasattr(os, "waitid"):
+        return process.poll() is not None
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    """Signal the whole group, as long as its number is surely its own."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+
+
+@contextlib.contextmanager
+def _nothing_left(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _signal(process, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,142 @@
+"""`RcpTransport`: a directory by a foreign command, whose word is not taken for what arrived."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+
+from peerstage.errors import ConnectError, LandingError, LimitExceeded, NotRegular, RemoteError, StageError
+from peerstage.landing.base import Landing
+from peerstage.records import Capabilities, Limits
+from peerstage.session.watchdog import Watchdog
+from peerstage.transport.base import Transport, join
+from peerstage.transport.rcp.command import place_on
+from peerstage.transport.rcp.process import Outcome, run
+
+#: The status of ssh, and of what passes it on, when no connection came about or it was lost.
+_NO_CONNECTION = 255
+#: What scp, rcp and rsync say of an indicator that is not there, or is no file.
+_NOT_THERE = (b"No such file or directory", b"not a regular file")
+
+
+class RcpTransport(Transport):
+    """An rcp-like command, run once for each operation, as the original did.
+
+    Args:
+        argv: The command, split.
+        user: Who logs in on the peer.
+        host: The peer.
+        working_directory: A local directory for temporary files; only `exists` and `touch` need one.
+        limits: Bounds for what the command says and brings.
+        watchdog: Ends it.
+    """
+
+    capabilities = Capabilities("rcp", newline_names=False, judges_entries=False)
+
+    def __init__(
+        self,
+        argv: list[str],
+        *,
+        user: str,
+        host: str,
+        working_directory: str | None,
+        limits: Limits,
+        watchdog: Watchdog,
+    ) -> None:
+        self._argv = argv
+        self._user = user
+        self._host = host
+        self._working_directory = working_directory
+        self._limits = limits
+        self._watchdog = watchdog
+
+    def pull(self, directory: bytes, landing: Landing) -> None:
+        """See `Transport.pull`. An exit status other than 0 publishes nothing: what is whole can not be told."""
+        place = landing.workspace()
+        with self._watchdog.operation():
+            outcome = self._copy(join(directory, b"*"), place, directory, progress=lambda: _size_of(place))
+        if outcome.status != 0:
+            raise self._failure(outcome, directory)
+        with os.scandir(os.fsencode(place)) as entries:
+            for count, entry in enumerate(entries):
+                if count >= self._limits.entries:
+                    raise LimitExceeded(f"More than {self._limits.entries} entries (Limits.entries).", path=directory)
+                if entry.name.startswith(b"."):
+                    landing.refuse(entry.name, NotRegular("The command brought it, and nobody asked for it."))
+                else:
+                    landing.adopt(entry.name)
+
+    def exists(self, path: bytes) -> bool:
+        with self._temporary() as place:
+            name = os.fsdecode(path.rpartition(b"/")[2])
+            arrived = os.path.join(place, name)
+            # What the command may take for a pattern is copied to a directory: there it has its own name.
+            target = place if any(char in name for char in "*?[") else arrived
+            with self._watchdog.operation():
+                outcome = self._copy(path, target, path)
+            if outcome.status == 0:
+                with contextlib.suppress(OSError):
+                    return stat.S_ISREG(os.lstat(arrived).st_mode)
+                if target == arrived:
+                    raise RemoteError("The command says that all is well, and brought nothing.", path=path)
+                return False
+            if any(words in outcome.output for words in _NOT_THERE):
+                return False
+            raise self._failure(outcome, path)
+
+    def touch(self, path: bytes) -> None:
+        with self._temporary() as place:
+            name = os.path.join(os.fsencode(place), path.rpartition(b"/")[2])
+            with open(name, "xb") as file:
+                os.fchmod(file.fileno(), 0o666)
+            with self._watchdog.operation():
+                outcome = self._run([os.fsdecode(name), place_on(self._user, self._host, path)], path)
+            if outcome.status != 0:
+                raise self._failure(outcome, path)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _copy(self, source: bytes, target: str, path: bytes, **options: object) -> Outcome:
+        return self._run([place_on(self._user, self._host, source), target], path, **options)
+
+    def _run(self, arguments: list[str], path: bytes, **options: object) -> Outcome:
+        try:
+            return run([*self._argv, *arguments], limits=self._limits, watchdog=self._watchdog, **options)  # type: ignore[arg-type]
+        except StageError as exc:
+            exc.path = exc.path or path
+            raise
+
+    @contextlib.contextmanager
+    def _temporary(self) -> Iterator[str]:
+        if self._working_directory is None:
+            raise ValueError("This peer has no working directory, and an rcp command needs one.")
+        try:
+            directory = tempfile.TemporaryDirectory(prefix="peerstage-", dir=self._working_directory)
+        except OSError as exc:
+            raise LandingError(
+                f"The working directory can not be used: {exc.strerror}.", path=self._working_directory, errno=exc.errno
+            ) from exc
+        with directory as place:
+            yield place
+
+    def _failure(self, outcome: Outcome, path: bytes) -> StageError:
+        words = outcome.output.decode("utf-8", "backslashreplace").strip().rstrip(".")[-300:]
+        how = f"was killed by signal {-outcome.status}" if outcome.status < 0 else f"ended with status {outcome.status}"
+        message = f"The command {self._argv[0]!r} {how}{f', saying {words!r}' if words else ''}."
+        if outcome.status == _NO_CONNECTION:
+            return ConnectError(f"{message} Is the peer up, and is its key known to that command?", path=path)
+        return RemoteError(message, path=path)
+
+
+def _size_of(directory: str) -> int:
+    """Return how many bytes the files in *directory* have."""
+    size = 0
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                size += entry.stat(follow_symlinks=False).st_size
+    return size

@@ -1,0 +1,1 @@
+"""SCP, for peers without SFTP: one command a request, records and file data on its streams."""

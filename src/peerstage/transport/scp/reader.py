@@ -1,0 +1,73 @@
+"""From chunks of a stream to lines, file data and statuses, without copying file data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from peerstage.errors import ConnectionLost, ProtocolError
+from peerstage.landing.base import Buffer
+
+
+class RecordReader:
+    """Cuts the chunks that *receive* returns.
+
+    Args:
+        receive: Returns the next chunk; empty at the end of the stream.
+        longest: The longest line that is taken, in bytes.
+    """
+
+    def __init__(self, receive: Callable[[], Buffer], *, longest: int) -> None:
+        self._receive = receive
+        self._longest = longest
+        self._chunk: Buffer = b""
+        self._at = 0
+
+    def line(self) -> bytes | None:
+        """Return the next line without its newline; None if the stream ends before it begins.
+
+        Raises:
+            ProtocolError: It is too long, or has no end.
+        """
+        line = b""
+        while True:
+            if self._at == len(self._chunk) and not self._next_chunk():
+                if line:
+                    raise ProtocolError(f"The peer ends within a record: {line[:120]!r}.")
+                return None
+            part = bytes(self._chunk[self._at : self._at + self._longest - len(line) + 1])
+            end = part.find(b"\n")
+            if end >= 0:
+                self._at += end + 1
+                return line + part[:end]
+            line += part
+            self._at += len(part)
+            if len(line) > self._longest:
+                raise ProtocolError(f"The peer sends a line of over {self._longest} bytes: {line[:120]!r} ...")
+
+    def data(self, size: int) -> Iterator[Buffer]:
+        """Yield the next *size* bytes, piece by piece.
+
+        Raises:
+            ConnectionLost: The stream ends before.
+        """
+        while size:
+            if self._at == len(self._chunk) and not self._next_chunk():
+                raise ConnectionLost(f"The peer's scp ended with {size} bytes of a file to come.")
+            piece = self._chunk[self._at : self._at + size]
+            self._at += len(piece)
+            size -= len(piece)
+            yield piece
+
+    def status(self) -> bytes | None:
+        """Return a NUL if the other side says that all is well, else the line it says instead; None at the end."""
+        if self._at == len(self._chunk) and not self._next_chunk():
+            return None
+        if self._chunk[self._at] == 0:
+            self._at += 1
+            return b"\0"
+        return self.line()
+
+    def _next_chunk(self) -> bool:
+        self._chunk = self._receive()
+        self._at = 0
+        return len(self._chunk) > 0

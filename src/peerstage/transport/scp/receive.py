@@ -1,0 +1,177 @@
+"""Takes what one ``scp -f`` sends: a stream of files, each with its record before it and its status behind it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from peerstage.errors import ConnectionLost, EntryError, LimitExceeded, NotRegular, ProtocolError, RemoteError
+from peerstage.landing.base import Landing, Slot
+from peerstage.records import Entry, Limits
+from peerstage.session.stream import Stream
+from peerstage.session.watchdog import Watchdog
+from peerstage.transport.scp.reader import RecordReader
+from peerstage.transport.scp.records import Fatal, File, Record, Times, Warn, blamed, longest_line, parse_record
+
+#: Files are acknowledged before they come, so that nothing waits for a round trip; a file takes two acknowledgements.
+_AHEAD = 1024
+_BATCH = 256
+
+#: OpenSSH sends a newline in a name so, and what really has such a name too.
+_NEWLINE = b"\\^J"
+
+NO_SUCH_FILE = "No such file or directory"
+NOT_REGULAR = "not a regular file"
+
+
+class Receiver:
+    """Receives the files of *directory* into *landing*.
+
+    Args:
+        stream: A command that sends them, from its first byte on.
+        directory: The collect directory.
+        limits: Bounds for what is sent.
+        watchdog: Told of every promise and everything that comes.
+        times: Whether times were asked for.
+
+    Attributes:
+        files: How many files came.
+        warnings: How many entries the peer said it can not send.
+        unmatched: Why nothing came, if all that the peer said was about ``*`` itself, which no name matched.
+    """
+
+    def __init__(
+        self, stream: Stream, directory: bytes, landing: Landing, limits: Limits, watchdog: Watchdog, *, times: bool
+    ) -> None:
+        self._stream = stream
+        self._directory = directory
+        self._landing = landing
+        self._limits = limits
+        self._watchdog = watchdog
+        self._times = times
+        self._reader = RecordReader(stream.receive, longest=longest_line(limits))
+        self._seen: set[bytes] = set()
+        self._held = 0
+        self._promised = 0
+        self._due = 0
+        self.files = 0
+        self.warnings = 0
+        self.unmatched: str | None = None
+
+    def run(self) -> None:
+        """Take everything, to the end of the stream; what can not be staged is refused or fails on the landing.
+
+        Raises:
+            RemoteError: The peer gave up, or warns of what it does not name.
+            ProtocolError, LimitExceeded, ConnectionLost, Cancelled, LandingError: The run was cut off.
+        """
+        self._stream.send(bytes(1 + _AHEAD))
+        mtime: int | None = None
+        while (record := self._record()) is not None:
+            if isinstance(record, File):
+                self._take(record, mtime)
+                mtime = None
+            elif isinstance(record, Times):
+                if not self._times or mtime is not None:
+                    raise ProtocolError("The peer sends a time that was not asked for.")
+                mtime = record.mtime
+                self._acknowledge()
+            elif isinstance(record, Warn):
+                self._warned(record.text)
+            else:
+                raise RemoteError(f"The peer gives up: {record.text}.", path=self._directory)
+        if mtime is not None:
+            raise ProtocolError("The peer sends a time and no file.")
+        if self.unmatched is not None and len(self._seen) > 1:
+            self._refuse(b"*", self.unmatched)  # it is the name of a file, then
+            self.unmatched = None
+
+    def _record(self) -> Record | None:
+        line = self._reader.line()
+        if line is None:
+            return None
+        self._watchdog.beat()
+        return parse_record(line, self._limits)
+
+    def _acknowledge(self) -> None:
+        self._due += 1
+        if self._due >= _BATCH:
+            self._stream.send(bytes(self._due))
+            self._due = 0
+
+    def _take(self, file: File, mtime: int | None) -> None:
+        self._count(file.name)
+        self.files += 1
+        self._promised += file.size
+        self._watchdog.promise(self._promised)
+        slot = self._slot(Entry(file.name, file.size, file.mode, mtime))
+        self._acknowledge()
+        self._copy(file, slot)
+        status = self._reader.status()
+        if status is None:
+            raise ConnectionLost("The peer's scp ended without saying whether the file is whole.", path=file.name)
+        if status != b"\0":
+            record = parse_record(status, self._limits)
+            if isinstance(record, Fatal):
+                raise RemoteError(f"The peer gives up: {record.text}.", path=file.name)
+            if not isinstance(record, Warn):
+                raise ProtocolError("The peer sends another record where a file ends.", path=file.name)
+            self.warnings += 1
+            if slot is not None:
+                slot.fail(EntryError(f"The peer could not read it: {_why(record.text)}.", path=file.name))
+        elif slot is not None:
+            slot.finish()
+        self._acknowledge()
+
+    def _slot(self, entry: Entry) -> Slot | None:
+        if _NEWLINE in entry.name:
+            self._landing.refuse(
+                entry.name,
+                EntryError(
+                    "SCP has no way to send a name that holds a newline, nor to tell it from this one. Use SFTP.",
+                    path=entry.name,
+                ),
+            )
+            return None
+        return self._landing.open(entry)
+
+    def _copy(self, file: File, slot: Slot | None) -> None:
+        """Write the file's data to its slot, or drop it where that needs it no more."""
+        offset = 0
+        wanted = slot is not None and not slot.is_finished
+        for piece in self._reader.data(file.size):
+            self._watchdog.beat()
+            if wanted and slot is not None:
+                slot.write(offset, (piece,))
+                offset += len(piece)
+
+    def _warned(self, text: str) -> None:
+        self.warnings += 1
+        name = blamed(text)
+        if name is None:
+            raise RemoteError(f"The peer warns: {text}.", path=self._directory)
+        self._count(name)
+        if name == b"*":
+            self.unmatched = text
+        else:
+            self._refuse(name, text)
+
+    def _refuse(self, name: bytes, text: str) -> None:
+        error = NotRegular if text.endswith(NOT_REGULAR) else EntryError
+        self._landing.refuse(name, error(f"The peer does not send it: {_why(text)}.", path=name))
+
+    def _count(self, name: bytes) -> None:
+        if name in self._seen:
+            raise ProtocolError("The peer sends this name twice.", path=name)
+        self._seen.add(name)
+        self._held += len(name) + sys.getsizeof(os.fsdecode(name))
+        if len(self._seen) > self._limits.entries:
+            raise LimitExceeded(f"More than {self._limits.entries} entries (Limits.entries).", path=self._directory)
+        if self._held > self._limits.listing_bytes:
+            raise LimitExceeded(
+                f"Names of over {self._limits.listing_bytes} bytes (Limits.listing_bytes).", path=self._directory
+            )
+
+
+def _why(text: str) -> str:
+    return text.rpartition(": ")[2].rstrip(".")

@@ -1,0 +1,143 @@
+"""Sends an empty file by the package ``scp``, on a channel object of ours: every wait on it is watched."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, cast
+
+import scp
+
+from peerstage.errors import ProtocolError, RemoteError, StageError
+from peerstage.session.session import Session
+from peerstage.session.stream import Stream
+from peerstage.transport.scp import commands
+from peerstage.transport.scp.reader import RecordReader
+
+
+def send_empty(session: Session, path: bytes, *, longest: int) -> None:
+    """Make *path* on the peer an empty file of mode 0666 & ~umask; one that is there is truncated.
+
+    Args:
+        session: Logged in.
+        path: Where to.
+        longest: The longest answer that is taken, in bytes.
+
+    Raises:
+        RemoteError: The peer refuses.
+        ProtocolError: It answers what is no answer.
+        ConnectionLost, LimitExceeded, Cancelled: The connection ended, took too long, or was ended.
+    """
+    channel = _Channel(session, longest)
+    client = scp.SCPClient(cast(Any, _Opens(channel)), sanitize=commands.quote)
+    try:
+        client.putfo(io.BytesIO(), path, mode="0666", size=0)
+    except scp.SCPException as exc:
+        if not channel.said:
+            channel.recv_exit_status()
+        raise channel.failure(path) from exc
+    finally:
+        channel.close()
+    if channel.failed is not None:
+        raise channel.failed
+    if channel.status != 0:
+        raise channel.failure(path)
+
+
+class _Opens:
+    """As much of a `paramiko.Transport` as the package uses."""
+
+    def __init__(self, channel: _Channel) -> None:
+        self._channel = channel
+
+    def getpeername(self) -> None:
+        """Nobody needs it."""
+
+    def open_session(self) -> _Channel:
+        return self._channel
+
+
+class _Channel:
+    """As much of a `paramiko.Channel` as the package uses, over a `Stream`.
+
+    Attributes:
+        said: What the peer answered, if it was not "all is well".
+        status: The exit status, once it is known.
+        failed: What went wrong while the package looked away.
+    """
+
+    def __init__(self, session: Session, longest: int) -> None:
+        self._session = session
+        self._longest = longest
+        self._stream: Stream | None = None
+        self.said = b""
+        self.status: int | None = None
+        self.failed: StageError | None = None
+        self.closed = False
+
+    def settimeout(self, timeout: float) -> None:
+        """Ignored: the watchdog bounds every wait."""
+
+    def exec_command(self, command: bytes) -> None:
+        self._stream = self._session.open_command(command)
+        self._reader = RecordReader(self._stream.receive, longest=self._longest)
+
+    def sendall(self, data: bytes | str) -> None:
+        self._opened.send(data if isinstance(data, bytes) else data.encode())
+
+    def recv(self, nbytes: int) -> bytes:
+        """Return one whole answer, and not more; ``b""`` at the end."""
+        answer = self._reader.status() or b""
+        if answer != b"\0":
+            self.said = answer
+        return answer
+
+    def recv_stderr_ready(self) -> bool:
+        return bool(self._opened.stderr)
+
+    def recv_stderr(self, nbytes: int) -> bytes:
+        return self._opened.stderr[:nbytes]
+
+    def shutdown_write(self) -> None:
+        self._opened.end()
+
+    def recv_exit_status(self) -> int | None:
+        try:
+            self.status = self._opened.wait()
+        except StageError as exc:
+            self.failed = exc
+        return self.status
+
+    def close(self) -> None:
+        self.closed = True
+        if self._stream is not None:
+            self._stream.close()
+
+    @property
+    def _opened(self) -> Stream:
+        if self._stream is None:
+            raise ProtocolError("Nothing was asked for on this channel yet.")
+        return self._stream
+
+    def failure(self, path: bytes) -> StageError:
+        """Return why the peer did not take the file."""
+        if self.failed is not None:
+            return self.failed
+        if self.said and self.said[0] not in (1, 2):
+            return ProtocolError(f"The peer answers {self.said[:120]!r}, which is not SCP.", path=path)
+        if self.said:
+            return RemoteError(f"The peer refuses: {words_of(self.said[1:])}.", path=path)
+        return refused(self._opened.stderr, self.status, path)
+
+
+def words_of(said: bytes) -> str:
+    """Return what a peer said so that it fits into a sentence."""
+    return said.decode("utf-8", "backslashreplace").strip().rstrip(".")[:300]
+
+
+def refused(stderr: bytes, status: int | None, path: bytes) -> RemoteError:
+    """Return what an ``scp`` on the peer that failed has said, as an error."""
+    words = words_of(stderr)
+    if status == 127:
+        return RemoteError('The peer has no scp program. Install one there, or use transport="sftp".', path=path)
+    how = "ended without an exit status" if status is None else f"ended with status {status}"
+    return RemoteError(f"The peer's scp {how}{f', saying {words!r}' if words else ''}.", path=path)

@@ -1,0 +1,157 @@
+"""`SCPTransport`: a directory by the commands that the original ran on a peer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from peerstage.errors import (
+    ConnectionLost,
+    LimitExceeded,
+    NothingToStage,
+    ProtocolError,
+    RemoteError,
+    RemoteNotFound,
+    StageError,
+)
+from peerstage.landing.base import Landing
+from peerstage.records import Capabilities, Limits
+from peerstage.session.session import Session
+from peerstage.session.stream import Stream
+from peerstage.session.watchdog import Watchdog
+from peerstage.transport.base import Transport
+from peerstage.transport.scp import commands
+from peerstage.transport.scp.reader import RecordReader
+from peerstage.transport.scp.receive import NO_SUCH_FILE, NOT_REGULAR, Receiver
+from peerstage.transport.scp.records import Fatal, File, Times, Warn, longest_line, parse_record
+from peerstage.transport.scp.send import refused, send_empty
+
+#: What csh, zsh and fish say, and run nothing, when no name matches.
+_NO_MATCH = (b"no match",)
+
+
+class SCPTransport(Transport):
+    """The SCP protocol over one channel for each operation. Closes its session.
+
+    Args:
+        session: Logged in.
+        limits: Bounds for what the peer may send.
+        watchdog: The session's.
+        guarded: Whether the peer's key is behind a forced command: then exactly the three commands of the original are
+            sent, and none to find out why one of them failed (PARITY 22).
+        times: Whether modification times are asked for.
+    """
+
+    capabilities = Capabilities("scp", newline_names=False)
+
+    def __init__(
+        self, session: Session, limits: Limits, watchdog: Watchdog, *, guarded: bool = False, times: bool = False
+    ) -> None:
+        self.host_key = session.fingerprint
+        self._session = session
+        self._limits = limits
+        self._watchdog = watchdog
+        self._guarded = guarded
+        self._times = times
+
+    def pull(self, directory: bytes, landing: Landing) -> None:
+        """See `Transport.pull`. The peer tells no sizes in advance, so that room is looked for file by file.
+
+        Raises:
+            NothingToStage: No name matches, which is not always told from a directory that may not be listed.
+        """
+        with self._run(commands.fetch_all(directory, times=self._times), directory) as stream:
+            receiver = Receiver(stream, directory, landing, self._limits, self._watchdog, times=self._times)
+            receiver.run()
+            status = stream.wait()
+            stderr = stream.stderr
+        if status is None:
+            raise ConnectionLost("The peer's scp ended without saying whether that was all.", path=directory)
+        if receiver.unmatched is None and (receiver.files or receiver.warnings):
+            if status not in (0, 1) or (status == 1 and not receiver.warnings):
+                raise refused(stderr, status, directory)
+            return
+        if receiver.unmatched is not None and not receiver.unmatched.endswith(NO_SUCH_FILE):
+            raise RemoteError(f"The peer can not read it: {receiver.unmatched}.", path=directory)
+        if receiver.unmatched is None and status == 0:
+            return
+        if receiver.unmatched is None and not any(words in stderr.lower() for words in _NO_MATCH):
+            raise refused(stderr, status, directory)
+        if self._guarded:
+            raise NothingToStage(
+                "There is no file to stage in it, or it is missing, or may not be listed. Has the peer collected?",
+                path=directory,
+            )
+        self._require_directory(directory)
+        raise NothingToStage(
+            "There is no file to stage in it, or it may not be listed. Has the peer collected?", path=directory
+        )
+
+    def exists(self, path: bytes) -> bool:
+        record = self._first_record(path)
+        if isinstance(record, File):
+            if record.name != path.rpartition(b"/")[2]:
+                raise ProtocolError("The peer sends another file than was asked for.", path=path)
+            return True
+        if record.text.endswith((NO_SUCH_FILE, NOT_REGULAR)):
+            return False
+        raise RemoteError(f"The peer refuses: {record.text}.", path=path)
+
+    def touch(self, path: bytes) -> None:
+        self._check(path)
+        send_empty(self._session, path, longest=longest_line(self._limits))
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _require_directory(self, directory: bytes) -> None:
+        """Raise what keeps *directory* from being one: nothing matched, and that may be because it is not there."""
+        record = self._first_record(directory)
+        if isinstance(record, File):
+            raise RemoteError("It is a file, not a directory.", path=directory)
+        if record.text.endswith(NOT_REGULAR):
+            return
+        if record.text.endswith(NO_SUCH_FILE):
+            raise RemoteNotFound("It is not there on the peer.", path=directory)
+        raise RemoteError(f"The peer refuses: {record.text}.", path=directory)
+
+    def _first_record(self, path: bytes) -> File | Warn | Fatal:
+        """Return what the peer has to say about *path*, and take no data.
+
+        Its command is told to end, and waited for: dropbear confuses a channel that is opened while an earlier one is
+        closed under a running command with that one.
+        """
+        with self._run(commands.fetch(path), path) as stream:
+            stream.send(b"\0")
+            line = RecordReader(stream.receive, longest=longest_line(self._limits)).line()
+            if line is None:
+                raise refused(stream.stderr, stream.wait(), path)
+            stream.send(b"\2\n")
+            stream.end()
+            if not stream.receive():
+                stream.wait()
+        self._watchdog.beat()
+        record = parse_record(line, self._limits)
+        if isinstance(record, Times):
+            raise ProtocolError("The peer sends a time that was not asked for.", path=path)
+        return record
+
+    @contextlib.contextmanager
+    def _run(self, command: bytes, path: bytes) -> Iterator[Stream]:
+        """Yield a stream to *command*, which is closed at the end."""
+        self._check(path)
+        self._session.require_same_process()
+        stream = self._session.open_command(command)
+        try:
+            yield stream
+        except StageError as exc:
+            exc.path = exc.path or path
+            raise
+        finally:
+            stream.close()
+
+    def _check(self, path: bytes) -> None:
+        if self._guarded:
+            commands.require_plain(path)
+        if len(path) > self._limits.path_bytes:
+            raise LimitExceeded(f"A path of {len(path)} bytes (Limits.path_bytes).", path=path[:255])
