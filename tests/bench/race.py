@@ -32,9 +32,10 @@ Contender = Callable[[Path, Path], None]
 OURS = """
 import sys
 from peerstage import RemotePeer, SSHOptions
-port, home, user, source, target, durable = sys.argv[1:]
+port, home, user, source, target, transport, durable = sys.argv[1:]
 options = SSHOptions(port=int(port), identity=home + "/id", known_hosts=home + "/known_hosts", config=(), agent=False)
-RemotePeer("127.0.0.1", source, "/tmp", user, ssh=options, durable=durable == "durable").stagePeer(target)
+peer = RemotePeer("127.0.0.1", source, "/tmp", user, ssh=options, transport=transport, durable=durable == "durable")
+peer.stagePeer(target)
 """
 PARAMIKO = """
 import os, sys, paramiko
@@ -95,7 +96,8 @@ def contenders(server: Sshd, rivals: list[str], *, bare: bool) -> dict[str, Cont
         subprocess.run(parts, check=True, stdout=subprocess.DEVNULL)
 
     found: dict[str, Contender] = {
-        "peerstage": lambda s, t: command(*ours, str(s), str(t), "bare" if bare else "durable"),
+        "peerstage": lambda s, t: command(*ours, str(s), str(t), "sftp", "bare" if bare else "durable"),
+        "peerstage scp": lambda s, t: command(*ours, str(s), str(t), "scp", "bare" if bare else "durable"),
         "scp": lambda s, t: command(program("scp"), "-q", *ssh, *(f"{at}:{s}/{name}" for name in ["*"]), f"{t}/"),
         "scp -O": lambda s, t: command(program("scp"), "-O", "-q", *ssh, f"{at}:{s}/*", f"{t}/"),
         "rsync": lambda s, t: command(program("rsync"), "-a", "-e", shlex.join(["ssh", *ssh]), f"{at}:{s}/", f"{t}/"),
@@ -120,7 +122,7 @@ def race(work: str, source: Path, racers: dict[str, Contender], rounds: int, lab
             os.sync()
             before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
             run(source, target)
-            if not bare and name != "peerstage":
+            if not bare and not name.startswith("peerstage"):
                 subprocess.run(["sync", "-f", str(target)], check=True)
             took, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
             if turn:  # the first turn warms the caches

@@ -13,6 +13,7 @@ import pytest
 from peerstage import Limits, RemotePeer, Retry, SSHOptions
 from peerstage.errors import (
     ConnectError,
+    ConnectionLost,
     LimitExceeded,
     LoginError,
     NoSFTP,
@@ -38,13 +39,30 @@ def quiet_server() -> None:
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
-def attempt(handler: Handler, target: Path, key: paramiko.PKey, **options: Any) -> StageError:
+def attempt(
+    handler: Handler,
+    target: Path,
+    key: paramiko.PKey,
+    *,
+    transport: str = "sftp",
+    limits: Limits = QUICK,
+    **options: Any,
+) -> StageError:
     """Stage from *handler*; return the error."""
     with listening(handler) as port:
         known = f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n".encode()
         values = {"known_hosts": known, "pkey": paramiko.ECDSAKey.generate(), **options}
         ssh = SSHOptions(port=port, config=(), agent=False, **values)
-        peer = RemotePeer("127.0.0.1", "/collect", "/tmp", "backup", ssh=ssh, limits=QUICK, retry=Retry(tries=1))
+        peer = RemotePeer(
+            "127.0.0.1",
+            "/collect",
+            "/tmp",
+            "backup",
+            ssh=ssh,
+            limits=limits,
+            retry=Retry(tries=1),
+            transport=transport,
+        )
         with pytest.raises(StageError) as caught:
             peer.stagePeer(str(target))
     error = caught.value
@@ -100,6 +118,38 @@ def test_servers_that_misbehave_after_the_key_exchange_end_in_an_error(
     error = attempt(made_of_paramiko(policy, key=host_key), target, host_key)
     assert isinstance(error, kind)
     assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind", "words"),
+    [
+        (ssh_server.RefusesChannels, RemoteError, "channel"),
+        (ssh_server.RefusesCommands, RemoteError, "no command"),
+        (ssh_server.FloodsStderr, ProtocolError, "stderr"),
+        (ssh_server.SendsBytesOneByOne, StageError, ""),
+        (ssh_server.IgnoresTheWindow, StageError, ""),
+        (ssh_server.NeverStarts, LimitExceeded, "stall_timeout"),
+        (ssh_server.EndsAtOnce, StageError, ""),
+        (ssh_server.FailsAfterAFile, RemoteError, "status 1"),
+        (ssh_server.LeavesWithoutAStatus, ConnectionLost, "without saying whether that was all"),
+        (ssh_server.NeverLeaves, LimitExceeded, "stall_timeout"),
+        (ssh_server.NeverSaysHowItEnded, LimitExceeded, "stall_timeout"),
+    ],
+)
+def test_servers_that_misbehave_over_scp_end_in_an_error(
+    policy: type[Policy], kind: Any, words: str, target: Path, host_key: paramiko.PKey
+) -> None:
+    error = attempt(made_of_paramiko(policy, key=host_key), target, host_key, transport="scp")
+    assert isinstance(error, kind)
+    assert words in str(error)
+
+
+def test_a_byte_at_a_time_is_ended_by_the_deadline(target: Path, host_key: paramiko.PKey) -> None:
+    handler = made_of_paramiko(ssh_server.Drips, key=host_key)
+    limits = Limits(stall_timeout=0.7, deadline=2.0)
+    error = attempt(handler, target, host_key, transport="scp", limits=limits)
+    assert isinstance(error, LimitExceeded)
+    assert "Limits.deadline" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -138,6 +139,12 @@ class Policy(paramiko.ServerInterface):
         threading.Thread(target=self.serve, args=(channel,), daemon=True).start()
         return True
 
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        timer = threading.Timer(0.05, self.serve, args=(channel,))  # once the answer to the request is on its way
+        timer.daemon = True
+        timer.start()
+        return True
+
     def serve(self, channel: paramiko.Channel) -> None:
         """What happens on a channel whose subsystem was accepted."""
 
@@ -213,6 +220,65 @@ class EndsAtOnce(Policy):
 
     def serve(self, channel: paramiko.Channel) -> None:
         channel.close()
+
+
+class RefusesCommands(Policy):
+    """Runs nothing."""
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        return False
+
+
+class SendsAFile(Policy):
+    """Sends a file as scp does, and ends with a status."""
+
+    status = 0
+
+    def serve(self, channel: paramiko.Channel) -> None:
+        channel.sendall(b"C0644 5 name\n12345\0")
+        self.leave(channel)
+
+    def leave(self, channel: paramiko.Channel) -> None:
+        channel.send_exit_status(self.status)
+        channel.close()
+
+
+class FailsAfterAFile(SendsAFile):
+    """Sends a whole file, and says that something went wrong."""
+
+    status = 1
+
+
+class LeavesWithoutAStatus(SendsAFile):
+    """Sends a whole file, and nothing about how it ended."""
+
+    def leave(self, channel: paramiko.Channel) -> None:
+        channel.close()
+
+
+class NeverLeaves(SendsAFile):
+    """Sends a whole file, and keeps the channel open."""
+
+    def leave(self, channel: paramiko.Channel) -> None:
+        pass
+
+
+class NeverSaysHowItEnded(SendsAFile):
+    """Sends a whole file and the end of the stream, and keeps the channel open."""
+
+    def leave(self, channel: paramiko.Channel) -> None:
+        channel.shutdown_write()
+
+
+class Drips(Policy):
+    """Sends a file a byte at a time, with long pauses."""
+
+    def serve(self, channel: paramiko.Channel) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            channel.sendall(b"C0644 1000000 name\n")
+            while True:
+                channel.sendall(b"x")
+                time.sleep(0.2)
 
 
 def made_of_paramiko(
