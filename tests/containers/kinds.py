@@ -12,7 +12,7 @@ from peerstage.errors import ConfigurationError, NoSFTP, ProtocolError, RemoteEr
 
 #: What peerstage can do so far: transports, and ways to get to a peer. What is added here runs everything below on the
 #: kinds that it opens; still to come are "jump" and "certificate".
-THERE: tuple[str, ...] = ("sftp", "scp", "guarded")
+THERE: tuple[str, ...] = ("sftp", "scp", "guarded", "rcp")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Kind:
 
     Attributes:
         name: The service.
-        transports: What it can be staged over.
+        transports: What it can be staged over; "rcp" is this machine's own scp, told to be the command.
         needs: What else that takes.
     """
 
@@ -31,13 +31,13 @@ class Kind:
 
 
 KINDS = (
-    Kind("openssh84", ("sftp", "scp")),
-    Kind("openssh92", ("sftp", "scp")),
-    Kind("openssh100", ("sftp", "scp")),
+    Kind("openssh84", ("sftp", "scp", "rcp")),
+    Kind("openssh92", ("sftp", "scp", "rcp")),
+    Kind("openssh100", ("sftp", "scp", "rcp")),
     Kind("sftp-only", ("sftp",)),
-    Kind("scp-only", ("scp",)),
+    Kind("scp-only", ("scp", "rcp")),
     Kind("guard", ("guarded",)),
-    Kind("dropbear", ("scp",)),
+    Kind("dropbear", ("scp", "rcp")),
     Kind("dropbear-sftp", ("sftp", "scp")),
     Kind("behind", ("sftp", "scp"), needs=("jump",)),
     Kind("certs", ("sftp", "scp"), needs=("certificate",)),
@@ -88,6 +88,8 @@ class Way:
 
 #: What works, and on which everything is run.
 WORKING = [way for kind in KINDS for transport in kind.transports if not (way := Way(kind, transport)).missing]
+#: The same without a program that this machine has to have.
+ON_OUR_OWN = [way for way in WORKING if way.transport != "rcp"]
 #: What a kind can do and peerstage can not yet.
 WAITING = [way for kind in KINDS for transport in kind.transports if (way := Way(kind, transport)).missing]
 #: What a kind can not do.

@@ -7,7 +7,7 @@ import os
 
 import pytest
 from client_side import Client
-from kinds import CAN_NOT, REFUSED, WORKING, Way, each
+from kinds import CAN_NOT, ON_OUR_OWN, REFUSED, Way, each
 
 from support.containers import BenchPeer, Files
 
@@ -19,7 +19,7 @@ def test_no_ssh_program_is_there(client: Client) -> None:
     assert client.container.execute("sh", "-c", script) == b""
 
 
-@each(WORKING)
+@each(ON_OUR_OWN)
 def test_it_stages_and_starts_no_process(way: Way, served: BenchPeer, client: Client) -> None:
     files = {"cback.collect": b"", "small": b"small", "large": os.urandom(5_000_001)}
     served.container.fill(Files(**files))

@@ -18,7 +18,7 @@ from peerstage.transport.base import Transport
 from peerstage.transport.choose import Route, assemble
 from peerstage.transport.retry import Retry
 from support.containers import Bench, BenchPeer, ContainerSource, Files
-from support.programs import program
+from support.programs import program, rcp_command
 
 
 class AfterWrites(Transport):
@@ -59,7 +59,15 @@ class TestContract(TransportContract):
         watchdog = Watchdog(limits)
         guarded = way.transport == "guarded"
         name = "auto" if guarded else way.transport
-        route = Route(name=served.host, user=served.user, ssh=served.options(), transport=name, guarded=guarded)
+        route = Route(
+            name=served.host,
+            user=served.user,
+            ssh=served.options(),
+            transport=name,
+            guarded=guarded,
+            rcp_command=rcp_command(served.ssh_arguments()) if name == "rcp" else None,
+            working_directory="/tmp",
+        )
         with assemble(route, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
             yield AfterWrites(transport, source)
         watchdog.close()

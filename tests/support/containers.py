@@ -23,7 +23,7 @@ from typing import Any
 
 from peerstage import RemotePeer, SSHOptions
 from peerstage.testing.contract import Source
-from support.programs import program
+from support.programs import program, rcp_command
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -396,6 +396,8 @@ class BenchPeer:
     def remote(self, transport: str = "sftp", *, ssh: SSHOptions | None = None, **options: Any) -> RemotePeer:
         """Return the library's peer; *transport* may be "guarded" too."""
         way: dict[str, Any] = {"guarded": True} if transport == "guarded" else {"transport": transport}
+        if transport == "rcp":
+            way["rcpCommand"] = rcp_command(self.ssh_arguments())
         collect = options.pop("collectDir", self.collect)
         return RemotePeer(self.host, collect, "/tmp", self.user, ssh=ssh or self.options(), **way, **options)
 
