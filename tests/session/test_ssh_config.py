@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import socket
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from peerstage import SSHOptions
 from peerstage.errors import ConfigurationError
 from peerstage.session.config import Destination, resolve_destination
+from peerstage.session.ssh_config import Source, SSHConfig, port_of
 from support.programs import program
 
 
@@ -112,16 +114,8 @@ def test_several_files_add_up_and_the_first_value_wins(config: Path, tmp_path: P
 
 
 REFUSED = [
-    "Include conf.d/*",
-    "Match user backup\n Port 1",
-    'Match exec "true"\n Port 1',
-    "Match final\n Port 1",
-    "Match host there\n Port 1\nHost db1\n HostName there",
-    "HostName there\nMatch originalhost db1 host there\n Port 1",
-    "Match canonical all\n Port 1",
     "ProxyJump bastion",
     "ProxyCommand nc %h %p",
-    "HostKeyAlias other",
     "CertificateFile /c",
     "CanonicalizeHostname yes",
     "KnownHostsCommand /bin/k",
@@ -132,18 +126,22 @@ REFUSED = [
     "PKCS11Provider /p",
     "Port 0",
     "Port 70000",
-    "Port ssh",
-    "Port 22 # the usual",
-    "HostName there # or there",
     "HostName %h.example.com.%p",
-    "Host db[1]\n Port 1",
-    'Host "db1"\n Port 1',
-    "IdentityFile ~/.ssh/%r",
-    "UserKnownHostsFile ~/.ssh/%h",
     "AddressFamily both",
     "ConnectTimeout soon",
     "IdentitiesOnly maybe",
     "Nonsense",
+    "Port 22 23",
+    "HostName",
+    "HostName one two",
+    "IdentityFile ~/.ssh/%Z",
+    "IdentityFile ${NO_SUCH_VARIABLE}/id",
+    'IdentityFile "open',
+    "Match",
+    "Match all host x",
+    "Match host",
+    "Match weather fine",
+    "Match host db1 user x all",
 ]
 
 
@@ -186,66 +184,208 @@ def test_lax_checking_is_taken_as_strict_and_said(config: Path, caplog: pytest.L
     assert "StrictHostKeyChecking" in caplog.text
 
 
-# ssh itself as the oracle
+# ssh itself as the oracle: `ssh -G` says what is in effect
 
-hosts = st.sampled_from(["db1", "db2", "*", "db?", "!db2", "*.example.com", "192.0.2.*", "d*"])
-settings_ = st.sampled_from(
-    [
-        "HostName there",
-        "HostName 192.0.2.9",
-        "HostName %h.example.com",
-        "Port 2222",
-        "port=2200",
-        "Port = 2201",
-        "IdentityFile /a",
-        'IdentityFile "/with space"',
-        "identityfile /b",
+
+KEYWORDS = (
+    *(
+        "hostname",
+        "port",
+        "identityfile",
+        "certificatefile",
+        "userknownhostsfile",
+        "globalknownhostsfile",
+        "hostkeyalias",
+    ),
+    *("identitiesonly", "addressfamily", "connecttimeout", "identityagent", "proxycommand", "bindaddress"),
+)
+SETTINGS = [
+    *("HostName there", "HostName 192.0.2.9", "HostName %h.example.com", "HostName a%%b", "hostname=Upper.Example"),
+    *("Port 2222", "port=2200", "Port = 2201", "Port\t2203", "Port ssh", 'Port "2204"', "Port 2205 # the usual"),
+    *("IdentityFile /a", "identityfile /b", 'IdentityFile "/with space"', "IdentityFile '/single quoted'"),
+    *("IdentityFile /esc\\ aped", "IdentityFile ~/.ssh/%r@%h", "IdentityFile /a", "CertificateFile /c-cert.pub"),
+    *(
         "UserKnownHostsFile /k1 /k2",
-        'UserKnownHostsFile "/k 3"',
-        "ConnectTimeout 9",
-        "ConnectTimeout 1m30s",
-        "AddressFamily inet",
-        "IdentitiesOnly yes",
-        "User other",
-        "# a comment",
-        "",
-        "\tCompression yes",
+        'UserKnownHostsFile "/k 3" /k4',
+        "UserKnownHostsFile /k5 #none",
+        "HostKeyAlias other",
+    ),
+    *("GlobalKnownHostsFile /g", "IdentityAgent none", "IdentityAgent $SOCK", 'ProxyCommand nc "%h" %p # no comment'),
+    *("ConnectTimeout 9", "ConnectTimeout 1m30s", "AddressFamily inet", "IdentitiesOnly yes", "IdentitiesOnly no"),
+    *("User other", "# a comment", "", "   ", "\tCompression yes", "BindAddress 192.0.2.1", "ForwardAgent no"),
+    *("Port 1 2", "HostName", "IdentityFile 'open", "Port 0", "Port many"),
+]
+HOSTS = st.sampled_from(
+    ["db1", "db2", "*", "db?", "!db2", "*.example.com", "192.0.2.*", "d*", "D*", '"db1"', "db1,db2"]
+)
+CRITERIA = st.sampled_from(
+    [
+        *("host db1", "host there", "host THERE", "host=there", "!host there", "host *.example.com,db2", 'host "db1"'),
+        *(
+            "originalhost db*,!db2",
+            "originalhost db1",
+            "user backup",
+            "user root,back*",
+            "!user backup",
+            "localuser nobody",
+        ),
+        *(
+            "exec true",
+            'exec "test %h = there"',
+            'exec "test %n = db1 -a %p = 2222"',
+            "!exec true",
+            "!localuser nobody",
+        ),
+        *("final", "canonical", "!final", "exec false"),
     ]
 )
-sections = st.one_of(
-    st.lists(hosts, min_size=1, max_size=3).map(lambda patterns: "Host " + " ".join(patterns)),
+SECTIONS = st.one_of(
+    st.lists(HOSTS, min_size=1, max_size=3).map(lambda patterns: "Host " + " ".join(patterns)),
+    st.lists(CRITERIA, min_size=1, max_size=3).map(lambda criteria: "Match " + " ".join(criteria)),
     st.sampled_from(
-        ["Match all", "Match host db1", "Match originalhost db*,!db2", "Match !host db2", "Match host there"]
+        ["Match all", "Match !all", "Match all # everything", "match ALL", "Match host db1 all", "Match host"]
     ),
 )
+LINES = st.lists(st.one_of(st.sampled_from(SETTINGS[:-5]), st.sampled_from(SETTINGS), SECTIONS), max_size=12)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    st.lists(st.one_of(settings_, settings_, sections), max_size=14), st.sampled_from(["db1", "db2", "a.example.com"])
-)
-def test_the_answer_is_ssh_s_or_a_refusal_and_never_another(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[str], name: str
-) -> None:
-    file = tmp_path_factory.getbasetemp() / "ssh_config"
-    file.write_text("\n".join(lines) + "\n")
-    done = subprocess.run([program("ssh"), "-G", "-F", str(file), name], capture_output=True, text=True, check=False)
-    try:
-        ours = resolve_destination(name, "backup", SSHOptions(config=str(file)))
-    except ConfigurationError:
-        return
-    assert done.returncode == 0, done.stderr
-    theirs: dict[str, list[str]] = {}
+def ask_ssh(file: Path, name: str) -> dict[str, list[str]] | None:
+    """Return what ssh makes of a configuration; None if it refuses."""
+    command = [program("ssh"), "-G", "-F", str(file), "-l", "backup", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return None
+    answer: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
         keyword, _, value = line.partition(" ")
-        theirs.setdefault(keyword, []).append(value)
-    assert ours.host == theirs["hostname"][0]
-    assert ours.port == int(theirs["port"][0])
-    assert ours.identities_only == (theirs["identitiesonly"][0] == "yes")
-    if any("identityfile" in line.lower() for line in lines) and ours.identities:
-        assert list(ours.identities) == theirs["identityfile"]
-    timeout = theirs["connecttimeout"][0]
-    assert ours.connect_timeout == (15.0 if timeout == "none" else float(timeout))
-    if theirs["userknownhostsfile"][0].startswith("/k"):
-        assert " ".join(str(path) for path in ours.known_hosts[:-2]) == theirs["userknownhostsfile"][0]
-    assert ours.family.name.replace("AF_", "").lower().replace("unspec", "any") == theirs["addressfamily"][0]
+        answer.setdefault(keyword, []).append(value)
+    return answer
+
+
+def ours(file: Path, name: str) -> SSHConfig | None:
+    try:
+        return SSHConfig.read([Source(str(file), required=True, checked=False, base=str(file.parent))], name, "backup")
+    except ConfigurationError as exc:
+        assert str(exc).isprintable()
+        assert str(file.parent) in str(exc)
+        return None
+
+
+def compare(file: Path, name: str) -> None:
+    """Hold our answer against ssh's, setting by setting."""
+    theirs, config = ask_ssh(file, name), ours(file, name)
+    if theirs is None or config is None:
+        assert (theirs is None) == (config is None), "one of the two refuses"
+        return
+    assert config.host == theirs["hostname"][0]
+    for keyword in KEYWORDS[1:]:
+        settings = config.found.get(keyword)
+        if settings is None:
+            continue  # ssh shows its default
+        if keyword == "port":
+            assert str(port_of(settings[0])) == theirs["port"][0]
+        elif keyword == "connecttimeout":
+            assert float(theirs[keyword][0]) == {"9": 9.0, "1m30s": 90.0}[settings[0].words[0]]
+        elif keyword in ("identityfile", "certificatefile"):
+            assert [setting.words[0] for setting in settings] == theirs[keyword]
+        else:
+            assert " ".join(settings[0].words) == theirs[keyword][0]
+    for keyword, unset in (
+        ("port", "22"),
+        ("addressfamily", "any"),
+        ("identitiesonly", "no"),
+        ("connecttimeout", "none"),
+    ):
+        assert config.found.get(keyword) is not None or theirs[keyword] == [unset]
+    for keyword in ("hostkeyalias", "proxycommand", "bindaddress", "certificatefile", "identityagent"):
+        assert (keyword in config.found) == (keyword in theirs)
+
+
+NAMES = st.sampled_from(["db1", "db2", "a.example.com"])
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(LINES, NAMES)
+def test_our_answer_is_ssh_s(tmp_path_factory: pytest.TempPathFactory, lines: list[str], name: str) -> None:
+    file = tmp_path_factory.getbasetemp() / "ssh_config"
+    file.write_text("\n".join(lines) + "\n")
+    compare(file, name)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(LINES, LINES, LINES, NAMES)
+def test_our_answer_is_ssh_s_with_files_that_include_others(
+    tmp_path_factory: pytest.TempPathFactory, before: list[str], inner: list[str], after: list[str], name: str
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "includes"
+    folder.mkdir(exist_ok=True)
+    (folder / "one.conf").write_text("\n".join(inner) + "\n")
+    (folder / "two.conf").write_text("Host db2\n Port 7\nMatch all\n IdentityFile /two\n")
+    (folder / ".hidden.conf").write_text("Port 9\n")
+    file = folder / "ssh_config"
+    include = f"Include {folder}/*.conf {folder}/missing"
+    file.write_text("\n".join([*before, include, *after]) + "\n")
+    compare(file, name)
+
+
+def test_a_relative_include_begins_at_the_user_s_ssh_directory(config: Path) -> None:
+    (config.parent / "conf.d").mkdir()
+    (config.parent / "conf.d" / "a").write_text("Host db1\n Port 2201\n")
+    found = reach("Include conf.d/*\nPort 22\n", config)
+    assert found.port == 2201
+
+
+def test_files_that_include_themselves_are_an_error(config: Path) -> None:
+    with pytest.raises(ConfigurationError, match="include each other"):
+        reach(f"Include {config}\n", config)
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o620, 0o602, 0o777])
+def test_a_configuration_that_others_can_write_is_refused_as_ssh_refuses_it(config: Path, mode: int) -> None:
+    config.write_text("Port 2222\n")
+    config.chmod(mode)
+    with pytest.raises(ConfigurationError, match="can be written by others"):
+        resolve_destination("db1", "backup", SSHOptions())
+    assert resolve_destination("db1", "backup", SSHOptions(config=str(config))).port == 2222, "as ssh -F takes it"
+    include = config.with_name("including")
+    include.write_text(f"Include {config}\n")
+    if mode & 0o002:  # Debian's ssh lets a group write that nobody else is in
+        assert ask_ssh(include, "db1") is None
+    with pytest.raises(ConfigurationError, match="can be written by others"):
+        resolve_destination("db1", "backup", SSHOptions(config=str(include)))
+
+
+def test_the_user_s_file_comes_before_the_system_s(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peerstage.session.config._SYSTEM_DIRECTORY", str(tmp_path))
+    (tmp_path / "ssh_config").write_text("Include more\nPort 1111\nIdentityFile /system\n")
+    (tmp_path / "more").write_text("ConnectTimeout 3\nPort 1112\n")
+    found = reach("Port 2222\nIdentityFile /user\n", config)
+    assert (found.port, found.connect_timeout, found.identities) == (2222, 3.0, ("/user", "/system"))
+    assert resolve_destination("db1", "backup", SSHOptions(config=str(config))).identities == ("/user",)
+
+
+def test_tokens_and_variables_are_expanded_in_paths(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEYS", "/keys")
+    home = config.parent.parent
+    text = "HostName real\nPort 2222\nHostKeyAlias alias\nIdentityFile ${KEYS}/%r@%h:%p-%n-%k-%%\nIdentityFile ~/%u\n"
+    found = reach(f"{text}UserKnownHostsFile %d/known-%h\n", config)
+    assert found.identities == ("/keys/backup@real:2222-db1-alias-%", f"{home}/{getpass.getuser()}")
+    assert found.known_hosts[0] == f"{home}/known-real"
+
+
+def test_a_host_key_alias_is_what_known_hosts_is_asked_for(config: Path) -> None:
+    assert reach("Port 2222\nHostName real\n", config).known_as == ("real", 2222)
+    assert reach("Port 2222\nHostName real\nHostKeyAlias cluster\n", config).known_as == ("cluster", 22)
+
+
+def test_the_command_of_a_match_is_bounded_in_time(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerstage.session.ssh_config._EXEC_SECONDS", 0.2)
+    with pytest.raises(ConfigurationError, match=r":1: Match exec took more"):
+        reach('Match exec "sleep 30"\n Port 1\n', config)
+
+
+def test_the_command_of_a_match_is_not_run_where_its_answer_does_not_matter(config: Path, tmp_path: Path) -> None:
+    reach(f'Match host other exec "touch {tmp_path}/ran"\n Port 1\n', config)
+    assert not (tmp_path / "ran").exists()

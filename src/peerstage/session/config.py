@@ -1,44 +1,35 @@
 """How a peer is reached: `SSHOptions` over ssh's configuration, settled before anything is connected.
 
-The configuration is evaluated by paramiko's parser. What that reads differently from ssh is refused first, by line.
+What is configured and not honoured yet is refused, by file and line: never the wrong machine.
 """
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import re
-import shlex
 import socket
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
-
-import paramiko
+from typing import TypeVar
 
 from peerstage.errors import ConfigurationError, escape
-from peerstage.session.files import read_regular
 from peerstage.session.options import SSHOptions, expand, several
+from peerstage.session.ssh_config import Source, SSHConfig, complaint, port_of
 
 T = TypeVar("T")
 
 log = logging.getLogger("peerstage.session")
 
-_MOST_BYTES = 1 << 20
+_SYSTEM_DIRECTORY = "/etc/ssh"
 _DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ed25519")
 _USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 _FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
-_ADVICE = "Or give SSHOptions(config=()) and say there how the peer is reached."
-
-#: Criteria of Match that paramiko evaluates as ssh does.
-_MATCH = frozenset({"all", "host", "originalhost", "localuser"})
 
 #: Keywords that change who is reached or trusted and are not honoured yet, and the values with which they do not.
 _NOT_YET = {
     "proxyjump": ("none",),
     "proxycommand": ("none",),
-    "hostkeyalias": (),
     "certificatefile": ("none",),
     "canonicalizehostname": ("no",),
     "knownhostscommand": ("none",),
@@ -53,12 +44,6 @@ _NOT_YET = {
 #: Fields of `SSHOptions` that are not honoured yet.
 _OPTIONS_NOT_YET = ("certificate", "jump", "elevate", "keepalive_interval", "keepalive_count")
 
-_NOT_HONOURED = "not_honoured_"
-#: Stands for a percent sign where paramiko would expand a token in another way than ssh.
-_PERCENT = "\ue000"
-
-_LINE = re.compile(r"\A(\w+)(?:\s*=\s*|\s+)(.*)\Z", re.DOTALL)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
@@ -68,6 +53,7 @@ class Destination:
         name: The peer's name, as given.
         user: Who logs in.
         host: Name or address to connect to, after HostName.
+        known_as: Name and port under which known_hosts is asked: HostKeyAlias, or the host and its port.
         port: TCP port.
         identities: Paths of private keys, in the order in which they are tried.
         explicit_identities: Whether they were given by `SSHOptions`.
@@ -82,6 +68,7 @@ class Destination:
     name: str
     user: str
     host: str
+    known_as: tuple[str, int]
     port: int
     identities: tuple[str, ...]
     explicit_identities: bool
@@ -91,14 +78,6 @@ class Destination:
     family: socket.AddressFamily
     connect_timeout: float
     pinned: str | None
-
-
-class Line(NamedTuple):
-    """One setting of a configuration file."""
-
-    number: int
-    keyword: str
-    value: str
 
 
 def resolve_destination(name: str, user: str, options: SSHOptions) -> Destination:
@@ -116,8 +95,12 @@ def resolve_destination(name: str, user: str, options: SSHOptions) -> Destinatio
             'SSHOptions(host_key="accept-new") is not honoured yet. Add the key to known_hosts (ssh-keyscan), or pin '
             'it with host_key="SHA256:...".'
         )
-    found = _Settings.read(options).for_host(name)
-    host = found.host_name(name)
+    config = SSHConfig.read(_sources(options), name, user)
+    found = _Settings(config)
+    found.refuse_what_is_not_honoured()
+    host = config.host if config.first("hostname") is not None else name
+    port = options.port if options.port is not None else found.port()
+    alias = found.text("hostkeyalias")
     pinned = options.host_key if options.host_key and options.host_key.startswith("SHA256:") else None
     if found.text("stricthostkeychecking", "yes").lower() not in ("yes", "true"):
         log.info("%s: StrictHostKeyChecking is taken as yes; unknown host keys are refused.", escape(name))
@@ -125,7 +108,8 @@ def resolve_destination(name: str, user: str, options: SSHOptions) -> Destinatio
         name=name,
         user=user,
         host=host,
-        port=options.port if options.port is not None else found.number("port", 22, 65535),
+        known_as=(alias, 22) if alias else (host, port),
+        port=port,
         identities=_identities(options, found),
         explicit_identities=options.identity is not None,
         identities_only=found.flag("identitiesonly"),
@@ -137,143 +121,58 @@ def resolve_destination(name: str, user: str, options: SSHOptions) -> Destinatio
     )
 
 
-def scan(text: str, source: str) -> list[Line]:
-    """Return the settings of a configuration file, and refuse what paramiko reads differently from ssh.
-
-    Raises:
-        ConfigurationError: With *source*, line and keyword.
-    """
-    lines = []
-    for number, raw in enumerate(text.split("\n"), 1):
-        stripped = raw.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
-        match = _LINE.match(stripped)
-        if match is None:
-            raise _refused(source, number, stripped.split()[0], "can not be read")
-        line = Line(number, match.group(1).lower(), match.group(2).strip())
-        _check_line(line, source)
-        lines.append(line)
-    return lines
-
-
-def _check_line(line: Line, source: str) -> None:
-    keyword, value = line.keyword, line.value
-    if keyword == "include":
-        raise _refused(source, line.number, "Include", "is not honoured yet")
-    if keyword == "match":
-        words = value.replace("=", " ").split()
-        single = [word.lower() for word in words]
-        criteria = single[:1] if single[:1] == ["all"] else single[::2]
-        if not set(criteria) <= _MATCH or '"' in value or "#" in value or (single[:1] != ["all"] and len(single) % 2):
-            raise _refused(source, line.number, "Match", "with these criteria is not evaluated yet as ssh does")
-    if keyword == "host" and re.search(r"[\[\]\"'#\\]", value):
-        raise _refused(source, line.number, "Host", "with brackets, quotes or a comment is not read yet as ssh does")
-    if re.search(r"\s#", value) or value.startswith("#"):
-        raise _refused(source, line.number, keyword, "with a comment behind it is not read yet as ssh does")
-
-
-def _refuse_match_of_changed_host(lines: list[tuple[str, Line]]) -> None:
-    """Refuse ``Match host`` beside a HostName: paramiko goes over the files twice, and then knows what ssh does not."""
-    if not any(line.keyword == "hostname" for _, line in lines):
-        return
-    for path, line in lines:
-        if line.keyword == "match" and re.search(r"(?i)(?<!\S)!?host(?!\S)", line.value.replace("=", " ")):
-            raise _refused(path, line.number, "Match", "host beside a HostName is not evaluated yet as ssh does")
+def _sources(options: SSHOptions) -> list[Source]:
+    """Return the files to read: those that *options* name, or the user's own and the system's, as ssh does."""
+    base = expand("~/.ssh")
+    if options.config is not None:
+        return [Source(expand(path), required=True, checked=False, base=base) for path in several(options.config)]
+    return [
+        Source(os.path.join(base, "config"), required=False, checked=True, base=base),
+        Source(f"{_SYSTEM_DIRECTORY}/ssh_config", required=False, checked=False, base=_SYSTEM_DIRECTORY),
+    ]
 
 
 class _Settings:
-    """The settings of all files, and what is in effect for one host."""
+    """The settings that are in effect, as values of the right kind."""
 
-    def __init__(self, parsed: list[tuple[str, list[Line], paramiko.SSHConfig]]) -> None:
-        self._parsed = parsed
-        self._found: dict[str, object] = {}
-        self._from: dict[str, str] = {}
+    def __init__(self, config: SSHConfig) -> None:
+        self._config = config
 
-    @classmethod
-    def read(cls, options: SSHOptions) -> _Settings:
-        """Parse the files that *options* name, or the user's own if it is there."""
-        default = expand("~/.ssh/config")
-        paths = [default] if options.config is None else [expand(path) for path in several(options.config)]
-        parsed = []
-        for path in paths:
-            try:
-                text = read_regular(path, _MOST_BYTES).decode("utf-8", "surrogateescape")
-            except FileNotFoundError:
-                if options.config is None:
-                    continue
-                raise ConfigurationError(f"The ssh configuration {path} is not there.") from None
-            except OSError as exc:
-                raise ConfigurationError(f"The ssh configuration {path} can not be read: {exc.strerror}.") from exc
-            lines = scan(text, path)
-            plain = "".join(f"{_alias(line.keyword)} {line.value.replace('%', _PERCENT)}\n" for line in lines)
-            try:
-                parsed.append((path, lines, paramiko.SSHConfig.from_file(io.StringIO(plain))))
-            except Exception as exc:
-                raise ConfigurationError(f"The ssh configuration {path} can not be parsed: {exc}. {_ADVICE}") from exc
-        _refuse_match_of_changed_host([(path, line) for path, lines, _ in parsed for line in lines])
-        return cls(parsed)
-
-    def for_host(self, name: str) -> _Settings:
-        """Look up what is in effect for *name*: the first value wins, but IdentityFile adds up."""
-        for path, lines, config in self._parsed:
-            try:
-                found = dict(config.lookup(name))
-            except Exception as exc:
-                raise ConfigurationError(
-                    f"The ssh configuration {path} can not be evaluated: {exc}. {_ADVICE}"
-                ) from exc
-            named = {line.keyword for line in lines}
-            for alias, raw in found.items():
-                keyword = alias.removeprefix(_NOT_HONOURED)
-                if keyword not in named:
-                    continue  # what paramiko adds of its own
-                value = [one.replace(_PERCENT, "%") for one in raw] if isinstance(raw, list) else _restored(raw)
-                if keyword == "identityfile":
-                    self._found[keyword] = [*_strings(self._found.get(keyword)), *_strings(value)]
-                else:
-                    self._found.setdefault(keyword, value)
-                self._from.setdefault(keyword, path)
+    def refuse_what_is_not_honoured(self) -> None:
+        """Refuse what changes who is reached or trusted, and is not honoured yet."""
         for keyword, harmless in _NOT_YET.items():
-            set_to = self._found.get(keyword)
-            if set_to is not None and str(set_to).strip('"').lower() not in harmless:
-                raise self.complaint(keyword, "is not honoured yet")
-        return self
-
-    def host_name(self, name: str) -> str:
-        """Return HostName with its tokens expanded (``%h`` and ``%%``), or *name* itself."""
-        text = self.text("hostname") or name
-        expanded = re.sub(r"%[h%]", lambda token: name if token.group() == "%h" else "%", text)
-        if "%" in re.sub(r"%[h%]", "", text) and "hostname" in self._found:
-            raise self.complaint("hostname", "has tokens that are not expanded yet")
-        return expanded if "hostname" in self._found else name
+            setting = self._config.first(keyword)
+            if setting is not None and " ".join(setting.words).lower() not in harmless:
+                raise complaint(setting, f"{keyword} is not honoured yet")
 
     def text(self, keyword: str, default: str = "") -> str:
-        """Return a setting as it stands, without quotes."""
-        value = self._found.get(keyword)
-        return default if value is None else str(value).strip('"')
+        """Return a setting of one word."""
+        setting = self._config.first(keyword)
+        if setting is None:
+            return default
+        if len(setting.words) > 1:
+            raise complaint(setting, f"{keyword} has more than one value")
+        return setting.words[0]
 
-    def words(self, keyword: str) -> list[str]:
-        """Return a setting of several words, each of which may be quoted."""
-        try:
-            return shlex.split(
-                self.text(keyword) if '"' not in str(self._found.get(keyword)) else str(self._found[keyword])
-            )
-        except ValueError:
-            raise self.complaint(keyword, "has unbalanced quotes") from None
+    def path(self, keyword: str) -> str:
+        """Return a setting that is a path, expanded."""
+        setting = self._config.first(keyword)
+        return "" if setting is None else self._config.expanded(setting, self.text(keyword))
 
     def paths(self, keyword: str) -> list[str]:
-        """Return the values of a repeated setting."""
-        return [value.strip('"') for value in _strings(self._found.get(keyword))]
+        """Return the paths of a setting that adds up, expanded."""
+        settings = self._config.found.get(keyword, [])
+        return [self._config.expanded(setting, setting.words[0]) for setting in settings]
 
-    def number(self, keyword: str, default: int, most: int) -> int:
-        """Return a setting from 1 to *most*."""
-        text = self.text(keyword)
-        if not text:
-            return default
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-            raise self.complaint(keyword, f"must be a number from 1 to {most}")
-        return int(text)
+    def list_of_paths(self, keyword: str) -> list[str]:
+        """Return the paths of a setting of several words, expanded."""
+        setting = self._config.first(keyword)
+        return [] if setting is None else [self._config.expanded(setting, word) for word in setting.words]
+
+    def port(self) -> int:
+        """Return the TCP port."""
+        setting = self._config.first("port")
+        return 22 if setting is None else port_of(setting)
 
     def seconds(self, keyword: str) -> float | None:
         """Return a setting in seconds, None where it is "none" or 0; ssh's time formats (1m30s) are understood."""
@@ -282,7 +181,7 @@ class _Settings:
             return None
         parts = re.findall(r"(\d+)([smhdw]?)", text)
         if "".join(number + unit for number, unit in parts) != text:
-            raise self.complaint(keyword, "must be a time in seconds")
+            raise self._complaint(keyword, "must be a time in seconds")
         total = sum(
             int(number) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[unit] for number, unit in parts
         )
@@ -296,15 +195,12 @@ class _Settings:
         """Return a setting that is one of several words."""
         text = self.text(keyword).lower()
         if text and text not in choices:
-            raise self.complaint(keyword, f"must be one of {', '.join(choices)}")
+            raise self._complaint(keyword, f"must be one of {', '.join(choices)}")
         return choices[text] if text else default
 
-    def complaint(self, keyword: str, what: str) -> ConfigurationError:
-        """Return an error that names the first line that sets *keyword* in the file that it comes from."""
-        path = self._from[keyword]
-        lines = next(lines for source, lines, _ in self._parsed if source == path)
-        number = next(line.number for line in lines if line.keyword == keyword)
-        return _refused(path, number, keyword, what)
+    def _complaint(self, keyword: str, what: str) -> ConfigurationError:
+        setting = self._config.first(keyword)
+        return ConfigurationError(f"{keyword} {what}.") if setting is None else complaint(setting, f"{keyword} {what}")
 
 
 def _identities(options: SSHOptions, found: _Settings) -> tuple[str, ...]:
@@ -313,10 +209,8 @@ def _identities(options: SSHOptions, found: _Settings) -> tuple[str, ...]:
     if options.identity is not None:
         return tuple(expand(path) for path in several(options.identity))
     configured = found.paths("identityfile")
-    if any("%" in path or "$" in path for path in configured):
-        raise found.complaint("identityfile", "has tokens that are not expanded yet")
     if configured:
-        return tuple(dict.fromkeys(expand(path) for path in configured if path.lower() != "none"))
+        return tuple(dict.fromkeys(path for path in configured if path.lower() != "none"))
     defaults = (expand(f"~/.ssh/{name}") for name in _DEFAULT_KEYS)
     return tuple(path for path in defaults if os.path.exists(path))
 
@@ -330,12 +224,10 @@ def _agent(options: SSHOptions, found: _Settings) -> str | None:
     if options.agent is None and configured:
         if configured.lower() == "none":
             return None
-        if configured.startswith("$"):
-            return os.environ.get(configured[1:].strip("{}")) or None
-        if "%" in configured:
-            raise found.complaint("identityagent", "has tokens that are not expanded yet")
+        if configured.startswith("$") and not configured.startswith("${"):
+            return os.environ.get(configured[1:]) or None
         if configured != "SSH_AUTH_SOCK":
-            return expand(configured)
+            return found.path("identityagent")
     return os.environ.get("SSH_AUTH_SOCK") or None
 
 
@@ -344,25 +236,6 @@ def _known_hosts(options: SSHOptions, found: _Settings) -> tuple[str | bytes, ..
         return tuple(one if isinstance(one, bytes) else expand(one) for one in several(options.known_hosts))
     paths: list[str | bytes] = []
     for keyword, defaults in (("userknownhostsfile", _USER_KNOWN_HOSTS), ("globalknownhostsfile", _GLOBAL_KNOWN_HOSTS)):
-        words = found.words(keyword) or defaults
-        if any("%" in word or "$" in word for word in words):
-            raise found.complaint(keyword, "has tokens that are not expanded yet")
-        paths.extend(expand(word) for word in words if word.lower() != "none")
+        words = found.list_of_paths(keyword) or [expand(path) for path in defaults]
+        paths.extend(word for word in words if word.lower() != "none")
     return tuple(paths)
-
-
-def _alias(keyword: str) -> str:
-    """Hide from paramiko what it would act upon, and what we refuse anyhow."""
-    return _NOT_HONOURED + keyword if keyword in _NOT_YET else keyword
-
-
-def _restored(value: object) -> object:
-    return value.replace(_PERCENT, "%") if isinstance(value, str) else value
-
-
-def _strings(value: object) -> list[str]:
-    return [str(one) for one in value] if isinstance(value, list) else []
-
-
-def _refused(source: str, number: int, keyword: str, what: str) -> ConfigurationError:
-    return ConfigurationError(f"{source}:{number}: {keyword} {what}. {_ADVICE}")

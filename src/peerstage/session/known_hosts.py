@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from peerstage.errors import ChangedHostKey, RevokedHostKey, UnknownHostKey, escape
 from peerstage.session.options import expand
+from peerstage.session.patterns import match_pattern
 
 log = logging.getLogger("peerstage.session")
 
@@ -29,7 +30,6 @@ _LONGEST_PATTERN = 1022
 _DEFAULT_PORT = 22
 _DATA = "known_hosts data"
 _TRUSTED, _REVOKED, _AUTHORITY = b"", b"@revoked", b"@cert-authority"
-_STAR, _ANY = b"*?"
 
 _LINE = re.compile(
     rb"(?:(?P<marker>@[^ \t]*)[ \t]+)?(?P<names>[^@ \t][^ \t]*)[ \t]+(?P<type>[!-~]{1,64})[ \t]+(?P<key>[^ \t]+)"
@@ -186,7 +186,7 @@ class _Line(NamedTuple):
             negated, pattern = match.groups()
             if len(pattern) > _LONGEST_PATTERN:
                 return False
-            if pattern == name or _is_like(name, pattern):
+            if pattern == name or match_pattern(name.decode("latin-1"), pattern.decode("latin-1")):
                 if negated:
                     return False
                 is_listed = True
@@ -271,25 +271,6 @@ def _parse(text: bytes) -> tuple[bytes, bytes, str, bytes]:
     if b"-cert-v0" in key_type:
         raise _Unreadable("a certificate where a key belongs")
     return marker, names, key_type.decode("ascii"), blob
-
-
-def _is_like(name: bytes, pattern: bytes) -> bool:
-    """Match with ``*`` and ``?``, in time that grows no faster than both lengths multiplied."""
-    at = rest = 0
-    star, resume = -1, 0
-    while at < len(name):
-        wanted = pattern[rest] if rest < len(pattern) else None
-        if wanted == _STAR:
-            star, resume = rest, at
-            rest += 1
-        elif wanted in (_ANY, name[at]):
-            at, rest = at + 1, rest + 1
-        elif star >= 0:
-            resume += 1
-            at, rest = resume, star + 1
-        else:
-            return False
-    return not pattern[rest:].strip(b"*")
 
 
 def _name(host: str, port: int = _DEFAULT_PORT) -> bytes:

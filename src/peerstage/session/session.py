@@ -236,7 +236,7 @@ def _log_in(
     As for ssh, the time to connect holds for the key exchange too (ssh_config(5), ConnectTimeout).
     """
     known = KnownHosts.read(destination.known_hosts)
-    _prefer(transport, known.key_types(destination.host, destination.port))
+    _prefer(transport, known.key_types(*destination.known_as))
     with _before_login(transport, watchdog), watchdog.phase("answer as an SSH server", connect_timeout):
         _negotiate(transport)
     if not is_protected(transport):
@@ -250,7 +250,7 @@ def _log_in(
     blob = key.asbytes()
     shown = fingerprint(blob)
     if destination.pinned is None:
-        known.check(destination.host, destination.port, key.get_name(), blob)
+        known.check(*destination.known_as, key.get_name(), blob)
     elif destination.pinned != shown:
         raise HostKeyError(
             f"The host shows the {key.get_name()} key {shown}, and {destination.pinned} is the one that it must have. "

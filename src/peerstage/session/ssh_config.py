@@ -1,0 +1,378 @@
+"""ssh_config(5), read as OpenSSH reads it: which settings are in effect for one destination, and where they stand.
+
+The first value of a keyword wins; of a few keywords all values count. ``Host`` compares the name that was given,
+``Match`` what is known so far. ``Match final`` asks for a second reading, in which the host name is known.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from peerstage.errors import ConfigurationError
+from peerstage.session.files import read_regular
+from peerstage.session.patterns import match_hostname, match_pattern, match_pattern_list
+from peerstage.session.tokens import Tokens
+
+_MOST_BYTES = 1 << 20
+_MOST_DEPTH = 16
+#: Seconds that the command of a ``Match exec`` may take; ssh itself would wait for ever.
+_EXEC_SECONDS = 15.0
+
+#: Keywords whose values add up.
+_ADD_UP = frozenset({"identityfile", "certificatefile"})
+#: Keywords that take one word; the others may take more, or are not looked at.
+_ONE_WORD = _ADD_UP | {
+    *("hostname", "port", "hostkeyalias", "identityagent", "identitiesonly", "addressfamily", "connecttimeout"),
+    *("stricthostkeychecking", "bindaddress", "connectionattempts"),
+}
+#: Keywords whose value is the rest of the line, as it stands.
+_COMMANDS = frozenset({"proxycommand", "localcommand", "remotecommand", "knownhostscommand"})
+
+_LINE = re.compile(r"\A([^\s=\"]+)(?:[ \t\r\f]*=[ \t\r\f]*|[ \t\r\f]+|\Z)(.*)\Z", re.DOTALL)
+ADVICE = "Or give SSHOptions(config=()) and say there how the peer is reached."
+
+
+class Setting(NamedTuple):
+    """One value of a keyword, and where it stands."""
+
+    words: tuple[str, ...]
+    path: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A configuration file.
+
+    Attributes:
+        path: Where it is.
+        required: Whether it is an error if it is not there.
+        checked: Whether ssh would refuse it if others could write it.
+        base: Where relative names of ``Include`` begin.
+    """
+
+    path: str
+    required: bool
+    checked: bool
+    base: str
+
+
+@dataclass
+class SSHConfig:
+    """What is in effect for one destination.
+
+    Attributes:
+        name: The host as it was given.
+        user: Who logs in there.
+        found: Keyword, in lower case, to its values.
+    """
+
+    name: str
+    user: str
+    found: dict[str, list[Setting]] = field(default_factory=dict)
+    _final: bool = False
+    _wants_final: bool = False
+    _host: str | None = None
+
+    @classmethod
+    def read(cls, sources: Sequence[Source], name: str, user: str) -> SSHConfig:
+        """Read *sources*, the user's before the system's, for *user* at *name*.
+
+        Raises:
+            ConfigurationError: A file can not be read, is open to others, or holds what ssh would refuse; with file and
+                line.
+        """
+        config = cls(name, user)
+        for source in sources:
+            config._read_file(source)
+        config._host = config.host
+        if config._wants_final:
+            config._final = True
+            for source in sources:
+                config._read_file(source)
+        return config
+
+    @property
+    def host(self) -> str:
+        """The host to connect to: HostName with its tokens expanded, or the name that was given; in lower case."""
+        if self._host is not None:
+            return self._host
+        setting = self.first("hostname")
+        if setting is None:
+            return self.name.lower()
+        return self._expand(setting, {"h": self.name}).lower()
+
+    @property
+    def port(self) -> int | None:
+        """The port that is configured so far."""
+        setting = self.first("port")
+        return None if setting is None else port_of(setting)
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens of ssh_config(5), as far as they are known."""
+        alias = self.first("hostkeyalias")
+        return Tokens(
+            name=self.name,
+            host=self.host,
+            port=self.port or 22,
+            user=self.user,
+            alias=alias.words[0] if alias is not None else self.name,
+        )
+
+    def first(self, keyword: str) -> Setting | None:
+        """Return the value that counts, None where nothing is configured."""
+        settings = self.found.get(keyword)
+        return settings[0] if settings else None
+
+    def expanded(self, setting: Setting, word: str) -> str:
+        """Return *word* of a setting with ``~``, tokens and ``${VARIABLES}`` expanded."""
+        try:
+            return self.tokens.expand_path(word)
+        except ValueError as exc:
+            raise complaint(setting, str(exc)) from None
+
+    def _expand(self, setting: Setting, known: dict[str, str]) -> str:
+        try:
+            return Tokens.replace(setting.words[0], known)
+        except ValueError as exc:
+            raise complaint(setting, str(exc)) from None
+
+    # Files.
+
+    def _read_file(self, source: Source, *, active: bool = True, depth: int = 0) -> bool:
+        """Read a file whose first lines are *active* or not; return whether the last were."""
+        try:
+            text = _read(source)
+        except ConfigurationError:
+            raise
+        except FileNotFoundError:
+            if not source.required:
+                return active
+            raise ConfigurationError(f"The ssh configuration {source.path} is not there.") from None
+        except OSError as exc:
+            raise ConfigurationError(
+                f"The ssh configuration {source.path} can not be read: {exc.strerror}. {ADVICE}"
+            ) from exc
+        never = not active
+        for number, raw in enumerate(text.split("\n"), 1):
+            line = raw.strip(" \t\r\f")
+            if not line or line.startswith("#"):
+                continue
+            match = _LINE.match(line)
+            if match is None:
+                raise complaint(Setting((), source.path, number), f"{line[:60]!r} can not be read")
+            keyword, value = match.group(1).lower(), match.group(2)
+            setting = _setting(keyword, value, source.path, number)
+            if keyword == "host":
+                active = self._host_block(setting) and not never
+            elif keyword == "match":
+                active = self._match_block(value, setting, skip=never) and not never
+            elif keyword == "include":
+                self._include(setting, source, active=active, depth=depth)
+            elif active:
+                self._set(keyword, setting)
+        return active
+
+    def _set(self, keyword: str, setting: Setting) -> None:
+        values = self.found.setdefault(keyword, [])
+        if not values or (keyword in _ADD_UP and setting.words not in [value.words for value in values]):
+            values.append(setting)
+
+    def _include(self, setting: Setting, source: Source, *, active: bool, depth: int) -> None:
+        if depth >= _MOST_DEPTH:
+            raise complaint(setting, f"more than {_MOST_DEPTH} files include each other")
+        for word in setting.words:
+            pattern = os.path.expanduser(word)
+            if not os.path.isabs(pattern):
+                pattern = os.path.join(glob.escape(source.base), pattern)
+            for path in sorted(glob.glob(pattern)):
+                inner = Source(path, required=False, checked=True, base=source.base)
+                self._read_file(inner, active=active, depth=depth + 1)
+
+    # Blocks.
+
+    def _host_block(self, setting: Setting) -> bool:
+        matched = False
+        for word in setting.words:
+            if word.startswith("!"):
+                if match_pattern(self.name, word[1:]):
+                    return False
+            elif match_pattern(self.name, word):
+                matched = True
+        return matched
+
+    def _match_block(self, line: str, setting: Setting, *, skip: bool) -> bool:
+        """Evaluate the criteria of a Match line, left to right, as far as they have to be."""
+        result, rest, count = True, line, 0
+        while rest:
+            word, rest = next_word(rest)
+            if not word or word.startswith("#"):
+                break
+            negated, criterion = word.startswith("!"), word.lstrip("!").lower()
+            if criterion == "all":
+                following, _ = next_word(rest)
+                if count > 1 or (following and not following.startswith("#")):  # behind a single one ssh lets it pass
+                    raise complaint(setting, "Match all can not be combined with other criteria")
+                return result and not negated
+            count += 1
+            if criterion in ("final", "canonical"):
+                self._wants_final |= criterion == "final"
+                holds = self._final
+            else:
+                argument, rest = next_word(rest)
+                if not argument or argument.startswith("#"):
+                    raise complaint(setting, f"Match {criterion} needs an argument")
+                holds = self._holds(criterion, argument, setting, run=result and not skip)
+            result &= holds != negated
+        if not count:
+            raise complaint(setting, "Match needs at least one criterion")
+        return result
+
+    def _holds(self, criterion: str, argument: str, setting: Setting, *, run: bool) -> bool:
+        tests: dict[str, Callable[[], bool]] = {
+            "host": lambda: match_hostname(self.host, argument),
+            "originalhost": lambda: match_hostname(self.name, argument),
+            "user": lambda: match_pattern_list(self.user, argument),
+            "localuser": lambda: match_pattern_list(self.tokens.local_user, argument),
+            "exec": lambda: run and self._run(argument, setting),
+        }
+        if criterion not in tests:
+            raise complaint(setting, f"Match {criterion} is not evaluated")
+        return tests[criterion]()
+
+    def _run(self, command: str, setting: Setting) -> bool:
+        """Run the command of a Match exec by the user's shell, as ssh does; it holds if the command succeeds."""
+        try:
+            line = self.tokens.expand(command)
+        except ValueError as exc:
+            raise complaint(setting, str(exc)) from None
+        shell = os.environ.get("SHELL") or "/bin/sh"
+        try:
+            done = subprocess.run(
+                [shell, "-c", f"exec {line}"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=_EXEC_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise complaint(setting, f"Match exec took more than {_EXEC_SECONDS:g} s") from None
+        except OSError as exc:
+            raise complaint(setting, f"Match exec can not be run: {exc.strerror}") from None
+        return done.returncode == 0
+
+
+def _read(source: Source) -> str:
+    data = read_regular(source.path, _MOST_BYTES)
+    if source.checked:
+        status = os.stat(source.path)
+        if status.st_uid not in (0, os.geteuid()) or stat.S_IMODE(status.st_mode) & 0o022:
+            raise ConfigurationError(
+                f"The ssh configuration {source.path} can be written by others than you and root, and ssh would refuse "
+                "it: chmod go-w, and chown it to yourself."
+            )
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _setting(keyword: str, value: str, path: str, number: int) -> Setting:
+    setting = Setting((value,), path, number)
+    if not value:
+        raise complaint(setting, f"{keyword} has no value")
+    if keyword in _COMMANDS or keyword == "match":
+        return setting
+    try:
+        words = split_words(value)
+    except ValueError:
+        raise complaint(setting, f"{keyword} has a quote that is not closed") from None
+    setting = Setting(tuple(words), path, number)
+    if not words:
+        raise complaint(setting, f"{keyword} has no value")
+    if keyword in _ONE_WORD and len(words) > 1:
+        raise complaint(setting, f"{keyword} takes one value, and here are {len(words)}")
+    if keyword == "port":
+        port_of(setting)
+    return setting
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of a value: quotes of both kinds group, a backslash escapes quotes, itself and a space.
+
+    A word that begins with ``#`` ends the line.
+
+    Raises:
+        ValueError: A quote is not closed.
+    """
+    words: list[str] = []
+    at = 0
+    while at < len(text):
+        if text[at] in " \t":
+            at += 1
+            continue
+        if text[at] == "#":
+            break
+        word, at = _one_word(text, at)
+        words.append(word)
+    return words
+
+
+def _one_word(text: str, at: int) -> tuple[str, int]:
+    word, quote = "", ""
+    while at < len(text):
+        char = text[at]
+        following = text[at + 1 : at + 2]
+        if char == "\\" and following and (following in "'\"\\" or (not quote and following == " ")):
+            at += 1
+            word += text[at]
+        elif not quote and char in " \t":
+            break
+        elif not quote and char in "'\"":
+            quote = char
+        elif quote and char == quote:
+            quote = ""
+        else:
+            word += char
+        at += 1
+    if quote:
+        raise ValueError("a quote is not closed")
+    return word, at
+
+
+def next_word(text: str) -> tuple[str, str]:
+    """Return the first word of a Match line and the rest: double quotes group, one ``=`` may stand for a space."""
+    text = text.lstrip(" \t\r\n")
+    if text.startswith('"'):
+        word, quote, rest = text[1:].partition('"')
+        return (word, rest.lstrip(" \t\r\n")) if quote else ("", "")
+    match = re.match(r"([^ \t\r\n\"=]*)([ \t\r\n]*=?[ \t\r\n]*)(.*)", text, re.DOTALL)
+    return (match.group(1), match.group(3)) if match else ("", "")
+
+
+def port_of(setting: Setting) -> int:
+    """Return a setting as a TCP port: a number, or the name of a service.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    import socket
+
+    text = setting.words[0]
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= 65535:
+        return int(text)
+    try:
+        return socket.getservbyname(text, "tcp")
+    except (OSError, UnicodeError):
+        raise complaint(setting, "Port must be a number from 1 to 65535") from None
+
+
+def complaint(setting: Setting, what: str) -> ConfigurationError:
+    """Return an error that names where a setting stands."""
+    return ConfigurationError(f"{setting.path}:{setting.number}: {what}. {ADVICE}")

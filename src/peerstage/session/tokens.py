@@ -1,0 +1,108 @@
+"""The tokens of ssh_config(5): ``%h`` and its kin, ``${VARIABLES}`` of the environment, and ``~``."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_TOKEN = re.compile(r"%(.?)", re.DOTALL)
+_VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What tokens stand for.
+
+    Attributes:
+        name: The host as it was given (``%n``).
+        host: The host to connect to (``%h``).
+        port: ``%p``.
+        user: Who logs in there (``%r``).
+        alias: HostKeyAlias, or the host as it was given (``%k``).
+        jump: ProxyJump (``%j``).
+    """
+
+    name: str
+    host: str
+    port: int
+    user: str
+    alias: str
+    jump: str = ""
+
+    @property
+    def local_user(self) -> str:
+        """Who runs this process (``%u``)."""
+        try:
+            import pwd
+
+            return pwd.getpwuid(os.getuid()).pw_name
+        except (ImportError, KeyError):
+            return getpass.getuser()
+
+    def values(self) -> dict[str, str]:
+        """Return every token's value."""
+        local = socket.gethostname()
+        hashed = hashlib.sha1(
+            f"{local}{self.host}{self.port}{self.user}{self.jump}".encode("utf-8", "surrogateescape"),
+            usedforsecurity=False,
+        )
+        return {
+            "C": hashed.hexdigest(),
+            "d": os.path.expanduser("~"),
+            "h": self.host,
+            "i": str(os.getuid()),
+            "j": self.jump,
+            "k": self.alias,
+            "L": local.partition(".")[0],
+            "l": local,
+            "n": self.name,
+            "p": str(self.port),
+            "r": self.user,
+            "u": self.local_user,
+        }
+
+    def expand(self, text: str) -> str:
+        """Return *text* with its tokens expanded.
+
+        Raises:
+            ValueError: A token is unknown; the message is fit to follow a file and a line.
+        """
+        return self.replace(text, self.values())
+
+    def expand_path(self, text: str) -> str:
+        """Return a path with ``~``, tokens and variables of the environment expanded.
+
+        Raises:
+            ValueError: A token is unknown, or a variable is not set.
+        """
+
+        def variable(match: re.Match[str]) -> str:
+            value = os.environ.get(match.group(1))
+            if not match.group(2) or value is None:
+                raise ValueError(f"the variable in {text!r} is not set")
+            return value
+
+        return _VARIABLE.sub(variable, self.expand(os.path.expanduser(text)))
+
+    @staticmethod
+    def replace(text: str, known: Mapping[str, str]) -> str:
+        """Return *text* with the tokens *known* expanded, and ``%%`` as a percent sign.
+
+        Raises:
+            ValueError: It has another one.
+        """
+
+        def token(match: re.Match[str]) -> str:
+            letter = match.group(1)
+            if letter == "%":
+                return "%"
+            if letter not in known or not letter:
+                raise ValueError(f"the token %{letter} in {text!r} is unknown here")
+            return known[letter]
+
+        return _TOKEN.sub(token, text)
