@@ -233,6 +233,8 @@ def test_transports_still_have_what_is_looked_at() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         transport: Any = make_transport(ours, Limits(), WINDOW, 65536)
+        assert transport.clear_to_send.is_set() is False, "nothing but keys is sent before they are exchanged"
+        assert list(inspect.signature(transport._send_message).parameters) == ["data"]
         assert transport.active is False
         assert transport.agreed_on_strict_kex is False
         for name in ("local_cipher", "remote_cipher", "local_mac", "remote_mac", "packetizer", "sock"):

@@ -249,8 +249,6 @@ def test_a_transport_that_is_not_logged_in_is_refused(sshd: Sshd, ready: Path, t
         {"certificate": "/x"},
         {"jump": "bastion"},
         {"elevate": "sudo -n sftp-server"},
-        {"keepalive_interval": 15.0},
-        {"keepalive_count": 3},
         {"host_key": "accept-new"},
     ],
 )
@@ -268,7 +266,6 @@ def test_options_that_are_not_honoured_yet_are_named_before_connecting(options: 
         {"host_key": "yes"},
         {"connect_timeout": 0},
         {"connect_timeout": float("inf")},
-        {"keepalive_count": -1},
         {"password": b"x"},
         {"jump": ""},
     ],

@@ -19,11 +19,12 @@ from typing import Any, cast
 
 import paramiko
 from paramiko.agent import AgentSSH
-from paramiko.common import MSG_CHANNEL_DATA, MSG_EXT_INFO
+from paramiko.common import MSG_CHANNEL_DATA, MSG_EXT_INFO, cMSG_GLOBAL_REQUEST
 from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
 
 from peerstage.records import Limits
+from peerstage.session.liveness import Liveness
 
 _READ_BYTES = 512 * 1024
 _GCM_TAG = 16
@@ -64,6 +65,7 @@ class BoundedPacketizer(Packetizer):
         self._counter = 0
         self._received = 0
         self.wakers: list[Callable[[], None]] = []  # called when all that has come was handed on
+        self.liveness: Liveness | None = None
 
     # What would outlive a failed handshake: a timer thread for each (the watchdog bounds the login instead).
 
@@ -162,6 +164,8 @@ class BoundedPacketizer(Packetizer):
             except (TimeoutError, BlockingIOError):
                 if self.closed:
                     raise EOFError from None
+                if self.liveness is not None:
+                    self.liveness.silent()
                 if check_rekey and self.need_rekey():
                     raise NeedRekeyException from None
                 continue
@@ -171,6 +175,8 @@ class BoundedPacketizer(Packetizer):
                 raise
             if not count:
                 raise EOFError
+            if self.liveness is not None:
+                self.liveness.heard()
             self._end += count
             return
 
@@ -356,6 +362,23 @@ def replace_buffers(channel: paramiko.Channel, window: int, stderr_bytes: int) -
         packetizer.wakers.append(pipe.wake)
     channel.in_buffer = cast(Any, pipe)
     channel.in_stderr_buffer = cast(Any, ChunkPipe(stderr_bytes, f"more than {stderr_bytes} bytes on stderr"))
+
+
+def watch_liveness(transport: paramiko.Transport, interval: float, count: int) -> None:
+    """Watch from now on whether the other end of *transport*, which is ours, lives. See `Liveness`."""
+    hidden = cast(Any, transport)
+
+    def ask() -> bool:
+        if not hidden.clear_to_send.is_set():  # keys are being exchanged: nothing else may be sent, and they are a sign
+            return False
+        message = Message()
+        message.add_byte(cMSG_GLOBAL_REQUEST)
+        message.add_string("keepalive@openssh.com")
+        message.add_boolean(True)
+        hidden._send_message(message)
+        return True
+
+    hidden.packetizer.liveness = Liveness(interval, count, ask)
 
 
 def forget(transport: paramiko.Transport) -> None:

@@ -42,7 +42,11 @@ _NOT_YET = {
     "securitykeyprovider": ("none", "internal"),
 }
 #: Fields of `SSHOptions` that are not honoured yet.
-_OPTIONS_NOT_YET = ("certificate", "jump", "elevate", "keepalive_interval", "keepalive_count")
+_OPTIONS_NOT_YET = ("certificate", "jump", "elevate")
+
+#: Seconds and count that suit an unattended night, where nothing is configured (ssh itself asks for nothing then).
+_ALIVE_INTERVAL = 15.0
+_ALIVE_COUNT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,8 @@ class Destination:
         known_hosts: Paths of known_hosts files, or their content, in order.
         family: Address family to connect with.
         connect_timeout: Seconds for name, address and connection.
+        alive_interval: Seconds of silence before the peer is asked for a sign of life; 0 for never.
+        alive_count: Questions that may stay unanswered.
         pinned: The fingerprint that the host must show, None where known_hosts decides.
     """
 
@@ -77,6 +83,8 @@ class Destination:
     known_hosts: tuple[str | bytes, ...]
     family: socket.AddressFamily
     connect_timeout: float
+    alive_interval: float
+    alive_count: int
     pinned: str | None
 
 
@@ -117,6 +125,10 @@ def resolve_destination(name: str, user: str, options: SSHOptions) -> Destinatio
         known_hosts=_known_hosts(options, found),
         family=found.choice("addressfamily", _FAMILIES, socket.AF_UNSPEC),
         connect_timeout=options.connect_timeout or found.seconds("connecttimeout") or 15.0,
+        alive_interval=_alive_interval(options, found),
+        alive_count=options.keepalive_count
+        if options.keepalive_count is not None
+        else found.count("serveralivecountmax", _ALIVE_COUNT),
         pinned=pinned,
     )
 
@@ -187,6 +199,13 @@ class _Settings:
         )
         return float(total) or None
 
+    def count(self, keyword: str, default: int) -> int:
+        """Return a setting that is a number, 0 included."""
+        text = self.text(keyword)
+        if text and not (text.isascii() and text.isdigit()):
+            raise self._complaint(keyword, "must be a number")
+        return int(text) if text else default
+
     def flag(self, keyword: str) -> bool:
         """Return a setting that is yes or no."""
         return self.choice(keyword, {"yes": True, "true": True, "no": False, "false": False}, False)
@@ -213,6 +232,14 @@ def _identities(options: SSHOptions, found: _Settings) -> tuple[str, ...]:
         return tuple(dict.fromkeys(path for path in configured if path.lower() != "none"))
     defaults = (expand(f"~/.ssh/{name}") for name in _DEFAULT_KEYS)
     return tuple(path for path in defaults if os.path.exists(path))
+
+
+def _alive_interval(options: SSHOptions, found: _Settings) -> float:
+    if options.keepalive_interval is not None:
+        return options.keepalive_interval
+    if found.text("serveraliveinterval"):
+        return found.seconds("serveraliveinterval") or 0.0  # a configured 0 is meant
+    return _ALIVE_INTERVAL
 
 
 def _agent(options: SSHOptions, found: _Settings) -> str | None:

@@ -34,8 +34,9 @@ class SSHOptions:
         host_key: ``"strict"``, ``"accept-new"``, or the fingerprint ``"SHA256:..."`` that the host must show.
         jump: A ProxyJump string.
         connect_timeout: Seconds for name, address and TCP connection (15 without configuration).
-        keepalive_interval: Seconds of silence after which the peer is asked whether it lives.
-        keepalive_count: Unanswered questions after which it does not.
+        keepalive_interval: Seconds of silence after which the peer is asked whether it lives (15 without
+            configuration); 0 for never.
+        keepalive_count: Questions that may stay unanswered, an interval each (3 without configuration).
         elevate: A command that is run on the peer and speaks SFTP.
         sock: A connected socket, or an authenticated `paramiko.Transport`: it serves one session. A socket is closed
             with the session, a Transport never.

@@ -16,7 +16,14 @@ import paramiko
 
 from peerstage.errors import ConfigurationError, ConnectError, HostKeyError, NoSFTP, RemoteError, StageError, escape
 from peerstage.records import MIB, Limits
-from peerstage.session._paramiko import forget, has_strict_kex, is_protected, make_transport, replace_buffers
+from peerstage.session._paramiko import (
+    forget,
+    has_strict_kex,
+    is_protected,
+    make_transport,
+    replace_buffers,
+    watch_liveness,
+)
 from peerstage.session.authentication import Login
 from peerstage.session.config import Destination
 from peerstage.session.dial import dial
@@ -103,6 +110,8 @@ class Session:
             if transport.is_alive():
                 transport.join(2.0)
             raise
+        if destination.alive_interval:
+            watch_liveness(transport, destination.alive_interval, destination.alive_count)
         return cls(transport, watchdog, limits, owned=True, fingerprint=shown)
 
     @classmethod

@@ -30,7 +30,7 @@ _ADD_UP = frozenset({"identityfile", "certificatefile"})
 #: Keywords that take one word; the others may take more, or are not looked at.
 _ONE_WORD = _ADD_UP | {
     *("hostname", "port", "hostkeyalias", "identityagent", "identitiesonly", "addressfamily", "connecttimeout"),
-    *("stricthostkeychecking", "bindaddress", "connectionattempts"),
+    *("stricthostkeychecking", "bindaddress", "connectionattempts", "serveraliveinterval", "serveralivecountmax"),
 }
 #: Keywords whose value is the rest of the line, as it stands.
 _COMMANDS = frozenset({"proxycommand", "localcommand", "remotecommand", "knownhostscommand"})
