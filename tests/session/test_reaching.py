@@ -266,6 +266,7 @@ def test_options_that_are_not_honoured_yet_are_named_before_connecting(options: 
         {"host_key": "yes"},
         {"connect_timeout": 0},
         {"connect_timeout": float("inf")},
+        {"keepalive_count": -1},
         {"password": b"x"},
         {"jump": ""},
     ],
