@@ -46,11 +46,16 @@ class Client:
             options: More for the driver.
         """
         place = self.bench.address(service)
+        known_hosts = self.bench.known_hosts_line(service, place)
+        if service == "behind":
+            bastion = self.bench.address("bastion")
+            known_hosts += self.bench.known_hosts_line("bastion", bastion)
+            options.setdefault("ssh", {})["jump"] = f"{USER}@{bastion}"
         job = {
             "host": place,
             "user": USER,
             "collect": seen_as(service),
-            "known_hosts": self.bench.known_hosts_line(service, place),
+            "known_hosts": known_hosts,
             "hold": meanwhile is not None,
             "limits": limits or {},
             **options,

@@ -11,8 +11,8 @@ import pytest
 from peerstage.errors import ConfigurationError, NoSFTP, ProtocolError, RemoteError
 
 #: What peerstage can do so far: transports, and ways to get to a peer. What is added here runs everything below on the
-#: kinds that it opens; still to come are "jump" and "certificate".
-THERE: tuple[str, ...] = ("sftp", "scp", "guarded", "rcp")
+#: kinds that it opens; still to come is "certificate".
+THERE: tuple[str, ...] = ("sftp", "scp", "guarded", "rcp", "jump")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,6 @@ CAN_NOT: dict[tuple[str, str], Failure] = {
 
 #: What peerstage can not do yet, and how it says so.
 NOT_YET: dict[str, Failure] = {
-    "jump": Failure(ConfigurationError, "jump=.* not honoured yet"),
     "certificate": Failure(ConfigurationError, "certificate=.* not honoured yet"),
 }
 

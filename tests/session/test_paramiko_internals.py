@@ -16,18 +16,18 @@ import pytest
 from paramiko.agent import AgentSSH
 from paramiko.buffered_pipe import BufferedPipe
 from paramiko.packet import NeedRekeyException, Packetizer
+from paramiko.transport import ChannelMap
 
 from peerstage.records import Limits
 from peerstage.session._paramiko import (
     CIPHERS,
     BoundedPacketizer,
-    ChunkPipe,
-    Violation,
     has_strict_kex,
     is_protected,
     make_transport,
     replace_buffers,
 )
+from peerstage.session.pipe import ChunkPipe, Violation
 from support.ssh_server import Policy
 
 WINDOW = 4 << 20
@@ -233,6 +233,10 @@ def test_transports_still_have_what_is_looked_at() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         transport: Any = make_transport(ours, Limits(), WINDOW, 65536)
+        assert {name for name, _ in inspect.getmembers(ChannelMap, inspect.isfunction)} == {
+            *("__init__", "__len__", "put", "get", "delete", "values")
+        }
+        assert type(transport._channels).__mro__[1] is ChannelMap
         assert transport.clear_to_send.is_set() is False, "nothing but keys is sent before they are exchanged"
         assert list(inspect.signature(transport._send_message).parameters) == ["data"]
         assert transport.active is False

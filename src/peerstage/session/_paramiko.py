@@ -1,8 +1,7 @@
 """Everything that paramiko does not publish, in one place, each use with the test that notices when it changes.
 
 `BoundedPacketizer` reads the socket in large pieces, decrypts AES-GCM packets where they lie, and lets nothing in
-that `Limits` does not allow: no packet of 4 GiB, no banner without end. `ChunkPipe` replaces the channel's buffer,
-whose cost grows with the square of what it holds, and refuses data past the window.
+that `Limits` does not allow: no packet of 4 GiB, no banner without end. Channels get a `ChunkPipe` for a buffer.
 See tests/session/test_paramiko_internals.py.
 """
 
@@ -12,8 +11,6 @@ import contextlib
 import functools
 import socket
 import struct
-import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -22,30 +19,21 @@ from paramiko.agent import AgentSSH
 from paramiko.common import MSG_CHANNEL_DATA, MSG_EXT_INFO, cMSG_GLOBAL_REQUEST
 from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
+from paramiko.transport import ChannelMap
 
 from peerstage.records import Limits
 from peerstage.session.liveness import Liveness
+from peerstage.session.pipe import ChunkPipe, Violation
 
 _READ_BYTES = 512 * 1024
 _GCM_TAG = 16
 _MOST_EXTENSIONS = 64
-#: What a chunk costs in memory beside its bytes, and how much of that is tolerated: a window's worth of packets of one
-#: byte each would otherwise take gigabytes.
-_CHUNK_COST = 256
-_CHUNK_COSTS_ALLOWED = 8 * 1024 * 1024
-#: Bytes for which the reader is woken although more is about to come, and below which chunks are read several at once.
-_WORTH_WAKING = 64 * 1024
-_SMALL = 16 * 1024
 _uint32 = struct.Struct(">I")
 
 #: Strongest that costs least first (SPEED.md): AES-GCM saves a pass over the data and several copies.
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 #: Encrypt-then-MAC last: a server without strict key exchange must not be served with it (CVE-2023-48795).
 MACS = ("hmac-sha2-256", "hmac-sha2-512", "hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
-
-
-class Violation(paramiko.SSHException):
-    """The server broke a rule or a bound; raised in paramiko's thread, which then ends the connection."""
 
 
 class BoundedPacketizer(Packetizer):
@@ -206,95 +194,6 @@ def _check_extensions(payload: bytes) -> None:
         raise Violation("an extension message that holds too much")
 
 
-class ChunkPipe:
-    """Stands in for `paramiko.buffered_pipe.BufferedPipe`: keeps chunks as they come, and no more than *most* bytes.
-
-    Args:
-        most: Bytes that may be held.
-        complaint: What the server did, if there are more.
-        patient: Whether somebody calls `wake`; then the reader is not woken for each small chunk, which costs a change
-            of threads.
-    """
-
-    def __init__(self, most: int, complaint: str, *, patient: bool = False) -> None:
-        self._most = most + _CHUNK_COSTS_ALLOWED
-        self._complaint = complaint
-        self._patient = patient
-        self._chunks: deque[memoryview] = deque()
-        self._cost = 0
-        self._closed = False
-        self._ready = threading.Condition(threading.Lock())
-
-    def feed(self, data: Any) -> None:
-        """Take a chunk; one too many ends the connection."""
-        with self._ready:
-            cost = len(data) + _CHUNK_COST
-            if self._cost + cost > self._most:
-                raise Violation(f"the server sent {self._complaint}")
-            self._chunks.append(memoryview(data))
-            self._cost += cost
-            if not self._patient or self._cost > _WORTH_WAKING:
-                self._ready.notify()
-
-    def wake(self) -> None:
-        """Let the reader have what has come."""
-        if self._chunks:
-            with self._ready:
-                self._ready.notify()
-
-    def read(self, nbytes: int, timeout: float | None = None) -> memoryview | bytes:
-        """Return the next chunk, at most *nbytes*, or ``b""`` when the pipe is closed and empty."""
-        with self._ready:
-            while not self._chunks:
-                if self._closed:
-                    return b""
-                if not self._ready.wait(timeout):
-                    raise TimeoutError
-            chunk = self._chunks.popleft()
-            self._cost -= len(chunk) + _CHUNK_COST
-            if len(chunk) > nbytes:
-                self._chunks.appendleft(chunk[nbytes:])
-                self._cost += len(chunk) - nbytes + _CHUNK_COST
-                chunk = chunk[:nbytes]
-            elif len(chunk) < _SMALL and self._chunks:
-                return self._gather(chunk, nbytes)
-            return chunk
-
-    def _gather(self, chunk: memoryview, nbytes: int) -> bytes:
-        """Return *chunk* and the small ones behind it as one: they hold a reply each, and there are many."""
-        pieces, size = [chunk], len(chunk)
-        while self._chunks and size + len(self._chunks[0]) <= min(nbytes, _WORTH_WAKING):
-            chunk = self._chunks.popleft()
-            pieces.append(chunk)
-            size += len(chunk)
-        self._cost -= size - len(pieces[0]) + _CHUNK_COST * (len(pieces) - 1)
-        return b"".join(pieces)
-
-    def read_ready(self) -> bool:
-        """Whether `read` would return data at once."""
-        return bool(self._chunks)
-
-    def set_event(self, event: Any) -> None:
-        """Channels that are read by `read` alone need no event."""
-
-    def empty(self) -> bytes:
-        """Return all that is held."""
-        with self._ready:
-            data = b"".join(self._chunks)
-            self._chunks.clear()
-            self._cost = 0
-            return data
-
-    def close(self) -> None:
-        """Let `read` return ``b""`` once everything has been read."""
-        with self._ready:
-            self._closed = True
-            self._ready.notify_all()
-
-    def __len__(self) -> int:
-        return self._cost - _CHUNK_COST * len(self._chunks)
-
-
 class SocketAgent(AgentSSH):
     """The keys of the agent that listens at *path*, each answer awaited for at most *timeout* seconds.
 
@@ -332,6 +231,7 @@ def make_transport(sock: Any, limits: Limits, window: int, packet: int) -> param
     security = transport.get_security_options()
     security.ciphers = CIPHERS
     security.digests = MACS
+    cast(Any, transport)._channels = _Channels(cast(Any, transport).packetizer, window, limits.stderr_bytes)
     transport.auth_timeout = cast(Any, None)  # the watchdog bounds the login, and says what was waited for
     return transport
 
@@ -353,15 +253,27 @@ def has_strict_kex(transport: paramiko.Transport) -> bool:
     return bool(cast(Any, transport).agreed_on_strict_kex)
 
 
-def replace_buffers(channel: paramiko.Channel, window: int, stderr_bytes: int) -> None:
-    """Give *channel* our buffers, before anything has been asked for on it."""
-    packetizer = cast(Any, channel.get_transport()).packetizer
-    ours = isinstance(packetizer, BoundedPacketizer)
-    pipe = ChunkPipe(window, "more than the channel's window allows (RFC 4254, 5.2)", patient=ours)
-    if ours:
-        packetizer.wakers.append(pipe.wake)
+class _Channels(ChannelMap):
+    """paramiko's table of channels, which gives each its buffers before the first packet for it can come."""
+
+    def __init__(self, packetizer: BoundedPacketizer, window: int, stderr_bytes: int) -> None:
+        super().__init__()
+        self._packetizer = packetizer
+        self._window = window
+        self._stderr_bytes = stderr_bytes
+
+    def put(self, chanid: int, chan: paramiko.Channel) -> None:
+        pipe = replace_buffers(chan, self._window, self._stderr_bytes, patient=True)
+        self._packetizer.wakers.append(pipe.wake)
+        super().put(chanid, chan)
+
+
+def replace_buffers(channel: paramiko.Channel, window: int, stderr_bytes: int, *, patient: bool = False) -> ChunkPipe:
+    """Give *channel* our buffers, before anything has come for it; return the one for data."""
+    pipe = ChunkPipe(window, "more than the channel's window allows (RFC 4254, 5.2)", patient=patient)
     channel.in_buffer = cast(Any, pipe)
     channel.in_stderr_buffer = cast(Any, ChunkPipe(stderr_bytes, f"more than {stderr_bytes} bytes on stderr"))
+    return pipe
 
 
 def watch_liveness(transport: paramiko.Transport, interval: float, count: int) -> None:

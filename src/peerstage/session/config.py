@@ -5,6 +5,7 @@ What is configured and not honoured yet is refused, by file and line: never the 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from peerstage.errors import ConfigurationError, escape
+from peerstage.session.jump import Hop, parse_jump
 from peerstage.session.options import SSHOptions, expand, several
 from peerstage.session.ssh_config import Source, SSHConfig, complaint, port_of
 
@@ -28,7 +30,6 @@ _FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF
 
 #: Keywords that change who is reached or trusted and are not honoured yet, and the values with which they do not.
 _NOT_YET = {
-    "proxyjump": ("none",),
     "proxycommand": ("none",),
     "certificatefile": ("none",),
     "canonicalizehostname": ("no",),
@@ -42,7 +43,7 @@ _NOT_YET = {
     "securitykeyprovider": ("none", "internal"),
 }
 #: Fields of `SSHOptions` that are not honoured yet.
-_OPTIONS_NOT_YET = ("certificate", "jump", "elevate")
+_OPTIONS_NOT_YET = ("certificate", "elevate")
 
 #: Seconds and count that suit an unattended night, where nothing is configured (ssh itself asks for nothing then).
 _ALIVE_INTERVAL = 15.0
@@ -68,6 +69,7 @@ class Destination:
         connect_timeout: Seconds for name, address and connection.
         alive_interval: Seconds of silence before the peer is asked for a sign of life; 0 for never.
         alive_count: Questions that may stay unanswered.
+        hops: Hosts to jump through, the nearest first.
         pinned: The fingerprint that the host must show, None where known_hosts decides.
     """
 
@@ -85,11 +87,17 @@ class Destination:
     connect_timeout: float
     alive_interval: float
     alive_count: int
+    hops: tuple[Hop, ...]
     pinned: str | None
 
 
-def resolve_destination(name: str, user: str, options: SSHOptions) -> Destination:
+def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Destination:
     """Return how *user* at *name* is reached; options win over the configuration. Nothing is connected.
+
+    Args:
+        name: A host name, an address, or an alias.
+        user: Who logs in; None for whom the configuration names, or else whoever runs this process, as for a hop.
+        options: What the configuration does not say.
 
     Raises:
         ConfigurationError: Something that the configuration or the options ask for can not be honoured; the message
@@ -114,7 +122,7 @@ def resolve_destination(name: str, user: str, options: SSHOptions) -> Destinatio
         log.info("%s: StrictHostKeyChecking is taken as yes; unknown host keys are refused.", escape(name))
     return Destination(
         name=name,
-        user=user,
+        user=config.user,
         host=host,
         known_as=(alias, 22) if alias else (host, port),
         port=port,
@@ -129,6 +137,7 @@ def resolve_destination(name: str, user: str, options: SSHOptions) -> Destinatio
         alive_count=options.keepalive_count
         if options.keepalive_count is not None
         else found.count("serveralivecountmax", _ALIVE_COUNT),
+        hops=_hops(options, found),
         pinned=pinned,
     )
 
@@ -181,6 +190,16 @@ class _Settings:
         setting = self._config.first(keyword)
         return [] if setting is None else [self._config.expanded(setting, word) for word in setting.words]
 
+    def hops(self) -> tuple[Hop, ...]:
+        """Return the hosts to jump through."""
+        setting = self._config.first("proxyjump")
+        if setting is None:
+            return ()
+        try:
+            return parse_jump(self._config.tokens.expand(setting.words[0]))
+        except ValueError as exc:
+            raise complaint(setting, f"ProxyJump: {exc}") from None
+
     def port(self) -> int:
         """Return the TCP port."""
         setting = self._config.first("port")
@@ -232,6 +251,34 @@ def _identities(options: SSHOptions, found: _Settings) -> tuple[str, ...]:
         return tuple(dict.fromkeys(path for path in configured if path.lower() != "none"))
     defaults = (expand(f"~/.ssh/{name}") for name in _DEFAULT_KEYS)
     return tuple(path for path in defaults if os.path.exists(path))
+
+
+def hop_options(options: SSHOptions, hop: Hop, before: tuple[Hop, ...]) -> SSHOptions:
+    """Return how a hop is reached: keys, agent, configuration and known_hosts are shared, the rest is the peer's own.
+
+    Args:
+        options: The peer's.
+        hop: The hop.
+        before: The hops on the way to it; without any, its own configuration decides.
+    """
+    return dataclasses.replace(
+        options,
+        port=hop.port,
+        jump=",".join(str(one) for one in before) or None,
+        host_key=None if (options.host_key or "").startswith("SHA256:") else options.host_key,
+        password=None,
+        elevate=None,
+        certificate=None,
+    )
+
+
+def _hops(options: SSHOptions, found: _Settings) -> tuple[Hop, ...]:
+    if options.jump is None:
+        return found.hops()
+    try:
+        return parse_jump(options.jump)
+    except ValueError as exc:
+        raise ConfigurationError(f"SSHOptions(jump=...): {exc}.") from None
 
 
 def _alive_interval(options: SSHOptions, found: _Settings) -> float:

@@ -14,7 +14,7 @@ from peerstage.errors import (
     RemoteError,
     StageError,
 )
-from peerstage.session._paramiko import Violation
+from peerstage.session.pipe import Violation
 
 _BEFORE_LOGIN: tuple[tuple[type[BaseException], type[StageError], str], ...] = (
     (Violation, ProtocolError, "The server broke the SSH protocol: {}. Is this an SSH server?"),

@@ -32,7 +32,8 @@ class SSHOptions:
         config: Path of an ssh_config file, or several; ``()`` for none.
         known_hosts: Paths of known_hosts files, or their content (bytes); ``()`` for none.
         host_key: ``"strict"``, ``"accept-new"``, or the fingerprint ``"SHA256:..."`` that the host must show.
-        jump: A ProxyJump string.
+        jump: A ProxyJump string, ``[user@]host[:port],...``, or ``"none"``. Hops are reached with the same keys, agent,
+            configuration and known_hosts; port, password and pinned host key are the peer's alone.
         connect_timeout: Seconds for name, address and TCP connection (15 without configuration).
         keepalive_interval: Seconds of silence after which the peer is asked whether it lives (15 without
             configuration); 0 for never.

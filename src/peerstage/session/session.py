@@ -10,12 +10,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import paramiko
 
 from peerstage.errors import ConfigurationError, ConnectError, HostKeyError, NoSFTP, RemoteError, StageError, escape
 from peerstage.records import MIB, Limits
+from peerstage.session import jump
 from peerstage.session._paramiko import (
     forget,
     has_strict_kex,
@@ -25,8 +26,9 @@ from peerstage.session._paramiko import (
     watch_liveness,
 )
 from peerstage.session.authentication import Login
-from peerstage.session.config import Destination
+from peerstage.session.config import Destination, hop_options, resolve_destination
 from peerstage.session.dial import dial
+from peerstage.session.jump import ChannelSocket
 from peerstage.session.known_hosts import KnownHosts, fingerprint
 from peerstage.session.mapping import translate
 from peerstage.session.options import SSHOptions
@@ -57,9 +59,17 @@ class Session:
     """
 
     def __init__(
-        self, transport: paramiko.Transport, watchdog: Watchdog, limits: Limits, *, owned: bool, fingerprint: str
+        self,
+        transport: paramiko.Transport,
+        watchdog: Watchdog,
+        limits: Limits,
+        *,
+        owned: bool,
+        fingerprint: str,
+        through: Session | None = None,
     ) -> None:
         self.fingerprint = fingerprint
+        self._through = through
         self._transport = transport
         self._watchdog = watchdog
         self._limits = limits
@@ -73,8 +83,17 @@ class Session:
         _live.add(self)
 
     @classmethod
-    def connect(cls, destination: Destination, options: SSHOptions, *, limits: Limits, watchdog: Watchdog) -> Session:
-        """Connect, check the host key, log in.
+    def connect(
+        cls, destination: Destination, options: SSHOptions, *, limits: Limits, watchdog: Watchdog, depth: int = 0
+    ) -> Session:
+        """Connect, through as many hops as that takes, check the host key, log in.
+
+        Args:
+            destination: Where to.
+            options: What `destination` was made of.
+            limits: Bounds for what the peer may send, and each hop.
+            watchdog: Ends it.
+            depth: How many hops lie behind this one.
 
         Raises:
             ConnectError: No SSH connection came about.
@@ -91,15 +110,21 @@ class Session:
             return cls._over(sock, watchdog, limits)
         if sock is not None and sock.fileno() < 0:
             raise ConfigurationError("SSHOptions(sock=...) is closed: a socket serves one session. Use a with block.")
-        if sock is None:
-            sock = dial(
+        through: Session | None = None
+        way: Any = sock
+        if sock is None and destination.hops:
+            through = _through_hop(destination, options, limits, watchdog, depth)
+            way = through.open_way(destination.host, destination.port, destination.connect_timeout)
+            started = time.monotonic()
+        elif sock is None:
+            way = dial(
                 destination.host,
                 destination.port,
                 family=destination.family,
                 timeout=destination.connect_timeout,
                 watchdog=watchdog,
             )
-        transport = make_transport(sock, limits, WINDOW, PACKET)
+        transport = make_transport(way, limits, WINDOW, PACKET)
         end = _Ending(transport, [])
         try:
             with watchdog.ending(end), watchdog.phase("complete the login", limits.login_timeout):
@@ -109,10 +134,12 @@ class Session:
             end()
             if transport.is_alive():
                 transport.join(2.0)
+            if through is not None:
+                through.close()
             raise
         if destination.alive_interval:
             watch_liveness(transport, destination.alive_interval, destination.alive_count)
-        return cls(transport, watchdog, limits, owned=True, fingerprint=shown)
+        return cls(transport, watchdog, limits, owned=True, fingerprint=shown, through=through)
 
     @classmethod
     def _over(cls, transport: paramiko.Transport, watchdog: Watchdog, limits: Limits) -> Session:
@@ -121,6 +148,31 @@ class Session:
             raise ConfigurationError("SSHOptions(sock=...) is a Transport that is not logged in. Log in first.")
         shown = fingerprint(transport.get_remote_server_key().asbytes())
         return cls(transport, watchdog, limits, owned=False, fingerprint=shown)
+
+    def open_way(self, host: str, port: int, timeout: float) -> ChannelSocket:
+        """Return a way from here to *host*, as a hop (RFC 4254, 7.2). The session is closed if there is none.
+
+        Raises:
+            ConnectError: The hop does not get there, or does not let us.
+            ConnectionLost, LimitExceeded, Cancelled: The connection ended, took too long, or was ended.
+        """
+        try:
+            with self._watchdog.phase(f"connect {escape(host)} port {port}", timeout):
+                channel = self._transport.open_channel(
+                    "direct-tcpip", (host, port), ("127.0.0.1", 0), window_size=jump.WINDOW, max_packet_size=PACKET
+                )
+        except paramiko.ChannelException as exc:
+            self.close()
+            raise ConnectError(
+                f"The jump host can not connect to {host} port {port}: {exc.text or exc}. Is the peer up, is that its "
+                "port, and does the jump host's AllowTcpForwarding let us?"
+            ) from exc
+        except Exception as exc:
+            failure = self.failure(exc)
+            self.close()
+            raise failure from exc
+        cast(Any, channel.in_buffer).limit(jump.WINDOW)
+        return ChannelSocket(channel)
 
     def open_subsystem(self, name: str) -> Stream:
         """Return a stream to the subsystem *name* (RFC 4254, 6.5).
@@ -178,7 +230,8 @@ class Session:
                 raise self.failure(exc) from exc
         self._opened = True
         self._streams[:] = [stream for stream in self._streams if not stream.is_closed]
-        replace_buffers(channel, WINDOW, self._limits.stderr_bytes)
+        if not self._owned:
+            replace_buffers(channel, WINDOW, self._limits.stderr_bytes)
         return channel
 
     def failure(self, exc: BaseException | None) -> StageError:
@@ -202,6 +255,8 @@ class Session:
         self._end()
         if self._owned and self._transport is not threading.current_thread():
             self._transport.join(2.0)
+        if self._through is not None:
+            self._through.close()
 
     def forget(self) -> None:
         """Let go of the connection in a forked child without a word to the peer; it stays the parent's."""
@@ -212,6 +267,23 @@ class Session:
         """Raise `StageError` in a process that was forked from the one that connected."""
         if os.getpid() != self._process:
             raise StageError("This connection was made before a fork and can not be used in the child. Connect anew.")
+
+
+def _through_hop(
+    destination: Destination, options: SSHOptions, limits: Limits, watchdog: Watchdog, depth: int
+) -> Session:
+    """Return a session with the last hop before *destination*; its configuration, keys and host key are its own."""
+    *before, hop = destination.hops
+    if depth >= jump.MOST_HOPS:
+        raise ConfigurationError(f"More than {jump.MOST_HOPS} hops: does {hop} jump through itself? See its ProxyJump.")
+    theirs = hop_options(options, hop, tuple(before))
+    try:
+        next_one = resolve_destination(hop.host, hop.user, theirs)
+        return Session.connect(next_one, theirs, limits=limits, watchdog=watchdog, depth=depth + 1)
+    except StageError as exc:
+        if not exc.message.startswith("Jump host "):
+            exc.message = f"Jump host {hop}: {exc.message}"
+        raise
 
 
 class _Ending:

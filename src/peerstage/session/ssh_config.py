@@ -18,7 +18,7 @@ from typing import NamedTuple
 from peerstage.errors import ConfigurationError
 from peerstage.session.files import read_regular
 from peerstage.session.patterns import match_hostname, match_pattern, match_pattern_list
-from peerstage.session.tokens import Tokens
+from peerstage.session.tokens import Tokens, local_user
 
 _MOST_BYTES = 1 << 20
 _MOST_DEPTH = 16
@@ -70,20 +70,22 @@ class SSHConfig:
 
     Attributes:
         name: The host as it was given.
-        user: Who logs in there.
+        given_user: Who logs in there, None for whom the configuration names.
         found: Keyword, in lower case, to its values.
     """
 
     name: str
-    user: str
+    given_user: str | None
     found: dict[str, list[Setting]] = field(default_factory=dict)
     _final: bool = False
     _wants_final: bool = False
     _host: str | None = None
 
     @classmethod
-    def read(cls, sources: Sequence[Source], name: str, user: str) -> SSHConfig:
+    def read(cls, sources: Sequence[Source], name: str, user: str | None) -> SSHConfig:
         """Read *sources*, the user's before the system's, for *user* at *name*.
+
+        Without a *user* it is the one that is configured, or else whoever runs this process.
 
         Raises:
             ConfigurationError: A file can not be read, is open to others, or holds what ssh would refuse; with file and
@@ -110,6 +112,14 @@ class SSHConfig:
         return self._expand(setting, {"h": self.name}).lower()
 
     @property
+    def user(self) -> str:
+        """Who logs in, as far as that is known."""
+        if self.given_user is not None:
+            return self.given_user
+        setting = self.first("user")
+        return local_user() if setting is None else setting.words[0]
+
+    @property
     def port(self) -> int | None:
         """The port that is configured so far."""
         setting = self.first("port")
@@ -118,13 +128,14 @@ class SSHConfig:
     @property
     def tokens(self) -> Tokens:
         """The tokens of ssh_config(5), as far as they are known."""
-        alias = self.first("hostkeyalias")
+        alias, jump = self.first("hostkeyalias"), self.first("proxyjump")
         return Tokens(
             name=self.name,
             host=self.host,
             port=self.port or 22,
             user=self.user,
             alias=alias.words[0] if alias is not None else self.name,
+            jump=jump.words[0] if jump is not None else "",
         )
 
     def first(self, keyword: str) -> Setting | None:
@@ -241,7 +252,7 @@ class SSHConfig:
             "host": lambda: match_hostname(self.host, argument),
             "originalhost": lambda: match_hostname(self.name, argument),
             "user": lambda: match_pattern_list(self.user, argument),
-            "localuser": lambda: match_pattern_list(self.tokens.local_user, argument),
+            "localuser": lambda: match_pattern_list(local_user(), argument),
             "exec": lambda: run and self._run(argument, setting),
         }
         if criterion not in tests:

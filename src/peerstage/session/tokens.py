@@ -14,6 +14,16 @@ _TOKEN = re.compile(r"%(.?)", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
 
 
+def local_user() -> str:
+    """Return who runs this process (``%u``)."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):
+        return getpass.getuser()
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """What tokens stand for.
@@ -34,16 +44,6 @@ class Tokens:
     alias: str
     jump: str = ""
 
-    @property
-    def local_user(self) -> str:
-        """Who runs this process (``%u``)."""
-        try:
-            import pwd
-
-            return pwd.getpwuid(os.getuid()).pw_name
-        except (ImportError, KeyError):
-            return getpass.getuser()
-
     def values(self) -> dict[str, str]:
         """Return every token's value."""
         local = socket.gethostname()
@@ -63,7 +63,7 @@ class Tokens:
             "n": self.name,
             "p": str(self.port),
             "r": self.user,
-            "u": self.local_user,
+            "u": local_user(),
         }
 
     def expand(self, text: str) -> str:

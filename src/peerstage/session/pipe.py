@@ -1,0 +1,117 @@
+"""The buffer of a channel: chunks as they come, and no more of them than the window allows.
+
+paramiko's own costs time that grows with the square of what it holds, and refuses nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+import paramiko
+
+#: What a chunk costs in memory beside its bytes, and how much of that is tolerated: a window's worth of packets of one
+#: byte each would otherwise take gigabytes.
+_CHUNK_COST = 256
+_CHUNK_COSTS_ALLOWED = 8 * 1024 * 1024
+#: Bytes for which the reader is woken although more is about to come, and below which chunks are read several at once.
+_WORTH_WAKING = 64 * 1024
+_SMALL = 16 * 1024
+
+
+class Violation(paramiko.SSHException):
+    """The server broke a rule or a bound; raised in paramiko's thread, which then ends the connection."""
+
+
+class ChunkPipe:
+    """Stands in for `paramiko.buffered_pipe.BufferedPipe`: keeps chunks as they come, and no more than *most* bytes.
+
+    Args:
+        most: Bytes that may be held.
+        complaint: What the server did, if there are more.
+        patient: Whether somebody calls `wake`; then the reader is not woken for each small chunk, which costs a change
+            of threads.
+    """
+
+    def __init__(self, most: int, complaint: str, *, patient: bool = False) -> None:
+        self._most = most + _CHUNK_COSTS_ALLOWED
+        self._complaint = complaint
+        self._patient = patient
+        self._chunks: deque[memoryview] = deque()
+        self._cost = 0
+        self._closed = False
+        self._ready = threading.Condition(threading.Lock())
+
+    def feed(self, data: Any) -> None:
+        """Take a chunk; one too many ends the connection."""
+        with self._ready:
+            cost = len(data) + _CHUNK_COST
+            if self._cost + cost > self._most:
+                raise Violation(f"the server sent {self._complaint}")
+            self._chunks.append(memoryview(data))
+            self._cost += cost
+            if not self._patient or self._cost > _WORTH_WAKING:
+                self._ready.notify()
+
+    def wake(self) -> None:
+        """Let the reader have what has come."""
+        if self._chunks:
+            with self._ready:
+                self._ready.notify()
+
+    def read(self, nbytes: int, timeout: float | None = None) -> memoryview | bytes:
+        """Return the next chunk, at most *nbytes*, or ``b""`` when the pipe is closed and empty."""
+        with self._ready:
+            while not self._chunks:
+                if self._closed:
+                    return b""
+                if not self._ready.wait(timeout):
+                    raise TimeoutError
+            chunk = self._chunks.popleft()
+            self._cost -= len(chunk) + _CHUNK_COST
+            if len(chunk) > nbytes:
+                self._chunks.appendleft(chunk[nbytes:])
+                self._cost += len(chunk) - nbytes + _CHUNK_COST
+                chunk = chunk[:nbytes]
+            elif len(chunk) < _SMALL and self._chunks:
+                return self._gather(chunk, nbytes)
+            return chunk
+
+    def _gather(self, chunk: memoryview, nbytes: int) -> bytes:
+        """Return *chunk* and the small ones behind it as one: they hold a reply each, and there are many."""
+        pieces, size = [chunk], len(chunk)
+        while self._chunks and size + len(self._chunks[0]) <= min(nbytes, _WORTH_WAKING):
+            chunk = self._chunks.popleft()
+            pieces.append(chunk)
+            size += len(chunk)
+        self._cost -= size - len(pieces[0]) + _CHUNK_COST * (len(pieces) - 1)
+        return b"".join(pieces)
+
+    def read_ready(self) -> bool:
+        """Whether `read` would return data at once."""
+        return bool(self._chunks)
+
+    def set_event(self, event: Any) -> None:
+        """Channels that are read by `read` alone need no event."""
+
+    def limit(self, most: int) -> None:
+        """Hold no more than *most* bytes from now on."""
+        self._most = most + _CHUNK_COSTS_ALLOWED
+
+    def empty(self) -> bytes:
+        """Return all that is held."""
+        with self._ready:
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            self._cost = 0
+            return data
+
+    def close(self) -> None:
+        """Let `read` return ``b""`` once everything has been read."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+
+    def __len__(self) -> int:
+        return self._cost - _CHUNK_COST * len(self._chunks)

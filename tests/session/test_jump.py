@@ -1,0 +1,177 @@
+"""ProxyJump: each hop with its own configuration, keys and host key check, on real servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peerstage import Progress, RemotePeer, Retry, SSHOptions
+from peerstage.errors import ConfigurationError, ConnectError, ConnectionLost, LoginError, StageError, UnknownHostKey
+from peerstage.session.config import resolve_destination
+from peerstage.session.jump import Hop, parse_jump
+from support.sshd import Sshd
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("text", "hops"),
+    [
+        ("none", ()),
+        ("bastion", (Hop("bastion", None, None),)),
+        ("me@bastion:2222", (Hop("bastion", "me", 2222),)),
+        ("ssh://me@bastion:2222", (Hop("bastion", "me", 2222),)),
+        ("[2001:db8::1]:22", (Hop("2001:db8::1", None, 22),)),
+        ("a,b@c,d:1", (Hop("a", None, None), Hop("c", "b", None), Hop("d", None, 1))),
+        ("first.last@example.com", (Hop("example.com", "first.last", None),)),
+    ],
+)
+def test_the_hops_of_a_value_are_read_as_ssh_reads_them(text: str, hops: tuple[Hop, ...]) -> None:
+    assert parse_jump(text) == hops
+    assert not hops or parse_jump(",".join(str(hop) for hop in hops)) == hops
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "a,,b", "a b", "a:0", "a:99999", "a:ssh", "-oX=y", "a@", "@a", ",".join("a" * 9)]
+)
+def test_what_is_no_hop_is_refused_before_connecting(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"host|hops"):
+        parse_jump(text)
+    if text:
+        with pytest.raises(ConfigurationError, match="jump"):
+            resolve_destination("db1", "backup", SSHOptions(jump=text, config=()))
+
+
+def known(*servers: Sshd) -> bytes:
+    return b"".join(server.known_hosts.read_bytes() for server in servers)
+
+
+def behind(server: Sshd, *hops: Sshd, collect: Path, **options: Any) -> RemotePeer:
+    """A peer beyond *hops*; all take the same key here."""
+    for hop in hops:
+        (hop.home / "authorized_keys").write_bytes((server.home / "id.pub").read_bytes())
+    values = {
+        "known_hosts": known(server, *hops),
+        "jump": ",".join(f"{h.user}@{h.host}:{h.port}" for h in hops),
+        **options,
+    }
+    return RemotePeer(
+        server.host, str(collect), "/tmp", server.user, ssh=server.options(**values), retry=Retry(tries=1)
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("transport", ["sftp", "scp"])
+def test_a_peer_beyond_hops_is_staged(
+    leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path, count: int, transport: str
+) -> None:
+    server, *hops = (own_sshd() for _ in range(count + 1))
+    data = os.urandom(20 * MIB)
+    (collect / "big").write_bytes(data)
+    for number in range(500):
+        (collect / f"{number}").write_bytes(b"%d" % number)
+    peer = behind(server, *hops, collect=collect)
+    peer.transport = transport
+    with peer:
+        assert peer.stagePeer(str(target)) == 501
+        peer.writeStageIndicator()
+    assert (target / "big").read_bytes() == data
+    assert (collect / "cback.stage").exists()
+    for hop in hops:
+        assert hop.log.count("Accepted publickey") == 1
+        assert "Starting session" not in hop.log, "nothing is run on a hop"
+
+
+def test_a_hop_is_reached_as_its_own_configuration_says(
+    own_sshd: Callable[..., Sshd], collect: Path, target: Path, own_home: Path
+) -> None:
+    server, hop = own_sshd(), own_sshd()
+    ssh = own_home / ".ssh"
+    ssh.mkdir(mode=0o700)
+    (ssh / "config").write_text(
+        f"Host db1\n HostName 127.0.0.1\n Port {server.port}\n IdentityFile {server.home}/id\n ProxyJump gate\n"
+        f"Host gate\n HostName 127.0.0.1\n Port {hop.port}\n User {hop.user}\n IdentityFile {hop.home}/id\n"
+    )
+    (ssh / "known_hosts").write_bytes(known(server, hop))
+    (collect / "a").write_bytes(b"a")
+    peer = RemotePeer("db1", str(collect), "/tmp", server.user)
+    assert peer.stagePeer(str(target)) == 1
+    assert hop.log.count("Accepted publickey") == 1
+    (ssh / "config").write_text("Host *\n ProxyJump gate\n" + (ssh / "config").read_text())
+    with pytest.raises(ConfigurationError, match="jump through itself"):
+        peer.stagePeer(str(target))
+    assert (
+        RemotePeer("db1", str(collect), "/tmp", server.user, ssh=SSHOptions(jump="none")).stagePeer(str(target)) == 1
+    ), "an option wins"
+
+
+def test_the_host_key_of_a_hop_is_checked_too(own_sshd: Callable[..., Sshd], collect: Path, target: Path) -> None:
+    server, hop = own_sshd(), own_sshd()
+    (collect / "a").touch()
+    peer = behind(server, hop, collect=collect, known_hosts=known(server))
+    with pytest.raises(UnknownHostKey, match="Jump host"):
+        peer.stagePeer(str(target))
+    assert "Accepted" not in hop.log
+    peer = behind(server, hop, collect=collect, known_hosts=known(hop))
+    with pytest.raises(UnknownHostKey) as caught:
+        peer.stagePeer(str(target))
+    assert "Jump host" not in str(caught.value)
+    assert "Accepted" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("extra", "kind", "words"),
+    [
+        ("AllowTcpForwarding no", ConnectError, "AllowTcpForwarding"),
+        ("DenyUsers *", LoginError, "Jump host"),
+    ],
+)
+def test_a_hop_that_does_not_let_us_through_says_so(
+    leaves_nothing: None,
+    own_sshd: Callable[..., Sshd],
+    collect: Path,
+    target: Path,
+    extra: str,
+    kind: type[StageError],
+    words: str,
+) -> None:
+    server, hop = own_sshd(), own_sshd(extra=extra)
+    with pytest.raises(kind, match=words):
+        behind(server, hop, collect=collect).stagePeer(str(target))
+
+
+def test_a_peer_that_is_down_behind_a_hop_says_so(
+    leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
+) -> None:
+    server, hop = own_sshd(), own_sshd()
+    peer = behind(server, hop, collect=collect)
+    server.stop()
+    with pytest.raises(ConnectError, match=f"can not connect to 127.0.0.1 port {server.port}"):
+        peer.stagePeer(str(target))
+
+
+def test_a_hop_whose_connection_closes_ends_the_run_within_a_second(
+    leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
+) -> None:
+    server, hop = own_sshd(), own_sshd()
+    (collect / "big").write_bytes(os.urandom(MIB) * 200)
+    killed: list[float] = []
+
+    def kill_once(progress: Progress) -> None:
+        if not killed and progress.bytes_done > 10 * MIB:
+            for pid in hop.sessions():
+                os.kill(pid, signal.SIGKILL)
+            killed.append(time.monotonic())
+
+    peer = behind(server, hop, collect=collect)
+    peer.on_progress = kill_once
+    with pytest.raises(ConnectionLost):
+        peer.stagePeer(str(target))
+    assert time.monotonic() - killed[0] < 3, "a second, and a busy machine"
+    assert list(target.iterdir()) == []
