@@ -485,6 +485,31 @@ def test_13_bad_host_port_user_and_key_are_os_errors_and_the_target_is_untouched
     assert list(target.iterdir()) == []
 
 
+def test_13_a_command_that_can_not_reach_or_log_in_is_an_os_error_and_the_target_is_untouched(
+    sshd: Sshd, collect: Path, target: Path, leaves_nothing: None
+) -> None:
+    put(collect, a=b"a")
+    put(target, old=b"old")
+    command = rcp_command(sshd.ssh_arguments())
+    attempts = [
+        ("host.invalid", sshd.user, command),
+        (sshd.host, sshd.user, command.replace(f"Port={sshd.port}", f"Port={free_port()}")),
+        (sshd.host, "no_such_user", command),
+        (sshd.host, sshd.user, command.replace(str(sshd.known_hosts), "/dev/null")),
+        (sshd.host, sshd.user, "/usr/bin/scp -q -o Port=1 -o Nonsense=yes"),
+    ]
+    for host, user, line in attempts:
+        peer = RemotePeer(host, str(collect), "/tmp", user, line)
+        with pytest.raises(StageError) as caught:
+            peer.stagePeer(str(target))
+        assert str(caught.value).startswith(host)
+        assert str(caught.value).isprintable()
+        assert not peer.checkCollectIndicator()
+        with pytest.raises(StageError):
+            peer.writeStageIndicator()
+    assert [path.name for path in target.iterdir()] == ["old"]
+
+
 # 14. What lies in the target
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from peerstage import Limits, RemotePeer
+from peerstage import Limits, RemotePeer, SSHOptions
 from peerstage.errors import (
     Cancelled,
     ConnectError,
@@ -22,6 +22,7 @@ from peerstage.errors import (
     StageError,
 )
 from peerstage.testing.contract import landed
+from peerstage.transport.choose import Route
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -264,3 +265,15 @@ def test_progress_counts_what_was_adopted(command: Command, target: Path) -> Non
     peer.on_progress = told.append
     peer.stagePeer(str(target))
     assert (told[-1].files_done, told[-1].bytes_done, told[-1].files_total) == (2, 5, None)
+
+
+def test_without_a_command_rcp_runs_what_the_original_ran() -> None:
+    route = Route(name="db1", user="backup", ssh=SSHOptions(), transport="rcp")
+    assert route.split_command() == ["/usr/bin/scp", "-B", "-q", "-C"]
+
+
+def test_any_other_transport_wins_over_a_command() -> None:
+    for transport in ("sftp", "scp"):
+        assert not Route(
+            name="db1", user="backup", ssh=SSHOptions(), transport=transport, rcp_command="/bin/false"
+        ).by_command
