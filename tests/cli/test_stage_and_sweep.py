@@ -140,6 +140,23 @@ def test_deadline_ends_what_takes_too_long(
     assert os.listdir(target) == []
 
 
+@pytest.mark.parametrize("transport", ["auto", "scp", "guarded"])
+def test_a_peer_is_staged_over_each_transport_and_through_another_host(
+    command: Command, tmp_path: Path, target: Path, transport: str
+) -> None:
+    sshd = command.sshd
+    collect = tmp_path / "plain"
+    collect.mkdir()
+    (collect / "cback.collect").touch()
+    way = ["--jump", f"{sshd.user}@{sshd.host}:{sshd.port}", "--transport", transport]
+    assert command.reach("check", *way, command.spec(collect)).returncode == 0
+    done = command.reach("stage", *way, "--json", command.spec(collect), target)
+    assert json.loads(done.stdout)["report"]["transport"] == ("sftp" if transport == "auto" else "scp")
+    assert command.reach("mark", *way, command.spec(collect)).returncode == 0
+    assert os.listdir(target) == ["cback.collect"]
+    assert (collect / "cback.stage").exists()
+
+
 def test_what_is_not_there_yet_has_its_own_status(
     command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
 ) -> None:

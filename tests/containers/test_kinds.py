@@ -146,7 +146,7 @@ def test_the_guard_compares_byte_for_byte_and_writes_down_what_it_refuses(bench:
 
 
 @pytest.mark.kind("guard")
-@pytest.mark.parametrize("transport", ["guarded", "scp"])
+@pytest.mark.parametrize("transport", ["guarded", "scp", "rcp"])
 def test_the_guard_sees_the_three_commands_of_the_original_and_nothing_else(
     bench: Bench, transport: str, target: Path
 ) -> None:

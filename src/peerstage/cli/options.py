@@ -31,6 +31,10 @@ HostKey = Annotated[
     str | None,
     typer.Option("--host-key", metavar="SHA256:...", help="The host key that the peer must show."),
 ]
+Jump = Annotated[
+    str | None,
+    typer.Option("--jump", "-J", metavar="[USER@]HOST[:PORT],...", help="Hosts to jump through, as for ssh."),
+]
 ConnectTimeout = Annotated[
     float | None,
     typer.Option("--connect-timeout", metavar="SECONDS", help="For the connection."),
@@ -59,6 +63,7 @@ def access_of(
     config: list[str] | None,
     no_config: bool,
     host_key: str | None,
+    jump: str | None,
     connect_timeout: float | None,
     deadline: float | None,
     transport: str,
@@ -77,6 +82,7 @@ def access_of(
             known_hosts=tuple(known_hosts) if known_hosts else None,
             config=() if no_config else tuple(config) if config else None,
             host_key=host_key,
+            jump=jump,
             connect_timeout=connect_timeout,
         ),
         limits=Limits(deadline=deadline),
