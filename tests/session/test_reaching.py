@@ -137,6 +137,7 @@ def test_the_server_is_asked_for_the_type_of_key_that_is_known(
 
 def test_wrong_keys_are_listed_one_by_one(sshd: Sshd, ready: Path, tmp_path: Path, target: Path) -> None:
     (tmp_path / "nonsense").write_text("nonsense")
+    (tmp_path / "nonsense").chmod(0o600)
     make_key(tmp_path / "locked", "secret")
     tried = (make_key(tmp_path / "wrong"), tmp_path / "missing", tmp_path / "nonsense", tmp_path / "locked", tmp_path)
     with pytest.raises(LoginError) as caught:
@@ -170,8 +171,24 @@ def test_keys_of_every_type_log_in_with_their_passphrase(
 
 def test_the_default_keys_are_tried(sshd: Sshd, ready: Path, own_home: Path) -> None:
     (own_home / ".ssh").mkdir()
-    (own_home / ".ssh" / "id_ed25519").write_bytes(sshd.identity.read_bytes())
+    key = own_home / ".ssh" / "id_ed25519"
+    key.touch(0o600)
+    key.write_bytes(sshd.identity.read_bytes())
     assert peer_of(sshd, ready, identity=None).checkCollectIndicator()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_private_key_that_others_can_read_is_not_used_as_ssh_does_not_use_it(
+    sshd: Sshd, ready: Path, tmp_path: Path, mode: int
+) -> None:
+    key = tmp_path / "key"
+    key.touch(0o600)
+    key.write_bytes(sshd.identity.read_bytes())
+    key.chmod(mode)
+    with pytest.raises(LoginError, match=rf"others can read it \(mode {mode:04o}\).*chmod 600"):
+        peer_of(sshd, ready, identity=str(key)).stagePeer(str(tmp_path))
+    key.chmod(0o400)
+    assert peer_of(sshd, ready, identity=str(key)).checkCollectIndicator()
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,12 +36,16 @@ def read_key(path: str, passphrase: str | None) -> paramiko.PKey:
     """Return the private key in the file *path*.
 
     Raises:
-        UnusableKey: It is not there, can not be read or opened, or is of a type that is not supported.
+        UnusableKey: It is not there, can not be read or opened, is the caller's own and open to others (as for ssh), or
+            is of a type that is not supported.
     """
     try:
         data = read_regular(path, _MOST_BYTES)
+        status = os.stat(path)
     except OSError as exc:
         raise UnusableKey(exc.strerror or "unreadable") from exc
+    if hasattr(os, "geteuid") and status.st_uid == os.geteuid() and status.st_mode & 0o077:
+        raise UnusableKey(f"others can read it (mode {stat.S_IMODE(status.st_mode):04o}); ssh ignores it: chmod 600")
     return parse_key(data, passphrase)
 
 
