@@ -175,6 +175,11 @@ def test_a_peer_without_scp_is_told_so(target: Path) -> None:
     ends_the_run(target, RemoteError, status=127, words="no scp program", stderr=b"sh: scp: not found\n")
 
 
+def test_more_names_than_fit_on_a_command_line_are_told_from_other_failures(target: Path) -> None:
+    said = b"bash: line 1: /usr/bin/scp: Argument list too long\n"
+    ends_the_run(target, RemoteError, status=126, words="do not fit on one command line", stderr=said)
+
+
 def test_what_stderr_says_is_quoted(target: Path) -> None:
     ends_the_run(target, RemoteError, status=1, words="guard: refused", stderr=b"\x1b[31mguard: refused\n")
 

@@ -139,5 +139,11 @@ def refused(stderr: bytes, status: int | None, path: bytes) -> RemoteError:
     words = words_of(stderr)
     if status == 127:
         return RemoteError('The peer has no scp program. Install one there, or use transport="sftp".', path=path)
+    if status == 126 and "list too long" in words:
+        return RemoteError(
+            "The names of all its files do not fit on one command line of the peer, which SCP needs. Give the peer an "
+            "SFTP server, or let it collect into fewer files.",
+            path=path,
+        )
     how = "ended without an exit status" if status is None else f"ended with status {status}"
     return RemoteError(f"The peer's scp {how}{f', saying {words!r}' if words else ''}.", path=path)
