@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 from peerstage.errors import ConnectionLost, ProtocolError
 from peerstage.landing.base import Buffer
+from peerstage.transport.chunks import ChunkReader
 
 
-class RecordReader:
+class RecordReader(ChunkReader):
     """Cuts the chunks that *receive* returns.
 
     Args:
@@ -17,10 +18,8 @@ class RecordReader:
     """
 
     def __init__(self, receive: Callable[[], Buffer], *, longest: int) -> None:
-        self._receive = receive
+        super().__init__(receive)
         self._longest = longest
-        self._chunk: Buffer = b""
-        self._at = 0
 
     def line(self) -> bytes | None:
         """Return the next line without its newline; None if the stream ends before it begins.
@@ -30,7 +29,7 @@ class RecordReader:
         """
         line = b""
         while True:
-            if self._at == len(self._chunk) and not self._next_chunk():
+            if not self._fill():
                 if line:
                     raise ProtocolError(f"The peer ends within a record: {line[:120]!r}.")
                 return None
@@ -51,23 +50,17 @@ class RecordReader:
             ConnectionLost: The stream ends before.
         """
         while size:
-            if self._at == len(self._chunk) and not self._next_chunk():
+            if not self._fill():
                 raise ConnectionLost(f"The peer's scp ended with {size} bytes of a file to come.")
-            piece = self._chunk[self._at : self._at + size]
-            self._at += len(piece)
+            piece = self._some(size)
             size -= len(piece)
             yield piece
 
     def status(self) -> bytes | None:
         """Return a NUL if the other side says that all is well, else the line it says instead; None at the end."""
-        if self._at == len(self._chunk) and not self._next_chunk():
+        if not self._fill():
             return None
         if self._chunk[self._at] == 0:
             self._at += 1
             return b"\0"
         return self.line()
-
-    def _next_chunk(self) -> bool:
-        self._chunk = self._receive()
-        self._at = 0
-        return len(self._chunk) > 0

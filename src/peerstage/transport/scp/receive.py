@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
-from peerstage.errors import ConnectionLost, EntryError, LimitExceeded, NotRegular, ProtocolError, RemoteError
+from peerstage.errors import ConnectionLost, EntryError, NotRegular, ProtocolError, RemoteError
 from peerstage.landing.base import Landing, Slot
 from peerstage.records import Entry, Limits
 from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
+from peerstage.transport.names import Names
 from peerstage.transport.scp.reader import RecordReader
 from peerstage.transport.scp.records import Fatal, File, Record, Times, Warn, blamed, longest_line, parse_record
 
@@ -50,8 +48,7 @@ class Receiver:
         self._watchdog = watchdog
         self._times = times
         self._reader = RecordReader(stream.receive, longest=longest_line(limits))
-        self._seen: set[bytes] = set()
-        self._held = 0
+        self._names = Names(directory, limits)
         self._promised = 0
         self._due = 0
         self.files = 0
@@ -82,7 +79,7 @@ class Receiver:
                 raise RemoteError(f"The peer gives up: {record.text}.", path=self._directory)
         if mtime is not None:
             raise ProtocolError("The peer sends a time and no file.")
-        if self.unmatched is not None and len(self._seen) > 1:
+        if self.unmatched is not None and len(self._names) > 1:
             self._refuse(b"*", self.unmatched)  # it is the name of a file, then
             self.unmatched = None
 
@@ -100,7 +97,7 @@ class Receiver:
             self._due = 0
 
     def _take(self, file: File, mtime: int | None) -> None:
-        self._count(file.name)
+        self._names.add(file.name)
         self.files += 1
         self._promised += file.size
         self._watchdog.promise(self._promised)
@@ -150,7 +147,7 @@ class Receiver:
         name = blamed(text)
         if name is None:
             raise RemoteError(f"The peer warns: {text}.", path=self._directory)
-        self._count(name)
+        self._names.add(name)
         if name == b"*":
             self.unmatched = text
         else:
@@ -159,18 +156,6 @@ class Receiver:
     def _refuse(self, name: bytes, text: str) -> None:
         error = NotRegular if text.endswith(NOT_REGULAR) else EntryError
         self._landing.refuse(name, error(f"The peer does not send it: {_why(text)}.", path=name))
-
-    def _count(self, name: bytes) -> None:
-        if name in self._seen:
-            raise ProtocolError("The peer sends this name twice.", path=name)
-        self._seen.add(name)
-        self._held += len(name) + sys.getsizeof(os.fsdecode(name))
-        if len(self._seen) > self._limits.entries:
-            raise LimitExceeded(f"More than {self._limits.entries} entries (Limits.entries).", path=self._directory)
-        if self._held > self._limits.listing_bytes:
-            raise LimitExceeded(
-                f"Names of over {self._limits.listing_bytes} bytes (Limits.listing_bytes).", path=self._directory
-            )
 
 
 def _why(text: str) -> str:

@@ -17,8 +17,9 @@ import os
 import re
 from typing import NamedTuple, TypeAlias
 
-from peerstage.errors import LimitExceeded, ProtocolError, escape
+from peerstage.errors import ProtocolError, escape
 from peerstage.records import Limits
+from peerstage.transport.names import check_name_length
 
 #: What a line holds beside a name.
 _LINE_OVERHEAD = 64
@@ -87,8 +88,7 @@ def _file(line: bytes, limits: Limits) -> File:
         raise ProtocolError(
             "The peer sends a file that was not asked for. It is not to be trusted.", path=name[: limits.name_bytes]
         )
-    if len(name) > limits.name_bytes:
-        raise LimitExceeded(f"A name of {len(name)} bytes (Limits.name_bytes).", path=name[: limits.name_bytes])
+    check_name_length(name, limits)
     return File(name, size, int(match[1], 8))
 
 

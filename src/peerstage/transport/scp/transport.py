@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from peerstage.errors import (
     ConnectionLost,
-    LimitExceeded,
     NothingToStage,
     ProtocolError,
     RemoteError,
@@ -20,6 +19,7 @@ from peerstage.session.session import Session
 from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import Transport
+from peerstage.transport.names import check_path
 from peerstage.transport.scp import commands
 from peerstage.transport.scp.reader import RecordReader
 from peerstage.transport.scp.receive import NO_SUCH_FILE, NOT_REGULAR, Receiver
@@ -153,5 +153,4 @@ class SCPTransport(Transport):
     def _check(self, path: bytes) -> None:
         if self._guarded:
             commands.require_plain(path)
-        if len(path) > self._limits.path_bytes:
-            raise LimitExceeded(f"A path of {len(path)} bytes (Limits.path_bytes).", path=path[:255])
+        check_path(path, self._limits)

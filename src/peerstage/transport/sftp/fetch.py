@@ -20,9 +20,9 @@ from peerstage.errors import ChangedFile, EntryError, IncompleteFile, NotRegular
 from peerstage.landing.base import Landing, Slot
 from peerstage.records import MIB, Entry, Limits
 from peerstage.transport.base import join
+from peerstage.transport.names import check_path
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import Reply, SFTPClient, attributes_of, handle_of, refusal, status_of
-from peerstage.transport.sftp.listing import check_path
 from peerstage.transport.sftp.window import Window
 
 #: Files are opened ahead until so many bytes of opened files wait to be asked for.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from peerstage.errors import ConnectionLost, NoSFTP, ProtocolError, escape
 from peerstage.landing.base import Buffer
+from peerstage.transport.chunks import ChunkReader
 from peerstage.transport.sftp.wire import DATA, VERSION_REPLY
 
 _head = struct.Struct(">IB")
@@ -24,7 +25,7 @@ class Packet(NamedTuple):
     body: list[Buffer] | bytes
 
 
-class PacketReader:
+class PacketReader(ChunkReader):
     """Cuts the chunks that *receive* returns into packets of at most *most* bytes.
 
     Args:
@@ -33,16 +34,8 @@ class PacketReader:
     """
 
     def __init__(self, receive: Callable[[], Buffer], *, most: int) -> None:
-        self._receive = receive
+        super().__init__(receive)
         self._most = most
-        self._chunk: Buffer = b""
-        self._at = 0
-        self.received = 0
-
-    @property
-    def has_more(self) -> bool:
-        """Whether bytes that were received wait to be read."""
-        return self._at < len(self._chunk)
 
     def next_version(self) -> bytes:
         """Return the body of the first packet, which must be SSH_FXP_VERSION.
@@ -106,37 +99,19 @@ class PacketReader:
     def _take_up_to(self, n: int) -> bytes:
         """Return the next *n* bytes, or what there is before the end."""
         data = b""
-        while len(data) < n:
-            if self._at == len(self._chunk):
-                self._chunk, self._at = self._receive(), 0
-                if not self._chunk:
-                    break
-                self.received += len(self._chunk)
-            end = min(len(self._chunk), self._at + n - len(data))
-            data += bytes(self._chunk[self._at : end])
-            self._at = end
+        while len(data) < n and self._fill():
+            data += self._some(n - len(data))
         return data
 
     def _pieces(self, n: int) -> list[Buffer]:
         pieces: list[Buffer] = []
         while n:
-            chunk, at = self._chunk, self._at
-            available = len(chunk) - at
-            if not available:
-                self._next_chunk()
-                continue
-            used = min(n, available)
-            pieces.append(chunk[at : at + used])
-            self._at = at + used
-            n -= used
+            if not self._fill():
+                raise ConnectionLost("The peer's SFTP server ended the conversation.")
+            piece = self._some(n)
+            pieces.append(piece)
+            n -= len(piece)
         return pieces
-
-    def _next_chunk(self) -> None:
-        self._chunk = self._receive()
-        self._at = 0
-        if not self._chunk:
-            raise ConnectionLost("The peer's SFTP server ended the conversation.")
-        self.received += len(self._chunk)
 
     def _quote(self, head: bytes) -> str:
         text = head + bytes(self._chunk[self._at : self._at + 200])

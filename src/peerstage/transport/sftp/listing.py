@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import stat
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from peerstage.errors import LimitExceeded, ProtocolError, RemoteError
+from peerstage.errors import ProtocolError, RemoteError
 from peerstage.records import Entry, Limits
 from peerstage.transport.base import join
+from peerstage.transport.names import Names, check_name_length, check_path
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient, attributes_of, refusal, status_of
 
@@ -84,9 +83,8 @@ def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> Iterato
     check_path(directory, limits)
     handle = client.handle(wire.OPENDIR, wire.string(directory), directory)
     body = wire.string(handle)
-    seen: set[bytes] = set()
+    names = Names(directory, limits)
     before = client.received
-    held = 0
     ended = False
     failed: RemoteError | None = None
     for _ in range(_AHEAD):
@@ -104,17 +102,9 @@ def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> Iterato
             if name in (b".", b".."):
                 continue
             _check_name(name, limits)
-            if name in seen:
-                raise ProtocolError("The peer lists this name twice.", path=name)
-            seen.add(name)
-            held += len(name) + sys.getsizeof(os.fsdecode(name))  # text may take four times its bytes
+            names.add(name)
             yield name, attributes
-        if len(seen) > limits.entries:
-            raise LimitExceeded(f"More than {limits.entries} entries (Limits.entries).", path=directory)
-        if max(client.received - before, held) > limits.listing_bytes:
-            raise LimitExceeded(
-                f"A listing of over {limits.listing_bytes} bytes (Limits.listing_bytes).", path=directory
-            )
+        names.require_bytes(client.received - before)
         if not ended:
             client.request(wire.READDIR, body)
     status_of(client.call(wire.CLOSE, body))
@@ -126,14 +116,7 @@ def _check_name(name: bytes, limits: Limits) -> None:
     """A name from a listing is one component of a path, or the peer lies (CVE-2019-6111 and its kin)."""
     if not name or b"/" in name or b"\0" in name:
         raise ProtocolError("The peer lists a name that no file can have. It is not to be trusted.", path=name[:255])
-    if len(name) > limits.name_bytes:
-        raise LimitExceeded(f"A name of {len(name)} bytes (Limits.name_bytes).", path=name[:255])
-
-
-def check_path(path: bytes, limits: Limits) -> None:
-    """Refuse a path that is longer than what `Limits` lets us send."""
-    if len(path) > limits.path_bytes:
-        raise LimitExceeded(f"A path of {len(path)} bytes (Limits.path_bytes).", path=path[:255])
+    check_name_length(name, limits)
 
 
 def _follow(

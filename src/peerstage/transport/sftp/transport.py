@@ -11,10 +11,11 @@ from peerstage.session.session import Session
 from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import Transport
+from peerstage.transport.names import check_path
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
 from peerstage.transport.sftp.fetch import Fetch
-from peerstage.transport.sftp.listing import check_path, list_directory
+from peerstage.transport.sftp.listing import list_directory
 
 
 class SFTPTransport(Transport):
