@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from peerstage.errors import escape
+from peerstage.staging import encodable_path
 from peerstage.transport.rcp.command import split_command_line
 
 
@@ -48,11 +48,9 @@ def encodePath(path: Any) -> str | None:
     """
     if path is None:
         return None
+    if isinstance(path, (str, bytes)) and not path:
+        return ""
     try:
-        text = os.fsdecode(path)
-        os.fsencode(text)
-    except (TypeError, UnicodeError) as exc:
+        return encodable_path(path, "Path")
+    except ValueError as exc:
         raise ValueError(f"Path could not be safely encoded: {escape(repr(path))}") from exc
-    if "\0" in text:
-        raise ValueError(f"Path could not be safely encoded: {escape(repr(path))}")
-    return text

@@ -31,7 +31,6 @@ _NAME_ERRORS = frozenset(
     }
 )
 
-
 _WORKSPACE = "workspace"
 
 #: A file that nobody announced and that is as large as this has to fit before its first byte is taken.

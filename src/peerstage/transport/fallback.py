@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
 
 from peerstage.errors import NoSFTP, escape
-from peerstage.landing.base import Landing
+from peerstage.records import Capabilities
 from peerstage.transport.base import Transport
+from peerstage.transport.wrapper import T, Wrapper
 
 log = logging.getLogger("peerstage.transport")
 
-T = TypeVar("T")
 
-
-class FallingBack(Transport):
+class FallingBack(Wrapper):
     """Uses *first*, and *second* instead once *first* has met a peer without SFTP; it goes no way back.
 
     Args:
@@ -25,20 +23,14 @@ class FallingBack(Transport):
     """
 
     def __init__(self, first: Transport, second: Callable[[], Transport], on_fallback: Callable[[], object]) -> None:
-        self.capabilities = first.capabilities
         self.host_key = first.host_key
         self._transport = first
         self._second: Callable[[], Transport] | None = second
         self._on_fallback = on_fallback
 
-    def pull(self, directory: bytes, landing: Landing) -> None:
-        self._attempt(lambda transport: transport.pull(directory, landing))
-
-    def exists(self, path: bytes) -> bool:
-        return self._attempt(lambda transport: transport.exists(path))
-
-    def touch(self, path: bytes) -> None:
-        self._attempt(lambda transport: transport.touch(path))
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        return self._transport.capabilities
 
     def close(self) -> None:
         self._transport.close()
@@ -51,6 +43,5 @@ class FallingBack(Transport):
                 raise
             log.info("%s Falling back to SCP.", escape(str(exc)))
             self._transport, self._second = self._second(), None
-            self.capabilities = self._transport.capabilities
             self._on_fallback()
         return operation(self._transport)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 
 from peerstage.errors import LimitExceeded, ProtocolError
 from peerstage.records import Limits
@@ -22,6 +23,9 @@ class Names:
         self._limits = limits
         self._names: set[bytes] = set()
         self._held = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from peerstage.errors import ConnectError, LimitExceeded, RemoteError, StageError, escape
-from peerstage.landing.base import Landing
 from peerstage.records import Capabilities
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import Transport
+from peerstage.transport.wrapper import T, Wrapper
 
 log = logging.getLogger("peerstage.transport")
-
-T = TypeVar("T")
 
 #: What a peer that is just coming back may say to a second login; the first one is not tried again.
 _COMES_BACK = (ConnectError, LimitExceeded)
@@ -50,14 +47,14 @@ class Retry:
         return min(self.most, self.delay * self.factor ** (attempt - 1))
 
 
-class Retrying(Transport):
+class Retrying(Wrapper):
     """Opens a transport when it is first needed, and another one when a transient error has ended that.
 
     The deadline of an operation holds for all attempts together. The first login is never tried again.
 
     Args:
         open_transport: Connects, and returns a transport.
-        capabilities: Those of the transports that it returns.
+        capabilities: Those of the transports that it returns, as far as that is known before one is open.
         retry: How often.
         watchdog: Bounds each operation.
     """
@@ -69,20 +66,15 @@ class Retrying(Transport):
         retry: Retry,
         watchdog: Watchdog,
     ) -> None:
-        self.capabilities = capabilities
+        self._expected = capabilities
         self._open_transport = open_transport
         self._retry = retry
         self._watchdog = watchdog
         self._transport: Transport | None = None
 
-    def pull(self, directory: bytes, landing: Landing) -> None:
-        self._attempt(lambda transport: transport.pull(directory, landing))
-
-    def exists(self, path: bytes) -> bool:
-        return self._attempt(lambda transport: transport.exists(path))
-
-    def touch(self, path: bytes) -> None:
-        self._attempt(lambda transport: transport.touch(path))
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        return self._expected if self._transport is None else self._transport.capabilities
 
     def close(self) -> None:
         transport, self._transport = self._transport, None
@@ -95,7 +87,7 @@ class Retrying(Transport):
             while True:
                 try:
                     self._watchdog.check_final()
-                    return self._tell(operation)
+                    return operation(self._connected())
                 except RemoteError:  # an answer: the connection is as good as before
                     raise
                 except StageError as exc:
@@ -113,14 +105,6 @@ class Retrying(Transport):
                 except BaseException:
                     self.close()
                     raise
-
-    def _tell(self, operation: Callable[[Transport], T]) -> T:
-        """Do *operation*, and keep what became known of the transport by that."""
-        transport = self._connected()
-        try:
-            return operation(transport)
-        finally:
-            self.capabilities = transport.capabilities
 
     def _connected(self) -> Transport:
         if self._transport is None:

@@ -111,21 +111,17 @@ class _Output:
             os.set_blocking(self._pipe.fileno(), False)
             self._selector.register(self._pipe, selectors.EVENT_READ)
 
-    def take(self, seconds: float) -> bool:
-        """Take what comes within so many seconds, or sleep them; False once there will be nothing more."""
+    def take(self, seconds: float) -> None:
+        """Take what comes within so many seconds; sleep them once there will be nothing more."""
         if self._pipe is None:
             time.sleep(seconds)
-            return False
-        if not self._selector.select(seconds):
-            return True
-        data = self._pipe.read(64 * KIB)
-        if data:
-            self.kept += data[: self._most - len(self.kept)]
-            return True
-        if data is not None:
-            self._selector.unregister(self._pipe)
-            self._pipe = None
-        return True
+        elif self._selector.select(seconds):
+            data = self._pipe.read(64 * KIB)
+            if data:
+                self.kept += data[: self._most - len(self.kept)]
+            elif data is not None:
+                self._selector.unregister(self._pipe)
+                self._pipe = None
 
     def close(self) -> None:
         """Close what is held beside the pipe."""

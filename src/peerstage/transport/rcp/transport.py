@@ -6,13 +6,14 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from peerstage.errors import ConnectError, LandingError, LimitExceeded, NotRegular, RemoteError, StageError
+from peerstage.errors import ConnectError, LandingError, NotRegular, RemoteError, StageError
 from peerstage.landing.base import Landing
 from peerstage.records import Capabilities, Limits
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import Transport, join
+from peerstage.transport.names import Names
 from peerstage.transport.rcp.command import place_on
 from peerstage.transport.rcp.process import Outcome, run
 
@@ -56,18 +57,19 @@ class RcpTransport(Transport):
     def pull(self, directory: bytes, landing: Landing) -> None:
         """See `Transport.pull`. An exit status other than 0 publishes nothing: what is whole can not be told."""
         place = landing.workspace()
-        with self._watchdog.operation():
-            outcome = self._copy(join(directory, b"*"), place, directory, progress=lambda: _size_of(place))
+        source = place_on(self._user, self._host, join(directory, b"*"))
+        outcome = self._run([source, place], directory, progress=lambda: _size_of(place))
         if outcome.status != 0:
             raise self._failure(outcome, directory)
+        names = Names(directory, self._limits)
         with os.scandir(os.fsencode(place)) as entries:
-            for count, entry in enumerate(entries):
-                if count >= self._limits.entries:
-                    raise LimitExceeded(f"More than {self._limits.entries} entries (Limits.entries).", path=directory)
-                if entry.name.startswith(b"."):
-                    landing.refuse(entry.name, NotRegular("The command brought it, and nobody asked for it."))
-                else:
-                    landing.adopt(entry.name)
+            for entry in entries:
+                names.add(entry.name)
+        for name in sorted(names):  # a directory that is emptied while it is read may hide some of its names
+            if name.startswith(b"."):
+                landing.refuse(name, NotRegular("The command brought it, and nobody asked for it."))
+            else:
+                landing.adopt(name)
 
     def exists(self, path: bytes) -> bool:
         with self._temporary() as place:
@@ -75,8 +77,7 @@ class RcpTransport(Transport):
             arrived = os.path.join(place, name)
             # What the command may take for a pattern is copied to a directory: there it has its own name.
             target = place if any(char in name for char in "*?[") else arrived
-            with self._watchdog.operation():
-                outcome = self._copy(path, target, path)
+            outcome = self._run([place_on(self._user, self._host, path), target], path)
             if outcome.status == 0:
                 with contextlib.suppress(OSError):
                     return stat.S_ISREG(os.lstat(arrived).st_mode)
@@ -92,20 +93,19 @@ class RcpTransport(Transport):
             name = os.path.join(os.fsencode(place), path.rpartition(b"/")[2])
             with open(name, "xb") as file:
                 os.fchmod(file.fileno(), 0o666)
-            with self._watchdog.operation():
-                outcome = self._run([os.fsdecode(name), place_on(self._user, self._host, path)], path)
+            outcome = self._run([os.fsdecode(name), place_on(self._user, self._host, path)], path)
             if outcome.status != 0:
                 raise self._failure(outcome, path)
 
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _copy(self, source: bytes, target: str, path: bytes, **options: object) -> Outcome:
-        return self._run([place_on(self._user, self._host, source), target], path, **options)
-
-    def _run(self, arguments: list[str], path: bytes, **options: object) -> Outcome:
+    def _run(self, arguments: list[str], path: bytes, progress: Callable[[], int] = lambda: 0) -> Outcome:
+        """Run the command as one operation, under its own deadline; name *path* in what goes wrong."""
+        argv = [*self._argv, *arguments]
         try:
-            return run([*self._argv, *arguments], limits=self._limits, watchdog=self._watchdog, **options)  # type: ignore[arg-type]
+            with self._watchdog.operation():
+                return run(argv, limits=self._limits, watchdog=self._watchdog, progress=progress)
         except StageError as exc:
             exc.path = exc.path or path
             raise
