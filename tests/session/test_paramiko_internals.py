@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -27,8 +28,12 @@ from peerstage.session._paramiko import (
     make_transport,
     replace_buffers,
 )
+from peerstage.session.config import resolve_destination
 from peerstage.session.pipe import ChunkPipe, Violation
+from peerstage.session.session import Session
+from peerstage.session.watchdog import Watchdog
 from support.ssh_server import Policy
+from support.sshd import Sshd
 
 WINDOW = 4 << 20
 
@@ -202,6 +207,23 @@ def test_channels_use_their_buffers_as_ours_expects() -> None:
     public = {name for name, _ in inspect.getmembers(BufferedPipe, inspect.isfunction) if not name.startswith("_")}
     assert public == {"set_event", "feed", "read_ready", "read", "empty", "close"}
     assert public <= set(dir(ChunkPipe))
+
+
+def test_channels_that_are_closed_cost_no_read_anything(sshd: Sshd) -> None:
+    limits = Limits()
+    watchdog = Watchdog(limits)
+    destination = resolve_destination(sshd.host, sshd.user, sshd.options())
+    session: Any = Session.connect(destination, sshd.options(), limits=limits, watchdog=watchdog)
+    for _ in range(5):
+        stream = session.open_command(b"true")
+        stream.wait()
+        stream.close()
+    until = time.monotonic() + 5
+    while session._transport.packetizer.wakers and time.monotonic() < until:
+        time.sleep(0.02)
+    assert session._transport.packetizer.wakers == ()
+    session.close()
+    watchdog.close()
 
 
 def test_the_chunk_pipe_keeps_order_and_size() -> None:

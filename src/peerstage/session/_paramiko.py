@@ -11,6 +11,7 @@ import contextlib
 import functools
 import socket
 import struct
+import threading
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -52,7 +53,7 @@ class BoundedPacketizer(Packetizer):
         self._fixed_iv = b""
         self._counter = 0
         self._received = 0
-        self.wakers: list[Callable[[], None]] = []  # called when all that has come was handed on
+        self.wakers: tuple[Callable[[], None], ...] = ()  # called when all that has come was handed on
         self.liveness: Liveness | None = None
 
     # What would outlive a failed handshake: a timer thread for each (the watchdog bounds the login instead).
@@ -261,11 +262,24 @@ class _Channels(ChannelMap):
         self._packetizer = packetizer
         self._window = window
         self._stderr_bytes = stderr_bytes
+        self._pipes: dict[int, ChunkPipe] = {}
+        self._changing = threading.Lock()
 
     def put(self, chanid: int, chan: paramiko.Channel) -> None:
         pipe = replace_buffers(chan, self._window, self._stderr_bytes, patient=True)
-        self._packetizer.wakers.append(pipe.wake)
+        with self._changing:
+            self._pipes[chanid] = pipe
+            self._tell_packetizer()
         super().put(chanid, chan)
+
+    def delete(self, chanid: int) -> None:
+        with self._changing:
+            self._pipes.pop(chanid, None)
+            self._tell_packetizer()
+        super().delete(chanid)
+
+    def _tell_packetizer(self) -> None:
+        self._packetizer.wakers = tuple(pipe.wake for pipe in self._pipes.values())
 
 
 def replace_buffers(channel: paramiko.Channel, window: int, stderr_bytes: int, *, patient: bool = False) -> ChunkPipe:

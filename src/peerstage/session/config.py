@@ -16,7 +16,7 @@ from typing import TypeVar
 from peerstage.errors import ConfigurationError, escape
 from peerstage.session.jump import Hop, parse_jump
 from peerstage.session.options import SSHOptions, expand, several
-from peerstage.session.ssh_config import Source, SSHConfig, complaint, port_of
+from peerstage.session.ssh_config import Source, SSHConfig, complaint, standing_at
 
 T = TypeVar("T")
 
@@ -115,7 +115,7 @@ def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Des
     found = _Settings(config)
     found.refuse_what_is_not_honoured()
     host = config.host if config.first("hostname") is not None else name
-    port = options.port if options.port is not None else found.port()
+    port = options.port if options.port is not None else config.port or 22
     alias = found.text("hostkeyalias")
     pinned = options.host_key if options.host_key and options.host_key.startswith("SHA256:") else None
     if found.text("stricthostkeychecking", "yes").lower() not in ("yes", "true"):
@@ -195,15 +195,8 @@ class _Settings:
         setting = self._config.first("proxyjump")
         if setting is None:
             return ()
-        try:
+        with standing_at(setting):
             return parse_jump(self._config.tokens.expand(setting.words[0]))
-        except ValueError as exc:
-            raise complaint(setting, f"ProxyJump: {exc}") from None
-
-    def port(self) -> int:
-        """Return the TCP port."""
-        setting = self._config.first("port")
-        return 22 if setting is None else port_of(setting)
 
     def seconds(self, keyword: str) -> float | None:
         """Return a setting in seconds, None where it is "none" or 0; ssh's time formats (1m30s) are understood."""

@@ -8,14 +8,20 @@ import stat
 
 
 def read_regular(path: str, most: int) -> bytes:
-    """Return the content of the regular file *path*, links followed.
+    """Return the content of the regular file *path*, links followed. See `read_with_status`."""
+    return read_with_status(path, most)[0]
+
+
+def read_with_status(path: str, most: int) -> tuple[bytes, os.stat_result]:
+    """Return the content of the regular file *path*, links followed, and the status of the very file that was read.
 
     Raises:
         OSError: It can not be read, is no regular file, or holds more than *most* bytes.
     """
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
         pieces = []
         left = most + 1
@@ -26,4 +32,4 @@ def read_regular(path: str, most: int) -> bytes:
         os.close(fd)
     if not left:
         raise OSError(errno.EFBIG, f"larger than {most} bytes", path)
-    return b"".join(pieces)
+    return b"".join(pieces), status

@@ -46,7 +46,7 @@ def parse_jump(text: str) -> tuple[Hop, ...]:
         host = match and (match["address"] or match["host"])
         port = int(match["port"]) if match and match["port"] else None
         if match is None or not host or host.startswith("-") or (port is not None and not 1 <= port <= 65535):
-            raise ValueError(f"{text!r} is not [user@]host[:port], or several with commas between")
+            raise ValueError(f"the jump {text!r} is not [user@]host[:port], or several with commas between")
         hops.append(Hop(host, match["user"], port))
     if len(hops) > MOST_HOPS:
         raise ValueError(f"{len(hops)} hops are more than {MOST_HOPS}")

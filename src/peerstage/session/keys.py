@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from peerstage.session._paramiko import SocketAgent
-from peerstage.session.files import read_regular
+from peerstage.session.files import read_regular, read_with_status
 
 _MOST_BYTES = 1024 * 1024
 _AGENT_TIMEOUT = 2.0
@@ -40,8 +40,7 @@ def read_key(path: str, passphrase: str | None) -> paramiko.PKey:
             is of a type that is not supported.
     """
     try:
-        data = read_regular(path, _MOST_BYTES)
-        status = os.stat(path)
+        data, status = read_with_status(path, _MOST_BYTES)
     except OSError as exc:
         raise UnusableKey(exc.strerror or "unreadable") from exc
     if hasattr(os, "geteuid") and status.st_uid == os.geteuid() and status.st_mode & 0o077:

@@ -6,17 +6,19 @@ The first value of a keyword wins; of a few keywords all values count. ``Host`` 
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
+import socket
 import stat
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from peerstage.errors import ConfigurationError
-from peerstage.session.files import read_regular
+from peerstage.session.files import read_with_status
 from peerstage.session.patterns import match_hostname, match_pattern, match_pattern_list
 from peerstage.session.tokens import Tokens, local_user
 
@@ -109,7 +111,8 @@ class SSHConfig:
         setting = self.first("hostname")
         if setting is None:
             return self.name.lower()
-        return self._expand(setting, {"h": self.name}).lower()
+        with standing_at(setting):
+            return Tokens.replace(setting.words[0], {"h": self.name}).lower()
 
     @property
     def user(self) -> str:
@@ -145,35 +148,30 @@ class SSHConfig:
 
     def expanded(self, setting: Setting, word: str) -> str:
         """Return *word* of a setting with ``~``, tokens and ``${VARIABLES}`` expanded."""
-        try:
+        with standing_at(setting):
             return self.tokens.expand_path(word)
-        except ValueError as exc:
-            raise complaint(setting, str(exc)) from None
-
-    def _expand(self, setting: Setting, known: dict[str, str]) -> str:
-        try:
-            return Tokens.replace(setting.words[0], known)
-        except ValueError as exc:
-            raise complaint(setting, str(exc)) from None
 
     # Files.
 
-    def _read_file(self, source: Source, *, active: bool = True, depth: int = 0) -> bool:
-        """Read a file whose first lines are *active* or not; return whether the last were."""
+    def _read_file(self, source: Source, *, active: bool = True, depth: int = 0) -> None:
+        """Read a file, of which nothing counts unless it is *active*."""
         try:
-            text = _read(source)
-        except ConfigurationError:
-            raise
+            data, status = read_with_status(source.path, _MOST_BYTES)
         except FileNotFoundError:
             if not source.required:
-                return active
+                return
             raise ConfigurationError(f"The ssh configuration {source.path} is not there.") from None
         except OSError as exc:
             raise ConfigurationError(
                 f"The ssh configuration {source.path} can not be read: {exc.strerror}. {ADVICE}"
             ) from exc
+        if source.checked and (status.st_uid not in (0, os.geteuid()) or stat.S_IMODE(status.st_mode) & 0o022):
+            raise ConfigurationError(
+                f"The ssh configuration {source.path} can be written by others than you and root, and ssh would refuse "
+                "it: chmod go-w, and chown it to yourself."
+            )
         never = not active
-        for number, raw in enumerate(text.split("\n"), 1):
+        for number, raw in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
             line = raw.strip(" \t\r\f")
             if not line or line.startswith("#"):
                 continue
@@ -190,7 +188,6 @@ class SSHConfig:
                 self._include(setting, source, active=active, depth=depth)
             elif active:
                 self._set(keyword, setting)
-        return active
 
     def _set(self, keyword: str, setting: Setting) -> None:
         values = self.found.setdefault(keyword, [])
@@ -261,10 +258,8 @@ class SSHConfig:
 
     def _run(self, command: str, setting: Setting) -> bool:
         """Run the command of a Match exec by the user's shell, as ssh does; it holds if the command succeeds."""
-        try:
+        with standing_at(setting):
             line = self.tokens.expand(command)
-        except ValueError as exc:
-            raise complaint(setting, str(exc)) from None
         shell = os.environ.get("SHELL") or "/bin/sh"
         try:
             done = subprocess.run(
@@ -280,18 +275,6 @@ class SSHConfig:
         except OSError as exc:
             raise complaint(setting, f"Match exec can not be run: {exc.strerror}") from None
         return done.returncode == 0
-
-
-def _read(source: Source) -> str:
-    data = read_regular(source.path, _MOST_BYTES)
-    if source.checked:
-        status = os.stat(source.path)
-        if status.st_uid not in (0, os.geteuid()) or stat.S_IMODE(status.st_mode) & 0o022:
-            raise ConfigurationError(
-                f"The ssh configuration {source.path} can be written by others than you and root, and ssh would refuse "
-                "it: chmod go-w, and chown it to yourself."
-            )
-    return data.decode("utf-8", "surrogateescape")
 
 
 def _setting(keyword: str, value: str, path: str, number: int) -> Setting:
@@ -373,8 +356,6 @@ def port_of(setting: Setting) -> int:
     Raises:
         ConfigurationError: It is neither.
     """
-    import socket
-
     text = setting.words[0]
     if text.isascii() and text.isdigit() and 1 <= int(text) <= 65535:
         return int(text)
@@ -382,6 +363,15 @@ def port_of(setting: Setting) -> int:
         return socket.getservbyname(text, "tcp")
     except (OSError, UnicodeError):
         raise complaint(setting, "Port must be a number from 1 to 65535") from None
+
+
+@contextlib.contextmanager
+def standing_at(setting: Setting) -> Iterator[None]:
+    """Raise a `ValueError` from inside as one that names where *setting* stands."""
+    try:
+        yield
+    except ValueError as exc:
+        raise complaint(setting, str(exc)) from None
 
 
 def complaint(setting: Setting, what: str) -> ConfigurationError:
