@@ -27,7 +27,7 @@ from peerstage.errors import (
     NoSFTP,
     ProtocolError,
 )
-from support.sshd import Sshd
+from support.sshd import KillsSessions, Sshd
 
 MIB = 1 << 20
 
@@ -119,14 +119,7 @@ def test_a_connection_that_dies_is_made_anew_and_goes_on_where_it_stopped(
 ) -> None:
     server = own_sshd()
     fill(collect, size=256 * MIB)
-    killed: list[int] = []
-
-    def kill_once(progress: Progress) -> None:
-        if not killed and progress.bytes_done > 32 * MIB:
-            killed.extend(server.sessions())
-            for pid in killed:
-                os.kill(pid, signal.SIGKILL)
-
+    kill_once = KillsSessions(server, after=32 * MIB)
     peer = RemotePeer(
         server.host,
         str(collect),
@@ -137,7 +130,7 @@ def test_a_connection_that_dies_is_made_anew_and_goes_on_where_it_stopped(
         retry=Retry(delay=0.05),
     )
     assert peer.stagePeer(str(target)) == 2
-    assert killed
+    assert kill_once.at is not None
     subprocess.run(["cmp", str(collect / "big"), str(target / "big")], check=True)
     assert peer.last_report is not None
     assert peer.last_report.retries == 1
@@ -383,14 +376,7 @@ def test_a_connection_lost_in_the_middle_of_scp_is_made_anew(
     server = own_sshd()
     for number in range(3):
         (collect / f"file{number}").write_bytes(os.urandom(40 * MIB))
-    killed = []
-
-    def kill_once(progress: Progress) -> None:
-        if not killed and progress.bytes_done > 50 * MIB:
-            killed.extend(server.sessions())
-            for pid in killed:
-                os.kill(pid, signal.SIGKILL)
-
+    kill_once = KillsSessions(server, after=50 * MIB)
     peer = RemotePeer(
         server.host,
         str(collect),
@@ -402,7 +388,7 @@ def test_a_connection_lost_in_the_middle_of_scp_is_made_anew(
         on_progress=kill_once,
     )
     assert peer.stagePeer(str(target)) == 3
-    assert killed
+    assert kill_once.at is not None
     assert peer.last_report is not None
     assert peer.last_report.retries == 1
     for number in range(3):

@@ -100,46 +100,33 @@ def test_the_time_to_connect_holds_until_the_keys_are_exchanged(target: Path, ho
 
 
 @pytest.mark.parametrize(
-    ("policy", "kind", "words"),
+    ("transport", "policy", "kind", "words"),
     [
-        (ssh_server.RefusesEverybody, LoginError, "refused"),
-        (ssh_server.RefusesChannels, RemoteError, "channel"),
-        (ssh_server.RefusesSubsystems, RemoteError, "sftp subsystem"),
-        (ssh_server.FloodsStderr, ProtocolError, "stderr"),
-        (ssh_server.SendsBytesOneByOne, StageError, ""),
-        (ssh_server.IgnoresTheWindow, StageError, ""),
-        (ssh_server.NeverStarts, LimitExceeded, "stall_timeout"),
-        (ssh_server.EndsAtOnce, NoSFTP, ""),
+        ("sftp", ssh_server.RefusesEverybody, LoginError, "refused"),
+        ("sftp", ssh_server.RefusesChannels, RemoteError, "channel"),
+        ("sftp", ssh_server.RefusesSubsystems, RemoteError, "sftp subsystem"),
+        ("sftp", ssh_server.FloodsStderr, ProtocolError, "stderr"),
+        ("sftp", ssh_server.SendsBytesOneByOne, StageError, ""),
+        ("sftp", ssh_server.IgnoresTheWindow, StageError, ""),
+        ("sftp", ssh_server.NeverStarts, LimitExceeded, "stall_timeout"),
+        ("sftp", ssh_server.EndsAtOnce, NoSFTP, ""),
+        ("scp", ssh_server.RefusesChannels, RemoteError, "channel"),
+        ("scp", ssh_server.RefusesCommands, RemoteError, "no command"),
+        ("scp", ssh_server.FloodsStderr, ProtocolError, "stderr"),
+        ("scp", ssh_server.SendsBytesOneByOne, StageError, ""),
+        ("scp", ssh_server.IgnoresTheWindow, StageError, ""),
+        ("scp", ssh_server.NeverStarts, LimitExceeded, "stall_timeout"),
+        ("scp", ssh_server.EndsAtOnce, StageError, ""),
+        ("scp", ssh_server.FailsAfterAFile, RemoteError, "status 1"),
+        ("scp", ssh_server.LeavesWithoutAStatus, ConnectionLost, "without saying whether that was all"),
+        ("scp", ssh_server.NeverLeaves, LimitExceeded, "stall_timeout"),
+        ("scp", ssh_server.NeverSaysHowItEnded, LimitExceeded, "stall_timeout"),
     ],
 )
 def test_servers_that_misbehave_after_the_key_exchange_end_in_an_error(
-    policy: type[Policy], kind: Any, words: str, target: Path, host_key: paramiko.PKey
+    transport: str, policy: type[Policy], kind: Any, words: str, target: Path, host_key: paramiko.PKey
 ) -> None:
-    error = attempt(made_of_paramiko(policy, key=host_key), target, host_key)
-    assert isinstance(error, kind)
-    assert words in str(error)
-
-
-@pytest.mark.parametrize(
-    ("policy", "kind", "words"),
-    [
-        (ssh_server.RefusesChannels, RemoteError, "channel"),
-        (ssh_server.RefusesCommands, RemoteError, "no command"),
-        (ssh_server.FloodsStderr, ProtocolError, "stderr"),
-        (ssh_server.SendsBytesOneByOne, StageError, ""),
-        (ssh_server.IgnoresTheWindow, StageError, ""),
-        (ssh_server.NeverStarts, LimitExceeded, "stall_timeout"),
-        (ssh_server.EndsAtOnce, StageError, ""),
-        (ssh_server.FailsAfterAFile, RemoteError, "status 1"),
-        (ssh_server.LeavesWithoutAStatus, ConnectionLost, "without saying whether that was all"),
-        (ssh_server.NeverLeaves, LimitExceeded, "stall_timeout"),
-        (ssh_server.NeverSaysHowItEnded, LimitExceeded, "stall_timeout"),
-    ],
-)
-def test_servers_that_misbehave_over_scp_end_in_an_error(
-    policy: type[Policy], kind: Any, words: str, target: Path, host_key: paramiko.PKey
-) -> None:
-    error = attempt(made_of_paramiko(policy, key=host_key), target, host_key, transport="scp")
+    error = attempt(made_of_paramiko(policy, key=host_key), target, host_key, transport=transport)
     assert isinstance(error, kind)
     assert words in str(error)
 

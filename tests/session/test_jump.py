@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from peerstage import Progress, RemotePeer, Retry, SSHOptions
+from peerstage import RemotePeer, Retry, SSHOptions
 from peerstage.errors import ConfigurationError, ConnectError, ConnectionLost, LoginError, StageError, UnknownHostKey
 from peerstage.session.config import resolve_destination
 from peerstage.session.jump import Hop, parse_jump
-from support.sshd import Sshd
+from support.sshd import KillsSessions, Sshd
 
 MIB = 1 << 20
 
@@ -161,17 +160,10 @@ def test_a_hop_whose_connection_closes_ends_the_run_within_a_second(
 ) -> None:
     server, hop = own_sshd(), own_sshd()
     (collect / "big").write_bytes(os.urandom(MIB) * 200)
-    killed: list[float] = []
-
-    def kill_once(progress: Progress) -> None:
-        if not killed and progress.bytes_done > 10 * MIB:
-            for pid in hop.sessions():
-                os.kill(pid, signal.SIGKILL)
-            killed.append(time.monotonic())
-
     peer = behind(server, hop, collect=collect)
-    peer.on_progress = kill_once
+    peer.on_progress = kill_once = KillsSessions(hop, after=10 * MIB)
     with pytest.raises(ConnectionLost):
         peer.stagePeer(str(target))
-    assert time.monotonic() - killed[0] < 3, "a second, and a busy machine"
+    assert kill_once.at is not None
+    assert time.monotonic() - kill_once.at < 3, "a second, and a busy machine"
     assert list(target.iterdir()) == []

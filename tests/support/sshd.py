@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from peerstage.records import Progress
 from peerstage.session.options import SSHOptions
 from support.programs import program
 
@@ -69,6 +70,25 @@ class Sshd:
                 pass
         self.process.kill()
         self.process.wait()
+
+
+class KillsSessions:
+    """An ``on_progress`` that kills a server's connections once, when more than so many bytes have come.
+
+    Attributes:
+        at: When it did, by the monotonic clock; None if it has not.
+    """
+
+    def __init__(self, server: Sshd, *, after: int) -> None:
+        self._server = server
+        self._after = after
+        self.at: float | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if self.at is None and progress.bytes_done > self._after:
+            for pid in self._server.sessions():
+                os.kill(pid, signal.SIGKILL)
+            self.at = time.monotonic()
 
 
 def start_sshd(
