@@ -9,7 +9,8 @@
         ├── HostKeyError           the peer is not who it was; nothing was sent after the key exchange
         │   ├── UnknownHostKey
         │   ├── ChangedHostKey
-        │   └── RevokedHostKey
+        │   ├── RevokedHostKey
+        │   └── MismatchedHostKey  a key of another type than is known, or not the one (or the certificate) demanded
         ├── LoginError             the peer refused every way to log in
         ├── ConnectionLost         the connection ended in the middle (transient)
         ├── LimitExceeded          a bound of `Limits` was passed, in bytes or in seconds
@@ -142,6 +143,10 @@ class ChangedHostKey(HostKeyError):
 
 class RevokedHostKey(HostKeyError):
     """The host shows a key that is marked ``@revoked``."""
+
+
+class MismatchedHostKey(HostKeyError):
+    """The host shows a key of a type that is not known of it, another than is pinned, or a certificate not for it."""
 
 
 class LoginError(StageError):

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peerstage.errors import ChangedHostKey, HostKeyError, RevokedHostKey, UnknownHostKey
+from peerstage.errors import ChangedHostKey, HostKeyError, MismatchedHostKey, RevokedHostKey, UnknownHostKey
 from peerstage.session.known_hosts import KnownHosts, fingerprint
 
 ED25519, RSA, ECDSA = "ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256"
@@ -186,14 +186,14 @@ def test_another_key_of_a_known_type_is_a_changed_key() -> None:
     assert verdict(KnownHosts.read([make_line("db1", OLD)]), "db1", 22, NEW) is ChangedHostKey
 
 
-def test_key_of_another_type_than_the_known_ones_is_unknown_and_the_known_types_are_named() -> None:
+def test_key_of_another_type_than_the_known_ones_is_mismatched_and_the_known_types_are_named() -> None:
     known = KnownHosts.read([make_line("db1", OTHER_TYPE) + make_line("db1", make_key(4, ECDSA))])
-    assert verdict(known, "db1", 22, NEW) is UnknownHostKey
+    assert verdict(known, "db1", 22, NEW) is MismatchedHostKey
     assert f"only by other types of keys: {RSA}, {ECDSA} in known_hosts data:1" in message(known, "db1", 22, NEW)
 
 
 def test_right_key_under_a_wrong_type_is_not_trusted() -> None:
-    with pytest.raises(UnknownHostKey):
+    with pytest.raises(MismatchedHostKey):
         KnownHosts.read([make_line("db1", OLD)]).check("db1", 22, RSA, OLD)
 
 
@@ -222,7 +222,7 @@ def test_other_key_under_the_bare_name_says_nothing_about_another_port() -> None
 
 @pytest.mark.parametrize(
     ("known_at_port", "expected"),
-    [(NEW, ChangedHostKey), (OTHER_TYPE, UnknownHostKey)],
+    [(NEW, ChangedHostKey), (OTHER_TYPE, MismatchedHostKey)],
     ids=["same type", "other type"],
 )
 def test_bare_name_does_not_count_where_a_key_of_the_port_is_known(
@@ -278,7 +278,7 @@ def test_key_of_a_certificate_authority_is_no_host_key() -> None:
 def test_key_of_a_certificate_authority_is_no_host_key_beside_one_that_is() -> None:
     known = KnownHosts.read([make_line("db1", OTHER_TYPE), make_line("db1", OLD, "@cert-authority")])
     assert known.key_types("db1", 22) == (RSA,)
-    assert verdict(known, "db1", 22, OLD) is UnknownHostKey
+    assert verdict(known, "db1", 22, OLD) is MismatchedHostKey
 
 
 def test_certificate_authority_of_a_port_does_not_hide_the_key_of_the_bare_name() -> None:

@@ -263,7 +263,6 @@ def test_a_transport_that_is_not_logged_in_is_refused(sshd: Sshd, ready: Path, t
 @pytest.mark.parametrize(
     "options",
     [
-        {"certificate": "/x"},
         {"elevate": "sudo -n sftp-server"},
         {"host_key": "accept-new"},
     ],

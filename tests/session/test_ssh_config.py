@@ -115,7 +115,6 @@ def test_several_files_add_up_and_the_first_value_wins(config: Path, tmp_path: P
 
 REFUSED = [
     "ProxyCommand nc %h %p",
-    "CertificateFile /c",
     "CanonicalizeHostname yes",
     "KnownHostsCommand /bin/k",
     "RevokedHostKeys /r",

@@ -1,16 +1,18 @@
-"""Logging in (RFC 4252): every usable key in turn, then the password; nothing interactive."""
+"""Logging in (RFC 4252): every key that may work in ssh's order, then the password; nothing interactive."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 
 import paramiko
 
-from peerstage.errors import ConfigurationError, LoginError, escape
+from peerstage.errors import LoginError, escape
+from peerstage.session._paramiko.transport import ClientTransport
+from peerstage.session.agent import UnusableKey
+from peerstage.session.algorithms import CERTIFICATE
 from peerstage.session.config import Destination
-from peerstage.session.keys import AgentKeys, UnusableKey, default_label, describe, parse_key, public_blob, read_key
+from peerstage.session.offers import Offer, Offers
 from peerstage.session.options import SSHOptions
 
 log = logging.getLogger("peerstage.session")
@@ -20,18 +22,25 @@ class Login:
     """One attempt to log in to a peer, and the tale of what was tried, for the error that it may end with.
 
     Args:
-        transport: Connected, its host key checked.
+        transport: Connected, its host key trusted.
         destination: The user, and which keys and agent to use.
         options: Key, passphrase and password where they were given.
+        note: Told of each thing that was tried, as ``("login", what came of it)``.
     """
 
-    def __init__(self, transport: paramiko.Transport, destination: Destination, options: SSHOptions) -> None:
+    def __init__(
+        self,
+        transport: ClientTransport,
+        destination: Destination,
+        options: SSHOptions,
+        note: Callable[[str, str], object],
+    ) -> None:
         self._transport = transport
         self._destination = destination
         self._options = options
+        self._note = note
         self._tried: list[str] = []
         self._wanted: list[str] | None = None
-        self._seen: set[bytes] = set()
 
     def run(self) -> None:
         """Log in.
@@ -40,9 +49,11 @@ class Login:
             LoginError: Everything was refused; the message lists each thing that was tried and what came of it.
             ConfigurationError: The key that was handed in can not be used.
         """
-        if self._with_keys() or self._with_password():
-            log.info("%s: logged in as %s.", escape(self._destination.name), escape(self._destination.user))
-            return
+        with Offers(self._destination, self._options, self._tell) as offers:
+            self._transport.request_login()
+            if self._with_keys(offers) or self._with_password():
+                log.info("%s: logged in as %s.", escape(self._destination.name), escape(self._destination.user))
+                return
         tried = "; ".join(self._tried) or "there was nothing to try: no key, no agent, no password"
         also = f" The peer wants {', '.join(self._wanted)}." if self._wanted else ""
         raise LoginError(
@@ -50,67 +61,58 @@ class Login:
             "Add a public key to the peer's authorized_keys, or name the right one with SSHOptions(identity=...)."
         )
 
-    def _with_keys(self) -> bool:
-        for label, key in self._keys():
-            blob = key.asbytes()
-            if blob in self._seen:
+    def _tell(self, label: str, outcome: str) -> None:
+        self._tried.append(f"{label}: {outcome}")
+        self._note("login", self._tried[-1])
+
+    def _with_keys(self, offers: Offers) -> bool:
+        seen: set[bytes] = set()
+        for offer in offers:
+            if offer.blob in seen:
                 continue
-            self._seen.add(blob)
+            seen.add(offer.blob)
             if self._wanted is not None and "publickey" not in self._wanted:
                 return False
-            if self._attempt(label, partial(self._transport.auth_publickey, self._destination.user, key)):
-                return True
+            try:
+                algorithm = self._algorithm(offer.kind)
+                if self._attempt(offer.label, lambda: self._by_key(offer, algorithm)):  # noqa: B023
+                    return True
+            except UnusableKey as exc:
+                self._tell(offer.label, str(exc))
         return False
+
+    def _by_key(self, offer: Offer, algorithm: str) -> list[str]:
+        return self._transport.log_in_by_key(
+            self._destination.user, algorithm, offer.blob, lambda data: offer.sign(algorithm, data)
+        )
+
+    def _algorithm(self, kind: str) -> str:
+        """Return by which algorithm a key of that type signs; only for RSA has the server a say (RFC 8332, 3.3).
+
+        Raises:
+            UnusableKey: By none that is accepted.
+        """
+        accepted = self._destination.algorithms.public_keys
+        plain = kind.removesuffix(CERTIFICATE)
+        if plain != "ssh-rsa":
+            if kind not in accepted:
+                raise UnusableKey("its type is not accepted here (PubkeyAcceptedAlgorithms)")
+            return kind
+        mine = [name for name in accepted if name in _RSA_NAMES[kind]]
+        if not mine:
+            raise UnusableKey("no RSA signature with SHA-2 is accepted here (PubkeyAcceptedAlgorithms)")
+        theirs = self._transport.signature_algorithms
+        both = [name for name in mine if theirs is None or name.removesuffix(CERTIFICATE) in theirs]
+        if not both:
+            raise UnusableKey("the peer takes no RSA signature with SHA-2. Update it, or use an Ed25519 key")
+        return both[0]
 
     def _with_password(self) -> bool:
         password = self._options.password
-        if password is None:
+        if password is None or (self._wanted is not None and "password" not in self._wanted):
             return False
-        return self._attempt(
-            "the password",
-            partial(self._transport.auth_password, self._destination.user, password, fallback=False),
-        )
-
-    def _keys(self) -> Iterator[tuple[str, paramiko.PKey]]:
-        pkey = self._options.pkey
-        if pkey is not None:
-            try:
-                key = parse_key(pkey, self._options.passphrase) if isinstance(pkey, bytes) else pkey
-            except UnusableKey as exc:
-                raise ConfigurationError(f"SSHOptions(pkey=...) can not be used: {exc}.") from exc
-            yield f"the key given ({describe(key)})", key
-            return
-        sources = (self._from_files, self._from_agent)
-        for source in sources if self._destination.explicit_identities else reversed(sources):
-            yield from source()
-
-    def _from_files(self) -> Iterator[tuple[str, paramiko.PKey]]:
-        for path in self._destination.identities:
-            label = default_label(path)
-            try:
-                key = read_key(path, self._options.passphrase)
-            except UnusableKey as exc:
-                self._tried.append(f"{label}: {exc}")
-                continue
-            yield f"{label} ({describe(key)})", key
-
-    def _from_agent(self) -> Iterator[tuple[str, paramiko.PKey]]:
-        path = self._destination.agent
-        if path is None:
-            return
-        try:
-            agent = AgentKeys(path)
-        except UnusableKey as exc:
-            self._tried.append(f"agent at {path}: {exc}")
-            return
-        try:
-            named = {public_blob(file) for file in self._destination.identities}
-            for key in agent:
-                if self._destination.identities_only and key.asbytes() not in named:
-                    continue
-                yield f"agent key ({describe(key)})", key
-        finally:
-            agent.close()
+        user = self._destination.user
+        return self._attempt("the password", lambda: self._transport.log_in_by_password(user, password))
 
     def _attempt(self, label: str, attempt: Callable[[], list[str]]) -> bool:
         """Try one way in; a connection that ends meanwhile is the server having had enough (its MaxAuthTries)."""
@@ -118,25 +120,34 @@ class Login:
             wanted = attempt()
         except paramiko.BadAuthenticationType as exc:
             self._wanted = list(exc.allowed_types)
-            self._tried.append(f"{label}: this way of logging in is not offered")
+            self._tell(label, "this way of logging in is not offered")
             return False
         except paramiko.AuthenticationException as exc:
             if not self._transport.is_active():
-                tried = "; ".join([*self._tried, f"{label}: the peer closed the connection"])
-                raise LoginError(
-                    f"Login as {self._destination.user} refused: {tried}. If there were many keys, the peer's "
-                    "MaxAuthTries is used up: name the right one with SSHOptions(identity=...), or set IdentitiesOnly."
-                ) from exc
-            self._tried.append(f"{label}: refused")
+                raise self._had_enough(label, "the peer closed the connection") from exc
+            self._tell(label, "refused")
             return False
         except (OSError, EOFError):
             raise
         except paramiko.SSHException as exc:
             if not self._transport.is_active():
                 raise
-            self._tried.append(f"{label}: {exc}")
+            self._tell(label, str(exc))
             return False
         if wanted:
             self._wanted = list(wanted)
-            self._tried.append(f"{label}: accepted, and more is wanted")
+            self._tell(label, "accepted, and more is wanted")
         return self._transport.is_authenticated()
+
+    def _had_enough(self, label: str, outcome: str) -> LoginError:
+        self._tell(label, outcome)
+        return LoginError(
+            f"Login as {self._destination.user} refused: {'; '.join(self._tried)}. If there were many keys, the peer's "
+            "MaxAuthTries is used up: name the right one with SSHOptions(identity=...), or set IdentitiesOnly."
+        )
+
+
+_RSA_NAMES = {
+    suffix: tuple(name + suffix.removeprefix("ssh-rsa") for name in ("rsa-sha2-512", "rsa-sha2-256"))
+    for suffix in ("ssh-rsa", "ssh-rsa" + CERTIFICATE)
+}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from peerstage.errors import ConfigurationError, escape
+from peerstage.session.algorithms import Algorithms
 from peerstage.session.jump import Hop, parse_jump
 from peerstage.session.options import SSHOptions, expand, several
 from peerstage.session.ssh_config import Source, SSHConfig, complaint, standing_at
@@ -31,7 +32,6 @@ _FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF
 #: Keywords that change who is reached or trusted and are not honoured yet, and the values with which they do not.
 _NOT_YET = {
     "proxycommand": ("none",),
-    "certificatefile": ("none",),
     "canonicalizehostname": ("no",),
     "knownhostscommand": ("none",),
     "revokedhostkeys": ("none",),
@@ -43,7 +43,7 @@ _NOT_YET = {
     "securitykeyprovider": ("none", "internal"),
 }
 #: Fields of `SSHOptions` that are not honoured yet.
-_OPTIONS_NOT_YET = ("certificate", "elevate")
+_OPTIONS_NOT_YET = ("elevate",)
 
 #: Seconds and count that suit an unattended night, where nothing is configured (ssh itself asks for nothing then).
 _ALIVE_INTERVAL = 15.0
@@ -62,6 +62,7 @@ class Destination:
         port: TCP port.
         identities: Paths of private keys, in the order in which they are tried.
         explicit_identities: Whether they were given by `SSHOptions`.
+        certificates: Paths of user certificates that are named, in the order in which they are tried.
         identities_only: Whether the agent may only offer keys that `identities` name.
         agent: Path of the agent's socket, None for no agent.
         known_hosts: Paths of known_hosts files, or their content, in order.
@@ -71,6 +72,7 @@ class Destination:
         alive_count: Questions that may stay unanswered.
         hops: Hosts to jump through, the nearest first.
         pinned: The fingerprint that the host must show, None where known_hosts decides.
+        algorithms: What is offered in the key exchange, and with which keys may sign.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Destination:
     port: int
     identities: tuple[str, ...]
     explicit_identities: bool
+    certificates: tuple[str, ...]
     identities_only: bool
     agent: str | None
     known_hosts: tuple[str | bytes, ...]
@@ -89,6 +92,7 @@ class Destination:
     alive_count: int
     hops: tuple[Hop, ...]
     pinned: str | None
+    algorithms: Algorithms
 
 
 def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Destination:
@@ -128,6 +132,7 @@ def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Des
         port=port,
         identities=_identities(options, found),
         explicit_identities=options.identity is not None,
+        certificates=_certificates(options, found),
         identities_only=found.flag("identitiesonly"),
         agent=_agent(options, found),
         known_hosts=_known_hosts(options, found),
@@ -137,6 +142,7 @@ def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Des
         alive_count=options.keepalive_count
         if options.keepalive_count is not None
         else found.count("serveralivecountmax", _ALIVE_COUNT),
+        algorithms=Algorithms(),
         hops=_hops(options, found),
         pinned=pinned,
     )
@@ -246,6 +252,12 @@ def _identities(options: SSHOptions, found: _Settings) -> tuple[str, ...]:
     return tuple(path for path in defaults if os.path.exists(path))
 
 
+def _certificates(options: SSHOptions, found: _Settings) -> tuple[str, ...]:
+    if options.certificate is not None:
+        return (expand(options.certificate),)
+    return tuple(path for path in found.paths("certificatefile") if path.lower() != "none")
+
+
 def hop_options(options: SSHOptions, hop: Hop, before: tuple[Hop, ...]) -> SSHOptions:
     """Return how a hop is reached: keys, agent, configuration and known_hosts are shared, the rest is the peer's own.
 
@@ -261,7 +273,6 @@ def hop_options(options: SSHOptions, hop: Hop, before: tuple[Hop, ...]) -> SSHOp
         host_key=None if (options.host_key or "").startswith("SHA256:") else options.host_key,
         password=None,
         elevate=None,
-        certificate=None,
     )
 
 

@@ -9,6 +9,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from peerstage.errors import ConnectError
@@ -17,8 +18,18 @@ from peerstage.session.watchdog import Watchdog
 _SLICE = 0.05
 
 
-def dial(host: str, port: int, *, family: int, timeout: float, watchdog: Watchdog) -> socket.socket:
+def dial(
+    host: str,
+    port: int,
+    *,
+    family: int,
+    timeout: float,
+    watchdog: Watchdog,
+    note: Callable[[str, str], object] = lambda step, seen: None,
+) -> socket.socket:
     """Return a socket connected to *host*, trying each of its addresses, all within *timeout* seconds.
+
+    *note* is told of the steps "address" and "connection" when they are done, and what was seen.
 
     Raises:
         ConnectError: The name is unknown, nothing listens there, or the time is up.
@@ -26,6 +37,7 @@ def dial(host: str, port: int, *, family: int, timeout: float, watchdog: Watchdo
     """
     until = time.monotonic() + timeout
     addresses = _look_up(host, port, family, until, watchdog)
+    note("address", ", ".join(dict.fromkeys(str(address[0]) for *_, address in addresses)))
     problem = "no address"
     for number, (kind, sort, protocol, _name, address) in enumerate(addresses):
         left = until - time.monotonic()
@@ -37,6 +49,7 @@ def dial(host: str, port: int, *, family: int, timeout: float, watchdog: Watchdo
             sock.close()
             raise
         if not problem:
+            note("connection", f"{address[0]} port {port}")
             return sock
         sock.close()
     raise ConnectError(

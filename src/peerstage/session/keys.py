@@ -1,4 +1,4 @@
-"""Private keys: from files, bytes and agents, as paramiko takes them."""
+"""Keys in files: private ones as paramiko takes them, public ones and certificates as SSH encodes them."""
 
 from __future__ import annotations
 
@@ -6,30 +6,27 @@ import base64
 import io
 import os
 import stat
-from collections.abc import Iterator
+import struct
 from pathlib import Path
 
 import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from peerstage.session._paramiko import SocketAgent
+from peerstage.errors import escape
+from peerstage.session.agent import UnusableKey
+from peerstage.session.algorithms import CERTIFICATE
+from peerstage.session.certificates import Certificate, blob_type
 from peerstage.session.files import read_regular, read_with_status
+from peerstage.session.known_hosts import fingerprint
 
 _MOST_BYTES = 1024 * 1024
-_AGENT_TIMEOUT = 2.0
+_MAGIC = b"openssh-key-v1\0"
 _CLASSES = (
     (rsa.RSAPrivateKey, paramiko.RSAKey),
     (ed25519.Ed25519PrivateKey, paramiko.Ed25519Key),
     (ec.EllipticCurvePrivateKey, paramiko.ECDSAKey),
 )
-_AGENT_TYPES = frozenset(
-    {"ssh-rsa", "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"}
-)
-
-
-class UnusableKey(Exception):
-    """A private key that can not be used, with the reason in words."""
 
 
 def read_key(path: str, passphrase: str | None) -> paramiko.PKey:
@@ -78,40 +75,60 @@ def parse_key(data: bytes, passphrase: str | None) -> paramiko.PKey:
 
 
 def public_blob(path: str) -> bytes | None:
-    """Return the public key that lies beside the private key *path*, as SSH encodes it; None if there is none."""
+    """Return the public key of the private key *path*, as SSH encodes it, from the file beside it or the key itself.
+
+    None if neither tells.
+    """
     try:
-        return base64.b64decode(read_regular(path + ".pub", _MOST_BYTES).split()[1], validate=True)
-    except (OSError, IndexError, ValueError):
+        return read_public(path + ".pub")
+    except UnusableKey:
+        pass
+    try:
+        return _public_part(read_regular(path, _MOST_BYTES))
+    except (OSError, ValueError, struct.error):
         return None
 
 
-def describe(key: paramiko.PKey) -> str:
-    """Return a key's type and fingerprint, as ssh shows it."""
-    return f"{key.get_name()} {key.fingerprint}"
-
-
-class AgentKeys:
-    """The usable keys of an ssh agent, and the connection that signs with them.
-
-    Args:
-        path: The agent's socket.
+def read_public(path: str) -> bytes:
+    """Return the public key or certificate in the file *path*, as SSH encodes it.
 
     Raises:
-        UnusableKey: No agent answers there within two seconds.
+        UnusableKey: There is none.
     """
+    try:
+        kind, text = read_regular(path, _MOST_BYTES).split()[:2]
+        blob = base64.b64decode(text, validate=True)
+        if blob_type(blob) != kind.decode("ascii"):
+            raise ValueError
+    except OSError as exc:
+        raise UnusableKey(exc.strerror or "unreadable") from exc
+    except ValueError:
+        raise UnusableKey("no public key or certificate") from None
+    return blob
 
-    def __init__(self, path: str) -> None:
-        try:
-            self._agent = SocketAgent(path, _AGENT_TIMEOUT)
-        except (OSError, paramiko.SSHException, ValueError, IndexError) as exc:
-            raise UnusableKey(str(exc) or "no answer") from exc
 
-    def __iter__(self) -> Iterator[paramiko.PKey]:
-        return (key for key in self._agent.get_keys() if key.get_name() in _AGENT_TYPES)
+def _public_part(data: bytes) -> bytes:
+    """Return the public key of a private key in OpenSSH's own format, which shows it even if it has a passphrase."""
+    text = data.partition(b"-----BEGIN OPENSSH PRIVATE KEY-----")[2].partition(b"-----END")[0]
+    binary = base64.b64decode(b"".join(text.split()), validate=True)
+    at = len(_MAGIC)
+    if not binary.startswith(_MAGIC):
+        raise ValueError("not a private key of OpenSSH's")
+    for _ in range(3):  # cipher, key derivation and its options
+        at += 4 + int(struct.unpack_from(">I", binary, at)[0])
+    count, length = struct.unpack_from(">II", binary, at)
+    if count != 1:
+        raise ValueError("not one key")
+    return binary[at + 8 : at + 8 + length]
 
-    def close(self) -> None:
-        """Close the connection to the agent."""
-        self._agent.close()
+
+def show(blob: bytes) -> str:
+    """Return the type and the fingerprint of a key or certificate, as ssh shows it."""
+    kind = blob_type(blob)
+    if not kind.endswith(CERTIFICATE):
+        return f"{escape(kind)} {fingerprint(blob)}"
+    certificate = Certificate.parse(blob)
+    return f"{kind} {fingerprint(certificate.key)}, valid {certificate.validity}"
 
 
 def default_label(path: str) -> str:

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from peerstage.errors import ChangedHostKey, RevokedHostKey, UnknownHostKey, escape
+from peerstage.errors import ChangedHostKey, MismatchedHostKey, RevokedHostKey, UnknownHostKey, escape
 from peerstage.session.options import expand
 from peerstage.session.patterns import match_pattern
 
@@ -55,7 +55,7 @@ class KnownHosts:
 
     A host on another port than 22 is looked up as ``[host]:port``, and only if no key is known there as ``host``; there
     it counts only if it is the very key that the host shows. A key that is ``@revoked`` under either name is refused
-    (ssh does not look at the bare name where it knows a key of the port). Certificate authorities are not consulted.
+    (ssh does not look at the bare name where it knows a key of the port).
     """
 
     def __init__(self, lines: list[_Line], sources: tuple[str, ...]) -> None:
@@ -92,6 +92,23 @@ class KnownHosts:
         revoked = {line.blob for line in answer.revoked}
         return tuple(dict.fromkeys(line.key_type for line in answer.keys if line.blob not in revoked))
 
+    def authorities(self, host: str, port: int) -> dict[bytes, str]:
+        """Return the keys that may vouch for *host* (``@cert-authority``), each with the place of its line."""
+        answer = self._look_up(host, port)
+        revoked = {line.blob for line in answer.revoked}
+        return {line.blob: line.place for line in reversed(answer.authorities) if line.blob not in revoked}
+
+    def refuse_revoked(self, host: str, port: int, blob: bytes, what: str = "the") -> None:
+        """Raise `RevokedHostKey` if a ``@revoked`` line for this host holds the key; *what* leads to its type."""
+        for line in self._look_up(host, port).revoked:
+            if line.blob == blob:
+                raise RevokedHostKey(
+                    f"The host shows {what} {'' if what == 'the' else 'the '}{escape(line.key_type)} key "
+                    f"{fingerprint(blob)}, which is marked @revoked in {line.place}: it may be stolen. Do not connect. "
+                    "Give the host a new key, compare its fingerprint on the host itself, and put it in place of the "
+                    "old one."
+                )
+
     def check(self, host: str, port: int, key_type: str, blob: bytes) -> None:
         """Return if *host* is known by this key, and the key is not revoked.
 
@@ -104,16 +121,12 @@ class KnownHosts:
         Raises:
             RevokedHostKey: A ``@revoked`` line for this host holds the key, whatever other lines say.
             ChangedHostKey: The host is known by keys of this type, and this is none of them.
-            UnknownHostKey: No key of this type is known for this host.
+            MismatchedHostKey: The host is known by keys of other types only.
+            UnknownHostKey: No key is known for this host.
         """
         answer = self._look_up(host, port)
         shown = f"The host shows the {escape(key_type)} key {fingerprint(blob)}"
-        for line in answer.revoked:
-            if line.blob == blob:
-                raise RevokedHostKey(
-                    f"{shown}, which is marked @revoked in {line.place}: it may be stolen. Do not connect. Give the "
-                    "host a new key, compare its fingerprint on the host itself, and put it in place of the old one."
-                )
+        self.refuse_revoked(host, port, blob)
         same_type = [line for line in answer.keys if line.key_type == key_type]
         if any(line.blob == blob for line in same_type):
             return
@@ -125,7 +138,8 @@ class KnownHosts:
                 "Somebody may be between you and the host, or it was given a new key: find out on the host itself. "
                 f"If the new key is right, {_removal(first, host, port)} and add the new one."
             )
-        raise UnknownHostKey(f"{shown}, {self._unknown(answer, host, port)}")
+        kind = MismatchedHostKey if answer.keys and not answer.is_borrowed else UnknownHostKey
+        raise kind(f"{shown}, {self._unknown(answer, host, port)}")
 
     def _look_up(self, host: str, port: int) -> _Answer:
         """Return what the lines say about a host; the last answer is kept, for hashed names take their time."""

@@ -9,27 +9,21 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import paramiko
 
-from peerstage.errors import ConfigurationError, ConnectError, HostKeyError, NoSFTP, RemoteError, StageError, escape
+from peerstage.errors import ConfigurationError, ConnectError, NoSFTP, RemoteError, StageError, escape
 from peerstage.records import MIB, Limits
 from peerstage.session import jump
-from peerstage.session._paramiko import (
-    forget,
-    has_strict_kex,
-    is_protected,
-    make_transport,
-    replace_buffers,
-    watch_liveness,
-)
-from peerstage.session.authentication import Login
+from peerstage.session._paramiko.channels import replace_buffers
+from peerstage.session._paramiko.transport import forget, make_transport, watch_liveness
 from peerstage.session.config import Destination, hop_options, resolve_destination
 from peerstage.session.dial import dial
+from peerstage.session.handshake import Note, log_in, say_nothing
 from peerstage.session.jump import ChannelSocket
-from peerstage.session.known_hosts import KnownHosts, fingerprint
+from peerstage.session.known_hosts import fingerprint
 from peerstage.session.mapping import translate
 from peerstage.session.options import SSHOptions
 from peerstage.session.stream import ChannelStream, Stream
@@ -84,7 +78,14 @@ class Session:
 
     @classmethod
     def connect(
-        cls, destination: Destination, options: SSHOptions, *, limits: Limits, watchdog: Watchdog, depth: int = 0
+        cls,
+        destination: Destination,
+        options: SSHOptions,
+        *,
+        limits: Limits,
+        watchdog: Watchdog,
+        depth: int = 0,
+        note: Note = say_nothing,
     ) -> Session:
         """Connect, through as many hops as that takes, check the host key, log in.
 
@@ -94,6 +95,7 @@ class Session:
             limits: Bounds for what the peer may send, and each hop.
             watchdog: Ends it.
             depth: How many hops lie behind this one.
+            note: Told of each step that is done, hops' steps excepted.
 
         Raises:
             ConnectError: No SSH connection came about.
@@ -123,13 +125,14 @@ class Session:
                 family=destination.family,
                 timeout=destination.connect_timeout,
                 watchdog=watchdog,
+                note=note,
             )
-        transport = make_transport(way, limits, WINDOW, PACKET)
+        transport = make_transport(way, limits, WINDOW, PACKET, destination.algorithms)
         end = _Ending(transport, [])
         try:
             with watchdog.ending(end), watchdog.phase("complete the login", limits.login_timeout):
                 left = max(0.1, started + destination.connect_timeout - time.monotonic())
-                shown = _log_in(transport, destination, options, watchdog, left)
+                shown = log_in(transport, destination, options, watchdog, left, note)
         except BaseException:
             end()
             if transport.is_alive():
@@ -303,78 +306,6 @@ class _Ending:
         self._transport.close()
         with contextlib.suppress(OSError):
             self._transport.sock.close()
-
-
-def _log_in(
-    transport: paramiko.Transport,
-    destination: Destination,
-    options: SSHOptions,
-    watchdog: Watchdog,
-    connect_timeout: float,
-) -> str:
-    """Exchange keys, check the host's, and log in; return the fingerprint of the host key.
-
-    As for ssh, the time to connect holds for the key exchange too (ssh_config(5), ConnectTimeout).
-    """
-    known = KnownHosts.read(destination.known_hosts)
-    _prefer(transport, known.key_types(*destination.known_as))
-    with _before_login(transport, watchdog), watchdog.phase("answer as an SSH server", connect_timeout):
-        _negotiate(transport)
-    if not is_protected(transport):
-        raise ConnectError(
-            "The server has no strict key exchange and agreed only on algorithms that are open to CVE-2023-48795. "
-            "Update it, or let it offer aes128-gcm@openssh.com."
-        )
-    if not has_strict_kex(transport):
-        log.info("%s: the server has no strict key exchange; using AES-GCM or CTR.", escape(destination.name))
-    key = transport.get_remote_server_key()
-    blob = key.asbytes()
-    shown = fingerprint(blob)
-    if destination.pinned is None:
-        known.check(*destination.known_as, key.get_name(), blob)
-    elif destination.pinned != shown:
-        raise HostKeyError(
-            f"The host shows the {key.get_name()} key {shown}, and {destination.pinned} is the one that it must have. "
-            "Find out why it changed before anything else."
-        )
-    with _before_login(transport, watchdog):
-        Login(transport, destination, options).run()
-    return shown
-
-
-def _prefer(transport: paramiko.Transport, known_types: tuple[str, ...]) -> None:
-    """Ask first for host keys of the types that are known (RFC 4253, 7.1: the client's order decides)."""
-    security = transport.get_security_options()
-    names = {kind for known in known_types for kind in ((known,) if known != "ssh-rsa" else _RSA)}
-    offered = tuple(security.key_types)
-    security.key_types = tuple(sorted(offered, key=lambda kind: kind not in names))
-
-
-_RSA = ("rsa-sha2-512", "rsa-sha2-256")
-
-
-def _negotiate(transport: paramiko.Transport) -> None:
-    """Start paramiko's thread and wait for the end of the key exchange; the watchdog sees to it that there is one."""
-    done = threading.Event()
-    transport.start_client(event=done)
-    while not done.wait(0.05):
-        if not transport.is_active():
-            break
-    if not transport.is_active():
-        raise transport.get_exception() or EOFError()
-
-
-@contextlib.contextmanager
-def _before_login(transport: paramiko.Transport, watchdog: Watchdog) -> Iterator[None]:
-    try:
-        yield
-    except StageError:
-        watchdog.check()
-        raise
-    except Exception as exc:
-        watchdog.check()
-        saved: Any = None if transport.is_active() else transport.get_exception()
-        raise translate(saved or exc, logged_in=False) from exc
 
 
 def _quiet_paramiko() -> None:

@@ -1,40 +1,23 @@
-"""Everything that paramiko does not publish, in one place, each use with the test that notices when it changes.
-
-`BoundedPacketizer` reads the socket in large pieces, decrypts AES-GCM packets where they lie, and lets nothing in
-that `Limits` does not allow: no packet of 4 GiB, no banner without end. Channels get a `ChunkPipe` for a buffer.
-See tests/session/test_paramiko_internals.py.
-"""
+"""The packet layer: what comes is read in large pieces, decrypted where it lies, and bounded before it is believed."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import socket
 import struct
-import threading
 from collections.abc import Callable
 from typing import Any, cast
 
-import paramiko
-from paramiko.agent import AgentSSH
-from paramiko.common import MSG_CHANNEL_DATA, MSG_EXT_INFO, cMSG_GLOBAL_REQUEST
+from paramiko.common import MSG_CHANNEL_DATA, MSG_EXT_INFO
 from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
-from paramiko.transport import ChannelMap
 
 from peerstage.records import Limits
 from peerstage.session.liveness import Liveness
-from peerstage.session.pipe import ChunkPipe, Violation
+from peerstage.session.pipe import Violation
 
 _READ_BYTES = 512 * 1024
 _GCM_TAG = 16
 _MOST_EXTENSIONS = 64
 _uint32 = struct.Struct(">I")
-
-#: Strongest that costs least first (SPEED.md): AES-GCM saves a pass over the data and several copies.
-CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
-#: Encrypt-then-MAC last: a server without strict key exchange must not be served with it (CVE-2023-48795).
-MACS = ("hmac-sha2-256", "hmac-sha2-512", "hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
 
 
 class BoundedPacketizer(Packetizer):
@@ -193,122 +176,3 @@ def _check_extensions(payload: bytes) -> None:
     """Refuse a count of extensions (RFC 8308, 2.3) that paramiko would loop over for hours."""
     if len(payload) < 4 or _uint32.unpack_from(payload)[0] > _MOST_EXTENSIONS:
         raise Violation("an extension message that holds too much")
-
-
-class SocketAgent(AgentSSH):
-    """The keys of the agent that listens at *path*, each answer awaited for at most *timeout* seconds.
-
-    Raises:
-        OSError: Nobody listens there.
-        paramiko.SSHException: It is not an agent, or does not answer.
-    """
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__()
-        conn = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            conn.settimeout(timeout)
-            conn.connect(path)
-            cast(Any, self)._connect(conn)
-        except BaseException:
-            conn.close()
-            raise
-
-    def close(self) -> None:
-        """Close the connection to the agent."""
-        cast(Any, self)._close()
-
-
-def make_transport(sock: Any, limits: Limits, window: int, packet: int) -> paramiko.Transport:
-    """Return a transport on *sock* with our packet layer, algorithms and bounds; nothing is sent yet."""
-    with contextlib.suppress(OSError, AttributeError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    transport = paramiko.Transport(
-        sock,
-        default_window_size=window,
-        default_max_packet_size=packet,
-        packetizer_class=cast(Any, functools.partial(BoundedPacketizer, limits=limits)),
-    )
-    security = transport.get_security_options()
-    security.ciphers = CIPHERS
-    security.digests = MACS
-    cast(Any, transport)._channels = _Channels(cast(Any, transport).packetizer, window, limits.stderr_bytes)
-    transport.auth_timeout = cast(Any, None)  # the watchdog bounds the login, and says what was waited for
-    return transport
-
-
-def is_protected(transport: paramiko.Transport) -> bool:
-    """Whether the agreed algorithms are safe from prefix truncation (CVE-2023-48795).
-
-    They are with strict key exchange, with AES-GCM, and with CTR and a MAC that is not encrypt-then-MAC.
-    """
-    if has_strict_kex(transport):
-        return True
-    agreed: Any = transport
-    pairs = (agreed.local_cipher, agreed.local_mac), (agreed.remote_cipher, agreed.remote_mac)
-    return all("gcm@" in str(cipher) or "-etm@" not in str(mac) for cipher, mac in pairs)
-
-
-def has_strict_kex(transport: paramiko.Transport) -> bool:
-    """Whether both sides agreed on strict key exchange."""
-    return bool(cast(Any, transport).agreed_on_strict_kex)
-
-
-class _Channels(ChannelMap):
-    """paramiko's table of channels, which gives each its buffers before the first packet for it can come."""
-
-    def __init__(self, packetizer: BoundedPacketizer, window: int, stderr_bytes: int) -> None:
-        super().__init__()
-        self._packetizer = packetizer
-        self._window = window
-        self._stderr_bytes = stderr_bytes
-        self._pipes: dict[int, ChunkPipe] = {}
-        self._changing = threading.Lock()
-
-    def put(self, chanid: int, chan: paramiko.Channel) -> None:
-        pipe = replace_buffers(chan, self._window, self._stderr_bytes, patient=True)
-        with self._changing:
-            self._pipes[chanid] = pipe
-            self._tell_packetizer()
-        super().put(chanid, chan)
-
-    def delete(self, chanid: int) -> None:
-        with self._changing:
-            self._pipes.pop(chanid, None)
-            self._tell_packetizer()
-        super().delete(chanid)
-
-    def _tell_packetizer(self) -> None:
-        self._packetizer.wakers = tuple(pipe.wake for pipe in self._pipes.values())
-
-
-def replace_buffers(channel: paramiko.Channel, window: int, stderr_bytes: int, *, patient: bool = False) -> ChunkPipe:
-    """Give *channel* our buffers, before anything has come for it; return the one for data."""
-    pipe = ChunkPipe(window, "more than the channel's window allows (RFC 4254, 5.2)", patient=patient)
-    channel.in_buffer = cast(Any, pipe)
-    channel.in_stderr_buffer = cast(Any, ChunkPipe(stderr_bytes, f"more than {stderr_bytes} bytes on stderr"))
-    return pipe
-
-
-def watch_liveness(transport: paramiko.Transport, interval: float, count: int) -> None:
-    """Watch from now on whether the other end of *transport*, which is ours, lives. See `Liveness`."""
-    hidden = cast(Any, transport)
-
-    def ask() -> bool:
-        if not hidden.clear_to_send.is_set():  # keys are being exchanged: nothing else may be sent, and they are a sign
-            return False
-        message = Message()
-        message.add_byte(cMSG_GLOBAL_REQUEST)
-        message.add_string("keepalive@openssh.com")
-        message.add_boolean(True)
-        hidden._send_message(message)
-        return True
-
-    hidden.packetizer.liveness = Liveness(interval, count, ask)
-
-
-def forget(transport: paramiko.Transport) -> None:
-    """Make *transport* harmless in a forked child: nothing is sent on the parent's connection, only our copy closed."""
-    cast(Any, transport).active = False
-    with contextlib.suppress(OSError):
-        transport.sock.close()

@@ -1,0 +1,229 @@
+"""paramiko's transport with our packet layer, which has its host key judged before anything else, and logs in."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
+
+import paramiko
+from paramiko.auth_handler import AuthOnlyHandler
+from paramiko.common import MSG_SERVICE_ACCEPT, cMSG_GLOBAL_REQUEST, cMSG_SERVICE_REQUEST, cMSG_USERAUTH_REQUEST
+from paramiko.kex_curve25519 import KexCurve25519
+from paramiko.message import Message
+
+from peerstage.records import Limits
+from peerstage.session._paramiko.channels import BufferedChannels
+from peerstage.session._paramiko.packets import BoundedPacketizer
+from peerstage.session.algorithms import CERTIFICATE, Algorithms
+from peerstage.session.liveness import Liveness
+from peerstage.session.pipe import Violation
+
+_SERVICE = "ssh-connection"
+
+
+class ClientTransport(paramiko.Transport):
+    """A client's side of a connection.
+
+    After the first key exchange (RFC 4253, 8) nothing that comes is looked at before `trust` was called, so that a host
+    whose key is refused gets no byte from us after our NEWKEYS, whatever it sends.
+
+    Attributes:
+        shown: The host key or certificate that the host showed, as SSH encodes it.
+    """
+
+    # RFC 8731 has given the method another name; what is done is the same.
+    _kex_info: ClassVar[dict[str, Any]] = {**paramiko.Transport._kex_info, "curve25519-sha256": KexCurve25519}  # type: ignore[attr-defined]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.shown = b""
+        self._trusted = threading.Event()
+        self._accepted = threading.Event()
+        hidden: Any = self
+        hidden._handler_table[MSG_SERVICE_ACCEPT] = self._parse_service_accept
+
+    @property
+    def preferred_keys(self) -> tuple[str, ...]:
+        """What is offered of host keys: just that (paramiko's own adds certificates behind everything else)."""
+        return tuple(cast(Any, self)._preferred_keys)
+
+    # The host.
+
+    def trust(self) -> None:
+        """Say that the host may be spoken to: the key that it showed is its own."""
+        self._trusted.set()
+
+    def _verify_key(self, host_key: bytes, sig: bytes) -> None:
+        """Check that the key is of the type that was agreed on, and that it signed what was exchanged (RFC 4253, 8)."""
+        agreed = cast(str, cast(Any, self).host_key_type)
+        shown, signed = Message(host_key).get_text(), Message(sig).get_text()
+        plain = agreed.removesuffix(CERTIFICATE)
+        wanted = ("ssh-rsa" if plain.startswith("rsa-") else plain) + agreed[len(plain) :]
+        if shown != wanted or signed != plain:
+            raise Violation(f"a {shown!r} host key that signs by {signed!r}, where {agreed!r} was agreed on")
+        if self.shown and host_key != self.shown:
+            raise Violation("another host key than before, in the middle of a connection")
+        cast(Any, super())._verify_key(host_key, sig)
+        self.shown = host_key
+
+    def _parse_newkeys(self, m: Message) -> None:
+        cast(Any, super())._parse_newkeys(m)
+        while not self._trusted.wait(0.1):
+            if not cast(Any, self).active:
+                raise EOFError
+
+    # Whoever logs in (RFC 4252). Everything here is called by, and waits in, the thread that uses the session.
+
+    def request_login(self) -> None:
+        """Ask for the service that logs users in; what the server tells of itself (RFC 8308) has come afterwards.
+
+        Raises:
+            paramiko.SSHException, EOFError: The connection ended.
+        """
+        message = Message()
+        message.add_byte(cMSG_SERVICE_REQUEST)
+        message.add_string("ssh-userauth")
+        hidden: Any = self
+        hidden._send_message(message)
+        while not self._accepted.wait(0.1):
+            if not self.is_active():
+                raise self.get_exception() or EOFError()
+        hidden.auth_handler = _Login(self)
+
+    def _parse_service_accept(self, m: Message) -> None:
+        if m.get_text() == "ssh-userauth":
+            self._accepted.set()
+
+    @property
+    def signature_algorithms(self) -> tuple[str, ...] | None:
+        """What the server takes of users' keys (RFC 8308, 3.1), None if it does not tell."""
+        told = cast(dict[str, Any], cast(Any, self).server_extensions).get("server-sig-algs")
+        if told is None:
+            return None
+        text = told if isinstance(told, str) else bytes(told).decode("ascii", "replace")
+        return tuple(text.split(","))
+
+    def log_in_by_key(self, user: str, algorithm: str, key: bytes, sign: Callable[[bytes], bytes]) -> list[str]:
+        """Log in by a public key or certificate (RFC 4252, 7).
+
+        Args:
+            user: Who logs in.
+            algorithm: The signature's.
+            key: The key, as SSH encodes it.
+            sign: Returns the signature of what it is given, as SSH encodes it. What it raises comes out, and nothing
+                was sent.
+
+        Returns:
+            What is wanted besides; empty if that was enough.
+
+        Raises:
+            paramiko.AuthenticationException: It was refused; `paramiko.BadAuthenticationType` tells what is offered.
+            paramiko.SSHException, EOFError, OSError: The connection ended.
+        """
+        request = Message()
+        request.add_byte(cMSG_USERAUTH_REQUEST)
+        for text in (user, _SERVICE, "publickey"):
+            request.add_string(text)
+        request.add_boolean(True)
+        request.add_string(algorithm)
+        request.add_string(key)
+        signed = Message()
+        signed.add_string(cast(Any, self).session_id)
+        signature = sign(signed.asbytes() + request.asbytes())
+        request.add_string(signature)
+        return cast(_Login, self.auth_handler).ask(user, "publickey", request)
+
+    def log_in_by_password(self, user: str, password: str) -> list[str]:
+        """Log in by a password (RFC 4252, 8). See `log_in_by_key`."""
+        request = Message()
+        request.add_byte(cMSG_USERAUTH_REQUEST)
+        for text in (user, _SERVICE, "password"):
+            request.add_string(text)
+        request.add_boolean(False)
+        request.add_string(password)
+        return cast(_Login, self.auth_handler).ask(user, "password", request)
+
+
+class _Login(AuthOnlyHandler):
+    """paramiko's reader of the server's answers; it is asked for one at a time."""
+
+    def ask(self, user: str, method: str, request: Message) -> list[str]:
+        hidden: Any = self
+        hidden.auth_method, hidden.username = method, user
+        hidden.transport.saved_exception = None  # what an earlier attempt came to
+        hidden.auth_event = threading.Event()
+        hidden.transport._send_message(request)
+        return cast("list[str]", hidden.wait_for_response(hidden.auth_event))
+
+
+def make_transport(
+    sock: Any, limits: Limits, window: int, packet: int, algorithms: Algorithms | None = None
+) -> ClientTransport:
+    """Return a transport on *sock* with our packet layer, *algorithms* and bounds; nothing is sent yet."""
+    with contextlib.suppress(OSError, AttributeError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    transport = ClientTransport(
+        sock,
+        default_window_size=window,
+        default_max_packet_size=packet,
+        packetizer_class=cast(Any, functools.partial(BoundedPacketizer, limits=limits)),
+    )
+    offer(transport, algorithms or Algorithms())
+    hidden: Any = transport
+    hidden._channels = BufferedChannels(hidden.packetizer, window, limits.stderr_bytes)
+    hidden.auth_timeout = None  # the watchdog bounds the login, and says what was waited for
+    return transport
+
+
+def offer(transport: ClientTransport, algorithms: Algorithms) -> None:
+    """Offer *algorithms* in the key exchange, as far as this paramiko has them."""
+    security, hidden = transport.get_security_options(), cast(Any, transport)
+    security.kex = tuple(name for name in algorithms.kex if name in hidden._kex_info)
+    security.key_types = tuple(name for name in algorithms.host_keys if name in hidden._key_info)
+    security.ciphers = tuple(name for name in algorithms.ciphers if name in hidden._cipher_info)
+    security.digests = tuple(name for name in algorithms.macs if name in hidden._mac_info)
+
+
+def is_protected(transport: paramiko.Transport) -> bool:
+    """Whether the agreed algorithms are safe from prefix truncation (CVE-2023-48795).
+
+    They are with strict key exchange, with AES-GCM, and with CTR and a MAC that is not encrypt-then-MAC.
+    """
+    if has_strict_kex(transport):
+        return True
+    agreed: Any = transport
+    pairs = (agreed.local_cipher, agreed.local_mac), (agreed.remote_cipher, agreed.remote_mac)
+    return all("gcm@" in str(cipher) or "-etm@" not in str(mac) for cipher, mac in pairs)
+
+
+def has_strict_kex(transport: paramiko.Transport) -> bool:
+    """Whether both sides agreed on strict key exchange."""
+    return bool(cast(Any, transport).agreed_on_strict_kex)
+
+
+def watch_liveness(transport: paramiko.Transport, interval: float, count: int) -> None:
+    """Watch from now on whether the other end of *transport*, which is ours, lives. See `Liveness`."""
+    hidden = cast(Any, transport)
+
+    def ask() -> bool:
+        if not hidden.clear_to_send.is_set():  # keys are being exchanged: nothing else may be sent, and they are a sign
+            return False
+        message = Message()
+        message.add_byte(cMSG_GLOBAL_REQUEST)
+        message.add_string("keepalive@openssh.com")
+        message.add_boolean(True)
+        hidden._send_message(message)
+        return True
+
+    hidden.packetizer.liveness = Liveness(interval, count, ask)
+
+
+def forget(transport: paramiko.Transport) -> None:
+    """Make *transport* harmless in a forked child: nothing is sent on the parent's connection, only our copy closed."""
+    cast(Any, transport).active = False
+    with contextlib.suppress(OSError):
+        transport.sock.close()

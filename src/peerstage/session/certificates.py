@@ -1,0 +1,202 @@
+"""OpenSSH certificates (PROTOCOL.certkeys): read, and held against the authority that is to vouch for them."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import paramiko
+from paramiko.message import Message
+
+from peerstage.errors import escape
+from peerstage.session.algorithms import CERTIFICATE
+from peerstage.session.patterns import match_pattern
+
+USER, HOST = 1, 2
+_FOREVER = 2**64 - 1
+#: The least an RSA key has to have, of a host as of an authority.
+_RSA_BITS = 2048
+_MOST_PRINCIPALS = 256
+#: Fields of the public key, behind the nonce.
+_KEY_FIELDS = {
+    "ssh-ed25519": 1,
+    "ssh-rsa": 2,
+    "ecdsa-sha2-nistp256": 2,
+    "ecdsa-sha2-nistp384": 2,
+    "ecdsa-sha2-nistp521": 2,
+}
+#: With which an authority may sign: what ssh takes (CASignatureAlgorithms), as far as it can be verified here.
+_SIGNATURES = frozenset(_KEY_FIELDS) - {"ssh-rsa"} | {"rsa-sha2-256", "rsa-sha2-512"}
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate as it is written, not yet believed. Made by `parse`.
+
+    Attributes:
+        kind: Its type, such as ``ssh-ed25519-cert-v01@openssh.com``.
+        key: The public key that it certifies, as SSH encodes it.
+        role: `USER` or `HOST`.
+        key_id: What the authority calls it.
+        principals: Who it is for; nobody in particular if empty.
+        valid_after: Seconds since the epoch from which it holds.
+        valid_before: Seconds since the epoch from which it holds no more.
+        critical: Names of its critical options.
+        authority: The public key that signed it, as SSH encodes it.
+        signature: The signature, as SSH encodes it.
+        signed: What is signed.
+    """
+
+    kind: str
+    key: bytes
+    role: int
+    key_id: str
+    principals: tuple[str, ...]
+    valid_after: int
+    valid_before: int
+    critical: tuple[str, ...]
+    authority: bytes
+    signature: bytes
+    signed: bytes
+
+    @classmethod
+    def parse(cls, blob: bytes) -> Certificate:
+        """Return the certificate that *blob* is.
+
+        Raises:
+            ValueError: It is none, or one of a type that is not supported.
+        """
+        fields = _Fields(blob)
+        kind = fields.text()
+        plain = kind.removesuffix(CERTIFICATE)
+        if plain == kind or plain not in _KEY_FIELDS:
+            raise ValueError(f"{kind!r} is no type of certificate that is supported")
+        fields.string()  # the nonce
+        key = _string(plain.encode()) + b"".join(_string(fields.string()) for _ in range(_KEY_FIELDS[plain]))
+        fields.number(">Q")  # the serial
+        role, key_id = fields.number(">I"), fields.text()
+        principals = tuple(name.decode("utf-8", "surrogateescape") for name in _Fields(fields.string()))
+        if len(principals) > _MOST_PRINCIPALS:
+            raise ValueError(f"it has more than {_MOST_PRINCIPALS} principals")
+        valid_after, valid_before = fields.number(">Q"), fields.number(">Q")
+        critical = tuple(name.decode("utf-8", "replace") for name in list(_Fields(fields.string()))[::2])
+        fields.string()  # extensions, which a client has no use for
+        fields.string()  # reserved
+        authority = fields.string()
+        signed = blob[: fields.at]
+        signature = fields.string()
+        if fields.at != len(blob):
+            raise ValueError("something follows its signature")
+        return cls(
+            kind, key, role, key_id, principals, valid_after, valid_before, critical, authority, signature, signed
+        )
+
+    @property
+    def key_type(self) -> str:
+        """The type of the key that it certifies."""
+        return self.kind.removesuffix(CERTIFICATE)
+
+    @property
+    def validity(self) -> str:
+        """When it holds, in words."""
+        since = "always" if not self.valid_after else f"{_date(self.valid_after)}"
+        until = "forever" if self.valid_before >= _FOREVER else f"{_date(self.valid_before)}"
+        return "forever" if (since, until) == ("always", "forever") else f"from {since} to {until}"
+
+    def why_not(self, host: str, now: float) -> str | None:
+        """Return why this does not certify the key of *host* at the time *now*; None if it does.
+
+        Whether `authority` is one that is trusted is not looked at: the caller knows. As for ssh, a certificate without
+        principals is for any host, and a principal may hold wildcards.
+        """
+        if self.role != HOST:
+            return "it is not a host's"
+        if now < self.valid_after or now >= self.valid_before:
+            state = "not valid yet" if now < self.valid_after else "expired"
+            return f"it is {state} (valid {self.validity})"
+        if self.principals and not any(match_pattern(host.lower(), name.lower()) for name in self.principals):
+            return f"it is for {', '.join(map(escape, self.principals))}"
+        if self.critical:
+            return f"it has critical options that are unknown ({', '.join(map(escape, self.critical))})"
+        return self._why_not_signed()
+
+    def _why_not_signed(self) -> str | None:
+        try:
+            algorithm = _Fields(self.signature).text()
+            kind = _Fields(self.authority).text()
+            if algorithm not in _SIGNATURES or kind not in _KEY_FIELDS:
+                return f"its authority signs by {escape(algorithm)}, which is not accepted"
+            authority, key = (paramiko.PKey.from_type_string(*_typed(one)) for one in (self.authority, self.key))
+            if min(_rsa_bits(authority), _rsa_bits(key)) < _RSA_BITS:
+                return f"an RSA key in it has fewer than {_RSA_BITS} bits"
+            if not authority.verify_ssh_sig(self.signed, Message(self.signature)):
+                return "its signature is wrong"
+        except Exception as exc:  # whatever cryptography makes of keys and signatures that are none
+            return f"its signature can not be verified ({type(exc).__name__})"
+        return None
+
+
+class _Fields:
+    """Reads fields (RFC 4251, 5) one after the other; iterated over, it yields strings to the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.at = 0
+
+    def string(self) -> bytes:
+        length = self.number(">I")
+        start, self.at = self.at, self.at + length
+        if self.at > len(self._data):
+            raise ValueError("it is cut off")
+        return self._data[start : self.at]
+
+    def text(self) -> str:
+        return self.string().decode("utf-8", "backslashreplace")
+
+    def number(self, form: str) -> int:
+        start, self.at = self.at, self.at + struct.calcsize(form)
+        if self.at > len(self._data):
+            raise ValueError("it is cut off")
+        return int(struct.unpack_from(form, self._data, start)[0])
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self.at < len(self._data):
+            yield self.string()
+
+
+def blob_type(blob: bytes) -> str:
+    """Return the type of the key or certificate *blob*.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return _Fields(blob).text()
+
+
+def rsa_bits(blob: bytes) -> int | None:
+    """Return how many bits the RSA key *blob* has; None for one of another type."""
+    if blob_type(blob) != "ssh-rsa":
+        return None
+    _, _, modulus = _Fields(blob)
+    return int.from_bytes(modulus, "big").bit_length()
+
+
+def _typed(blob: bytes) -> tuple[str, bytes]:
+    return blob_type(blob), blob
+
+
+def _rsa_bits(key: paramiko.PKey) -> int:
+    return key.get_bits() if key.get_name() == "ssh-rsa" else _RSA_BITS
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data
+
+
+def _date(seconds: int) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)

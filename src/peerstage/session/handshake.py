@@ -1,0 +1,102 @@
+"""From a connected socket to a login: keys are exchanged, the host's is judged, and only then we say who we are."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+from peerstage.errors import ConnectError, StageError, escape
+from peerstage.session._paramiko.transport import ClientTransport, has_strict_kex, is_protected
+from peerstage.session.authentication import Login
+from peerstage.session.config import Destination
+from peerstage.session.host_key import HostKeys
+from peerstage.session.mapping import translate
+from peerstage.session.options import SSHOptions
+from peerstage.session.watchdog import Watchdog
+
+log = logging.getLogger("peerstage.session")
+
+#: Told of a step on the way that is done: its name, and what was seen.
+Note: TypeAlias = Callable[[str, str], object]
+
+
+def say_nothing(step: str, seen: str) -> None:
+    """A `Note` for whoever does not want to know."""
+
+
+def log_in(
+    transport: ClientTransport,
+    destination: Destination,
+    options: SSHOptions,
+    watchdog: Watchdog,
+    connect_timeout: float,
+    note: Note = say_nothing,
+) -> str:
+    """Exchange keys, have the host's judged, and log in; return the fingerprint of the host key.
+
+    Raises:
+        ConnectError, ProtocolError: There is no SSH server, or none with algorithms that do.
+        HostKeyError: The host key was refused; nothing was sent after the key exchange.
+        LoginError: Every way to log in was refused.
+        LimitExceeded, Cancelled: It took too long, or was cancelled.
+    """
+    hosts = HostKeys.read(destination)
+    exchange_keys(transport, destination, hosts, watchdog, connect_timeout, note)
+    shown = hosts.judge(transport.shown)
+    transport.trust()
+    note("host key", shown)
+    with _before_login(transport, watchdog):
+        Login(transport, destination, options, note).run()
+    return shown
+
+
+def exchange_keys(
+    transport: ClientTransport,
+    destination: Destination,
+    hosts: HostKeys,
+    watchdog: Watchdog,
+    seconds: float,
+    note: Note = say_nothing,
+) -> None:
+    """Exchange keys within *seconds*; then `ClientTransport.shown` is the host's key, proved and not judged.
+
+    As for ssh, the time to connect holds for the key exchange too (ssh_config(5), ConnectTimeout).
+
+    Raises:
+        ConnectError, ProtocolError, LimitExceeded, Cancelled: As `log_in`.
+    """
+    transport.get_security_options().key_types = hosts.order(transport.preferred_keys)
+    with _before_login(transport, watchdog), watchdog.phase("answer as an SSH server", seconds):
+        done = threading.Event()
+        transport.start_client(event=done)
+        while not done.wait(0.05):
+            if not transport.is_active():
+                break
+        if not transport.is_active():
+            raise transport.get_exception() or EOFError()
+    agreed: Any = transport
+    note("banner", agreed.remote_version)
+    if not is_protected(transport):
+        raise ConnectError(
+            "The server has no strict key exchange and agreed only on algorithms that are open to CVE-2023-48795. "
+            "Update it, or let it offer aes128-gcm@openssh.com."
+        )
+    if not has_strict_kex(transport):
+        log.info("%s: the server has no strict key exchange; using AES-GCM or CTR.", escape(destination.name))
+    note("key exchange", f"{agreed.host_key_type}, {agreed.remote_cipher}")
+
+
+@contextlib.contextmanager
+def _before_login(transport: ClientTransport, watchdog: Watchdog) -> Iterator[None]:
+    try:
+        yield
+    except StageError:
+        watchdog.check()
+        raise
+    except Exception as exc:
+        watchdog.check()
+        saved: Any = None if transport.is_active() else transport.get_exception()
+        raise translate(saved or exc, logged_in=False) from exc
