@@ -9,8 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ import paramiko
 import pytest
 
 from peerstage import RemotePeer, SSHOptions, StageError
-from peerstage.errors import ChangedHostKey, ConfigurationError, HostKeyError, LoginError, UnknownHostKey
+from peerstage.errors import ConfigurationError, LoginError
+from support.keys import make_key, running_agent
 from support.programs import program
 from support.sshd import Sshd
 
@@ -31,90 +31,6 @@ def ready(collect: Path) -> Path:
 
 def peer_of(sshd: Sshd, collect: Path, **options: Any) -> RemotePeer:
     return RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options(**options))
-
-
-def make_key(path: Path, passphrase: str = "", kind: str = "ed25519") -> Path:
-    subprocess.run([program("ssh-keygen"), "-q", "-t", kind, "-N", passphrase, "-f", str(path)], check=True)
-    return path
-
-
-@contextlib.contextmanager
-def recording(port: int) -> Iterator[tuple[int, bytearray]]:
-    """Pass one connection on to *port*; record what the client sends."""
-    sent = bytearray()
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def copy(source: socket.socket, sink: socket.socket, record: bytearray | None) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if record is not None:
-                    record += data
-                sink.sendall(data)
-        for sock in (source, sink):
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-    def serve() -> None:
-        with contextlib.suppress(OSError):
-            ours, _ = server.accept()
-            with ours, socket.create_connection(("127.0.0.1", port)) as theirs:
-                back = threading.Thread(target=copy, args=(theirs, ours, None))
-                back.start()
-                copy(ours, theirs, sent)
-                back.join()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield server.getsockname()[1], sent
-    finally:
-        with contextlib.suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
-        server.close()
-        thread.join()
-
-
-NEWKEYS = 21
-
-
-def bytes_after_newkeys(sent: bytes) -> int:
-    """Return how many bytes a client sent after its NEWKEYS; packets before it are in the clear (RFC 4253, 6)."""
-    at = sent.index(b"\n") + 1
-    while at < len(sent):
-        length = int.from_bytes(sent[at : at + 4], "big")
-        kind = sent[at + 5]
-        at += 4 + length
-        if kind == NEWKEYS:
-            return len(sent) - at
-    raise AssertionError("No NEWKEYS was sent.")
-
-
-@pytest.mark.parametrize("refusal", ["unknown", "changed", "revoked", "pinned"])
-def test_a_refused_host_key_ends_it_before_any_byte_of_authentication(
-    sshd: Sshd, ready: Path, tmp_path: Path, refusal: str, target: Path
-) -> None:
-    other = make_key(tmp_path / "other").with_suffix(".pub").read_text().split()[1]
-    real = sshd.known_hosts.read_text().split()[2]
-    with recording(sshd.port) as (port, sent):
-        known = {
-            "unknown": b"",
-            "changed": f"[127.0.0.1]:{port} ssh-ed25519 {other}\n".encode(),
-            "revoked": f"@revoked [127.0.0.1]:{port} ssh-ed25519 {real}\n".encode(),
-            "pinned": f"[127.0.0.1]:{port} ssh-ed25519 {real}\n".encode(),
-        }[refusal]
-        pin = {"host_key": "SHA256:" + "A" * 43} if refusal == "pinned" else {}
-        with pytest.raises(HostKeyError, match="SHA256:") as caught:
-            peer_of(sshd, ready, port=port, known_hosts=known, **pin).stagePeer(str(target))
-    assert bytes_after_newkeys(bytes(sent)) == 0
-    assert isinstance(caught.value, {"unknown": UnknownHostKey, "changed": ChangedHostKey}.get(refusal, HostKeyError))
-    assert str(caught.value).isprintable()
-
-
-def test_a_login_that_works_shows_that_the_recording_would_have_seen_it(sshd: Sshd, ready: Path) -> None:
-    with recording(sshd.port) as (port, sent):
-        real = sshd.known_hosts.read_text().split()[2]
-        assert peer_of(sshd, ready, port=port, known_hosts=f"* ssh-ed25519 {real}\n".encode()).checkCollectIndicator()
-    assert bytes_after_newkeys(bytes(sent)) > 100
 
 
 def test_a_pinned_fingerprint_needs_no_known_hosts(sshd: Sshd, ready: Path) -> None:
@@ -191,39 +107,14 @@ def test_a_private_key_that_others_can_read_is_not_used_as_ssh_does_not_use_it(
     assert peer_of(sshd, ready, identity=str(key)).checkCollectIndicator()
 
 
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[str]:
-    """A real agent; return its socket."""
-    path = str(tmp_path / "agent")
-    process = subprocess.Popen([program("ssh-agent"), "-D", "-a", path], stdout=subprocess.DEVNULL)
-    while not os.path.exists(path):
-        assert process.poll() is None
-    yield path
-    process.terminate()
-    process.wait()
-
-
 def test_an_agent_s_key_logs_in(
-    sshd: Sshd, ready: Path, agent: str, monkeypatch: pytest.MonkeyPatch, leaves_nothing: None
+    sshd: Sshd, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaves_nothing: None
 ) -> None:
-    environment = {**os.environ, "SSH_AUTH_SOCK": agent}
-    sshd.identity.chmod(0o600)
-    subprocess.run(["ssh-add", "-q", str(sshd.identity)], env=environment, check=True)
-    assert peer_of(sshd, ready, identity=(), agent=agent).checkCollectIndicator()
-    assert not peer_of(sshd, ready, identity=(), agent=False).checkCollectIndicator()
-    monkeypatch.setenv("SSH_AUTH_SOCK", agent)
-    assert peer_of(sshd, ready, identity=(), agent=None).checkCollectIndicator()
-
-
-def test_an_agent_that_does_not_answer_is_passed_over(
-    sshd: Sshd, ready: Path, tmp_path: Path, leaves_nothing: None
-) -> None:
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(tmp_path / "silent"))
-        silent.listen()
-        assert peer_of(sshd, ready, agent=str(tmp_path / "silent")).checkCollectIndicator()
-        with pytest.raises(LoginError, match="silent"):
-            peer_of(sshd, ready, identity=(), agent=str(tmp_path / "silent")).stagePeer(str(tmp_path))
+    with running_agent(tmp_path / "agent", sshd.identity) as agent:
+        assert peer_of(sshd, ready, identity=(), agent=agent).checkCollectIndicator()
+        assert not peer_of(sshd, ready, identity=(), agent=False).checkCollectIndicator()
+        monkeypatch.setenv("SSH_AUTH_SOCK", agent)
+        assert peer_of(sshd, ready, identity=(), agent=None).checkCollectIndicator()
 
 
 def test_a_connected_socket_serves_one_session_and_is_closed_with_it(

@@ -40,7 +40,7 @@ class Certificate:
         key: The public key that it certifies, as SSH encodes it.
         role: `USER` or `HOST`.
         key_id: What the authority calls it.
-        principals: Who it is for; nobody in particular if empty.
+        principals: Who it is for.
         valid_after: Seconds since the epoch from which it holds.
         valid_before: Seconds since the epoch from which it holds no more.
         critical: Names of its critical options.
@@ -108,16 +108,16 @@ class Certificate:
     def why_not(self, host: str, now: float) -> str | None:
         """Return why this does not certify the key of *host* at the time *now*; None if it does.
 
-        Whether `authority` is one that is trusted is not looked at: the caller knows. As for ssh, a certificate without
-        principals is for any host, and a principal may hold wildcards.
+        Whether `authority` is one that is trusted is not looked at: the caller knows. As for ssh from 10.3 on, a
+        principal may hold wildcards, and a certificate without principals is for no host, not for all of them.
         """
         if self.role != HOST:
             return "it is not a host's"
         if now < self.valid_after or now >= self.valid_before:
             state = "not valid yet" if now < self.valid_after else "expired"
             return f"it is {state} (valid {self.validity})"
-        if self.principals and not any(match_pattern(host.lower(), name.lower()) for name in self.principals):
-            return f"it is for {', '.join(map(escape, self.principals))}"
+        if not any(match_pattern(host.lower(), name.lower()) for name in self.principals):
+            return f"it is for {', '.join(map(escape, self.principals)) or 'no host (it names no principals)'}"
         if self.critical:
             return f"it has critical options that are unknown ({', '.join(map(escape, self.critical))})"
         return self._why_not_signed()

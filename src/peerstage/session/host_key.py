@@ -103,6 +103,7 @@ class HostKeys:
         log.warning("%s: %s Its key is known by itself.", escape(host), self._complaint(certificate, place, problem))
 
     def _complaint(self, certificate: Certificate, place: str | None, problem: str | None) -> HostKeyError:
+        host = escape(self._destination.known_as[0])
         shown = (
             f"The host shows a certificate ({escape(certificate.key_id)!r}) of the {certificate.key_type} key "
             f"{fingerprint(certificate.key)}, signed by {fingerprint(certificate.authority)}"
@@ -115,6 +116,6 @@ class HostKeys:
                 "known_hosts behind @cert-authority; or sign the host's key by one that is."
             )
         return MismatchedHostKey(
-            f"{shown}, the authority in {place}, but {problem}. Sign the host's key anew, for the name by which it is "
-            "reached, and restart its sshd."
+            f"{shown}, the authority in {place}, but {problem}, and {host} is what was asked for. Sign the host's key "
+            "anew, for the name by which it is reached, and restart its sshd."
         )

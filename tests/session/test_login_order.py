@@ -1,0 +1,298 @@
+"""What is offered to log in by, and in which order: real servers tell, and ``ssh -v`` is the oracle."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peerstage import RemotePeer, SSHOptions
+from peerstage.errors import LoginError
+from support.keys import certify, fingerprint, make_key, public, running_agent
+from support.programs import program
+from support.sshd import Sshd
+
+Start = Callable[..., Sshd]
+
+
+@pytest.fixture
+def ssh(own_home: Path) -> Path:
+    """The directory of ssh's configuration, keys and known_hosts."""
+    path = own_home / ".ssh"
+    path.mkdir(mode=0o700)
+    return path
+
+
+def configure(ssh: Path, server: Sshd, *lines: str) -> None:
+    """Write how the server is reached, and what is to be tried there."""
+    lines = (f"Port {server.port}", f"UserKnownHostsFile {server.known_hosts}", *lines)
+    (ssh / "config").write_text("\n".join(lines) + "\n")
+
+
+def log_in(server: Sshd, target: Path, **options: Any) -> None:
+    """Stage from the server as the configuration says it; raise what comes of it."""
+    collect = target.with_name("collected")
+    collect.mkdir(exist_ok=True)
+    (collect / "file").touch()
+    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=SSHOptions(**options))
+    assert peer.stagePeer(str(target)) == 1
+
+
+def offered_to(server: Sshd) -> list[str]:
+    """Return fingerprints of what a server was offered, in order; certificates with their kind."""
+    shown = re.findall(
+        r"(?:Accepted|Failed|Postponed) publickey for \S+ from \S+ port \d+ ssh2: (\S+) (SHA256:\S+)", server.log
+    )
+    return [f"{kind} {one}" for kind, one in shown]
+
+
+def ssh_offers(ssh: Path, server: Sshd) -> list[str]:
+    """Return the same of ssh itself, without repeats."""
+    settings = [f"HostKeyAlias={server.host}", "StrictHostKeyChecking=no", "BatchMode=yes"]
+    words = [word for setting in settings for word in ("-o", setting)]
+    command = [program("ssh"), "-v", "-F", str(ssh / "config"), *words, "-l", server.user, server.host, "true"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL).stderr
+    found = [f"{kind} {one}" for kind, one in re.findall(r"Offering public key: .* (\S+) (SHA256:\S+)", told)]
+    return list(dict.fromkeys(found))  # what was refused once is not worth another of the server's MaxAuthTries
+
+
+#: Lines of the configuration, and the keys of the agent; a name is one of a file in ~/.ssh. None of them is let in.
+ORDERS: dict[str, tuple[list[str], list[str]]] = {
+    "files in their order": (["IdentityFile one", "IdentityFile two"], []),
+    "a file with a certificate beside it": (["IdentityFile certified", "IdentityFile two"], []),
+    "a certificate of a key that is named": (["IdentityFile certified", "CertificateFile certified-cert.pub"], []),
+    "an agent before files": (["IdentityFile one"], ["two", "three"]),
+    "an agent's keys that files name first": (["IdentityFile three", "IdentityFile one"], ["two", "three"]),
+    "only those that files name": (["IdentitiesOnly yes", "IdentityFile three", "IdentityFile one"], ["two", "three"]),
+    "a certificate of the agent": (["IdentityFile one"], ["certified", "two"]),
+    "a certificate and an agent": (["IdentityFile one", "CertificateFile certified-cert.pub"], ["two", "certified"]),
+    "no agent": (["IdentityAgent none", "IdentityFile one"], ["two"]),
+    "types that are accepted": (
+        ["PubkeyAcceptedAlgorithms ssh-ed25519", "IdentityFile rsa", "IdentityFile certified"],
+        [],
+    ),
+    "a file that is named twice": (["IdentityFile one", "IdentityFile one"], []),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_keys_are_offered_in_ssh_s_order(
+    ssh: Path, own_sshd: Start, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    lines, keys = ORDERS[order]
+    authority = make_key(tmp_path / "authority")
+    for name in ("one", "two", "three", "certified"):
+        make_key(ssh / name)
+    certify(ssh / "certified", authority, "somebody")
+    make_key(ssh / "rsa", kind="rsa")
+    server = own_sshd(extra="MaxAuthTries 20\nLogLevel VERBOSE")
+    (server.home / "authorized_keys").write_text("")
+    configure(ssh, server, *(re.sub(r"File ", f"File {ssh}/", line) for line in lines))
+    with running_agent(tmp_path / "agent", *(ssh / key for key in keys)) as path:
+        monkeypatch.setenv("SSH_AUTH_SOCK", path)
+        with pytest.raises(LoginError):
+            log_in(server, target)
+        assert offered_to(server) == ssh_offers(ssh, server)
+
+
+def test_a_key_that_the_caller_names_goes_before_the_agent(
+    own_sshd: Start, ssh: Path, target: Path, tmp_path: Path
+) -> None:
+    server = own_sshd(extra="MaxAuthTries 3\nLogLevel VERBOSE")
+    configure(ssh, server)
+    with running_agent(tmp_path / "agent", *(make_key(tmp_path / f"key{number}") for number in range(10))) as path:
+        log_in(server, target, identity=str(server.identity), agent=path)
+    assert offered_to(server) == [f"ED25519 {fingerprint(server.identity)}"]
+
+
+# A server that has had enough.
+
+
+def test_an_agent_of_ten_keys_uses_up_the_tries_as_it_does_for_ssh_and_the_error_lists_them(
+    own_sshd: Start, ssh: Path, target: Path, tmp_path: Path
+) -> None:
+    server = own_sshd(extra="MaxAuthTries 3")
+    keys = [make_key(tmp_path / f"key{number}") for number in range(10)]
+    configure(ssh, server, f"IdentityFile {server.identity}")
+    with running_agent(tmp_path / "agent", *keys) as path:
+        with pytest.raises(LoginError, match=r"MaxAuthTries is used up.*IdentitiesOnly") as caught:
+            log_in(server, target, agent=path)
+        for key in keys[:2]:
+            assert f"{fingerprint(key)}): refused" in str(caught.value)
+        assert fingerprint(server.identity) not in str(caught.value), "its turn did not come"
+        configure(ssh, server, f"IdentityFile {server.identity}", "IdentitiesOnly yes")
+        log_in(server, target, agent=path)
+
+
+# Certificates.
+
+
+def certified_server(own_sshd: Start, authority: Path, extra: str = "") -> Sshd:
+    """A server that takes certificates of *authority*, and no keys."""
+    trusted = authority.with_name("trusted")
+    trusted.write_text(public(authority) + "\n")
+    return own_sshd(extra=f"{extra}\nTrustedUserCAKeys {trusted}\nAuthorizedKeysFile none")
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+@pytest.mark.parametrize("found", ["beside the key", "named by an option", "named by the configuration", "in an agent"])
+def test_a_certificate_logs_in(own_sshd: Start, ssh: Path, target: Path, tmp_path: Path, kind: str, found: str) -> None:
+    authority, key = make_key(tmp_path / "authority"), make_key(tmp_path / "key", kind=kind)
+    server = certified_server(own_sshd, authority)
+    certificate = certify(key, authority, server.user)
+    configure(ssh, server)
+    if found == "beside the key":
+        log_in(server, target, identity=str(key), agent=False)
+        return
+    if found == "in an agent":
+        with running_agent(tmp_path / "agent", key) as path:
+            log_in(server, target, identity=(), agent=path)
+        return
+    elsewhere = certificate.rename(tmp_path / "elsewhere")
+    with pytest.raises(LoginError, match="key"):
+        log_in(server, target, identity=str(key), agent=False)
+    if found == "named by an option":
+        log_in(server, target, identity=str(key), certificate=str(elsewhere), agent=False)
+        log_in(server, target, pkey=key.read_bytes(), certificate=str(elsewhere))
+    else:
+        configure(ssh, server, f"CertificateFile {elsewhere}", f"IdentityFile {key}")
+        log_in(server, target)
+
+
+def test_a_named_certificate_whose_key_only_the_agent_has_logs_in(
+    own_sshd: Start, ssh: Path, target: Path, tmp_path: Path
+) -> None:
+    authority, key = make_key(tmp_path / "authority"), make_key(tmp_path / "key")
+    server = certified_server(own_sshd, authority)
+    configure(ssh, server)
+    with running_agent(tmp_path / "agent", key) as path:
+        certificate = certify(key, authority, server.user)
+        key.unlink()
+        log_in(server, target, identity=(), certificate=str(certificate), agent=path)
+
+
+@pytest.mark.parametrize(
+    ("how", "principal", "reason"),
+    [
+        ({"validity": "20200101:20200102"}, None, r"to 2020-01-02.*refused"),
+        ({}, "somebody-else", "refused"),
+        ({"host": True}, None, "not a user's certificate"),
+    ],
+    ids=["expired", "of another", "of a host"],
+)
+def test_a_certificate_that_is_of_no_use_is_named_with_the_reason(
+    own_sshd: Start, ssh: Path, target: Path, tmp_path: Path, how: dict[str, Any], principal: str | None, reason: str
+) -> None:
+    authority, key = make_key(tmp_path / "authority"), make_key(tmp_path / "key")
+    server = certified_server(own_sshd, authority)
+    certificate = certify(key, authority, principal or server.user, **how)
+    configure(ssh, server)
+    with pytest.raises(LoginError, match=f"key-cert.pub.*{reason}"):
+        log_in(server, target, identity=str(key), certificate=str(certificate), agent=False)
+
+
+def test_a_certificate_without_its_key_and_a_file_that_is_none_are_named(
+    own_sshd: Start, ssh: Path, target: Path, tmp_path: Path
+) -> None:
+    server, authority, key = own_sshd(), make_key(tmp_path / "authority"), make_key(tmp_path / "key")
+    certificate = certify(key, authority, server.user)
+    configure(
+        ssh, server, f"CertificateFile {certificate}", f"CertificateFile {ssh}/config", "CertificateFile /missing"
+    )
+    with pytest.raises(LoginError) as caught:
+        log_in(server, target, identity=str(authority), agent=False)
+    for words in (
+        "no private key to this certificate",
+        "config: no public key or certificate",
+        "/missing: No such file",
+        f"{fingerprint(authority)}): refused",
+    ):
+        assert words in str(caught.value)
+
+
+# Agents that misbehave.
+
+
+@contextlib.contextmanager
+def agent_that(path: Path, answer: Callable[[socket.socket], object]) -> Iterator[str]:
+    """Listens at *path*, and does *answer* with each connection."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    conn, _ = server.accept()
+                    with conn, contextlib.suppress(OSError):
+                        answer(conn)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield str(path)
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+def says(*pieces: bytes) -> Callable[[socket.socket], object]:
+    """Answers each request by the next piece, and is silent from then on."""
+
+    def answer(conn: socket.socket) -> None:
+        for piece in pieces:
+            conn.recv(65536)
+            conn.sendall(piece)
+        while conn.recv(65536):
+            pass
+
+    return answer
+
+
+def packet(body: bytes) -> bytes:
+    return len(body).to_bytes(4, "big") + body
+
+
+def string(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+KEY = string(b"ssh-ed25519") + string(os.urandom(32))
+LISTS_A_KEY = packet(b"\x0c" + (1).to_bytes(4, "big") + string(KEY) + string(b"mine\x1b[2J"))
+
+MISBEHAVING: dict[str, tuple[Callable[[socket.socket], object], str]] = {
+    "never answers": (says(), "no answer within 2 s"),
+    "never signs": (says(LISTS_A_KEY), "no answer within 1 s"),
+    "hangs up": (lambda conn: None, "hangs up|reset"),
+    "claims a packet of 4 GiB": (says(b"\xff\xff\xff\xff"), "no ssh agent"),
+    "sends a list that is cut off": (says(packet(b"\x0c\0\0\0\x02\0\0")), "can not be read"),
+    "claims 4 billion keys": (says(packet(b"\x0c\xff\xff\xff\xff")), "can not be read"),
+    "refuses to list": (says(packet(b"\x05")), "refuses"),
+    "refuses to sign": (says(LISTS_A_KEY, packet(b"\x05")), r"mine\\x1b.*refuses"),
+    "hangs up when it is to sign": (says(LISTS_A_KEY, b""), "mine"),
+    "signs by nonsense": (says(LISTS_A_KEY, packet(b"\x0e" + string(b"nonsense"))), "mine.*refused"),
+    "is no agent": (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "no ssh agent"),
+}
+
+
+@pytest.mark.parametrize("fault", MISBEHAVING)
+def test_an_agent_that_misbehaves_is_passed_over_with_a_word(
+    own_sshd: Start, ssh: Path, target: Path, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peerstage.session.agent._SIGNATURE", 1.0)
+    answer, words = MISBEHAVING[fault]
+    server = own_sshd()
+    configure(ssh, server, f"IdentityFile {server.identity}")
+    with agent_that(tmp_path / "agent", answer) as path:
+        log_in(server, target, agent=path)
+        with pytest.raises(LoginError, match=words) as caught:
+            log_in(server, target, identity=(), agent=path)
+    assert str(caught.value).isprintable()
