@@ -14,7 +14,7 @@ import paramiko
 import pytest
 from paramiko.message import Message
 
-from peerstage import RemotePeer
+from peerstage import RemotePeer, SSHOptions
 from peerstage.errors import (
     ChangedHostKey,
     HostKeyError,
@@ -24,6 +24,7 @@ from peerstage.errors import (
     StageError,
     UnknownHostKey,
 )
+from peerstage.session.host_key import HostKeys
 from support.keys import certify, make_key, public
 from support.recording import bytes_after_newkeys, recording
 from support.ssh_server import listening, made_of_paramiko
@@ -151,8 +152,6 @@ def talks_on(transport: paramiko.Transport) -> None:
 def test_a_server_that_asks_for_replies_gets_none_before_its_key_was_judged(
     host_key: paramiko.PKey, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from peerstage.session.host_key import HostKeys
-
     def slowly(self: HostKeys, shown: bytes) -> str:
         time.sleep(0.5)  # so that it has all the time to get an answer
         raise UnknownHostKey("SHA256:")
@@ -168,8 +167,6 @@ def test_a_server_that_asks_for_replies_gets_none_before_its_key_was_judged(
 
 
 def connect(port: int, target: Path, host_key: paramiko.PKey) -> None:
-    from peerstage import SSHOptions
-
     known = f"[127.0.0.1]:{port} {host_key.get_name()} {host_key.get_base64()}\n".encode()
     text = io.StringIO()
     paramiko.ECDSAKey.generate().write_private_key(text)
@@ -207,12 +204,12 @@ def as_certificate(key: paramiko.PKey, certificate: Path) -> paramiko.PKey:
 )
 def test_a_key_of_another_type_than_agreed_is_refused(tmp_path: Path, target: Path, fault: str) -> None:
     ed25519 = make_key(tmp_path / "ed25519")
-    key = paramiko.Ed25519Key.from_private_key_file(str(ed25519))
+    key, certified = (paramiko.Ed25519Key.from_private_key_file(str(ed25519)) for _ in range(2))
     certificate = certify(ed25519, make_key(tmp_path / "authority"), "127.0.0.1", host=True)
     rsa, ecdsa = paramiko.RSAKey.generate(2048), paramiko.ECDSAKey.generate(bits=384)
     shows: dict[str, Shows] = {
         "another type": Shows(key, agreed="rsa-sha2-512"),
-        "a certificate for a key": Shows(as_certificate(key, certificate), agreed="ssh-ed25519"),
+        "a certificate for a key": Shows(as_certificate(certified, certificate), agreed="ssh-ed25519"),
         "a key for a certificate": Shows(key, agreed="ssh-ed25519-cert-v01@openssh.com"),
         "another signature": Shows(rsa, agreed="rsa-sha2-512", signs_by="rsa-sha2-256"),
         "another curve": Shows(ecdsa, agreed="ecdsa-sha2-nistp256"),
@@ -220,8 +217,6 @@ def test_a_key_of_another_type_than_agreed_is_refused(tmp_path: Path, target: Pa
     with listening(made_of_paramiko(key=ecdsa, prepare=shows[fault])) as server, recording(server) as (port, sent):
         lines = [f"* {public(ed25519)}", f"* {rsa.get_name()} {rsa.get_base64()}"]
         lines += [f"* {ecdsa.get_name()} {ecdsa.get_base64()}", f"@cert-authority * {public(tmp_path / 'authority')}"]
-        from peerstage import SSHOptions
-
         ssh = SSHOptions(port=port, known_hosts="\n".join(lines).encode(), config=(), agent=False, password="sesame")
         with pytest.raises(StageError) as caught:
             RemotePeer("127.0.0.1", "/c", "/tmp", "backup", ssh=ssh).stagePeer(str(target))
