@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from support.containers import ROOT, USER, Bench, Container, docker, seen_as
+from support.containers import ROOT, USER, Bench, Container, docker, hops_to, seen_as
 
 
 class Client:
@@ -24,7 +24,8 @@ class Client:
         self.container = bench.container("client")
         folder = _wheels_for(self.container, wheels)
         docker("cp", f"{folder}/.", f"{self.container.id}:/wheels")
-        docker("cp", str(bench.home / "id"), f"{self.container.id}:/opt/id")
+        for name in ("id", "id-cert.pub"):
+            docker("cp", str(bench.home / name), f"{self.container.id}:/opt/{name}")
         docker("cp", str(self.DRIVER), f"{self.container.id}:/opt/driver.py")
         pip = ("/opt/venv/bin/python", "-m", "pip", "install", "--quiet", "--no-index", "--find-links", "/wheels")
         self.container.execute(*pip, "--disable-pip-version-check", "peerstage")
@@ -47,10 +48,10 @@ class Client:
         """
         place = self.bench.address(service)
         known_hosts = self.bench.known_hosts_line(service, place)
-        if service == "behind":
-            bastion = self.bench.address("bastion")
-            known_hosts += self.bench.known_hosts_line("bastion", bastion)
-            options.setdefault("ssh", {})["jump"] = f"{USER}@{bastion}"
+        hops = hops_to(service)
+        if hops:
+            known_hosts += "".join(self.bench.known_hosts_line(hop, self.bench.address(hop)) for hop in hops)
+            options.setdefault("ssh", {})["jump"] = ",".join(f"{USER}@{self.bench.address(hop)}" for hop in hops)
         job = {
             "host": place,
             "user": USER,

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from peerstage.errors import ConfigurationError, NoSFTP, ProtocolError, RemoteError
+from peerstage.errors import NoSFTP, ProtocolError, RemoteError
 
-#: What peerstage can do so far: transports, and ways to get to a peer. What is added here runs everything below on the
-#: kinds that it opens; still to come is "certificate".
-THERE: tuple[str, ...] = ("sftp", "scp", "guarded", "rcp", "jump")
+TRANSPORTS = ("sftp", "scp", "guarded", "rcp")
 
 
 @dataclass(frozen=True)
@@ -22,12 +20,10 @@ class Kind:
     Attributes:
         name: The service.
         transports: What it can be staged over; "rcp" is this machine's own scp, told to be the command.
-        needs: What else that takes.
     """
 
     name: str
     transports: tuple[str, ...]
-    needs: tuple[str, ...] = ()
 
 
 KINDS = (
@@ -39,8 +35,9 @@ KINDS = (
     Kind("guard", ("guarded",)),
     Kind("dropbear", ("scp", "rcp")),
     Kind("dropbear-sftp", ("sftp", "scp")),
-    Kind("behind", ("sftp", "scp"), needs=("jump",)),
-    Kind("certs", ("sftp", "scp"), needs=("certificate",)),
+    Kind("behind", ("sftp", "scp")),
+    Kind("far", ("sftp", "scp")),
+    Kind("certs", ("sftp", "scp")),
     Kind("limited", ("sftp", "scp")),
 )
 
@@ -63,11 +60,6 @@ CAN_NOT: dict[tuple[str, str], Failure] = {
     ("limited", "mark"): Failure(RemoteError, "permission"),
 }
 
-#: What peerstage can not do yet, and how it says so.
-NOT_YET: dict[str, Failure] = {
-    "certificate": Failure(ConfigurationError, "certificate=.* not honoured yet"),
-}
-
 
 @dataclass(frozen=True)
 class Way:
@@ -79,20 +71,13 @@ class Way:
     def __str__(self) -> str:
         return f"{self.kind.name}-{self.transport}"
 
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """What peerstage does not have yet of what this takes, what is looked at first in front."""
-        return tuple(one for one in (self.transport, *self.kind.needs) if one not in THERE)
-
 
 #: What works, and on which everything is run.
-WORKING = [way for kind in KINDS for transport in kind.transports if not (way := Way(kind, transport)).missing]
+WORKING = [Way(kind, transport) for kind in KINDS for transport in kind.transports]
 #: The same without a program that this machine has to have.
 ON_OUR_OWN = [way for way in WORKING if way.transport != "rcp"]
-#: What a kind can do and peerstage can not yet.
-WAITING = [way for kind in KINDS for transport in kind.transports if (way := Way(kind, transport)).missing]
 #: What a kind can not do.
-REFUSED = [Way(kind, transport) for kind in KINDS for transport in THERE if (kind.name, transport) in CAN_NOT]
+REFUSED = [Way(kind, transport) for kind in KINDS for transport in TRANSPORTS if (kind.name, transport) in CAN_NOT]
 
 
 def each(ways: list[Way]) -> pytest.MarkDecorator:

@@ -1,4 +1,4 @@
-"""What each kind of peer can do, can not, and can not yet: the transport contract, and the tables of `kinds`."""
+"""What each kind of peer can do and can not: the transport contract, and the table of `kinds`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kinds import CAN_NOT, KINDS, NOT_YET, REFUSED, WAITING, WORKING, Way, as_the_table_says, each, fails
+from kinds import CAN_NOT, KINDS, REFUSED, WORKING, Way, as_the_table_says, each, fails
 
 from peerstage.landing.base import Landing
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
-from peerstage.testing.contract import Source, TransportContract, landed
+from peerstage.testing.contract import Source, TransportContract
 from peerstage.transport.base import Transport
 from peerstage.transport.choose import Route, assemble
 from peerstage.transport.retry import Retry
@@ -101,34 +101,6 @@ def test_what_a_kind_can_not_do_fails_as_the_table_says(way: Way, served: BenchP
     assert not served.remote(way.transport, retry=Retry(tries=1)).checkCollectIndicator()
     assert os.listdir(target) == []
     assert set(served.container.files()) == {b"a", b"cback.collect"}
-
-
-@each(WAITING)
-def test_what_is_not_there_yet_says_so(way: Way, served: BenchPeer, target: Path) -> None:
-    served.container.fill(Files(a=b"a", **{"cback.collect": b""}))
-    for call in attempt_everything(served, way.transport, target):
-        with fails(NOT_YET[way.missing[0]]):
-            call()
-    assert not served.remote(way.transport, retry=Retry(tries=1)).checkCollectIndicator()
-    assert os.listdir(target) == []
-    assert set(served.container.files()) == {b"a", b"cback.collect"}
-
-
-def copy_with_openssh(way: Way, peer: BenchPeer, target: Path) -> None:
-    """Copy what the shell names DIR/* by OpenSSH's scp, over the protocol of the way."""
-    scp = program("scp")
-    usage = subprocess.run([scp], capture_output=True, text=True).stderr
-    modern = "O" in usage.split("[-", 1)[1].split("]", 1)[0]  # from 8.7 on, scp can speak both protocols
-    protocol = ([] if not modern else ["-s"]) if way.transport == "sftp" else (["-O"] if modern else [])
-    place = f"{peer.user}@{peer.host}:{peer.collect}/*"
-    subprocess.run([scp, *protocol, "-q", *peer.ssh_arguments(), place, str(target)], check=True, capture_output=True)
-
-
-@each(WAITING)
-def test_the_peers_that_wait_for_us_serve_others_already(way: Way, served: BenchPeer, target: Path) -> None:
-    served.container.fill(Files(a=b"a", b=b"b", **{".hidden": b""}))
-    copy_with_openssh(way, served, target)
-    assert landed(target) == {b"a": b"a", b"b": b"b"}
 
 
 @pytest.mark.kind("guard")

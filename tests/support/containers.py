@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import ipaddress
+import itertools
 import json
 import random
 import re
@@ -38,8 +39,8 @@ UID = 34
 _SUITES = {"openssh84": "bullseye", "openssh100": "trixie", "client": "trixie"}
 #: How a chrooted user sees the collect directory.
 _SEEN_AS = {"sftp-only": "/collect"}
-#: Services without which another is of no use.
-_WITH = {"behind": ("bastion",)}
+#: Services that are reached through others, the nearest of these first.
+_THROUGH = {"behind": ("bastion",), "far": ("bastion", "gate")}
 #: The one whose address stays, as docker-compose.yml says it.
 _FIXED = {"faults": 200}
 
@@ -160,6 +161,11 @@ def _build() -> str:
         if path.is_file() and path.name not in ("base", "peer", COMPOSE_FILE.name):
             digest.update(f"{path.relative_to(DOCKER)}\0{path.stat().st_mode & 0o111}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def hops_to(service: str) -> tuple[str, ...]:
+    """Return the services through which a service is reached, the nearest first."""
+    return _THROUGH.get(service, ())
 
 
 def seen_as(service: str) -> str:
@@ -343,11 +349,18 @@ class BenchPeer:
 
     @property
     def host(self) -> str:
-        return "behind" if self.service == "behind" else "127.0.0.1"
+        return self.service if self.hops else "127.0.0.1"
 
     @property
     def port(self) -> int:
-        return 22 if self.service == "behind" else self.container.ports[0]
+        return 22 if self.hops else self.container.ports[0]
+
+    @property
+    def hops(self) -> list[tuple[str, str, int]]:
+        """The services on the way to it, with host and port of each."""
+        services = _THROUGH.get(self.service, ())
+        first = [(one, "127.0.0.1", self.bench.container(one).ports[0]) for one in services[:1]]
+        return [*first, *((one, one, 22) for one in services[1:])]
 
     @property
     def collect(self) -> str:
@@ -361,9 +374,8 @@ class BenchPeer:
     @property
     def known_hosts(self) -> Path:
         """A known_hosts file with the host's key, or where it has a certificate, the authority's."""
-        places = [(self.service, f"[{self.host}]:{self.port}" if self.port != 22 else self.host)]
-        if self.service == "behind":
-            places.append(("bastion", f"[127.0.0.1]:{self.bench.container('bastion').ports[0]}"))
+        on_the_way = [(self.service, self.host, self.port), *self.hops]
+        places = [(service, f"[{host}]:{port}" if port != 22 else host) for service, host, port in on_the_way]
         path = self.bench.home / f"known_hosts_{self.service}"
         path.write_text("".join(self.bench.known_hosts_line(service, place) for service, place in places))
         return path
@@ -377,8 +389,8 @@ class BenchPeer:
             "config": (),
             "agent": False,
         }
-        if self.service == "behind":
-            values["jump"] = f"{USER}@127.0.0.1:{self.bench.container('bastion').ports[0]}"
+        if self.hops:
+            values["jump"] = ",".join(f"{USER}@{host}:{port}" for _, host, port in self.hops)
         if self.service == "certs":
             values["certificate"] = str(self.bench.home / "id-cert.pub")
         return SSHOptions(**{**values, **changes})
@@ -388,10 +400,13 @@ class BenchPeer:
         settings = ("BatchMode=yes", "IdentitiesOnly=yes", f"IdentityFile={self.identity}")
         files = (f"UserKnownHostsFile={self.known_hosts}", "GlobalKnownHostsFile=none")
         common = ["-F", "none", *(word for setting in (*settings, *files) for word in ("-o", setting))]
-        if self.service != "behind":
-            return [*common, "-o", f"Port={self.port}"]
-        port = self.bench.container("bastion").ports[0]
-        return [*common, "-o", f"ProxyCommand=ssh {shlex.join(common)} -p {port} -W %h:%p {USER}@127.0.0.1"]
+        arguments = [*common, "-o", f"Port={self.port}"]
+        way: list[str] = []
+        stops = [*self.hops, (self.service, self.host, self.port)]
+        for (_, host, port), (_, onward, its_port) in itertools.pairwise(stops):
+            hop = ["ssh", *common, *way, "-p", str(port), "-W", f"{onward}:{its_port}", f"{USER}@{host}"]
+            way = ["-o", f"ProxyCommand={shlex.join(hop)}"]
+        return [*arguments, *way]
 
     def remote(self, transport: str = "sftp", *, ssh: SSHOptions | None = None, **options: Any) -> RemotePeer:
         """Return the library's peer; *transport* may be "guarded" too."""
@@ -423,7 +438,7 @@ class Bench:
 
     def start(self, services: Iterable[str]) -> None:
         """Build what is not built yet, start, and wait for the banners."""
-        wanted = sorted({one for service in services for one in (service, *_WITH.get(service, ()))})
+        wanted = sorted({one for service in services for one in (service, *_THROUGH.get(service, ()))})
         tag = self._variables["PEERSTAGE_BUILD"]
         told = docker("image", "ls", "--format", "{{.Repository}} {{.Tag}}", "--filter", "reference=peerstage-*")
         there = [line.split() for line in told.decode().splitlines()]
