@@ -128,26 +128,18 @@ def test_a_user_s_certificate_lets_in_or_the_error_names_it(
 
 
 @pytest.mark.kind("limited")
-def test_an_agent_of_ten_keys_uses_up_three_tries_as_it_does_for_ssh(
-    bench: Bench, target: Path, tmp_path: Path
-) -> None:
+def test_an_agent_of_ten_keys_uses_up_three_tries_as_for_ssh(bench: Bench, target: Path, tmp_path: Path) -> None:
     peer = bench.peer("limited")
     peer.container.fill(Files(a=b"a"))
     keys = [make_key(tmp_path / f"key{number}") for number in range(10)]
     config = tmp_path / "config"
     with running_agent(tmp_path / "agent", *keys) as agent:
         for only, gets_in in (("no", False), ("yes", True)):
-            config.write_text(f"IdentityFile {peer.identity}\nIdentitiesOnly {only}\nIdentityAgent {agent}\n")
-            asked = [
-                program("ssh"),
-                "-F",
-                str(config),
-                "-o",
-                f"UserKnownHostsFile={peer.known_hosts}",
-                "-p",
-                str(peer.port),
-            ]
-            asked += ["-o", "BatchMode=yes", f"{peer.user}@{peer.host}", "true"]
+            config.write_text(
+                f"IdentityFile {peer.identity}\nIdentitiesOnly {only}\nIdentityAgent {agent}\n"
+                f"UserKnownHostsFile {peer.known_hosts}\nPort {peer.port}\nBatchMode yes\n"
+            )
+            asked = [program("ssh"), "-F", str(config), f"{peer.user}@{peer.host}", "true"]
             assert (subprocess.run(asked, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0) is gets_in
             remote = peer.remote(ssh=peer.options(identity=None, agent=None, config=str(config)))
             if gets_in:
