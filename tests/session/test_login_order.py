@@ -79,6 +79,10 @@ ORDERS: dict[str, tuple[list[str], list[str]]] = {
         ["PubkeyAcceptedAlgorithms ssh-ed25519", "IdentityFile rsa", "IdentityFile certified"],
         [],
     ),
+    "public keys whose private ones the agent has": (
+        ["IdentitiesOnly yes", "IdentityFile three.pub", "IdentityFile two.pub"],
+        ["one", "two", "three"],
+    ),
     "a file that is named twice": (["IdentityFile one", "IdentityFile one"], []),
 }
 
@@ -271,13 +275,13 @@ LISTS_A_KEY = packet(b"\x0c" + (1).to_bytes(4, "big") + string(KEY) + string(b"m
 MISBEHAVING: dict[str, tuple[Callable[[socket.socket], object], str]] = {
     "never answers": (says(), "no answer within 2 s"),
     "never signs": (says(LISTS_A_KEY), "no answer within 1 s"),
-    "hangs up": (lambda conn: None, "hangs up|reset"),
+    "hangs up": (lambda conn: None, "hangs up|reset|pipe"),
     "claims a packet of 4 GiB": (says(b"\xff\xff\xff\xff"), "no ssh agent"),
     "sends a list that is cut off": (says(packet(b"\x0c\0\0\0\x02\0\0")), "can not be read"),
     "claims 4 billion keys": (says(packet(b"\x0c\xff\xff\xff\xff")), "can not be read"),
     "refuses to list": (says(packet(b"\x05")), "refuses"),
     "refuses to sign": (says(LISTS_A_KEY, packet(b"\x05")), r"mine\\x1b.*refuses"),
-    "hangs up when it is to sign": (says(LISTS_A_KEY, b""), "mine"),
+    "hangs up when it is to sign": (lambda conn: (conn.recv(65536), conn.sendall(LISTS_A_KEY)), "mine"),
     "signs by nonsense": (says(LISTS_A_KEY, packet(b"\x0e" + string(b"nonsense"))), "mine.*refused"),
     "is no agent": (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "no ssh agent"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 import stat
@@ -75,14 +76,14 @@ def parse_key(data: bytes, passphrase: str | None) -> paramiko.PKey:
 
 
 def public_blob(path: str) -> bytes | None:
-    """Return the public key of the private key *path*, as SSH encodes it, from the file beside it or the key itself.
+    """Return the public key that the identity file *path* stands for, as SSH encodes it; None if nothing tells.
 
-    None if neither tells.
+    As for ssh, the file may itself be a public key, whose private one an agent has; else it is the file beside it, or
+    the private key.
     """
-    try:
-        return read_public(path + ".pub")
-    except UnusableKey:
-        pass
+    for place in (path, path + ".pub"):
+        with contextlib.suppress(UnusableKey):
+            return read_public(place)
     try:
         return _public_part(read_regular(path, _MOST_BYTES))
     except (OSError, ValueError, struct.error):

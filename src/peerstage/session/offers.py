@@ -127,7 +127,10 @@ class Offers:
         return sign
 
     def _from_files(self) -> Iterator[Offer]:
+        by_agent = () if self._destination.explicit_identities else [key for key, _ in self._agent_keys]
         for file in self._files:
+            if file.public in by_agent:
+                continue  # it had its turn, and may need no passphrase there
             try:
                 blob = file.key.asbytes()
             except UnusableKey as exc:
