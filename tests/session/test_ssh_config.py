@@ -1,22 +1,19 @@
-"""ssh's configuration as it is read so far: ssh's own answer (``ssh -G``), or a refusal that names file and line."""
+"""What ssh's configuration makes of a destination, and refusals that name file and line. See also test_ssh_g.py."""
 
 from __future__ import annotations
 
 import getpass
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from peerstage import SSHOptions
 from peerstage.errors import ConfigurationError
+from peerstage.session.algorithms import MACS
 from peerstage.session.config import Destination, resolve_destination
-from peerstage.session.ssh_config import Source, SSHConfig, port_of
-from support.programs import program
+from support.oracle import ask_ssh
 
 
 @pytest.fixture
@@ -114,14 +111,38 @@ def test_several_files_add_up_and_the_first_value_wins(config: Path, tmp_path: P
 
 
 REFUSED = [
-    "ProxyCommand nc %h %p",
     "CanonicalizeHostname yes",
+    "CanonicalizeHostname always",
     "KnownHostsCommand /bin/k",
     "RevokedHostKeys /r",
     "NoHostAuthenticationForLocalhost yes",
-    "BindAddress 192.0.2.1",
+    "ProxyUseFdpass yes",
     "BindInterface eth1",
-    "PKCS11Provider /p",
+    "CASignatureAlgorithms ssh-ed25519",
+    "CASignatureAlgorithms -rsa*",
+    "Ciphers 3des-cbc,aes256-cbc",
+    "MACs hmac-sha1",
+    "KexAlgorithms diffie-hellman-group1-sha1",
+    "HostKeyAlgorithms ssh-rsa,ssh-dss",
+    "PubkeyAcceptedKeyTypes ssh-rsa",
+    "Ciphers -*",
+    "Ciphers +",
+    "RekeyLimit 15",
+    "RekeyLimit 1G soon",
+    "RekeyLimit much",
+    "RekeyLimit 1G 1h 1h",
+    "ConnectionAttempts 0",
+    "ConnectionAttempts twice",
+    "ServerAliveInterval 1.5",
+    "ServerAliveCountMax -1",
+    "StrictHostKeyChecking maybe",
+    "CanonicalizeHostname perhaps",
+    "ProxyUseFdpass 2",
+    "ProxyCommand nc %u",
+    "ProxyJump %u",
+    "BindAddress one two",
+    "Host other\n Port 0",
+    "Match host other\n ConnectTimeout soon",
     "Port 0",
     "Port 70000",
     "HostName %h.example.com.%p",
@@ -144,7 +165,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_is_not_honoured_yet_is_refused_by_file_and_line(config: Path, text: str) -> None:
+def test_what_is_not_honoured_or_wrong_is_refused_by_file_and_line(config: Path, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         reach(f"# a comment\n\n{text}\n", config)
     said = str(caught.value)
@@ -159,7 +180,9 @@ def test_what_is_not_honoured_yet_is_refused_by_file_and_line(config: Path, text
         "Host other\n ProxyJump bastion\n HostKeyAlias x\n",
         "ProxyJump none\nProxyCommand none\n",
         "ServerAliveInterval 60\nCompression yes\nForwardAgent yes\nControlPath /x\nLogLevel DEBUG\n",
-        "CanonicalizeHostname no\nNoHostAuthenticationForLocalhost no\n",
+        "CanonicalizeHostname no\nNoHostAuthenticationForLocalhost no\nProxyUseFdpass False\n",
+        "KnownHostsCommand none\nRevokedHostKeys none\nCASignatureAlgorithms +ssh-ed25519\n",
+        "PKCS11Provider /p\nSecurityKeyProvider /s\nVerifyHostKeyDNS yes\nRequiredRSASize 2048\n",
     ],
 )
 def test_what_does_not_concern_this_peer_or_nobody_s_identity_is_passed_over(config: Path, text: str) -> None:
@@ -176,154 +199,81 @@ def test_files_that_can_not_be_read_are_named(config: Path, tmp_path: Path) -> N
         resolve_destination("db1", "backup", SSHOptions())
 
 
-def test_lax_checking_is_taken_as_strict_and_said(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("word", ["no", "off", "FALSE", "ask"])
+def test_lax_checking_is_taken_as_strict_and_said(config: Path, caplog: pytest.LogCaptureFixture, word: str) -> None:
     caplog.set_level("INFO", "peerstage")
-    reach("StrictHostKeyChecking no\n", config)
-    assert "StrictHostKeyChecking" in caplog.text
+    assert reach(f"StrictHostKeyChecking {word}\n", config).accept_new is False
+    assert "StrictHostKeyChecking is taken as yes" in caplog.text
 
 
-# ssh itself as the oracle: `ssh -G` says what is in effect
-
-
-KEYWORDS = (
-    *(
-        "hostname",
-        "port",
-        "identityfile",
-        "certificatefile",
-        "userknownhostsfile",
-        "globalknownhostsfile",
-        "hostkeyalias",
-    ),
-    *("identitiesonly", "addressfamily", "connecttimeout", "identityagent", "proxycommand", "bindaddress"),
+@pytest.mark.parametrize(
+    ("setting", "option", "accepts"),
+    [("accept-new", None, True), ("Accept-New", None, True), ("yes", None, False), ("accept-new", "strict", False)],
 )
-SETTINGS = [
-    *("HostName there", "HostName 192.0.2.9", "HostName %h.example.com", "HostName a%%b", "hostname=Upper.Example"),
-    *("Port 2222", "port=2200", "Port = 2201", "Port\t2203", "Port ssh", 'Port "2204"', "Port 2205 # the usual"),
-    *("IdentityFile /a", "identityfile /b", 'IdentityFile "/with space"', "IdentityFile '/single quoted'"),
-    *("IdentityFile /esc\\ aped", "IdentityFile ~/.ssh/%r@%h", "IdentityFile /a", "CertificateFile /c-cert.pub"),
-    *(
-        "UserKnownHostsFile /k1 /k2",
-        'UserKnownHostsFile "/k 3" /k4',
-        "UserKnownHostsFile /k5 #none",
-        "HostKeyAlias other",
-    ),
-    *("GlobalKnownHostsFile /g", "IdentityAgent none", "IdentityAgent $SOCK", 'ProxyCommand nc "%h" %p # no comment'),
-    *("ConnectTimeout 9", "ConnectTimeout 1m30s", "AddressFamily inet", "IdentitiesOnly yes", "IdentitiesOnly no"),
-    *("User other", "# a comment", "", "   ", "\tCompression yes", "BindAddress 192.0.2.1", "ForwardAgent no"),
-    *("Port 1 2", "HostName", "IdentityFile 'open", "Port 0", "Port many"),
-]
-HOSTS = st.sampled_from(
-    ["db1", "db2", "*", "db?", "!db2", "*.example.com", "192.0.2.*", "d*", "D*", '"db1"', "db1,db2"]
-)
-CRITERIA = st.sampled_from(
-    [
-        *("host db1", "host there", "host THERE", "host=there", "!host there", "host *.example.com,db2", 'host "db1"'),
-        *(
-            "originalhost db*,!db2",
-            "originalhost db1",
-            "user backup",
-            "user root,back*",
-            "!user backup",
-            "localuser nobody",
-        ),
-        *(
-            "exec true",
-            'exec "test %h = there"',
-            'exec "test %n = db1 -a %p = 2222"',
-            "!exec true",
-            "!localuser nobody",
-        ),
-        *("final", "canonical", "!final", "exec false"),
-    ]
-)
-SECTIONS = st.one_of(
-    st.lists(HOSTS, min_size=1, max_size=3).map(lambda patterns: "Host " + " ".join(patterns)),
-    st.lists(CRITERIA, min_size=1, max_size=3).map(lambda criteria: "Match " + " ".join(criteria)),
-    st.sampled_from(
-        ["Match all", "Match !all", "Match all # everything", "match ALL", "Match host db1 all", "Match host"]
-    ),
-)
-LINES = st.lists(st.one_of(st.sampled_from(SETTINGS[:-5]), st.sampled_from(SETTINGS), SECTIONS), max_size=12)
-
-
-def ask_ssh(file: Path, name: str) -> dict[str, list[str]] | None:
-    """Return what ssh makes of a configuration; None if it refuses."""
-    command = [program("ssh"), "-G", "-F", str(file), "-l", "backup", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return None
-    answer: dict[str, list[str]] = {}
-    for line in done.stdout.splitlines():
-        keyword, _, value = line.partition(" ")
-        answer.setdefault(keyword, []).append(value)
-    return answer
-
-
-def ours(file: Path, name: str) -> SSHConfig | None:
-    try:
-        return SSHConfig.read([Source(str(file), required=True, checked=False, base=str(file.parent))], name, "backup")
-    except ConfigurationError as exc:
-        assert str(exc).isprintable()
-        assert str(file.parent) in str(exc)
-        return None
-
-
-def compare(file: Path, name: str) -> None:
-    """Hold our answer against ssh's, setting by setting."""
-    theirs, config = ask_ssh(file, name), ours(file, name)
-    if theirs is None or config is None:
-        assert (theirs is None) == (config is None), "one of the two refuses"
-        return
-    assert config.host == theirs["hostname"][0]
-    for keyword in KEYWORDS[1:]:
-        settings = config.found.get(keyword)
-        if settings is None:
-            continue  # ssh shows its default
-        if keyword == "port":
-            assert str(port_of(settings[0])) == theirs["port"][0]
-        elif keyword == "connecttimeout":
-            assert float(theirs[keyword][0]) == {"9": 9.0, "1m30s": 90.0}[settings[0].words[0]]
-        elif keyword in ("identityfile", "certificatefile"):
-            assert [setting.words[0] for setting in settings] == theirs[keyword]
-        else:
-            assert " ".join(settings[0].words) == theirs[keyword][0]
-    for keyword, unset in (
-        ("port", "22"),
-        ("addressfamily", "any"),
-        ("identitiesonly", "no"),
-        ("connecttimeout", "none"),
-    ):
-        assert config.found.get(keyword) is not None or theirs[keyword] == [unset]
-    for keyword in ("hostkeyalias", "proxycommand", "bindaddress", "certificatefile", "identityagent"):
-        assert (keyword in config.found) == (keyword in theirs)
-
-
-NAMES = st.sampled_from(["db1", "db2", "a.example.com"])
-
-
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-@given(LINES, NAMES)
-def test_our_answer_is_ssh_s(tmp_path_factory: pytest.TempPathFactory, lines: list[str], name: str) -> None:
-    file = tmp_path_factory.getbasetemp() / "ssh_config"
-    file.write_text("\n".join(lines) + "\n")
-    compare(file, name)
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(LINES, LINES, LINES, NAMES)
-def test_our_answer_is_ssh_s_with_files_that_include_others(
-    tmp_path_factory: pytest.TempPathFactory, before: list[str], inner: list[str], after: list[str], name: str
+def test_new_hosts_are_learnt_where_that_is_configured_and_no_option_is_stricter(
+    config: Path, caplog: pytest.LogCaptureFixture, setting: str, option: str | None, accepts: bool
 ) -> None:
-    folder = tmp_path_factory.getbasetemp() / "includes"
-    folder.mkdir(exist_ok=True)
-    (folder / "one.conf").write_text("\n".join(inner) + "\n")
-    (folder / "two.conf").write_text("Host db2\n Port 7\nMatch all\n IdentityFile /two\n")
-    (folder / ".hidden.conf").write_text("Port 9\n")
-    file = folder / "ssh_config"
-    include = f"Include {folder}/*.conf {folder}/missing"
-    file.write_text("\n".join([*before, include, *after]) + "\n")
-    compare(file, name)
+    caplog.set_level("INFO", "peerstage")
+    assert reach(f"StrictHostKeyChecking {setting}\n", config, host_key=option).accept_new is accepts
+    assert not caplog.text
+
+
+def test_providers_of_further_keys_are_passed_over_and_that_is_said(
+    config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "peerstage")
+    reach("PKCS11Provider /p\nSecurityKeyProvider internal\n", config)
+    assert [record.message for record in caplog.records] == ["db1: pkcs11provider is ignored; its keys are not used."]
+
+
+def test_algorithms_that_there_are_not_or_that_are_weak_are_passed_over_and_named(
+    config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "peerstage")
+    found = reach("Ciphers chacha20-poly1305@openssh.com,aes256-ctr,3des-cbc,aes128-ctr\nMACs +hmac-sha1\n", config)
+    assert found.algorithms.ciphers == ("aes256-ctr", "aes128-ctr")
+    assert found.algorithms.macs == MACS
+    assert "chacha20-poly1305@openssh.com, 3des-cbc" in caplog.text
+    assert f"{config}:1" in caplog.text
+    assert len(caplog.records) == 2
+
+
+def test_a_list_that_leaves_nothing_says_what_there_is(config: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r":1: macs leaves nothing that there is here: hmac-sha2-256, "):
+        reach("MACs hmac-md5,umac-64@openssh.com\n", config)
+
+
+def test_a_port_or_jump_that_is_given_is_the_one_that_tokens_and_matches_see(config: Path) -> None:
+    text = 'Port 7\nMatch exec "test %p = 2222"\n IdentityFile /%p-%j\nProxyJump other\n'
+    found = reach(text, config, port=2222, jump="gate")
+    assert found.identities == ("/2222-gate",)
+    assert [hop.host for hop in found.hops] == ["gate"]
+
+
+@pytest.mark.parametrize(
+    ("text", "jump", "command", "hops"),
+    [
+        ("ProxyCommand nc %h %p", None, "nc db1 22", 0),
+        ("ProxyCommand nc %h %p\nProxyJump b", None, "nc db1 22", 0),
+        ("ProxyJump b\nProxyCommand nc %h %p", None, None, 1),
+        ("ProxyCommand none\nProxyJump b", None, None, 0),
+        ("ProxyJump none\nProxyCommand nc %n", None, "nc db1", 0),
+        ("ProxyCommand nc", "a,b", None, 2),
+        ("ProxyJump b", "none", None, 0),
+        ("ProxyCommand nc", "none", "nc", 0),
+        ("ProxyJump b\nProxyCommand nc", "none", "nc", 0),
+    ],
+)
+def test_of_command_and_jump_the_first_wins_and_an_option_over_both(
+    config: Path, text: str, jump: str | None, command: str | None, hops: int
+) -> None:
+    found = reach(text, config, jump=jump)
+    assert (found.proxy_command, len(found.hops)) == (command, hops)
+    given = ["-J", jump] if jump not in (None, "none") else []  # ssh lets -J none take the place of no ProxyJump
+    theirs = ask_ssh(config, "db1", *given) or {}
+    if jump != "none":
+        assert (len(theirs.get("proxyjump", [""])[0].split(",")) if "proxyjump" in theirs else 0) == hops
+        assert ("proxycommand" in theirs) == (command is not None)
 
 
 def test_a_relative_include_begins_at_the_user_s_ssh_directory(config: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peerstage.session.patterns import match_pattern, match_pattern_list
+
 #: AES-GCM saves a pass over the data and several copies (SPEED.md).
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 #: Encrypt-then-MAC last: a server without strict key exchange must not be served with it (CVE-2023-48795).
@@ -30,6 +32,11 @@ _PLAIN = (
 CERTIFICATE = "-cert-v01@openssh.com"
 #: Of host keys and of users' keys; certificates first, as for ssh.
 SIGNATURES = (*(name + CERTIFICATE for name in _PLAIN), *_PLAIN)
+#: By which a certificate may be signed.
+CA_SIGNATURES = _PLAIN
+#: For how many bytes, either way, and how many seconds the same keys serve (RFC 4253, 9).
+REKEY_BYTES = 1 << 30
+REKEY_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,5 +60,29 @@ class Algorithms:
     ciphers: tuple[str, ...] = CIPHERS
     macs: tuple[str, ...] = MACS
     public_keys: tuple[str, ...] = SIGNATURES
-    rekey_bytes: int = 1 << 30
-    rekey_seconds: float | None = None
+    rekey_bytes: int = REKEY_BYTES
+    rekey_seconds: float | None = REKEY_SECONDS
+
+
+def select(listed: str, ours: tuple[str, ...], *, patterns: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return which of *ours* a list of ssh_config(5) takes, in which order, and which of its names it passes over.
+
+    Args:
+        listed: Names with commas between. ``+`` before them adds them, ``-`` takes away what matches, ``^`` puts them
+            first; without a sign they alone are taken.
+        ours: What there is, in the order in which it is preferred. Nothing else is ever taken.
+        patterns: Whether the names may be patterns; behind ``-`` they always may.
+    """
+    sign = listed[:1] if listed.startswith(("+", "-", "^")) else ""
+    names = listed[len(sign) :]
+    if sign == "-":
+        return tuple(name for name in ours if not match_pattern_list(name, names)), ()
+    found: list[str] = []
+    passed_over = []
+    for name in names.split(","):
+        matches = [one for one in ours if one == name or (patterns and match_pattern(one, name))]
+        found += matches
+        if not matches and name:
+            passed_over.append(name)
+    order = {"+": (*ours, *found), "^": (*found, *ours), "": tuple(found)}[sign]
+    return tuple(dict.fromkeys(order)), tuple(passed_over)

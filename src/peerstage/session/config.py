@@ -1,6 +1,7 @@
 """How a peer is reached: `SSHOptions` over ssh's configuration, settled before anything is connected.
 
-What is configured and not honoured yet is refused, by file and line: never the wrong machine.
+What is configured, changes who is reached or trusted, and is not honoured, is refused by file and line: never the wrong
+machine.
 """
 
 from __future__ import annotations
@@ -8,18 +9,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import re
 import socket
 from dataclasses import dataclass
-from typing import TypeVar
 
 from peerstage.errors import ConfigurationError, escape
 from peerstage.session.algorithms import Algorithms
 from peerstage.session.jump import Hop, parse_jump
 from peerstage.session.options import SSHOptions, expand, several
-from peerstage.session.ssh_config import Source, SSHConfig, complaint, standing_at
-
-T = TypeVar("T")
+from peerstage.session.settings import Settings
+from peerstage.session.ssh_config import Source, SSHConfig
+from peerstage.session.values import FAMILIES, HOST_KEY_CHECKS
 
 log = logging.getLogger("peerstage.session")
 
@@ -27,25 +26,11 @@ _SYSTEM_DIRECTORY = "/etc/ssh"
 _DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ed25519")
 _USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
-_FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
-
-#: Keywords that change who is reached or trusted and are not honoured yet, and the values with which they do not.
-_NOT_YET = {
-    "proxycommand": ("none",),
-    "canonicalizehostname": ("no",),
-    "knownhostscommand": ("none",),
-    "revokedhostkeys": ("none",),
-    "nohostauthenticationforlocalhost": ("no",),
-    "proxyusefdpass": ("no",),
-    "bindaddress": (),
-    "bindinterface": (),
-    "pkcs11provider": ("none",),
-    "securitykeyprovider": ("none", "internal"),
-}
 #: Fields of `SSHOptions` that are not honoured yet.
 _OPTIONS_NOT_YET = ("elevate",)
 
-#: Seconds and count that suit an unattended night, where nothing is configured (ssh itself asks for nothing then).
+#: Seconds and count that suit an unattended night, where nothing is configured (ssh itself knows no bound then).
+_CONNECT_TIMEOUT = 15.0
 _ALIVE_INTERVAL = 15.0
 _ALIVE_COUNT = 3
 
@@ -67,11 +52,15 @@ class Destination:
         agent: Path of the agent's socket, None for no agent.
         known_hosts: Paths of known_hosts files, or their content, in order.
         family: Address family to connect with.
-        connect_timeout: Seconds for name, address and connection.
+        bind_address: Local address or name to connect from, None for any.
+        attempts: How often a connection is tried, a second between.
+        connect_timeout: Seconds for name, address and connection, each time.
         alive_interval: Seconds of silence before the peer is asked for a sign of life; 0 for never.
         alive_count: Questions that may stay unanswered.
         hops: Hosts to jump through, the nearest first.
+        proxy_command: The command through which the peer is reached, with its tokens expanded; None for none.
         pinned: The fingerprint that the host must show, None where known_hosts decides.
+        accept_new: Whether a host of which nothing is known is learnt when it is first reached.
         algorithms: What is offered in the key exchange, and with which keys may sign.
     """
 
@@ -87,11 +76,15 @@ class Destination:
     agent: str | None
     known_hosts: tuple[str | bytes, ...]
     family: socket.AddressFamily
+    bind_address: str | None
+    attempts: int
     connect_timeout: float
     alive_interval: float
     alive_count: int
     hops: tuple[Hop, ...]
+    proxy_command: str | None
     pinned: str | None
+    accept_new: bool
     algorithms: Algorithms
 
 
@@ -115,14 +108,16 @@ def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Des
             'SSHOptions(host_key="accept-new") is not honoured yet. Add the key to known_hosts (ssh-keyscan), or pin '
             'it with host_key="SHA256:...".'
         )
-    config = SSHConfig.read(_sources(options), name, user)
-    found = _Settings(config)
+    config = SSHConfig.read(_sources(options), name, user, options.port, options.jump)
+    found = Settings(config)
     found.refuse_what_is_not_honoured()
     host = config.host if config.first("hostname") is not None else name
-    port = options.port if options.port is not None else config.port or 22
+    port = config.port or 22
+    hops = _hops(options, found)
     alias = found.text("hostkeyalias")
     pinned = options.host_key if options.host_key and options.host_key.startswith("SHA256:") else None
-    if found.text("stricthostkeychecking", "yes").lower() not in ("yes", "true"):
+    checks = options.host_key or found.choice("stricthostkeychecking", HOST_KEY_CHECKS, "yes")
+    if checks == "taken as yes":
         log.info("%s: StrictHostKeyChecking is taken as yes; unknown host keys are refused.", escape(name))
     return Destination(
         name=name,
@@ -136,15 +131,19 @@ def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Des
         identities_only=found.flag("identitiesonly"),
         agent=_agent(options, found),
         known_hosts=_known_hosts(options, found),
-        family=found.choice("addressfamily", _FAMILIES, socket.AF_UNSPEC),
-        connect_timeout=options.connect_timeout or found.seconds("connecttimeout") or 15.0,
+        family=found.choice("addressfamily", FAMILIES, socket.AF_UNSPEC),
+        bind_address=found.text("bindaddress") or None,
+        attempts=found.attempts(),
+        connect_timeout=options.connect_timeout or found.seconds("connecttimeout", 0.0) or _CONNECT_TIMEOUT,
         alive_interval=_alive_interval(options, found),
         alive_count=options.keepalive_count
         if options.keepalive_count is not None
         else found.count("serveralivecountmax", _ALIVE_COUNT),
-        algorithms=Algorithms(),
-        hops=_hops(options, found),
+        algorithms=found.algorithms(),
+        hops=hops,
+        proxy_command=None if hops else found.command(),
         pinned=pinned,
+        accept_new=checks == "accept-new",
     )
 
 
@@ -159,88 +158,7 @@ def _sources(options: SSHOptions) -> list[Source]:
     ]
 
 
-class _Settings:
-    """The settings that are in effect, as values of the right kind."""
-
-    def __init__(self, config: SSHConfig) -> None:
-        self._config = config
-
-    def refuse_what_is_not_honoured(self) -> None:
-        """Refuse what changes who is reached or trusted, and is not honoured yet."""
-        for keyword, harmless in _NOT_YET.items():
-            setting = self._config.first(keyword)
-            if setting is not None and " ".join(setting.words).lower() not in harmless:
-                raise complaint(setting, f"{keyword} is not honoured yet")
-
-    def text(self, keyword: str, default: str = "") -> str:
-        """Return a setting of one word."""
-        setting = self._config.first(keyword)
-        if setting is None:
-            return default
-        if len(setting.words) > 1:
-            raise complaint(setting, f"{keyword} has more than one value")
-        return setting.words[0]
-
-    def path(self, keyword: str) -> str:
-        """Return a setting that is a path, expanded."""
-        setting = self._config.first(keyword)
-        return "" if setting is None else self._config.expanded(setting, self.text(keyword))
-
-    def paths(self, keyword: str) -> list[str]:
-        """Return the paths of a setting that adds up, expanded."""
-        settings = self._config.found.get(keyword, [])
-        return [self._config.expanded(setting, setting.words[0]) for setting in settings]
-
-    def list_of_paths(self, keyword: str) -> list[str]:
-        """Return the paths of a setting of several words, expanded."""
-        setting = self._config.first(keyword)
-        return [] if setting is None else [self._config.expanded(setting, word) for word in setting.words]
-
-    def hops(self) -> tuple[Hop, ...]:
-        """Return the hosts to jump through."""
-        setting = self._config.first("proxyjump")
-        if setting is None:
-            return ()
-        with standing_at(setting):
-            return parse_jump(self._config.tokens.expand(setting.words[0]))
-
-    def seconds(self, keyword: str) -> float | None:
-        """Return a setting in seconds, None where it is "none" or 0; ssh's time formats (1m30s) are understood."""
-        text = self.text(keyword).lower()
-        if text in ("", "none"):
-            return None
-        parts = re.findall(r"(\d+)([smhdw]?)", text)
-        if "".join(number + unit for number, unit in parts) != text:
-            raise self._complaint(keyword, "must be a time in seconds")
-        total = sum(
-            int(number) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[unit] for number, unit in parts
-        )
-        return float(total) or None
-
-    def count(self, keyword: str, default: int) -> int:
-        """Return a setting that is a number, 0 included."""
-        text = self.text(keyword)
-        if text and not (text.isascii() and text.isdigit()):
-            raise self._complaint(keyword, "must be a number")
-        return int(text) if text else default
-
-    def flag(self, keyword: str) -> bool:
-        """Return a setting that is yes or no."""
-        return self.choice(keyword, {"yes": True, "true": True, "no": False, "false": False}, False)
-
-    def choice(self, keyword: str, choices: dict[str, T], default: T) -> T:
-        """Return a setting that is one of several words."""
-        text = self.text(keyword).lower()
-        if text and text not in choices:
-            raise self._complaint(keyword, f"must be one of {', '.join(choices)}")
-        return choices[text] if text else default
-
-    def _complaint(self, keyword: str, what: str) -> ConfigurationError:
-        setting = self._config.first(keyword)
-        return ConfigurationError(f"{keyword} {what}.") if setting is None else complaint(setting, f"{keyword} {what}")
-
-
-def _identities(options: SSHOptions, found: _Settings) -> tuple[str, ...]:
+def _identities(options: SSHOptions, found: Settings) -> tuple[str, ...]:
     if options.pkey is not None:
         return ()
     if options.identity is not None:
@@ -252,7 +170,7 @@ def _identities(options: SSHOptions, found: _Settings) -> tuple[str, ...]:
     return tuple(path for path in defaults if os.path.exists(path))
 
 
-def _certificates(options: SSHOptions, found: _Settings) -> tuple[str, ...]:
+def _certificates(options: SSHOptions, found: Settings) -> tuple[str, ...]:
     if options.certificate is not None:
         return (expand(options.certificate),)
     return tuple(path for path in found.paths("certificatefile") if path.lower() != "none")
@@ -276,7 +194,7 @@ def hop_options(options: SSHOptions, hop: Hop, before: tuple[Hop, ...]) -> SSHOp
     )
 
 
-def _hops(options: SSHOptions, found: _Settings) -> tuple[Hop, ...]:
+def _hops(options: SSHOptions, found: Settings) -> tuple[Hop, ...]:
     if options.jump is None:
         return found.hops()
     try:
@@ -285,15 +203,13 @@ def _hops(options: SSHOptions, found: _Settings) -> tuple[Hop, ...]:
         raise ConfigurationError(f"SSHOptions(jump=...): {exc}.") from None
 
 
-def _alive_interval(options: SSHOptions, found: _Settings) -> float:
+def _alive_interval(options: SSHOptions, found: Settings) -> float:
     if options.keepalive_interval is not None:
         return options.keepalive_interval
-    if found.text("serveraliveinterval"):
-        return found.seconds("serveraliveinterval") or 0.0  # a configured 0 is meant
-    return _ALIVE_INTERVAL
+    return found.seconds("serveraliveinterval", _ALIVE_INTERVAL)  # a configured 0 is meant
 
 
-def _agent(options: SSHOptions, found: _Settings) -> str | None:
+def _agent(options: SSHOptions, found: Settings) -> str | None:
     if options.pkey is not None or options.agent is False:
         return None
     if isinstance(options.agent, str):
@@ -309,7 +225,7 @@ def _agent(options: SSHOptions, found: _Settings) -> str | None:
     return os.environ.get("SSH_AUTH_SOCK") or None
 
 
-def _known_hosts(options: SSHOptions, found: _Settings) -> tuple[str | bytes, ...]:
+def _known_hosts(options: SSHOptions, found: Settings) -> tuple[str | bytes, ...]:
     if options.known_hosts is not None:
         return tuple(one if isinstance(one, bytes) else expand(one) for one in several(options.known_hosts))
     paths: list[str | bytes] = []

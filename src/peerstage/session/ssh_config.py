@@ -6,47 +6,40 @@ The first value of a keyword wins; of a few keywords all values count. ``Host`` 
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import os
 import re
-import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from peerstage.errors import ConfigurationError
 from peerstage.session.files import read_with_status
 from peerstage.session.patterns import match_hostname, match_pattern, match_pattern_list
 from peerstage.session.tokens import Tokens, local_user
+from peerstage.session.values import ADVICE, CHECKS, Setting, complaint, port_of, standing_at
 
 _MOST_BYTES = 1 << 20
 _MOST_DEPTH = 16
 #: Seconds that the command of a ``Match exec`` may take; ssh itself would wait for ever.
 _EXEC_SECONDS = 15.0
 
-#: Keywords whose values add up.
-_ADD_UP = frozenset({"identityfile", "certificatefile"})
+#: Other names of keywords.
+_ALIASES = {"identityfile2": "identityfile", "pubkeyacceptedkeytypes": "pubkeyacceptedalgorithms"}
+#: Keywords whose values add up. Of RekeyLimit the first size counts, and the first time.
+_ADD_UP = frozenset({"identityfile", "certificatefile", "rekeylimit"})
 #: Keywords that take one word; the others may take more, or are not looked at.
-_ONE_WORD = _ADD_UP | {
-    *("hostname", "port", "hostkeyalias", "identityagent", "identitiesonly", "addressfamily", "connecttimeout"),
-    *("stricthostkeychecking", "bindaddress", "connectionattempts", "serveraliveinterval", "serveralivecountmax"),
+_ONE_WORD = {
+    *("identityfile", "certificatefile", "hostname", "hostkeyalias", "identityagent", "bindaddress"),
+    *(keyword for keyword in CHECKS if keyword != "rekeylimit"),
 }
+#: Keywords whose value "none" is as good as no line.
+_NONE_IS_UNSET = frozenset({"connecttimeout", "serveraliveinterval"})
 #: Keywords whose value is the rest of the line, as it stands.
 _COMMANDS = frozenset({"proxycommand", "localcommand", "remotecommand", "knownhostscommand"})
 
 _LINE = re.compile(r"\A([^\s=\"]+)(?:[ \t\r\f]*=[ \t\r\f]*|[ \t\r\f]+|\Z)(.*)\Z", re.DOTALL)
-ADVICE = "Or give SSHOptions(config=()) and say there how the peer is reached."
-
-
-class Setting(NamedTuple):
-    """One value of a keyword, and where it stands."""
-
-    words: tuple[str, ...]
-    path: str
-    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,27 +66,39 @@ class SSHConfig:
     Attributes:
         name: The host as it was given.
         given_user: Who logs in there, None for whom the configuration names.
+        given_port: The port, None for the one that is configured.
         found: Keyword, in lower case, to its values.
     """
 
     name: str
     given_user: str | None
+    given_port: int | None = None
     found: dict[str, list[Setting]] = field(default_factory=dict)
     _final: bool = False
     _wants_final: bool = False
     _host: str | None = None
 
     @classmethod
-    def read(cls, sources: Sequence[Source], name: str, user: str | None) -> SSHConfig:
-        """Read *sources*, the user's before the system's, for *user* at *name*.
+    def read(
+        cls,
+        sources: Sequence[Source],
+        name: str,
+        user: str | None,
+        port: int | None = None,
+        jump: str | None = None,
+    ) -> SSHConfig:
+        """Read *sources*, the user's before the system's, for *user* at *name* and *port*, through *jump*.
 
-        Without a *user* it is the one that is configured, or else whoever runs this process.
+        Without a *user* it is the one that is configured, or else whoever runs this process; without a *port* or a
+        *jump*, those that are configured.
 
         Raises:
             ConfigurationError: A file can not be read, is open to others, or holds what ssh would refuse; with file and
                 line.
         """
-        config = cls(name, user)
+        config = cls(name, user, port)
+        if jump is not None:
+            config._set("proxyjump", Setting((jump,), "SSHOptions(jump=...)", 0))
         for source in sources:
             config._read_file(source)
         config._host = config.host
@@ -124,7 +129,9 @@ class SSHConfig:
 
     @property
     def port(self) -> int | None:
-        """The port that is configured so far."""
+        """The port, as far as one was given or is configured."""
+        if self.given_port is not None:
+            return self.given_port
         setting = self.first("port")
         return None if setting is None else port_of(setting)
 
@@ -179,6 +186,7 @@ class SSHConfig:
             if match is None:
                 raise complaint(Setting((), source.path, number), f"{line[:60]!r} can not be read")
             keyword, value = match.group(1).lower(), match.group(2)
+            keyword = _ALIASES.get(keyword, keyword)
             setting = _setting(keyword, value, source.path, number)
             if keyword == "host":
                 active = self._host_block(setting) and not never
@@ -190,6 +198,13 @@ class SSHConfig:
                 self._set(keyword, setting)
 
     def _set(self, keyword: str, setting: Setting) -> None:
+        if keyword in _NONE_IS_UNSET and setting.words == ("none",):
+            return
+        if keyword == "proxyjump" and setting.words[0].lower() != "none":
+            # Of these two the first counts, and it may be "none"; behind ProxyJump none there may be a ProxyCommand.
+            if "proxyjump" in self.found or "proxycommand" in self.found:
+                return
+            self.found["proxycommand"] = [setting._replace(words=("none",))]
         values = self.found.setdefault(keyword, [])
         if not values or (keyword in _ADD_UP and setting.words not in [value.words for value in values]):
             values.append(setting)
@@ -292,8 +307,8 @@ def _setting(keyword: str, value: str, path: str, number: int) -> Setting:
         raise complaint(setting, f"{keyword} has no value")
     if keyword in _ONE_WORD and len(words) > 1:
         raise complaint(setting, f"{keyword} takes one value, and here are {len(words)}")
-    if keyword == "port":
-        port_of(setting)
+    if keyword in CHECKS:
+        CHECKS[keyword](setting)
     return setting
 
 
@@ -348,32 +363,3 @@ def next_word(text: str) -> tuple[str, str]:
         return (word, rest.lstrip(" \t\r\n")) if quote else ("", "")
     match = re.match(r"([^ \t\r\n\"=]*)([ \t\r\n]*=?[ \t\r\n]*)(.*)", text, re.DOTALL)
     return (match.group(1), match.group(3)) if match else ("", "")
-
-
-def port_of(setting: Setting) -> int:
-    """Return a setting as a TCP port: a number, or the name of a service.
-
-    Raises:
-        ConfigurationError: It is neither.
-    """
-    text = setting.words[0]
-    if text.isascii() and text.isdigit() and 1 <= int(text) <= 65535:
-        return int(text)
-    try:
-        return socket.getservbyname(text, "tcp")
-    except (OSError, UnicodeError):
-        raise complaint(setting, "Port must be a number from 1 to 65535") from None
-
-
-@contextlib.contextmanager
-def standing_at(setting: Setting) -> Iterator[None]:
-    """Raise a `ValueError` from inside as one that names where *setting* stands."""
-    try:
-        yield
-    except ValueError as exc:
-        raise complaint(setting, str(exc)) from None
-
-
-def complaint(setting: Setting, what: str) -> ConfigurationError:
-    """Return an error that names where a setting stands."""
-    return ConfigurationError(f"{setting.path}:{setting.number}: {what}. {ADVICE}")

@@ -74,6 +74,15 @@ class Tokens:
         """
         return self.replace(text, self.values())
 
+    def expand_proxy(self, text: str) -> str:
+        """Return a ProxyCommand or ProxyJump with its tokens expanded, of which it knows fewer.
+
+        Raises:
+            ValueError: A token is unknown there.
+        """
+        values = self.values()
+        return self.replace(text, {letter: values[letter] for letter in "hknpr"})
+
     def expand_path(self, text: str) -> str:
         """Return a path with ``~``, tokens and variables of the environment expanded.
 
