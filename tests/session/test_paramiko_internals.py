@@ -156,6 +156,9 @@ def test_the_packetizer_s_methods_are_still_the_ones_that_are_replaced() -> None
         assert hidden.closed is False
         assert hidden.need_rekey() is False
         hidden._trigger_rekey()
+        assert hidden.need_rekey() is False, "not before the login"
+        hidden.may_rekey = True
+        hidden._trigger_rekey()
         assert hidden.need_rekey() is True
         ours.settimeout(0.01)
         with pytest.raises(NeedRekeyException):

@@ -1,9 +1,10 @@
-"""From a host and a port to a connected socket, within a time."""
+"""From a host and a port to a connected socket, within a time, and if that fails once more."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import socket
@@ -12,10 +13,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from peerstage.errors import ConnectError
+from peerstage.errors import ConnectError, escape
 from peerstage.session.watchdog import Watchdog
 
+log = logging.getLogger("peerstage.session")
+
 _SLICE = 0.05
+#: Seconds between two attempts, as for ssh.
+_PAUSE = 1.0
+_ONLY: dict[int, str] = {socket.AF_INET: " as an IPv4 address", socket.AF_INET6: " as an IPv6 address"}
 
 
 def dial(
@@ -25,36 +31,77 @@ def dial(
     family: int,
     timeout: float,
     watchdog: Watchdog,
+    attempts: int = 1,
+    bind_address: str | None = None,
     note: Callable[[str, str], object] = lambda step, seen: None,
-) -> socket.socket:
-    """Return a socket connected to *host*, trying each of its addresses, all within *timeout* seconds.
+) -> tuple[socket.socket, float]:
+    """Return a socket connected to *host*, trying each of its addresses, and the seconds that are left of the time.
 
-    *note* is told of the steps "address" and "connection" when they are done, and what was seen.
+    Args:
+        host: A name or an address.
+        port: TCP port.
+        family: Address family, `socket.AF_UNSPEC` for any.
+        timeout: Seconds for the name, and then for each attempt (the first shares them with the name).
+        watchdog: Ends it.
+        attempts: How often the addresses are tried, a second between. A name that is unknown is asked for once.
+        bind_address: Local address or name to connect from.
+        note: Told of the steps "address" and "connection" when they are done, and what was seen.
 
     Raises:
         ConnectError: The name is unknown, nothing listens there, or the time is up.
-        Cancelled: The watchdog was told to cancel.
+        Cancelled, LimitExceeded: The watchdog has ended it.
     """
     until = time.monotonic() + timeout
     addresses = _look_up(host, port, family, until, watchdog)
     note("address", ", ".join(dict.fromkeys(str(address[0]) for *_, address in addresses)))
+    problem = ""
+    for attempt in range(attempts):
+        if attempt:
+            log.info("%s port %s: %s; trying again.", escape(host), port, escape(problem))
+            watchdog.sleep(_PAUSE)
+            until = time.monotonic() + timeout
+        sock, problem = _try_each(addresses, bind_address, until, watchdog)
+        if sock is not None:
+            note("connection", f"{sock.getpeername()[0]} port {port}")
+            return sock, max(0.0, until - time.monotonic())
+    tried = f" ({attempts} attempts)" if attempts > 1 else ""
+    raise ConnectError(
+        f"{host} port {port}: {problem}{tried}. Is the peer up, is that its port, and does no firewall stand between?"
+    )
+
+
+def _try_each(
+    addresses: list[Any], bind_address: str | None, until: float, watchdog: Watchdog
+) -> tuple[socket.socket | None, str]:
+    """Return a socket connected to the first of *addresses* that answers, or None and what went wrong."""
     problem = "no address"
     for number, (kind, sort, protocol, _name, address) in enumerate(addresses):
         left = until - time.monotonic()
         share = left / (len(addresses) - number)  # an address that swallows everything must not take the others' time
         sock = socket.socket(kind, sort, protocol)
         try:
-            problem = _connect(sock, address, time.monotonic() + share, watchdog)
+            problem = _bind(sock, bind_address, until, watchdog) if bind_address is not None else ""
+            if not problem:
+                problem = _connect(sock, address, time.monotonic() + share, watchdog)
         except BaseException:
             sock.close()
             raise
         if not problem:
-            note("connection", f"{address[0]} port {port}")
-            return sock
+            return sock, ""
         sock.close()
-    raise ConnectError(
-        f"{host} port {port}: {problem}. Is the peer up, is that its port, and does no firewall stand between?"
-    )
+    return None, problem
+
+
+def _bind(sock: socket.socket, address: str, until: float, watchdog: Watchdog) -> str:
+    """Bind *sock* to a local address or name; return what went wrong, or an empty string."""
+    try:
+        place = _look_up(address, 0, sock.family, until, watchdog)[0][4]
+        sock.bind(place)
+    except ConnectError as exc:
+        return f"BindAddress {address}: {exc.message.rstrip('.')}"
+    except OSError as exc:
+        return f"BindAddress {address}: {exc.strerror}"
+    return ""
 
 
 def _look_up(host: str, port: int, family: int, until: float, watchdog: Watchdog) -> list[Any]:
@@ -77,7 +124,11 @@ def _look_up(host: str, port: int, family: int, until: float, watchdog: Watchdog
         raise ConnectError(f"The name {host} was not resolved in time. Does DNS answer?")
     if isinstance(found[0], BaseException):
         reason = found[0].strerror if isinstance(found[0], OSError) else str(found[0])
-        raise ConnectError(f"The name {host} can not be resolved: {reason}. Is it spelt right?") from found[0]
+        only = {socket.AF_INET: " as an IPv4 address", socket.AF_INET6: " as an IPv6 address"}
+        advice = " Is it spelt right?" if family not in only else " Is it spelt right, and AddressFamily what is meant?"
+        raise ConnectError(f"The name {host} can not be resolved{only.get(family, '')}: {reason}.{advice}") from found[
+            0
+        ]
     answer: list[Any] = found[0]
     return answer
 

@@ -19,8 +19,7 @@ from peerstage.records import MIB, Limits
 from peerstage.session import jump
 from peerstage.session._paramiko.channels import replace_buffers
 from peerstage.session._paramiko.transport import forget, make_transport, watch_liveness
-from peerstage.session.config import Destination, hop_options, resolve_destination
-from peerstage.session.dial import dial
+from peerstage.session.config import Destination
 from peerstage.session.handshake import Note, log_in, say_nothing
 from peerstage.session.jump import ChannelSocket
 from peerstage.session.known_hosts import fingerprint
@@ -28,6 +27,7 @@ from peerstage.session.mapping import translate
 from peerstage.session.options import SSHOptions
 from peerstage.session.stream import ChannelStream, Stream
 from peerstage.session.watchdog import Watchdog
+from peerstage.session.way import Way, find_way
 
 log = logging.getLogger("peerstage.session")
 
@@ -60,10 +60,10 @@ class Session:
         *,
         owned: bool,
         fingerprint: str,
-        through: Session | None = None,
+        way: Way | None = None,
     ) -> None:
         self.fingerprint = fingerprint
-        self._through = through
+        self._way = way
         self._transport = transport
         self._watchdog = watchdog
         self._limits = limits
@@ -106,43 +106,28 @@ class Session:
         """
         watchdog.renew()
         _quiet_paramiko()
-        started = time.monotonic()
-        sock = options.sock
-        if isinstance(sock, paramiko.Transport):
-            return cls._over(sock, watchdog, limits)
-        if sock is not None and sock.fileno() < 0:
-            raise ConfigurationError("SSHOptions(sock=...) is closed: a socket serves one session. Use a with block.")
-        through: Session | None = None
-        way: Any = sock
-        if sock is None and destination.hops:
-            through = _through_hop(destination, options, limits, watchdog, depth)
-            way = through.open_way(destination.host, destination.port, destination.connect_timeout)
-            started = time.monotonic()
-        elif sock is None:
-            way = dial(
-                destination.host,
-                destination.port,
-                family=destination.family,
-                timeout=destination.connect_timeout,
-                watchdog=watchdog,
-                note=note,
-            )
-        transport = make_transport(way, limits, WINDOW, PACKET, destination.algorithms)
+        if isinstance(options.sock, paramiko.Transport):
+            return cls._over(options.sock, watchdog, limits)
+        way = find_way(
+            destination, options, limits=limits, watchdog=watchdog, depth=depth, note=note, connect=cls.connect
+        )
+        transport = make_transport(way.sock, limits, WINDOW, PACKET, destination.algorithms)
         end = _Ending(transport, [])
         try:
             with watchdog.ending(end), watchdog.phase("complete the login", limits.login_timeout):
-                left = max(0.1, started + destination.connect_timeout - time.monotonic())
-                shown = log_in(transport, destination, options, watchdog, left, note)
-        except BaseException:
+                shown = log_in(transport, destination, options, watchdog, max(0.1, way.left), note)
+        except BaseException as exc:
+            failure = way.explain(exc, logged_in=False) if isinstance(exc, StageError) else exc
             end()
             if transport.is_alive():
                 transport.join(2.0)
-            if through is not None:
-                through.close()
-            raise
+            way.close()
+            if failure is exc:
+                raise
+            raise failure from exc
         if destination.alive_interval:
             watch_liveness(transport, destination.alive_interval, destination.alive_count)
-        return cls(transport, watchdog, limits, owned=True, fingerprint=shown, through=through)
+        return cls(transport, watchdog, limits, owned=True, fingerprint=shown, way=way)
 
     @classmethod
     def _over(cls, transport: paramiko.Transport, watchdog: Watchdog, limits: Limits) -> Session:
@@ -245,8 +230,12 @@ class Session:
             return self._lost
         if self._transport.is_active():  # it was about one channel
             return translate(exc, logged_in=True)
-        self._lost = translate(self._transport.get_exception() or exc, logged_in=True)
+        self._lost = self.explain(translate(self._transport.get_exception() or exc, logged_in=True))
         return self._lost
+
+    def explain(self, failure: StageError) -> StageError:
+        """Return *failure* with what a ProxyCommand has to say to it, if there is one on the way."""
+        return failure if self._way is None else self._way.explain(failure, logged_in=True)
 
     def close(self) -> None:
         """Close the connection, or on a Transport of the caller's only what was opened on it."""
@@ -258,35 +247,20 @@ class Session:
         self._end()
         if self._owned and self._transport is not threading.current_thread():
             self._transport.join(2.0)
-        if self._through is not None:
-            self._through.close()
+        if self._way is not None:
+            self._way.close()
 
     def forget(self) -> None:
         """Let go of the connection in a forked child without a word to the peer; it stays the parent's."""
         if self._owned:
             forget(self._transport)
+        if self._way is not None:
+            self._way.forget()
 
     def require_same_process(self) -> None:
         """Raise `StageError` in a process that was forked from the one that connected."""
         if os.getpid() != self._process:
             raise StageError("This connection was made before a fork and can not be used in the child. Connect anew.")
-
-
-def _through_hop(
-    destination: Destination, options: SSHOptions, limits: Limits, watchdog: Watchdog, depth: int
-) -> Session:
-    """Return a session with the last hop before *destination*; its configuration, keys and host key are its own."""
-    *before, hop = destination.hops
-    if depth >= jump.MOST_HOPS:
-        raise ConfigurationError(f"More than {jump.MOST_HOPS} hops: does {hop} jump through itself? See its ProxyJump.")
-    theirs = hop_options(options, hop, tuple(before))
-    try:
-        next_one = resolve_destination(hop.host, hop.user, theirs)
-        return Session.connect(next_one, theirs, limits=limits, watchdog=watchdog, depth=depth + 1)
-    except StageError as exc:
-        if not exc.message.startswith("Jump host "):
-            exc.message = f"Jump host {hop}: {exc.message}"
-        raise
 
 
 class _Ending:

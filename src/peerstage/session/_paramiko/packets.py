@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -11,22 +12,47 @@ from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
 
 from peerstage.records import Limits
+from peerstage.session.algorithms import REKEY_BYTES, REKEY_SECONDS
 from peerstage.session.liveness import Liveness
 from peerstage.session.pipe import Violation
 
 _READ_BYTES = 512 * 1024
 _GCM_TAG = 16
 _MOST_EXTENSIONS = 64
+#: Bytes that the server may still send with old keys when new ones were asked for: more than can be under way.
+_OLD_KEYS_BYTES = 1 << 30
 _uint32 = struct.Struct(">I")
 
 
 class BoundedPacketizer(Packetizer):
-    """paramiko's packet layer (RFC 4253, 6) with bounds, fewer system calls and fewer copies."""
+    """paramiko's packet layer (RFC 4253, 6) with bounds, fewer system calls and fewer copies.
 
-    REKEY_BYTES = 1 << 30  # RFC 4253, 9: after each gigabyte
+    Args:
+        sock: Connected.
+        limits: Bounds for what comes.
+        rekey_bytes: Bytes, either way, after which new keys are asked for (RFC 4253, 9).
+        rekey_seconds: Seconds after which they are, None for never.
 
-    def __init__(self, sock: Any, limits: Limits) -> None:
+    Attributes:
+        may_rekey: Whether new keys are asked for; like ssh, not before the login, during which servers refuse it.
+    """
+
+    def __init__(
+        self,
+        sock: Any,
+        limits: Limits,
+        *,
+        rekey_bytes: int = REKEY_BYTES,
+        rekey_seconds: float | None = REKEY_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(sock)
+        self.REKEY_BYTES = rekey_bytes  # what paramiko counts against, where it counts itself
+        self.may_rekey = False
+        self._rekey_seconds = rekey_seconds
+        self._clock = clock
+        self._keyed_at = clock()
+        self._between_keys = False
         self._sock = sock
         self._limits = limits
         self._buffer = bytearray(_READ_BYTES + limits.packet_bytes)
@@ -44,9 +70,17 @@ class BoundedPacketizer(Packetizer):
     def start_handshake(self, timeout: float) -> None:
         """Start no timer."""
 
+    def set_outbound_cipher(self, *args: Any, **kwargs: Any) -> None:
+        """Take new keys for what is sent; those for what comes follow (paramiko calls these two in that order)."""
+        self._between_keys = True
+        self._keyed_at = self._clock()
+        super().set_outbound_cipher(*args, **kwargs)
+
     def set_inbound_cipher(self, *args: Any, **kwargs: Any) -> None:
         """Take new keys; for AES-GCM keep what is needed to decrypt in place (RFC 5647, 7.1)."""
         super().set_inbound_cipher(*args, **kwargs)
+        self._keyed_at = self._clock()
+        self._between_keys = False
         self._engine = args[0] if args else kwargs["block_engine"]
         if kwargs.get("aead"):
             self._fixed_iv = kwargs["iv_in"][:4]
@@ -54,6 +88,17 @@ class BoundedPacketizer(Packetizer):
         else:
             self._engine = None
         self._received = 0
+
+    def need_rekey(self) -> bool:
+        """Whether new keys are to be agreed on; asked between any two messages, and while none comes."""
+        if self._rekey_seconds is not None and self._clock() - self._keyed_at >= self._rekey_seconds:
+            self._trigger_rekey()
+        return super().need_rekey()
+
+    def _trigger_rekey(self) -> None:
+        # Asked for between the two switches to new keys, paramiko would begin another exchange before this one ends.
+        if self.may_rekey and not self._between_keys:
+            cast(Any, super())._trigger_rekey()
 
     def readline(self, timeout: float) -> str:
         """Return one line of what precedes the key exchange (RFC 4253, 4.2), bounded together with those before it."""
@@ -111,10 +156,9 @@ class BoundedPacketizer(Packetizer):
         hidden._Packetizer__sequence_number_in = (message.seqno + 1) & 0xFFFFFFFF
         self._received += size
         if self._received >= self.REKEY_BYTES:
-            if self._received >= 2 * self.REKEY_BYTES:
+            if self._received >= self.REKEY_BYTES + _OLD_KEYS_BYTES:
                 raise Violation("the server goes on with old keys")
-            if not self.need_rekey():
-                hidden._trigger_rekey()
+            self._trigger_rekey()
 
     def _require(self, n: int, *, check_rekey: bool) -> None:
         """Wait until *n* bytes lie in the buffer."""

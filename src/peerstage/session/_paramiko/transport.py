@@ -23,6 +23,10 @@ from peerstage.session.liveness import Liveness
 from peerstage.session.pipe import Violation
 
 _SERVICE = "ssh-connection"
+#: Message numbers below are those of the transport and of key exchange itself (RFC 4250, 4.1.2).
+_FIRST_AFTER_KEX = 50
+#: Answers that may be held back while keys are exchanged.
+_MOST_HELD_BACK = 4096
 
 
 class ClientTransport(paramiko.Transport):
@@ -43,6 +47,7 @@ class ClientTransport(paramiko.Transport):
         self.shown = b""
         self._trusted = threading.Event()
         self._accepted = threading.Event()
+        self._held_back: list[Message] = []
         hidden: Any = self
         hidden._handler_table[MSG_SERVICE_ACCEPT] = self._parse_service_accept
 
@@ -75,6 +80,43 @@ class ClientTransport(paramiko.Transport):
         while not self._trusted.wait(0.1):
             if not cast(Any, self).active:
                 raise EOFError
+        held_back, self._held_back = self._held_back, []
+        for message in held_back:
+            cast(Any, self)._send_message(message)
+
+    # While keys are exchanged nothing else may be sent (RFC 4253, 7.1). paramiko has other threads wait for that, and
+    # its own too, which would then wait for itself; so what that one answers to the server is held back.
+
+    def _send_user_message(self, data: Message) -> None:
+        if self._hold_back(data):
+            return
+        hidden: Any = self
+        cast(Any, super())._send_user_message(data)
+        if (
+            hidden.packetizer.need_rekey()
+        ):  # no more until there are; until paramiko's thread sees it, much could be sent
+            with hidden.clear_to_send_lock:
+                if hidden.packetizer.need_rekey():
+                    hidden.clear_to_send.clear()
+
+    def _send_message(self, data: Message) -> None:
+        if not self._hold_back(data):
+            cast(Any, super())._send_message(data)
+
+    def _hold_back(self, data: Message) -> bool:
+        hidden: Any = self
+        if threading.current_thread() is not self or hidden.clear_to_send.is_set() or not hidden.initial_kex_done:
+            return False
+        if data.asbytes()[0] < _FIRST_AFTER_KEX:
+            return False
+        if len(self._held_back) >= _MOST_HELD_BACK:
+            raise Violation("the server goes on asking while keys are exchanged")
+        self._held_back.append(data)
+        return True
+
+    def _auth_trigger(self) -> None:
+        cast(Any, super())._auth_trigger()
+        cast(Any, self).packetizer.may_rekey = True
 
     # Whoever logs in (RFC 4252). Everything here is called by, and waits in, the thread that uses the session.
 
@@ -166,26 +208,42 @@ def make_transport(
     """Return a transport on *sock* with our packet layer, *algorithms* and bounds; nothing is sent yet."""
     with contextlib.suppress(OSError, AttributeError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    algorithms = algorithms or supported()
+    packets = functools.partial(
+        BoundedPacketizer,
+        limits=limits,
+        rekey_bytes=algorithms.rekey_bytes,
+        rekey_seconds=algorithms.rekey_seconds,
+    )
     transport = ClientTransport(
         sock,
         default_window_size=window,
         default_max_packet_size=packet,
-        packetizer_class=cast(Any, functools.partial(BoundedPacketizer, limits=limits)),
+        packetizer_class=cast(Any, packets),
     )
-    offer(transport, algorithms or Algorithms())
+    offer(transport, algorithms)
     hidden: Any = transport
     hidden._channels = BufferedChannels(hidden.packetizer, window, limits.stderr_bytes)
     hidden.auth_timeout = None  # the watchdog bounds the login, and says what was waited for
     return transport
 
 
+def supported() -> Algorithms:
+    """Return our algorithms as far as this paramiko has them."""
+    ours, theirs = Algorithms(), cast(Any, ClientTransport)
+    return Algorithms(
+        kex=tuple(name for name in ours.kex if name in theirs._kex_info),
+        host_keys=tuple(name for name in ours.host_keys if name in theirs._key_info),
+        ciphers=tuple(name for name in ours.ciphers if name in theirs._cipher_info),
+        macs=tuple(name for name in ours.macs if name in theirs._mac_info),
+    )
+
+
 def offer(transport: ClientTransport, algorithms: Algorithms) -> None:
-    """Offer *algorithms* in the key exchange, as far as this paramiko has them."""
-    security, hidden = transport.get_security_options(), cast(Any, transport)
-    security.kex = tuple(name for name in algorithms.kex if name in hidden._kex_info)
-    security.key_types = tuple(name for name in algorithms.host_keys if name in hidden._key_info)
-    security.ciphers = tuple(name for name in algorithms.ciphers if name in hidden._cipher_info)
-    security.digests = tuple(name for name in algorithms.macs if name in hidden._mac_info)
+    """Offer *algorithms*, which are of the `supported` ones, in the key exchange."""
+    security = transport.get_security_options()
+    security.kex, security.key_types = algorithms.kex, algorithms.host_keys
+    security.ciphers, security.digests = algorithms.ciphers, algorithms.macs
 
 
 def is_protected(transport: paramiko.Transport) -> bool:

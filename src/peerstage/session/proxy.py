@@ -1,0 +1,145 @@
+"""ProxyCommand: a program that reaches the peer for us, on a socket pair. Nothing of it is left in the end."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+import weakref
+
+from peerstage.errors import ConnectError
+
+#: Bytes of what it says on standard error that are kept: the last ones.
+_KEPT = 2048
+#: Seconds that it gets to end by itself once it is told to, and to be gone when it is killed.
+_GRACE = 0.5
+_GONE = 5.0
+#: Seconds that its last words may take to arrive.
+_LAST_WORDS = 0.5
+_SLICE = 0.01
+
+_live: weakref.WeakSet[ProxyCommand] = weakref.WeakSet()
+
+
+class ProxyCommand:
+    """A command that is running, with what it reaches on a socket.
+
+    The user's shell runs it, as for ssh, in a session of its own: it has no terminal, and is killed with its children.
+
+    Args:
+        command: For the shell, its tokens expanded.
+
+    Attributes:
+        sock: Its standard input and output.
+
+    Raises:
+        ConnectError: It can not be started.
+    """
+
+    def __init__(self, command: str) -> None:
+        self.sock, theirs = socket.socketpair()
+        self._said, saying = socket.socketpair()
+        shell = os.environ.get("SHELL") or "/bin/sh"
+        try:
+            with theirs, saying:
+                self._process = subprocess.Popen(
+                    [shell, "-c", f"exec {command}"],
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=saying.fileno(),
+                    start_new_session=True,
+                )
+        except (OSError, ValueError) as exc:
+            self.sock.close()
+            self._said.close()
+            reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+            raise ConnectError(f"The ProxyCommand can not be run by {shell}: {reason}. Is SHELL right?") from exc
+        self._owner = os.getpid()
+        self._words = b""
+        self._closing = threading.Lock()
+        self._listener = threading.Thread(target=self._listen, name="peerstage-proxy", daemon=True)
+        self._listener.start()
+        _live.add(self)
+
+    def last_words(self) -> str | None:
+        """Return how it ended and what it said, as a sentence; None as long as it runs and says nothing.
+
+        It may be a moment before one that hangs up has ended.
+        """
+        until = time.monotonic() + _LAST_WORDS
+        while not self._has_ended() and time.monotonic() < until:
+            time.sleep(_SLICE)
+        if self._has_ended():
+            self._listener.join(max(0.0, until - time.monotonic()))
+        lines = self._words.decode("utf-8", "backslashreplace").splitlines()
+        said = "; ".join(stripped for line in lines if (stripped := line.strip()))
+        if not self._has_ended():
+            return f"The ProxyCommand says: {said}." if said else None
+        return f"The ProxyCommand has ended ({self._status()}), saying {said or 'nothing'}."
+
+    def close(self) -> None:
+        """End it, and all that it has started in its session's first process group. Closing again is allowed."""
+        with self._closing:
+            if os.getpid() != self._owner or self._process.returncode is not None:
+                return
+            _live.discard(self)
+            _hang_up(self.sock)
+            self._signal(signal.SIGHUP)
+            until = time.monotonic() + _GRACE
+            while not self._has_ended() and time.monotonic() < until:
+                time.sleep(_SLICE)
+            self._signal(signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GONE)
+            with contextlib.suppress(OSError):
+                self._said.shutdown(socket.SHUT_RDWR)
+            self._listener.join(_GONE)
+            self._said.close()
+
+    def forget(self) -> None:
+        """Let go of it in a forked child; it stays the parent's."""
+        self.sock.close()
+        self._said.close()
+        self._process.returncode = 0  # which is not known here, and nobody is to ask for
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            while data := self._said.recv(4096):
+                self._words = (self._words + data)[-_KEPT:]
+
+    def _has_ended(self) -> bool:
+        """Whether it has ended; where the system can tell without taking its group's number away."""
+        if self._process.returncode is not None or not hasattr(os, "waitid"):
+            return self._process.poll() is not None
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def _status(self) -> str:
+        if not hasattr(os, "waitid"):
+            code, killed = self._process.returncode or 0, (self._process.returncode or 0) < 0
+        else:
+            told = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            code, killed = (told.si_status, told.si_code != os.CLD_EXITED) if told is not None else (0, False)
+        return f"signal {abs(code)}" if killed else f"status {code}"
+
+    def _signal(self, number: int) -> None:
+        """Signal the whole group, as long as its number is surely its own."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+
+
+def _hang_up(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
+
+
+@atexit.register
+def _end_all() -> None:
+    for command in list(_live):
+        command.close()
