@@ -61,6 +61,8 @@ class Destination:
         proxy_command: The command through which the peer is reached, with its tokens expanded; None for none.
         pinned: The fingerprint that the host must show, None where known_hosts decides.
         accept_new: Whether a host of which nothing is known is learnt when it is first reached.
+        learns_into: The known_hosts file that new keys are added to, None if there is none.
+        hash_names: Whether names are hidden in what is added (HashKnownHosts).
         algorithms: What is offered in the key exchange, and with which keys may sign.
     """
 
@@ -85,6 +87,8 @@ class Destination:
     proxy_command: str | None
     pinned: str | None
     accept_new: bool
+    learns_into: str | None
+    hash_names: bool
     algorithms: Algorithms
 
 
@@ -103,11 +107,6 @@ def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Des
     for field in _OPTIONS_NOT_YET:
         if getattr(options, field) is not None:
             raise ConfigurationError(f"SSHOptions({field}=...) is not honoured yet. Leave it out.")
-    if options.host_key == "accept-new":
-        raise ConfigurationError(
-            'SSHOptions(host_key="accept-new") is not honoured yet. Add the key to known_hosts (ssh-keyscan), or pin '
-            'it with host_key="SHA256:...".'
-        )
     config = SSHConfig.read(_sources(options), name, user, options.port, options.jump)
     found = Settings(config)
     found.refuse_what_is_not_honoured()
@@ -144,6 +143,8 @@ def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Des
         proxy_command=None if hops else found.command(),
         pinned=pinned,
         accept_new=checks == "accept-new",
+        learns_into=_learns_into(options, found),
+        hash_names=found.flag("hashknownhosts"),
     )
 
 
@@ -233,3 +234,11 @@ def _known_hosts(options: SSHOptions, found: Settings) -> tuple[str | bytes, ...
         words = found.list_of_paths(keyword) or [expand(path) for path in defaults]
         paths.extend(word for word in words if word.lower() != "none")
     return tuple(paths)
+
+
+def _learns_into(options: SSHOptions, found: Settings) -> str | None:
+    """Return the first file of the user's own, as for ssh."""
+    if options.known_hosts is not None:
+        return next((expand(one) for one in several(options.known_hosts) if not isinstance(one, bytes)), None)
+    words = found.list_of_paths("userknownhostsfile") or [expand(path) for path in _USER_KNOWN_HOSTS]
+    return next((word for word in words if word.lower() != "none"), None)

@@ -45,12 +45,13 @@ def log_in(
     """
     hosts = HostKeys.read(destination)
     exchange_keys(transport, destination, hosts, watchdog, connect_timeout, note)
-    shown = hosts.judge(transport.shown)
+    with _before_login(transport, watchdog):
+        verdict = hosts.judge(transport.shown, sleep=watchdog.sleep)
     transport.trust()
-    note("host key", shown)
+    note("host key", f"{verdict.fingerprint}, {verdict.why}")
     with _before_login(transport, watchdog):
         Login(transport, destination, options, note).run()
-    return shown
+    return verdict.fingerprint
 
 
 def exchange_keys(
@@ -69,16 +70,17 @@ def exchange_keys(
         ConnectError, ProtocolError, LimitExceeded, Cancelled: As `log_in`.
     """
     transport.get_security_options().key_types = hosts.order(transport.preferred_keys)
+    agreed: Any = transport
     with _before_login(transport, watchdog), watchdog.phase("answer as an SSH server", seconds):
         done = threading.Event()
         transport.start_client(event=done)
         while not done.wait(0.05):
             if not transport.is_active():
                 break
+        if agreed.remote_version:
+            note("banner", agreed.remote_version)
         if not transport.is_active():
             raise transport.get_exception() or EOFError()
-    agreed: Any = transport
-    note("banner", agreed.remote_version)
     if not is_protected(transport):
         raise ConnectError(
             "The server has no strict key exchange and agreed only on algorithms that are open to CVE-2023-48795. "
@@ -86,7 +88,7 @@ def exchange_keys(
         )
     if not has_strict_kex(transport):
         log.info("%s: the server has no strict key exchange; using AES-GCM or CTR.", escape(destination.name))
-    note("key exchange", f"{agreed.host_key_type}, {agreed.remote_cipher}")
+    note("key exchange", f"{transport.kex_name}, {agreed.host_key_type}, {agreed.remote_cipher}")
 
 
 @contextlib.contextmanager

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from peerstage.errors import ChangedHostKey, HostKeyError, MismatchedHostKey, ProtocolError, UnknownHostKey, escape
+from peerstage.errors import (
+    ChangedHostKey,
+    HostKeyError,
+    LandingError,
+    MismatchedHostKey,
+    NotAvailable,
+    ProtocolError,
+    StageError,
+    UnknownHostKey,
+    escape,
+)
 from peerstage.session.algorithms import CERTIFICATE
 from peerstage.session.certificates import Certificate, blob_type
 from peerstage.session.config import Destination
 from peerstage.session.known_hosts import KnownHosts, fingerprint
+from peerstage.session.known_hosts_file import line_of, locked
+from peerstage.session.options import expand
 
 log = logging.getLogger("peerstage.session")
+
+
+class Verdict(NamedTuple):
+    """A host key that may be trusted: its fingerprint, and why, to follow "it is"."""
+
+    fingerprint: str
+    why: str
 
 
 class HostKeys:
@@ -52,48 +74,108 @@ class HostKeys:
         wanted = [name for name in offered if with_authority or not name.endswith(CERTIFICATE)]
         return tuple(sorted(wanted, key=rank)) or offered
 
-    def judge(self, shown: bytes) -> str:
-        """Return the fingerprint of the host's key, if the key or certificate that it has shown is its own.
+    def judge(self, shown: bytes, *, sleep: Callable[[float], object] = time.sleep) -> Verdict:
+        """Return what makes the host's key its own; a host of which nothing is known is learnt if that is asked for.
 
         Args:
             shown: What it has shown, and has proved to have the private key of.
+            sleep: Waits some seconds for whoever else writes known_hosts; may raise to give up.
 
         Raises:
-            HostKeyError: It is unknown, another, revoked, or not what was asked for.
+            HostKeyError: It is unknown, another, revoked, not what was asked for, or it could not be remembered.
             ProtocolError: It is nothing that could be judged.
         """
-        certificate: Certificate | None = None
         try:
-            if blob_type(shown).endswith(CERTIFICATE):
-                certificate = Certificate.parse(shown)
-        except ValueError as exc:
-            raise ProtocolError(f"The host shows a certificate that can not be read: {exc}.") from None
-        key = shown if certificate is None else certificate.key
+            return self.look_up(shown)
+        except UnknownHostKey as exc:
+            if not self._destination.accept_new:
+                raise
+            refused = exc
+        if not self.is_new_host:
+            refused.message += " (accept-new learns only hosts of which nothing is known.)"
+            raise refused
+        try:
+            verdict = self.learn(shown, sleep=sleep)
+        except (LandingError, NotAvailable) as exc:
+            raise UnknownHostKey(
+                f"{refused.message} (accept-new can not remember it: {exc} What is not remembered is not accepted, "
+                "for the next key could be anybody's.)"
+            ) from exc
+        log.warning("%s: %s is %s.", escape(self._destination.name), verdict.fingerprint, verdict.why)
+        return verdict
+
+    @property
+    def is_new_host(self) -> bool:
+        """Whether there is neither a key of the host nor an authority that may vouch for it."""
+        return self._known.knows_nothing_of(*self._destination.known_as)
+
+    def look_up(self, shown: bytes) -> Verdict:
+        """Return what makes the host's key its own, learning nothing.
+
+        Raises:
+            HostKeyError, ProtocolError: As `judge`.
+        """
+        certificate, key = read_shown(shown)
         pinned = self._destination.pinned
         if pinned is not None:
             if pinned == fingerprint(key):
-                return pinned
+                return Verdict(pinned, "the one that it must have")
             raise MismatchedHostKey(
                 f"The host shows the {blob_type(key)} key {fingerprint(key)}, and {pinned} is the one that it must "
                 "have. Find out why it changed before anything else."
             )
         if certificate is not None:
-            self._judge_certificate(certificate)
-        else:
-            self._known.check(*self._destination.known_as, blob_type(key), key)
-        return fingerprint(key)
+            return Verdict(fingerprint(key), self._judge_certificate(certificate))
+        return Verdict(fingerprint(key), f"known in {self._check(blob_type(key), key)}")
 
-    def _judge_certificate(self, certificate: Certificate) -> None:
-        """Return if a known authority vouches for it, or else, as for ssh, if the key alone is known."""
+    def learn(self, shown: bytes, *, sleep: Callable[[float], object] = time.sleep) -> Verdict:
+        """Add the host's key to the file that new keys go to; where somebody else was quicker, that counts.
+
+        Of a certificate, the plain key is added, as ssh does.
+
+        Raises:
+            HostKeyError: Something else has become known of the host, or there is no such file.
+            LandingError, NotAvailable: The file can not be written.
+        """
+        destination = self._destination
+        _, key = read_shown(shown)
+        if destination.learns_into is None:
+            raise UnknownHostKey(
+                f"The host shows the {blob_type(key)} key {fingerprint(key)}, and there is no file to add it to. Name "
+                "one: SSHOptions(known_hosts=...), --known-hosts or UserKnownHostsFile."
+            )
+        try:
+            with locked(destination.learns_into, sleep=sleep) as file:
+                now = HostKeys.read(destination)
+                try:
+                    return now.look_up(shown)
+                except UnknownHostKey:
+                    if not now.is_new_host:
+                        raise
+                file.append(line_of(*destination.known_as, key, hashed=destination.hash_names))
+        except StageError:
+            raise
+        except OSError as exc:
+            raise LandingError(
+                f"No key can be added: {exc.strerror or exc}. Mend that, or name another file (--known-hosts).",
+                path=destination.learns_into,
+            ) from exc
+        return Verdict(fingerprint(key), f"added to {escape(destination.learns_into)}")
+
+    def _check(self, key_type: str, key: bytes) -> str:
+        return self._known.check(*self._destination.known_as, key_type, key, trust=trust_command(self._destination))
+
+    def _judge_certificate(self, certificate: Certificate) -> str:
+        """Return what makes it the host's: a known authority vouches for it, or, as for ssh, the key alone is known."""
         host, port = self._destination.known_as
         self._known.refuse_revoked(host, port, certificate.authority, "a certificate signed by")
         self._known.refuse_revoked(host, port, certificate.key, "a certificate of")
         place = self._known.authorities(host, port).get(certificate.authority)
         problem = None if place is None else certificate.why_not(host, time.time())
         if place is not None and problem is None:
-            return
+            return f"certified by {fingerprint(certificate.authority)}, the authority in {place}"
         try:
-            self._known.check(host, port, certificate.key_type, certificate.key)
+            known = self._check(certificate.key_type, certificate.key)
         except ChangedHostKey:
             if place is None:
                 raise
@@ -101,6 +183,7 @@ class HostKeys:
         except HostKeyError as exc:
             raise self._complaint(certificate, place, problem) from exc
         log.warning("%s: %s Its key is known by itself.", escape(host), self._complaint(certificate, place, problem))
+        return f"known in {known}"
 
     def _complaint(self, certificate: Certificate, place: str | None, problem: str | None) -> HostKeyError:
         host = escape(self._destination.known_as[0])
@@ -119,3 +202,33 @@ class HostKeys:
             f"{shown}, the authority in {place}, but {problem}, and {host} is what was asked for. Sign the host's key "
             "anew, for the name by which it is reached, and restart its sshd."
         )
+
+
+def read_shown(shown: bytes) -> tuple[Certificate | None, bytes]:
+    """Return the certificate that a host has shown, if it is one, and the key.
+
+    Raises:
+        ProtocolError: It can not be read.
+    """
+    try:
+        if not blob_type(shown).endswith(CERTIFICATE):
+            return None, shown
+        certificate = Certificate.parse(shown)
+    except ValueError as exc:
+        raise ProtocolError(f"The host shows a certificate that can not be read: {exc}.") from None
+    return certificate, certificate.key
+
+
+def trust_command(destination: Destination) -> str:
+    """Return the command that adds the key of the host at *destination*; empty where there is no file to add it to."""
+    path = destination.learns_into
+    if path is None:
+        return ""
+    words = ["peerstage", "trust"]
+    if destination.port != 22:
+        words += ["--port", str(destination.port)]
+    if path != expand("~/.ssh/known_hosts"):
+        words += ["--known-hosts", os.path.abspath(path)]
+    if destination.hops:
+        words += ["--jump", ",".join(str(hop) for hop in destination.hops)]
+    return shlex.join([*words, destination.name])

@@ -24,7 +24,8 @@ from peerstage.session.patterns import match_pattern
 
 log = logging.getLogger("peerstage.session")
 
-_MOST_BYTES = 64 * 1024 * 1024
+#: Bytes that a file may hold.
+MOST_BYTES = 64 * 1024 * 1024
 _MOST_WARNINGS = 100
 _LONGEST_PATTERN = 1022
 _DEFAULT_PORT = 22
@@ -79,8 +80,8 @@ class KnownHosts:
             else:
                 path = expand(given)
                 source, data = escape(path), _read_file(path)
-            if len(data) > _MOST_BYTES:
-                log.warning("%s is larger than %d bytes and is passed over.", source, _MOST_BYTES)
+            if len(data) > MOST_BYTES:
+                log.warning("%s is larger than %d bytes and is passed over.", source, MOST_BYTES)
                 data = b""
             lines.extend(_read_lines(source, data))
             labels.append(source)
@@ -98,6 +99,11 @@ class KnownHosts:
         revoked = {line.blob for line in answer.revoked}
         return {line.blob: line.place for line in reversed(answer.authorities) if line.blob not in revoked}
 
+    def knows_nothing_of(self, host: str, port: int) -> bool:
+        """Whether there is neither a key of *host* nor an authority that may vouch for it."""
+        answer = self._look_up(host, port)
+        return not answer.authorities and (answer.is_borrowed or not answer.keys)
+
     def refuse_revoked(self, host: str, port: int, blob: bytes, what: str = "the") -> None:
         """Raise `RevokedHostKey` if a ``@revoked`` line for this host holds the key; *what* leads to its type."""
         for line in self._look_up(host, port).revoked:
@@ -109,14 +115,15 @@ class KnownHosts:
                     "old one."
                 )
 
-    def check(self, host: str, port: int, key_type: str, blob: bytes) -> None:
-        """Return if *host* is known by this key, and the key is not revoked.
+    def check(self, host: str, port: int, key_type: str, blob: bytes, *, trust: str = "") -> str:
+        """Return the place of the line by which *host* is known by this key, if the key is not revoked.
 
         Args:
             host: Name or address that the user gave; an IPv6 address without brackets.
             port: TCP port.
             key_type: Type of the key that the host shows.
             blob: The public key that the host shows, as SSH encodes it.
+            trust: The command that adds a key of this host, to be named in messages.
 
         Raises:
             RevokedHostKey: A ``@revoked`` line for this host holds the key, whatever other lines say.
@@ -128,23 +135,26 @@ class KnownHosts:
         shown = f"The host shows the {escape(key_type)} key {fingerprint(blob)}"
         self.refuse_revoked(host, port, blob)
         same_type = [line for line in answer.keys if line.key_type == key_type]
-        if any(line.blob == blob for line in same_type):
-            return
+        place = next((line.place for line in same_type if line.blob == blob), None)
+        if place is not None:
+            return place
         if same_type and not answer.is_borrowed:
             first, more = same_type[0], len(same_type) - 1
             others = f" (and {more} more of this type)" if more else ""
             raise ChangedHostKey(
                 f"{shown}, but {_show(host, port)} is known by {fingerprint(first.blob)} in {first.place}{others}. "
                 "Somebody may be between you and the host, or it was given a new key: find out on the host itself. "
-                f"If the new key is right, {_removal(first, host, port)} and add the new one."
+                f"If the new key is right, {_removal(first, host, port)} and add the new one"
+                f"{f' with `{trust}`' if trust else ''}."
             )
-        kind = MismatchedHostKey if answer.keys and not answer.is_borrowed else UnknownHostKey
-        raise kind(f"{shown}, {self._unknown(answer, host, port)}")
+        if answer.keys and not answer.is_borrowed:
+            raise MismatchedHostKey(f"{shown}, {self._unknown(answer, host, port, trust)}")
+        raise UnknownHostKey(f"{shown}, {self._unknown(answer, host, port, trust)}")
 
     def _look_up(self, host: str, port: int) -> _Answer:
         """Return what the lines say about a host; the last answer is kept, for hashed names take their time."""
         if self._last is None or self._last[:2] != (host, port):
-            name, bare = _name(host, port), _name(host)
+            name, bare = lookup_name(host, port), lookup_name(host)
             here = [line for line in self._lines if line.is_for(name)]
             there = [line for line in self._lines if line.is_for(bare)] if bare != name else []
             is_borrowed = not any(line.marker == _TRUSTED for line in here)
@@ -157,20 +167,26 @@ class KnownHosts:
             self._last = host, port, answer
         return self._last[2]
 
-    def _unknown(self, answer: _Answer, host: str, port: int) -> str:
+    def _unknown(self, answer: _Answer, host: str, port: int, trust: str) -> str:
         """Return in words why the key is unknown, where was looked, and what to do."""
         reason = f"and no key is known for {_show(host, port)}"
+        mend = f"Compare that fingerprint with the one on the host itself, then add the key with `{trust}`. Or get"
         if answer.keys and not answer.is_borrowed:
             known = ", ".join(dict.fromkeys(line.key_type for line in answer.keys))
-            reason = f"but {_show(host, port)} is known only by other types of keys: {known} in {answer.keys[0].place}"
+            first = answer.keys[0]
+            reason = f"but {_show(host, port)} is known only by other types of keys: {known} in {first.place}"
+            mend = (
+                "Find out on the host itself why it has another one. If that is right, "
+                f"{_removal(first, host, port)} and add the new one with `{trust}`. Or get"
+            )
         if answer.authorities:
             reason += f"; the @cert-authority in {answer.authorities[0].place} vouches for certificates only"
         searched = ", ".join(dict.fromkeys(self._sources)) or "nothing, for no known_hosts file is given"
         target = next((shlex.quote(source) for source in self._sources if source != _DATA), "a known_hosts file")
         scan = f"ssh-keyscan -p {port} {shlex.quote(_show(host))}"
         return (
-            f"{reason} (searched: {searched}). Get its keys with `{scan}`, compare their fingerprints "
-            f"(`{scan} | ssh-keygen -lf -`) with those on the host itself, then add them to {target}."
+            f"{reason} (searched: {searched}). {mend if trust else 'Get'} its keys with `{scan}`, compare their "
+            f"fingerprints (`{scan} | ssh-keygen -lf -`) with those on the host itself, then add them to {target}."
         )
 
 
@@ -230,7 +246,7 @@ def _read_file(path: str) -> bytes:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise _Unreadable("not a regular file")
             with open(fd, "rb", closefd=False) as file:
-                return file.read(_MOST_BYTES + 1)
+                return file.read(MOST_BYTES + 1)
         finally:
             os.close(fd)
     except FileNotFoundError:
@@ -287,15 +303,15 @@ def _parse(text: bytes) -> tuple[bytes, bytes, str, bytes]:
     return marker, names, key_type.decode("ascii"), blob
 
 
-def _name(host: str, port: int = _DEFAULT_PORT) -> bytes:
-    """Return the name under which a host is looked up. Only ASCII letters lose their case, as in ssh."""
+def lookup_name(host: str, port: int = _DEFAULT_PORT) -> bytes:
+    """Return the name under which a host is looked up and written. Only ASCII letters lose their case, as in ssh."""
     host = host if port == _DEFAULT_PORT else f"[{host}]:{port}"
     return host.encode("utf-8", "surrogatepass").lower()
 
 
 def _show(host: str, port: int = _DEFAULT_PORT) -> str:
     """Return that name as it is shown; ssh-keygen finds hashed names only if it is given them in lower case."""
-    return escape(_name(host, port).decode("utf-8", "surrogatepass"))
+    return escape(lookup_name(host, port).decode("utf-8", "surrogatepass"))
 
 
 def _removal(line: _Line, host: str, port: int) -> str:

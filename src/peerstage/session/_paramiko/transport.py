@@ -37,6 +37,7 @@ class ClientTransport(paramiko.Transport):
 
     Attributes:
         shown: The host key or certificate that the host showed, as SSH encodes it.
+        kex_name: The key exchange method that was agreed on.
     """
 
     # RFC 8731 has given the method another name; what is done is the same.
@@ -45,6 +46,7 @@ class ClientTransport(paramiko.Transport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.shown = b""
+        self.kex_name = ""
         self._trusted = threading.Event()
         self._accepted = threading.Event()
         self._held_back: list[Message] = []
@@ -74,6 +76,8 @@ class ClientTransport(paramiko.Transport):
             raise Violation("another host key than before, in the middle of a connection")
         cast(Any, super())._verify_key(host_key, sig)
         self.shown = host_key
+        engine = type(cast(Any, self).kex_engine)
+        self.kex_name = next((name for name, kind in self._kex_info.items() if kind is engine), engine.__name__)
 
     def _parse_newkeys(self, m: Message) -> None:
         cast(Any, super())._parse_newkeys(m)
