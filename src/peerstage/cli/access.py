@@ -74,17 +74,22 @@ class Access:
             StageError: On use, what a `RemotePeer` would hide behind ``False``.
         """
         watchdog = Watchdog(self.limits)
-        with contextlib.closing(watchdog), naming(spec.host):
-            route = Route(
-                name=host_of(spec.host),
-                user=spec.user,
-                ssh=self.ssh,
-                transport=self._transport,
-                guarded=self._guarded,
-                working_directory=tempfile.gettempdir(),
-            )
-            with (
-                assemble(route, limits=self.limits, retry=Retry(), watchdog=watchdog) as transport,
-                cancelling(watchdog.cancel),
-            ):
-                yield transport
+        with contextlib.closing(watchdog), self.watched(spec, watchdog) as transport, cancelling(watchdog.cancel):
+            yield transport
+
+    @contextlib.contextmanager
+    def watched(self, spec: Spec, watchdog: Watchdog) -> Iterator[Transport]:
+        """Yield the transport to *spec*, in whatever thread; *watchdog* cancels what it does. See `stack`."""
+        with naming(spec.host), assemble(self.route(spec), limits=self.limits, retry=Retry(), watchdog=watchdog) as one:
+            yield one
+
+    def route(self, spec: Spec) -> Route:
+        """Return the way to *spec*."""
+        return Route(
+            name=host_of(spec.host),
+            user=spec.user,
+            ssh=self.ssh,
+            transport=self._transport,
+            guarded=self._guarded,
+            working_directory=tempfile.gettempdir(),
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from peerstage.cli import options
 from peerstage.cli.access import Access
 from peerstage.cli.exits import Exit
+from peerstage.cli.parallel import each
 from peerstage.cli.preview import preview
 from peerstage.cli.show import Answer, Show, choose_show, complain, log_to_stderr
 from peerstage.cli.signals import cancelling
@@ -19,6 +21,7 @@ from peerstage.errors import IncompleteStage, LandingError, NothingToStage, Stag
 from peerstage.landing.private import require_posix, sweep
 from peerstage.peer.attributes import indicator_name
 from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, ownership_of
+from peerstage.session.watchdog import Watchdog
 from peerstage.staging import mark, probe, target_directory
 from peerstage.transport.base import Transport, join
 
@@ -39,7 +42,7 @@ def check_verb(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Ask peers whether they have collected."""
+    """Ask peers, many at once, whether they have collected."""
     log_to_stderr(verbose=verbose)
     access = options.access_of(
         port=port,
@@ -184,22 +187,25 @@ def _each(
     show: Show,
     operation: Callable[[Transport, bytes, str], str],
 ) -> int:
-    """Do *operation* with each of *peers*, whatever becomes of the others; all are checked before one is connected."""
+    """Do *operation* with each of *peers*, many at once; all are checked before one is connected."""
     specs = [parse_spec(peer) for peer in peers]
     for spec in specs:
         access.peer(spec)
+
+    def ask(spec: Spec, watchdog: Watchdog) -> str:
+        with access.watched(spec, watchdog) as stack:
+            return operation(stack, join(os.fsencode(spec.directory), indicator), spec.host)
+
     worst = Exit.DONE
-    for spec in specs:
-        error: StageError | None = None
-        try:
-            with access.stack(spec) as stack:
-                status = operation(stack, join(os.fsencode(spec.directory), indicator), spec.host)
-        except StageError as exc:
-            status, error = "failed", exc
-            complain(exc)
-        answer = Answer(verb=verb, spec=spec, indicator=os.fsdecode(indicator), status=status, error=error)
-        show.answered(answer)
-        worst = max(worst, answer.exit)
+    with contextlib.closing(each(ask, specs, access.limits)) as answers:
+        for said, spec in zip(answers, specs, strict=True):
+            error = said if isinstance(said, StageError) else None
+            if error is not None:
+                complain(error)
+            status = "failed" if isinstance(said, StageError) else said
+            answer = Answer(verb=verb, spec=spec, indicator=os.fsdecode(indicator), status=status, error=error)
+            show.answered(answer)
+            worst = max(worst, answer.exit)
     return worst
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import paramiko
 
@@ -18,7 +18,7 @@ from peerstage.errors import ConfigurationError, ConnectError, NoSFTP, RemoteErr
 from peerstage.records import MIB, Limits
 from peerstage.session import jump
 from peerstage.session._paramiko.channels import replace_buffers
-from peerstage.session._paramiko.transport import forget, make_transport, watch_liveness
+from peerstage.session._paramiko.transport import ClientTransport, forget, make_transport, watch_liveness
 from peerstage.session.config import Destination
 from peerstage.session.handshake import Note, log_in, say_nothing
 from peerstage.session.jump import ChannelSocket
@@ -105,23 +105,17 @@ class Session:
             LimitExceeded, Cancelled: It took too long, or was cancelled.
         """
         watchdog.renew()
-        _quiet_paramiko()
+        quiet_paramiko()
         if isinstance(options.sock, paramiko.Transport):
             return cls._over(options.sock, watchdog, limits)
-        way = find_way(
-            destination, options, limits=limits, watchdog=watchdog, depth=depth, note=note, connect=cls.connect
-        )
-        transport = make_transport(way.sock, limits, WINDOW, PACKET, destination.algorithms)
-        end = _Ending(transport, [])
+        reached = reach(destination, options, limits=limits, watchdog=watchdog, depth=depth, note=note)
+        transport, way = reached.transport, reached.way
         try:
-            with watchdog.ending(end), watchdog.phase("complete the login", limits.login_timeout):
-                shown = log_in(transport, destination, options, watchdog, max(0.1, way.left), note)
+            with watchdog.ending(reached.end), watchdog.phase("complete the login", limits.login_timeout):
+                shown = log_in(transport, destination, options, watchdog, reached.seconds_left, note)
         except BaseException as exc:
             failure = way.explain(exc, logged_in=False) if isinstance(exc, StageError) else exc
-            end()
-            if transport.is_alive():
-                transport.join(2.0)
-            way.close()
+            reached.close()
             if failure is exc:
                 raise
             raise failure from exc
@@ -263,6 +257,47 @@ class Session:
             raise StageError("This connection was made before a fork and can not be used in the child. Connect anew.")
 
 
+class Reached(NamedTuple):
+    """A way to a host on which no byte of SSH was spoken yet: the transport, what carries it, its time."""
+
+    transport: ClientTransport
+    way: Way
+    until: float
+
+    @property
+    def seconds_left(self) -> float:
+        """What is left of the time to connect."""
+        return max(0.1, self.until - time.monotonic())
+
+    def end(self) -> None:
+        """Wake up what waits there, from any thread."""
+        _Ending(self.transport, [])()
+
+    def close(self) -> None:
+        """Go back all the way."""
+        self.end()
+        if self.transport.is_alive():
+            self.transport.join(2.0)
+        self.way.close()
+
+
+def reach(
+    destination: Destination,
+    options: SSHOptions,
+    *,
+    limits: Limits,
+    watchdog: Watchdog,
+    depth: int = 0,
+    note: Note = say_nothing,
+) -> Reached:
+    """Connect to the host at *destination*, through as many hops as that takes. See `Session.connect`."""
+    way = find_way(
+        destination, options, limits=limits, watchdog=watchdog, depth=depth, note=note, connect=Session.connect
+    )
+    until = time.monotonic() + way.left
+    return Reached(make_transport(way.sock, limits, WINDOW, PACKET, destination.algorithms), way, until)
+
+
 class _Ending:
     """Ends a connection at once, from any thread: what waits for it wakes up. Calling it again is allowed."""
 
@@ -282,7 +317,7 @@ class _Ending:
             self._transport.sock.close()
 
 
-def _quiet_paramiko() -> None:
+def quiet_paramiko() -> None:
     """Leave paramiko's loggers at WARNING unless the user set them; without a handler they say nothing."""
     theirs = logging.getLogger("paramiko")
     if theirs.level == logging.NOTSET:

@@ -102,9 +102,13 @@ def find_way(
         return Way(options.sock, timeout)
     if destination.hops:
         hop = _reach_hop(destination, options, limits, watchdog, depth, connect)
-        return Way(hop.open_way(destination.host, destination.port, timeout), timeout, hop=hop)
+        note("jump host", ", ".join(str(one) for one in destination.hops))
+        channel = hop.open_way(destination.host, destination.port, timeout)
+        note("connection", f"{destination.host} port {destination.port}, through {destination.hops[-1]}")
+        return Way(channel, timeout, hop=hop)
     if destination.proxy_command is not None:
         command = ProxyCommand(destination.proxy_command)
+        note("connection", f"through the ProxyCommand {destination.proxy_command}")
         return Way(command.sock, timeout, command=command)
     sock, left = dial(
         destination.host,

@@ -1,0 +1,56 @@
+"""What a host shows as its key: a key exchange on the way that a stage would take, and not a word about who asks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from peerstage.errors import HostKeyError, StageError
+from peerstage.records import Limits
+from peerstage.session.config import Destination
+from peerstage.session.handshake import exchange_keys
+from peerstage.session.host_key import HostKeys, Verdict
+from peerstage.session.options import SSHOptions
+from peerstage.session.session import quiet_paramiko, reach
+from peerstage.session.watchdog import Watchdog
+
+
+class Scanned(NamedTuple):
+    """What a host has shown, proved and not trusted, and what is known about it.
+
+    Attributes:
+        shown: The key or certificate, as SSH encodes it: the one that a stage would be shown.
+        verdict: Why it may be trusted, None if it may not.
+        error: Why it may not be trusted.
+        is_new_host: Whether nothing is known of the host.
+    """
+
+    shown: bytes
+    verdict: Verdict | None
+    error: StageError | None
+    is_new_host: bool
+
+
+def scan(destination: Destination, options: SSHOptions, *, limits: Limits, watchdog: Watchdog) -> Scanned:
+    """Return what the host at *destination* shows. It is not logged in there; at hops on the way it is.
+
+    Nothing is sent after the key exchange, and nothing is written.
+
+    Raises:
+        ConnectError, ProtocolError: There is no SSH server, or none with algorithms that do.
+        HostKeyError, LoginError: A hop's key or login was refused.
+        LimitExceeded, Cancelled: It took too long, or was cancelled.
+    """
+    watchdog.renew()
+    quiet_paramiko()
+    hosts = HostKeys.read(destination)
+    reached = reach(destination, options, limits=limits, watchdog=watchdog)
+    try:
+        with watchdog.ending(reached.end):
+            exchange_keys(reached.transport, destination, hosts, watchdog, reached.seconds_left)
+    finally:
+        reached.close()
+    shown = reached.transport.shown
+    try:
+        return Scanned(shown, hosts.look_up(shown), None, hosts.is_new_host)
+    except HostKeyError as exc:
+        return Scanned(shown, None, exc, hosts.is_new_host)
