@@ -12,10 +12,11 @@ import pytest
 from cli.command import Command
 
 
-def on_terminal(command: Command, *arguments: object) -> tuple[int, str]:
+def on_terminal(command: Command, *arguments: object, typed: bytes = b"") -> tuple[int, str]:
     """Run the command on a pseudo-terminal; return its status and everything that it wrote."""
     command.environment.update(TERM="xterm", COLUMNS="160")
     ours, theirs = pty.openpty()
+    os.write(ours, typed)
     process = command.start(*arguments, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     written = bytearray()

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import peerstage
-from peerstage.cli import demo, verbs
+from peerstage.cli import demo, trust, verbs
 from peerstage.cli.exits import Exit, code_of, explained
 from peerstage.cli.show import complain
 from peerstage.errors import StageError, escape
@@ -30,6 +30,7 @@ app.command("check", epilog=_EPILOG)(verbs.check_verb)
 app.command("stage", epilog=_EPILOG)(verbs.stage_verb)
 app.command("mark", epilog=_EPILOG)(verbs.mark_verb)
 app.command("sweep", epilog=_EPILOG)(verbs.sweep_verb)
+app.command("trust", epilog=_EPILOG)(trust.trust_verb)
 app.command("demo", epilog=_EPILOG)(demo.demo_verb)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from peerstage.cli.exits import Exit, code_of
 from peerstage.cli.preview import Preview
+from peerstage.cli.results import Seen
 from peerstage.cli.spec import Spec
 from peerstage.errors import StageError, escape
 from peerstage.records import FileResult, Progress, StageReport
@@ -104,6 +105,14 @@ class Show(ABC):
         """Show what a sweep removed."""
 
     @abstractmethod
+    def keys_seen(self, seen: list[Seen]) -> None:
+        """Show what the hosts have shown, before anybody is asked about it."""
+
+    @abstractmethod
+    def keys_settled(self, seen: list[Seen]) -> None:
+        """Show what became of it."""
+
+    @abstractmethod
     def told(self, text: str) -> None:
         """Tell what happens next; *text* holds nothing that would have to be escaped."""
 
@@ -146,6 +155,16 @@ class PlainShow(Show):
         for path in removed:
             print(f"removed {escape(path)}")
         print(f"{escape(root)}: {len(removed)} leftovers removed")
+
+    def keys_seen(self, seen: list[Seen]) -> None:
+        widths = [max(len(cell) for cell in column) for column in zip(*map(_cells, seen), strict=True)]
+        for one in seen:
+            host, kind, shown = (cell.ljust(width) for cell, width in zip(_cells(one), widths, strict=True))
+            print(f"{host}  {kind}  {shown}  {one.remark}", flush=True)
+
+    def keys_settled(self, seen: list[Seen]) -> None:
+        for path in dict.fromkeys(one.added_to for one in seen if one.added_to is not None):
+            print(f"{escape(path)}: {sum(one.added_to == path for one in seen)} added", flush=True)
 
     def told(self, text: str) -> None:
         print(text, flush=True)
@@ -194,6 +213,26 @@ class JsonShow(Show):
 
     def swept(self, root: str, removed: list[str]) -> None:
         _print_json(verb="sweep", root=root, removed=removed)
+
+    def keys_seen(self, seen: list[Seen]) -> None:
+        """What became of it says it all."""
+
+    def keys_settled(self, seen: list[Seen]) -> None:
+        for one in seen:
+            _print_json(
+                verb="trust",
+                host=one.host,
+                port=one.port,
+                type=one.key_type or None,
+                fingerprint=one.fingerprint or None,
+                authority=one.authority,
+                state=one.state,
+                why=one.why,
+                listed=one.listed,
+                added_to=one.added_to,
+                **_failure(one.error),
+                exit=one.exit,
+            )
 
     def told(self, text: str) -> None:
         """Only results are shown."""
@@ -270,6 +309,10 @@ class _OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return escape(super().formatMessage(record))
+
+
+def _cells(seen: Seen) -> tuple[str, str, str]:
+    return escape(seen.host), seen.key_type or "-", seen.fingerprint or "-"
 
 
 def _print_refused(refused: tuple[FileResult, ...]) -> None:

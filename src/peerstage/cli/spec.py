@@ -6,11 +6,30 @@ import re
 from typing import NamedTuple
 
 from peerstage.errors import escape
+from peerstage.peer.attributes import peer_name, user_name
 from peerstage.records import Ownership
 
 #: A user holds no colon and no slash, a host neither bracket nor colon: so the first colon outside of brackets ends
 #: the host, and everything behind it is the directory.
 _SPEC = re.compile(r"(?P<user>[^:/]+)@(?P<host>\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^@:/\[\]]+):(?P<directory>.+)", re.DOTALL)
+
+
+#: A host alone; only in brackets it may have a port behind it.
+_HOST = re.compile(r"(?:(?P<user>[^:/]+)@)?(?:\[(?P<inner>[^\[\]@]+)\](?::(?P<port>\d{1,5}))?|(?P<host>[^@/\[\]]+))")
+
+
+class Host(NamedTuple):
+    """A host as the command line names it: ``[USER@]HOST`` or ``[USER@][HOST]:PORT``; None is for ssh's configuration.
+
+    The user only decides what ssh's configuration says: which way leads to the host.
+    """
+
+    user: str | None
+    host: str
+    port: int | None
+
+    def __str__(self) -> str:
+        return self.host if self.port is None else f"[{self.host}]:{self.port}"
 
 
 class Spec(NamedTuple):
@@ -36,6 +55,20 @@ def parse_spec(text: str) -> Spec:
     if found is None:
         raise ValueError(f"A peer is USER@HOST:DIR, with an IPv6 address in brackets: {escape(text)!r}")
     return Spec(found["user"], found["host"], found["directory"])
+
+
+def parse_host(text: str) -> Host:
+    """Return the host that *text* names.
+
+    Raises:
+        ValueError: It is neither ``[USER@]HOST`` nor ``[USER@][HOST]:PORT``.
+    """
+    found = _HOST.fullmatch(text)
+    port = int(found["port"]) if found and found["port"] else None
+    if found is None or (port is not None and not 1 <= port <= 65535):
+        raise ValueError(f"A host is [USER@]HOST, or with a port [USER@][HOST]:PORT: {escape(text)!r}")
+    user = None if found["user"] is None else user_name(found["user"])
+    return Host(user, peer_name(found["inner"] or found["host"]), port)
 
 
 def parse_permissions(text: str | None) -> int | None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peerstage.cli.preview import Preview
+from peerstage.cli.results import Seen
 from peerstage.cli.show import Answer, OnProgress, Outcome, Show, rate_of, rows_of
 from peerstage.cli.spec import Spec
 from peerstage.errors import StageError, escape
@@ -72,6 +73,22 @@ class TerminalShow(Show):
         for path in removed:
             self._console.print(Text.assemble(("removed", "yellow"), " ", escape(path)), soft_wrap=True)
         self._console.print(f"{escape(root)}: {len(removed)} leftovers removed", soft_wrap=True)
+
+    def keys_seen(self, seen: list[Seen]) -> None:
+        table = _table("host keys")
+        for title in ("host", "type", "fingerprint", "state"):
+            table.add_column(Text(title), overflow="fold", no_wrap=title == "fingerprint")
+        for one in seen:
+            good = one.error is None
+            colour = "yellow" if good and one.state == "new" else "green" if good else "bold red"
+            table.add_row(*map(Text, (escape(one.host), one.key_type, one.fingerprint)), Text(one.remark, colour))
+        self._console.print(table)
+
+    def keys_settled(self, seen: list[Seen]) -> None:
+        for one in seen:
+            if one.added_to is not None:
+                line = Text.assemble(("added", "green"), f" {escape(one.host)} to {escape(one.added_to)}")
+                self._console.print(line, soft_wrap=True)
 
     def told(self, text: str) -> None:
         self._console.print(Text(text, "dim"), soft_wrap=True)

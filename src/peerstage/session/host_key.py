@@ -109,6 +109,11 @@ class HostKeys:
         """Whether there is neither a key of the host nor an authority that may vouch for it."""
         return self._known.knows_nothing_of(*self._destination.known_as)
 
+    def place_against(self, shown: bytes) -> str:
+        """Return the place of the known_hosts line that speaks most against what is *shown*; empty if none does."""
+        _, key = read_shown(shown)
+        return self._known.place_against(*self._destination.known_as, key)
+
     def look_up(self, shown: bytes) -> Verdict:
         """Return what makes the host's key its own, learning nothing.
 

@@ -104,6 +104,17 @@ class KnownHosts:
         answer = self._look_up(host, port)
         return not answer.authorities and (answer.is_borrowed or not answer.keys)
 
+    def place_against(self, host: str, port: int, blob: bytes) -> str:
+        """Return the place of the line that speaks most against *host* having this key; empty if none does."""
+        answer = self._look_up(host, port)
+        revoking = [line for line in answer.revoked if line.blob == blob]
+        keys = [] if answer.is_borrowed else sorted(answer.keys, key=lambda line: line.key_type != line_type(blob))
+        return next((line.place for line in [*revoking, *keys, *answer.authorities]), "")
+
+    def __len__(self) -> int:
+        """How many lines could be read."""
+        return len(self._lines)
+
     def refuse_revoked(self, host: str, port: int, blob: bytes, what: str = "the") -> None:
         """Raise `RevokedHostKey` if a ``@revoked`` line for this host holds the key; *what* leads to its type."""
         for line in self._look_up(host, port).revoked:
@@ -181,13 +192,20 @@ class KnownHosts:
             )
         if answer.authorities:
             reason += f"; the @cert-authority in {answer.authorities[0].place} vouches for certificates only"
+        if answer.authorities or not trust:
+            mend = "Get"
         searched = ", ".join(dict.fromkeys(self._sources)) or "nothing, for no known_hosts file is given"
         target = next((shlex.quote(source) for source in self._sources if source != _DATA), "a known_hosts file")
         scan = f"ssh-keyscan -p {port} {shlex.quote(_show(host))}"
         return (
-            f"{reason} (searched: {searched}). {mend if trust else 'Get'} its keys with `{scan}`, compare their "
+            f"{reason} (searched: {searched}). {mend} its keys with `{scan}`, compare their "
             f"fingerprints (`{scan} | ssh-keygen -lf -`) with those on the host itself, then add them to {target}."
         )
+
+
+def line_type(blob: bytes) -> str:
+    """Return the type of the public key *blob* as a line says it."""
+    return blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode("ascii", "replace")
 
 
 class _Line(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from peerstage.errors import HostKeyError, StageError
+from peerstage.errors import HostKeyError
 from peerstage.records import Limits
 from peerstage.session.config import Destination
 from peerstage.session.handshake import exchange_keys
@@ -21,12 +21,14 @@ class Scanned(NamedTuple):
         shown: The key or certificate, as SSH encodes it: the one that a stage would be shown.
         verdict: Why it may be trusted, None if it may not.
         error: Why it may not be trusted.
+        against: The place of the known_hosts line that speaks against it; empty if none does.
         is_new_host: Whether nothing is known of the host.
     """
 
     shown: bytes
     verdict: Verdict | None
-    error: StageError | None
+    error: HostKeyError | None
+    against: str
     is_new_host: bool
 
 
@@ -51,6 +53,6 @@ def scan(destination: Destination, options: SSHOptions, *, limits: Limits, watch
         reached.close()
     shown = reached.transport.shown
     try:
-        return Scanned(shown, hosts.look_up(shown), None, hosts.is_new_host)
+        return Scanned(shown, hosts.look_up(shown), None, "", hosts.is_new_host)
     except HostKeyError as exc:
-        return Scanned(shown, None, exc, hosts.is_new_host)
+        return Scanned(shown, None, exc, hosts.place_against(shown), hosts.is_new_host)

@@ -1,0 +1,56 @@
+"""What the verbs that look at a way to a peer come to: values, for `show` to show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peerstage.cli.exits import Exit
+from peerstage.errors import StageError, escape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What one host showed to ``trust``.
+
+    Attributes:
+        host: The host, as it was named.
+        port: Its TCP port.
+        key_type: The type of its key.
+        fingerprint: The fingerprint of its key.
+        authority: That of the authority that signed the certificate it showed, None if it showed a key.
+        state: "known", "new", "added", "changed", "mismatched", "revoked" or "unreachable".
+        why: What is known of it, and where.
+        listed: Whether the list that was given has this key for it, None without a list.
+        added_to: The file that the key was added to.
+        error: Why it is not trusted and was not added.
+        exit: What this host alone means for the exit status.
+    """
+
+    host: str
+    port: int | None = None
+    key_type: str = ""
+    fingerprint: str = ""
+    authority: str | None = None
+    state: str
+    why: str = ""
+    listed: bool | None = None
+    added_to: str | None = None
+    error: StageError | None = None
+    exit: Exit
+
+    @property
+    def may_be_added(self) -> bool:
+        """Whether only a yes is missing."""
+        return self.state == "new" and self.error is None
+
+    @property
+    def remark(self) -> str:
+        """All that is to be said beside host, type and fingerprint, printable."""
+        parts = [self.state]
+        if self.listed is not None:
+            parts.append("on the list" if self.listed else "NOT ON THE LIST")
+        if self.authority is not None:
+            parts.append(f"certified by {self.authority}")
+        if self.why:
+            parts.append(self.why)
+        return escape(", ".join(parts))

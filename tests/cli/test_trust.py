@@ -1,0 +1,296 @@
+"""``peerstage trust``: keys of many hosts seen, compared and added; what is known is never replaced."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.command import Command
+from cli.test_terminal import on_terminal, text_of
+from peerstage.session.known_hosts import KnownHosts, fingerprint
+from support.programs import program
+from support.ssh_server import listening, never_speaks, speaks_http
+from support.sshd import Sshd, free_port
+
+OTHER = "AAAAC3NzaC1lZDI1NTE5AAAAI" + base64.b64encode(b"o" * 33).decode()[:43]
+
+
+def blob(sshd: Sshd) -> bytes:
+    return base64.b64decode((sshd.home / "host.pub").read_text().split()[1])
+
+
+def shown(sshd: Sshd) -> str:
+    return fingerprint(blob(sshd))
+
+
+def at(sshd: Sshd) -> str:
+    return f"[{sshd.host}]:{sshd.port}"
+
+
+def ssh_trusts(sshd: Sshd, path: Path) -> bool:
+    done = subprocess.run(
+        [program("ssh"), "-o", f"UserKnownHostsFile={path}", "-o", "GlobalKnownHostsFile=none",
+         "-o", "StrictHostKeyChecking=yes", *sshd.ssh_arguments(), sshd.host, "true"],
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    return done.returncode == 0
+
+
+def found_by_keygen(path: Path, name: str) -> bool:
+    done = subprocess.run([program("ssh-keygen"), "-F", name, "-f", str(path)], capture_output=True, timeout=30)
+    return done.returncode == 0
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Path:
+    return tmp_path / "known_hosts"
+
+
+@pytest.fixture
+def trust(command: Command, known: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the verb on a known_hosts file of the test's own."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return command("trust", "--no-config", "--known-hosts", known, *arguments)
+
+    return run
+
+
+Trust = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_new_keys_are_shown_and_nothing_is_added_without_a_yes(trust: Trust, sshd: Sshd, known: Path) -> None:
+    done = trust(at(sshd))
+    assert done.returncode == 4
+    assert done.stdout == f"{at(sshd)}  ssh-ed25519  {shown(sshd)}  new\n"
+    assert "1 new keys were not added" in done.stderr
+    assert "--yes" in done.stderr
+    assert not known.exists()
+
+
+def test_many_hosts_are_added_after_one_yes_and_ssh_goes_by_them(
+    trust: Trust, own_sshd: Callable[..., Sshd], known: Path, tmp_path: Path
+) -> None:
+    servers = [own_sshd() for _ in range(3)]
+    (tmp_path / "hosts").write_text("# ours\n\n" + "".join(f"  {at(server)}\n" for server in servers[1:]))
+    done = trust("--yes", "--from", tmp_path / "hosts", f"somebody@{at(servers[0])}", at(servers[0]))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[0] for line in done.stdout.splitlines()[:-1]] == [at(servers[n]) for n in (0, 0, 1, 2)]
+    assert known.read_text().count("\n") == 3, "none twice"
+    for server in servers:
+        assert found_by_keygen(known, at(server))
+        assert ssh_trusts(server, known)
+    again = trust("--yes", *map(at, servers))
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.count(f"known in {known}:") == 3
+    assert known.read_text().count("\n") == 3
+
+
+def test_hosts_are_not_logged_in_to(trust: Trust, own_sshd: Callable[..., Sshd]) -> None:
+    server = own_sshd()
+    assert trust("--yes", at(server)).returncode == 0
+    assert "Accepted" not in server.log
+    assert "userauth" not in server.log
+
+
+@pytest.mark.parametrize(("typed", "added"), [(b"y\n", True), (b"n\n", False), (b"\n", False), (b"\x04", False)])
+def test_a_person_is_asked_once(
+    command: Command, own_sshd: Callable[..., Sshd], known: Path, typed: bytes, added: bool
+) -> None:
+    servers = [own_sshd(), own_sshd()]
+    status, written = on_terminal(
+        command, "trust", "--no-config", "--known-hosts", known, *map(at, servers), typed=typed
+    )
+    assert status == (0 if added else 4)
+    assert text_of(written).count("[y/N]") == 1
+    assert f"Add 2 new to {known}" in text_of(written)
+    for server in servers:
+        assert shown(server) in text_of(written)
+        assert (known.exists() and found_by_keygen(known, at(server))) is added
+
+
+def test_a_known_key_is_known_and_a_changed_one_is_never_replaced(trust: Trust, sshd: Sshd, known: Path) -> None:
+    known.write_text(f"# comment\n{at(sshd)} ssh-ed25519 {OTHER}\n")
+    before = known.read_text()
+    done = trust("--yes", at(sshd))
+    assert done.returncode == 4
+    assert f"{shown(sshd)}  changed, see {known}:2" in done.stdout
+    [removal] = re.findall(r"`(ssh-keygen -R .*?)`", done.stderr)
+    assert known.read_text() == before
+    subprocess.run(removal, shell=True, check=True, capture_output=True)
+    assert trust("--yes", at(sshd)).returncode == 0
+    assert ssh_trusts(sshd, known)
+
+
+@pytest.mark.parametrize("kind", ["revoked", "other types", "an authority"])
+def test_what_speaks_against_a_key_is_shown_with_its_line(trust: Trust, sshd: Sshd, known: Path, kind: str) -> None:
+    rsa = base64.b64encode((7).to_bytes(4, "big") + b"ssh-rsa" + b"\0\0\0\1\3" * 2).decode()
+    known.write_text({
+        "revoked": f"@revoked * ssh-ed25519 {base64.b64encode(blob(sshd)).decode()}\n",
+        "other types": f"{at(sshd)} ssh-rsa {rsa}\n",
+        "an authority": f"@cert-authority * ssh-ed25519 {OTHER}\n",
+    }[kind])  # fmt: skip
+    before = known.read_text()
+    done = trust("--yes", at(sshd))
+    assert done.returncode == 4
+    assert f"{'revoked' if kind == 'revoked' else 'mismatched'}, see {known}:1" in done.stdout
+    assert known.read_text() == before
+
+
+def test_unreachable_hosts_say_why_and_the_others_are_added(trust: Trust, sshd: Sshd, known: Path) -> None:
+    with listening(speaks_http) as web, listening(never_speaks) as silent:
+        dead = [f"[127.0.0.1]:{free_port()}", f"[127.0.0.1]:{web}", f"[127.0.0.1]:{silent}", "no-such-host.invalid"]
+        done = trust("--yes", "--connect-timeout", "2", *dead, at(sshd))
+    assert done.returncode == 4
+    assert [line.split()[-1] for line in done.stdout.splitlines()[:4]] == ["unreachable"] * 4
+    assert done.stderr.count("\n") == 4
+    for words in ("Connection refused", "HTTP", "within", "resolved"):
+        assert words in done.stderr
+    assert ssh_trusts(sshd, known)
+
+
+def test_the_way_is_that_of_a_stage(
+    command: Command, own_sshd: Callable[..., Sshd], tmp_path: Path, own_home: Path
+) -> None:
+    server, hop = own_sshd(), own_sshd()
+    config = tmp_path / "config"
+    config.write_text(
+        f"Host db1\n HostName 127.0.0.1\n Port {server.port}\n HostKeyAlias the-real-db1\n ProxyJump gate\n"
+        f" HashKnownHosts yes\n"
+        f"Host gate\n HostName 127.0.0.1\n Port {hop.port}\n User {hop.user}\n IdentityFile {hop.identity}\n"
+    )
+    done = command("trust", "--yes", "--config", config, "db1")
+    assert done.returncode == 4
+    assert "Jump host gate" in done.stderr
+    assert "`peerstage trust --port" in done.stderr
+    for host in ("gate", "db1"):
+        done = command("trust", "--yes", "--config", config, host)
+        assert (done.returncode, done.stderr) == (0, "")
+    path = own_home / ".ssh" / "known_hosts"
+    assert found_by_keygen(path, "the-real-db1")
+    assert "the-real-db1" not in path.read_text()
+    assert KnownHosts.read([path]).check("the-real-db1", 22, "ssh-ed25519", blob(server))
+
+
+LISTS = {
+    "name and fingerprint": "{at} {right}\n",
+    "bare name and fingerprint": "# the list\n127.0.0.1,db1 {right}\n",
+    "ssh-keygen -lf": "256 {right} {at} (ED25519)\n",
+    "ssh-keygen -lf on the host itself": "256 {right} root@db1 (ED25519)\n3072 SHA256:"
+    + "A" * 43
+    + " root@db1 (RSA)\n",
+    "ssh-keyscan": "# 127.0.0.1:22 SSH-2.0-OpenSSH\n{at} ssh-ed25519 {key}\n",
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("right", [True, False])
+def test_only_what_the_list_has_is_added(
+    trust: Trust, sshd: Sshd, known: Path, tmp_path: Path, kind: str, right: bool
+) -> None:
+    key = base64.b64encode(blob(sshd)).decode()
+    text = LISTS[kind].format(
+        at=at(sshd),
+        right=shown(sshd) if right else "SHA256:" + "B" * 43,
+        key=key if right else OTHER,
+    )
+    (tmp_path / "list").write_text(text)
+    done = trust("--yes", "--fingerprints", tmp_path / "list", at(sshd))
+    assert done.returncode == (0 if right else 4)
+    assert ("NOT ON THE LIST" in done.stdout) is not right
+    assert known.exists() is right
+    if not right:
+        assert shown(sshd) in done.stderr
+
+
+def test_a_list_is_made_by_the_real_programs(trust: Trust, sshd: Sshd, known: Path, tmp_path: Path) -> None:
+    scanned = subprocess.run(
+        [program("ssh-keyscan"), "-p", str(sshd.port), sshd.host], capture_output=True, timeout=60, check=True
+    ).stdout
+    listed = subprocess.run(
+        [program("ssh-keygen"), "-lf", "-"], input=scanned, capture_output=True, timeout=60, check=True
+    ).stdout
+    for number, text in enumerate((scanned, listed)):
+        known.unlink(missing_ok=True)
+        (tmp_path / f"list{number}").write_bytes(text)
+        assert trust("--yes", "--fingerprints", tmp_path / f"list{number}", at(sshd)).returncode == 0
+        assert ssh_trusts(sshd, known)
+
+
+def test_a_key_of_one_host_is_not_right_for_another(
+    trust: Trust, own_sshd: Callable[..., Sshd], known: Path, tmp_path: Path
+) -> None:
+    one, two = own_sshd(), own_sshd()
+    (tmp_path / "list").write_text(f"{at(one)} {shown(two)}\n256 {shown(two)} {at(two)} (ED25519)\n")
+    done = trust("--yes", "--fingerprints", tmp_path / "list", at(one), at(two))
+    assert done.returncode == 4
+    assert known.read_text().split()[0] == at(two)
+    assert known.read_text().count("\n") == 1
+    known.write_text(f"{at(one)} ssh-ed25519 {base64.b64encode(blob(one)).decode()}\n")
+    done = trust("--fingerprints", tmp_path / "list", at(one))
+    assert done.returncode == 4, "a known key that is not the one on the list is a reason to look"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["user@"],
+        ["a b"],
+        ["[::1"],
+        ["[h]:0"],
+        ["[h]:99999"],
+        ["-oX=y", "h"],
+        ["--from", "/nonexistent"],
+        ["--from", "/dev/null"],
+        ["--fingerprints", "/nonexistent", "h"],
+        ["--fingerprints", "{bad}", "h"],
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(
+    trust: Trust, tmp_path: Path, arguments: list[str], one_line: Callable[[str], None]
+) -> None:
+    (tmp_path / "bad").write_text("db1 SHA256:short\n")
+    done = trust(*(argument.format(bad=tmp_path / "bad") for argument in arguments))
+    assert (done.returncode, done.stdout) == (2, "")
+    one_line(done.stderr.splitlines(keepends=True)[-1])
+
+
+def test_a_file_that_can_not_be_written_is_the_local_disk(command: Command, sshd: Sshd, tmp_path: Path) -> None:
+    done = command("trust", "--yes", "--no-config", "--known-hosts", tmp_path / "no" / "such" / "file", at(sshd))
+    assert done.returncode == 6
+    assert "No key can be added" in done.stderr
+
+
+def test_json_is_an_object_a_host(trust: Trust, sshd: Sshd, known: Path) -> None:
+    done = trust("--json", at(sshd), f"[127.0.0.1]:{free_port()}")
+    new, dead = map(json.loads, done.stdout.splitlines())
+    assert (new["state"], new["fingerprint"], new["exit"]) == ("new", shown(sshd), 4)
+    assert (dead["state"], dead["kind"], dead["exit"]) == ("unreachable", "ConnectError", 4)
+    [added] = map(json.loads, trust("--json", "--yes", at(sshd)).stdout.splitlines())
+    assert (added["state"], added["added_to"], added["type"], added["exit"]) == ("added", str(known), "ssh-ed25519", 0)
+
+
+def test_a_certificate_is_shown_with_its_authority(
+    trust: Trust, own_sshd: Callable[..., Sshd], known: Path, tmp_path: Path
+) -> None:
+    keygen = program("ssh-keygen")
+    for name in ("ca", "key"):
+        subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
+    subprocess.run(
+        [keygen, "-q", "-s", str(tmp_path / "ca"), "-I", "db1", "-h", "-n", "127.0.0.1", str(tmp_path / "key.pub")],
+        check=True,
+    )
+    server = own_sshd(extra=f"HostKey {tmp_path}/key\nHostCertificate {tmp_path}/key-cert.pub")
+    authority = (tmp_path / "ca.pub").read_text().split()[1]
+    known.write_text(f"@cert-authority * ssh-ed25519 {authority}\n")
+    done = trust(at(server))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"certified by {fingerprint(base64.b64decode(authority))}" in done.stdout
+    assert f"the authority in {known}:1" in done.stdout
