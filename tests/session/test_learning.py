@@ -22,8 +22,8 @@ from peerstage.session.config import resolve_destination
 from peerstage.session.host_key import HostKeys
 from peerstage.session.known_hosts import KnownHosts, fingerprint
 from peerstage.session.known_hosts_file import line_of, locked
-from session.test_reaching import bytes_after_newkeys, recording
 from support.programs import program
+from support.recording import bytes_after_newkeys, recording
 from support.sshd import Sshd
 
 KEY = (11).to_bytes(4, "big") + b"ssh-ed25519" + (32).to_bytes(4, "big") + b"k" * 32

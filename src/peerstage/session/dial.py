@@ -124,7 +124,7 @@ def _look_up(host: str, port: int, family: int, until: float, watchdog: Watchdog
         raise ConnectError(f"The name {host} was not resolved in time. Does DNS answer?")
     if isinstance(found[0], BaseException):
         reason = found[0].strerror if isinstance(found[0], OSError) else str(found[0])
-        only = {socket.AF_INET: " as an IPv4 address", socket.AF_INET6: " as an IPv6 address"}
+        only: dict[int, str] = {socket.AF_INET: " as an IPv4 address", socket.AF_INET6: " as an IPv6 address"}
         advice = " Is it spelt right?" if family not in only else " Is it spelt right, and AddressFamily what is meant?"
         raise ConnectError(f"The name {host} can not be resolved{only.get(family, '')}: {reason}.{advice}") from found[
             0
