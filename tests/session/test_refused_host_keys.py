@@ -152,7 +152,7 @@ def talks_on(transport: paramiko.Transport) -> None:
 def test_a_server_that_asks_for_replies_gets_none_before_its_key_was_judged(
     host_key: paramiko.PKey, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(self: HostKeys, shown: bytes) -> str:
+    def slowly(self: HostKeys, shown: bytes, **kwargs: object) -> None:
         time.sleep(0.5)  # so that it has all the time to get an answer
         raise UnknownHostKey("SHA256:")
 

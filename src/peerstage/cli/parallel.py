@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from peerstage.cli.signals import cancelling
@@ -18,6 +18,7 @@ R = TypeVar("R")
 
 #: Peers that are asked at the same time; a hundred dead ones cost seven times the time to connect.
 THREADS = 16
+_SLICE = 0.2
 
 
 def each(ask: Callable[[T, Watchdog], R], peers: Iterable[T], limits: Limits) -> Generator[R | StageError, None, None]:
@@ -49,10 +50,12 @@ def each(ask: Callable[[T, Watchdog], R], peers: Iterable[T], limits: Limits) ->
         cancelling(running.cancel),
         ThreadPoolExecutor(THREADS, thread_name_prefix="peerstage-peer") as executor,
     ):
-        for answer in executor.map(one, peers):
+        for future in [executor.submit(one, peer) for peer in peers]:
+            while not wait([future], _SLICE).done:  # a signal may come in the instant before a wait without end
+                pass
             if running.cancelled:  # nobody wants to read that of each of them
                 return
-            yield answer
+            yield future.result()
 
 
 class _Running:

@@ -18,6 +18,7 @@ _CHUNK_COSTS_ALLOWED = 8 * 1024 * 1024
 #: Bytes for which the reader is woken although more is about to come, and below which chunks are read several at once.
 _WORTH_WAKING = 64 * 1024
 _SMALL = 16 * 1024
+_SLICE = 0.5
 
 
 class Violation(paramiko.SSHException):
@@ -66,7 +67,8 @@ class ChunkPipe:
             while not self._chunks:
                 if self._closed:
                     return b""
-                if not self._ready.wait(timeout):
+                # Not for ever at once: a signal may come in the instant before that, and would have to wait as long.
+                if not self._ready.wait(_SLICE if timeout is None else timeout) and timeout is not None:
                     raise TimeoutError
             chunk = self._chunks.popleft()
             self._cost -= len(chunk) + _CHUNK_COST

@@ -144,7 +144,7 @@ class Watchdog:
         until = self._clock() + seconds
         with self._lock:
             while (left := until - self._clock()) > 0 and not (self.failure and not self.failure.transient):
-                self._lock.wait(left)
+                self._lock.wait(min(left, 0.5))  # signals are heeded in between
         self.check_final()
 
     # What ends it.
