@@ -24,10 +24,7 @@ class Sshd:
     port: int
     user: str
     process: subprocess.Popen[bytes] = field(repr=False)
-
-    @property
-    def host(self) -> str:
-        return "127.0.0.1"
+    host: str = "127.0.0.1"
 
     @property
     def identity(self) -> Path:
@@ -92,7 +89,13 @@ class KillsSessions:
 
 
 def start_sshd(
-    home: Path, *, user: str | None = None, extra: str = "", sftp: str = "internal-sftp", subsystem: bool = True
+    home: Path,
+    *,
+    user: str | None = None,
+    extra: str = "",
+    sftp: str = "internal-sftp",
+    subsystem: bool = True,
+    address: str = "127.0.0.1",
 ) -> Sshd:
     """Start a server; *extra* is more of its configuration, and comes first, so that it wins.
 
@@ -101,6 +104,7 @@ def start_sshd(
         user: Who may log in; by default whoever runs the tests.
         sftp: The command of the SFTP subsystem.
         subsystem: Whether there is one.
+        address: Where it listens.
     """
     sshd, keygen = program("sshd"), program("ssh-keygen")
     home.mkdir(parents=True, exist_ok=True)
@@ -112,9 +116,9 @@ def start_sshd(
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     for _ in range(5):
-        port = free_port()
+        port = free_port(address)
         (home / "sshd_config").write_text(
-            f"{extra}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\n"
+            f"{extra}\nPort {port}\nListenAddress {address}\nHostKey {home}/host\nPidFile none\n"
             f"AuthorizedKeysFile {home}/authorized_keys\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
             f"{f'Subsystem sftp {sftp}' if subsystem else ''}\nLogLevel VERBOSE\nMaxStartups 200\n"
         )
@@ -122,10 +126,10 @@ def start_sshd(
         if user is not None and user != getpass.getuser():
             command = [*_with_a_shell(home, user), *command]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        if _listens(port, process):
+        if _listens(address, port, process):
             key_type, blob = (home / "host.pub").read_text().split()[:2]
-            (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {key_type} {blob}\n")
-            return Sshd(home, port, user or getpass.getuser(), process)
+            (home / "known_hosts").write_text(f"[{address}]:{port} {key_type} {blob}\n")
+            return Sshd(home, port, user or getpass.getuser(), process, address)
         process.kill()
         process.wait()
     raise RuntimeError(f"sshd does not start: {(home / 'log').read_text(errors='replace')[-500:]}")
@@ -140,18 +144,18 @@ def _with_a_shell(home: Path, user: str) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", script, str(home / "passwd")]
 
 
-def free_port() -> int:
+def free_port(address: str = "127.0.0.1") -> int:
     """A port that nobody listens on right now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+        sock.bind((address, 0))
         return int(sock.getsockname()[1])
 
 
-def _listens(port: int, process: subprocess.Popen[bytes]) -> bool:
+def _listens(address: str, port: int, process: subprocess.Popen[bytes]) -> bool:
     until = time.monotonic() + 10
     while time.monotonic() < until and process.poll() is None:
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1) as sock:
+            with socket.create_connection((address, port), timeout=1) as sock:
                 return sock.recv(4) == b"SSH-"
         except OSError:
             time.sleep(0.02)

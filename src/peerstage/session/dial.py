@@ -21,7 +21,6 @@ log = logging.getLogger("peerstage.session")
 _SLICE = 0.05
 #: Seconds between two attempts, as for ssh.
 _PAUSE = 1.0
-_ONLY: dict[int, str] = {socket.AF_INET: " as an IPv4 address", socket.AF_INET6: " as an IPv6 address"}
 
 
 def dial(
@@ -124,11 +123,13 @@ def _look_up(host: str, port: int, family: int, until: float, watchdog: Watchdog
         raise ConnectError(f"The name {host} was not resolved in time. Does DNS answer?")
     if isinstance(found[0], BaseException):
         reason = found[0].strerror if isinstance(found[0], OSError) else str(found[0])
-        only: dict[int, str] = {socket.AF_INET: " as an IPv4 address", socket.AF_INET6: " as an IPv6 address"}
-        advice = " Is it spelt right?" if family not in only else " Is it spelt right, and AddressFamily what is meant?"
-        raise ConnectError(f"The name {host} can not be resolved{only.get(family, '')}: {reason}.{advice}") from found[
-            0
-        ]
+        if family == socket.AF_UNSPEC:
+            raise ConnectError(f"The name {host} can not be resolved: {reason}. Is it spelt right?") from found[0]
+        kind = "IPv6" if family == socket.AF_INET6 else "IPv4"
+        raise ConnectError(
+            f"The name {host} can not be resolved to an {kind} address: {reason}. Is it spelt right, and AddressFamily "
+            "what is meant?"
+        ) from found[0]
     answer: list[Any] = found[0]
     return answer
 

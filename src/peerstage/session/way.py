@@ -44,12 +44,11 @@ class Way:
     command: ProxyCommand | None = None
 
     def explain(self, failure: StageError, *, logged_in: bool) -> StageError:
-        """Return *failure* with what the command has to say to it; to be called before it is closed."""
-        if self.command is None or not isinstance(
-            failure, (ConnectError, ConnectionLost, LimitExceeded, ProtocolError)
-        ):
-            return failure
-        words = self.command.last_words()
+        """Return *failure* with what a command on the way has to say to it; to be called before that is closed."""
+        if self.hop is not None:
+            return self.hop.explain(failure)
+        concerns_the_way = isinstance(failure, (ConnectError, ConnectionLost, LimitExceeded, ProtocolError))
+        words = self.command.last_words() if self.command is not None and concerns_the_way else None
         if words is None:
             return failure
         if logged_in or isinstance(failure, LimitExceeded):
