@@ -24,19 +24,29 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from support.programs import program  # noqa: E402
+from support.programs import program, rcp_command  # noqa: E402
 from support.sshd import Sshd, start_sshd  # noqa: E402
 
 Contender = Callable[[Path, Path], None]
 
 OURS = """
-import sys
+import shlex, sys
+from pathlib import Path
 from peerstage import RemotePeer, SSHOptions
-port, home, user, source, target, transport, durable = sys.argv[1:]
-options = SSHOptions(port=int(port), identity=home + "/id", known_hosts=home + "/known_hosts", config=(), agent=False)
-peer = RemotePeer("127.0.0.1", source, "/tmp", user, ssh=options, transport=transport, durable=durable == "durable")
+port, home, user, source, target, transport, durable, local_user, rcp = sys.argv[1:]
+home = Path(home)
+options = SSHOptions(
+    port=int(port), pkey=(home / "id").read_bytes(), known_hosts=(home / "known_hosts").read_bytes(), config=()
+)
+peer = RemotePeer(
+    "127.0.0.1", source, "/tmp", user, rcp or None, local_user or None, ssh=options, transport=transport,
+    durable=durable == "durable",
+)
 peer.stagePeer(target)
 """
+
+#: Whom root copies as, where it is to give up root; each has a key of its own, as ssh wants it.
+LOCAL_USER = "games"
 PARAMIKO = """
 import os, sys, paramiko
 port, home, user, source, target = sys.argv[1:]
@@ -61,6 +71,7 @@ def main() -> None:
     asked = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="peerstage-bench-") as name:
         lab = Path(name)
+        lab.chmod(0o755)
         server = start_sshd(lab / "sshd")
         try:
             for work, source in make_works(lab, asked.scale).items():
@@ -73,16 +84,17 @@ def main() -> None:
 
 def make_works(lab: Path, scale: float) -> dict[str, Path]:
     """Make the directories to stage."""
-    big, small = lab / "big", lab / "small"
-    big.mkdir()
-    small.mkdir()
+    big, small, one = lab / "big", lab / "small", lab / "one"
+    for directory in (big, small, one):
+        directory.mkdir()
+    (one / "cback.collect").touch()
     megabytes, files = max(1, int(1024 * scale)), max(1, int(5000 * scale))
     with (big / "big").open("wb") as file:
         for _ in range(megabytes):
             file.write(os.urandom(1 << 20))
     for number in range(files):
         (small / f"file{number:05d}").write_bytes(os.urandom(4096))
-    return {f"{megabytes} MiB in one file": big, f"{files} files of 4 KiB": small}
+    return {f"{megabytes} MiB in one file": big, f"{files} files of 4 KiB": small, "one empty file": one}
 
 
 def contenders(server: Sshd, rivals: list[str], *, bare: bool) -> dict[str, Contender]:
@@ -95,9 +107,23 @@ def contenders(server: Sshd, rivals: list[str], *, bare: bool) -> dict[str, Cont
     def command(*parts: str) -> None:
         subprocess.run(parts, check=True, stdout=subprocess.DEVNULL)
 
-    found: dict[str, Contender] = {
-        "peerstage": lambda s, t: command(*ours, str(s), str(t), "sftp", "bare" if bare else "durable"),
-        "peerstage scp": lambda s, t: command(*ours, str(s), str(t), "scp", "bare" if bare else "durable"),
+    def peerstage(transport: str, local_user: str = "", rcp: str = "") -> Contender:
+        how = (transport, "bare" if bare else "durable", local_user, rcp)
+        return lambda s, t: command(*ours, str(s), str(t), *how)
+
+    found: dict[str, Contender] = {"peerstage": peerstage("sftp"), "peerstage scp": peerstage("scp")}
+    if os.geteuid() == 0:
+        their_key = server.home / "id-of-local-user"
+        shutil.copy(server.identity, their_key)
+        shutil.chown(their_key, LOCAL_USER)
+        as_user = [part.replace(str(server.identity), str(their_key)) for part in ssh]
+        found |= {
+            "peerstage rcp": peerstage("rcp", rcp=rcp_command(ssh)),
+            "localUser": peerstage("sftp", LOCAL_USER),
+            "localUser scp": peerstage("scp", LOCAL_USER),
+            "localUser rcp": peerstage("rcp", LOCAL_USER, rcp_command(as_user)),
+        }
+    found |= {
         "scp": lambda s, t: command(program("scp"), "-q", *ssh, *(f"{at}:{s}/{name}" for name in ["*"]), f"{t}/"),
         "scp -O": lambda s, t: command(program("scp"), "-O", "-q", *ssh, f"{at}:{s}/*", f"{t}/"),
         "rsync": lambda s, t: command(program("rsync"), "-a", "-e", shlex.join(["ssh", *ssh]), f"{at}:{s}/", f"{t}/"),

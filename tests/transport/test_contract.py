@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from peerstage.isolation.transport import assemble_as
+from peerstage.isolation.users import copying_user
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
 from peerstage.testing.contract import DirectorySource, Source, TransportContract
@@ -71,6 +73,29 @@ class TestOpenSSH(TransportContract):
         watchdog = Watchdog(limits)
         route = Route(name=sshd.host, user=sshd.user, ssh=sshd.options(), transport=name)
         with assemble(route, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
+            yield transport
+        watchdog.close()
+
+
+@pytest.mark.parametrize("user", [None, "games"])
+@pytest.mark.parametrize("name", ["sftp", "scp"])
+class TestApart(TransportContract):
+    """In a child process, of the same user and of another, over the system's OpenSSH server."""
+
+    @pytest.fixture
+    def source(self, collect: Path) -> Source:
+        return DirectorySource(collect)
+
+    @pytest.fixture
+    def transport(self, sshd: Sshd, name: str, user: str | None) -> Iterator[Transport]:
+        limits = Limits()
+        watchdog = Watchdog(limits)
+        by_value = sshd.options(
+            identity=None, pkey=sshd.identity.read_bytes(), known_hosts=sshd.known_hosts.read_bytes()
+        )
+        route = Route(name=sshd.host, user=sshd.user, ssh=by_value, transport=name)
+        whom = copying_user(user)
+        with assemble_as(whom, route, isolated=True, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
             yield transport
         watchdog.close()
 

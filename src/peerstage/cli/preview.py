@@ -32,6 +32,8 @@ class PreviewLanding(Landing):
         target: The directory that the files would come to; an entry whose name is a directory there is refused.
     """
 
+    wants_content = False
+
     def __init__(self, target: str) -> None:
         self._target = target
         self._files: dict[bytes, FileResult] = {}

@@ -15,7 +15,7 @@ from peerstage.errors import NotAvailable
 
 if TYPE_CHECKING:
     from peerstage.errors import StageError
-    from peerstage.records import Entry
+    from peerstage.records import Entry, Ownership
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -103,7 +103,14 @@ class Slot(ABC):
 
 
 class Landing(ABC):
-    """Where the files of one directory come down."""
+    """Where the files of one directory come down.
+
+    Attributes:
+        wants_content: Whether the files are wanted, and not only to know what there is: without, every slot is finished
+            from the start.
+    """
+
+    wants_content: bool = True
 
     @abstractmethod
     def expect(self, files: int, size: int) -> None:
@@ -137,6 +144,18 @@ class Landing(ABC):
             LandingError: It can not be made.
         """
         raise NotAvailable("An rcp command can only be told to copy, which is not what was asked for. Use SFTP or SCP.")
+
+    def hand_over(self, owner: Ownership) -> int:
+        """Return a descriptor of an empty directory that belongs to *owner*, for a command that runs as that user.
+
+        As `workspace`, but that nothing is adopted from it: its files come through slots, copied. The descriptor stays
+        the landing's.
+
+        Raises:
+            NotAvailable, LandingError: As `workspace`.
+        """
+        self.workspace()
+        raise NotAvailable("This landing has no directory to give to another user.")
 
     def adopt(self, name: bytes) -> int:
         """Take the file *name* out of the workspace, as if it had come through a slot; return its size in bytes.

@@ -74,7 +74,7 @@ class DirectoryLanding(Landing):
         self._slots: dict[bytes, FileSlot] = {}
         self._announced = False
         self._workspace_fd = -1
-        self._umask = _umask()
+        self._umask = current_umask()
 
     def __enter__(self) -> DirectoryLanding:
         require_posix()
@@ -196,6 +196,16 @@ class DirectoryLanding(Landing):
             raise self._store.error(exc) from exc
         return os.path.join(self.target, self._private.name, _WORKSPACE)
 
+    def hand_over(self, owner: Ownership) -> int:
+        """See `Landing.hand_over`. That user needs no way to it: whoever has the descriptor is in it already."""
+        self.workspace()
+        if owner.uid != os.geteuid():
+            try:
+                os.fchown(self._workspace_fd, *owner)
+            except OSError as exc:
+                raise self._store.error(exc) from exc
+        return self._workspace_fd
+
     def adopt(self, name: bytes) -> int:
         """See `Landing.adopt`."""
         try:
@@ -269,7 +279,7 @@ def _bad_name(exc: OSError) -> EntryError:
     return EntryError(f"The target's file system refuses the name: {exc.strerror}.")
 
 
-def _umask() -> int:
+def current_umask() -> int:
     """Return the process's umask, without setting it where the system can tell (setting it is seen by all threads)."""
     with (
         contextlib.suppress(OSError, ValueError),

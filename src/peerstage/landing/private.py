@@ -87,12 +87,19 @@ class PrivateDirectory:
             self._lock_fd = os.open(LOCK, _LOCK_FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd)
         except FileNotFoundError:
             return False
-        return _lock(self._lock_fd, without_locks=True) and os.fstat(self._lock_fd).st_nlink > 0
+        lock = os.fstat(self._lock_fd)
+        if lock.st_uid != os.fstat(self.fd).st_uid or os.listdir(self.fd) not in ([LOCK], []):
+            self._close()  # it is not the one that was made: another user, who may write to the target, put it there
+            raise LandingError(
+                "Another user exchanges the private directory for another. Stage where none but you write."
+            )
+        return _lock(self._lock_fd, without_locks=True) and lock.st_nlink > 0
 
     def _close(self) -> None:
         for fd in (self._lock_fd, self.fd):
             if fd >= 0:
                 os.close(fd)
+        self._lock_fd = self.fd = -1
 
 
 def sweep_directory(target_fd: int) -> list[str]:
@@ -197,12 +204,14 @@ def _flatten(fd: int, name: str) -> None:
 
 
 def _open_to_change(name: str, dir_fd: int) -> int:
-    """Open a directory that a command of ours has made, and may have closed to us."""
+    """Open a directory that a command of ours has made, and may have closed to us; another user's is taken away."""
     try:
         fd = open_directory(name, dir_fd=dir_fd)
     except PermissionError:  # not for root, whom nothing that another user puts there may lead astray
         os.chmod(name, 0o700, dir_fd=dir_fd)
         fd = open_directory(name, dir_fd=dir_fd)
+    if os.geteuid() == 0 and os.fstat(fd).st_uid != 0:  # or who is still in it might fill it as fast as we empty it
+        os.fchown(fd, 0, 0)
     os.fchmod(fd, 0o700)
     return fd
 

@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from peerstage.errors import Cancelled, ConnectError, ConnectionLost, LimitExceeded, NotAvailable, StageError, escape
+from peerstage.isolation.transport import assemble_as
+from peerstage.isolation.users import copying_user
 from peerstage.peer.attributes import (
     Checked,
     absolute_path,
@@ -19,12 +21,12 @@ from peerstage.peer.attributes import (
     user_name,
 )
 from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, BackupPeer, ownership_of, permissions_of
-from peerstage.records import Limits, Progress
+from peerstage.records import Limits, Ownership, Progress
 from peerstage.session.options import SSHOptions
 from peerstage.session.watchdog import Watchdog
 from peerstage.staging import mark, naming, probe, stage, target_directory
 from peerstage.transport.base import Transport, join
-from peerstage.transport.choose import TRANSPORTS, Route, assemble
+from peerstage.transport.choose import TRANSPORTS, Route
 from peerstage.transport.retry import Retry
 from peerstage.transport.scp.commands import require_plain
 
@@ -57,7 +59,8 @@ class RemotePeer(BackupPeer):
         remoteUser: Who logs in on the peer; ssh_config's User does not override it.
         rcpCommand: An rcp-like command to copy with instead, under "auto" and "rcp": split at spaces, double quotes
             group, no shell (PARITY 20). Without one "rcp" runs ``/usr/bin/scp -B -q -C``.
-        localUser: The local user to copy as, for root (not there yet, but for the caller's own name).
+        localUser: The local user to copy as, for root: a child process that has given up root reads that user's keys
+            and configuration, connects and receives. The caller's own name changes nothing.
         rshCommand: Kept for managed peers.
         cbackCommand: Kept for managed peers.
         ignoreFailureMode: None, "none", "all", "daily" or "weekly"; kept for the caller.
@@ -71,7 +74,8 @@ class RemotePeer(BackupPeer):
         on_progress: Called with a `Progress` at most ten times a second, in the thread that called `stagePeer`.
         preserve_times: Whether files keep the peer's modification time.
         keep_partial: Whether finished large files of a failed run are kept for the next one (not there yet).
-        isolated: Whether to work in a child process (not there yet).
+        isolated: Whether to work in a child process of the same user: no thread is started in this one, and its
+            deadline holds from outside.
 
     Raises:
         ValueError: An argument that can not be meant, checked in this order; also at every later assignment.
@@ -167,7 +171,7 @@ class RemotePeer(BackupPeer):
 
         Args:
             targetDir: Absolute path of an existing local directory.
-            ownership: (uid, gid) of every file; None leaves them to this process.
+            ownership: (uid, gid) of every file; None leaves them to this process, or to `localUser`.
             permissions: Mode of every file (octal); None takes the peer's, & 0777 & ~umask.
 
         Returns:
@@ -190,7 +194,7 @@ class RemotePeer(BackupPeer):
                     directory,
                     target,
                     peer=self.name,
-                    ownership=owner,
+                    ownership=self._owner(owner),
                     permissions=mode,
                     durable=self.durable,
                     preserve_times=self.preserve_times,
@@ -297,10 +301,14 @@ class RemotePeer(BackupPeer):
                 yield transport
             return
         with naming(self.name):
-            self._require_what_is_there()
+            user = copying_user(self.localUser)
+            if self.keep_partial:
+                raise NotAvailable("keep_partial=True is not there yet. Leave it out.")
             if self._stack is None:
-                self._stack = assemble(
+                self._stack = assemble_as(
+                    user,
                     self._route(),
+                    isolated=self.isolated,
                     limits=self.limits,
                     retry=self.retry,
                     watchdog=self._watchdog,
@@ -324,22 +332,7 @@ class RemotePeer(BackupPeer):
     def _remember_scp(self) -> None:
         self._has_no_sftp = True
 
-    def _require_what_is_there(self) -> None:
-        if self.localUser is not None and self.localUser != _own_user():
-            if hasattr(os, "geteuid") and os.geteuid() != 0:
-                raise NotAvailable("Only root can remote copy as another user.")
-            raise NotAvailable(
-                "Copying as another local user is not there yet. Leave localUser out, or run as that user."
-            )
-        for option in ("keep_partial", "isolated"):
-            if getattr(self, option):
-                raise NotAvailable(f"{option}=True is not there yet. Leave it out.")
-
-
-def _own_user() -> str | None:
-    try:
-        import pwd
-
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except (ImportError, KeyError):
-        return None
+    def _owner(self, ownership: Ownership | None) -> Ownership | None:
+        """Return who gets the files: the local user where there is one, but for what is asked for (PARITY 10)."""
+        user = copying_user(self.localUser)
+        return ownership if user is None else user.ownership(ownership)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from peerstage.records import Capabilities, Limits, Progress
 from peerstage.session.options import SSHOptions
 from peerstage.session.watchdog import Watchdog
+from peerstage.transport import capabilities
 from peerstage.transport.base import Transport
 from peerstage.transport.fallback import FallingBack
 from peerstage.transport.observe import Observing
@@ -125,10 +126,7 @@ class _Way:
     @property
     def capabilities(self) -> Capabilities:
         """What the transport can do that is tried first."""
-        from peerstage.transport.scp.transport import SCPTransport
-        from peerstage.transport.sftp.transport import SFTPTransport
-
-        return SCPTransport.capabilities if self._by_scp else SFTPTransport.capabilities
+        return capabilities.SCP if self._by_scp else capabilities.SFTP
 
     def open(self) -> Transport:
         """Connect, and return a transport over the connection."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from peerstage.errors import StageError
 from peerstage.landing.base import Buffer, Landing, Slot
-from peerstage.records import Capabilities, Entry, Progress
+from peerstage.records import Capabilities, Entry, Ownership, Progress
 from peerstage.transport.base import Transport
 
 _INTERVAL = 0.1
@@ -61,6 +61,7 @@ class _CountingLanding(Landing):
     """Passes everything on, and counts it."""
 
     def __init__(self, landing: Landing, on_progress: Callable[[Progress], object], clock: Callable[[], float]) -> None:
+        self.wants_content = landing.wants_content
         self._landing = landing
         self._on_progress = on_progress
         self._clock = clock
@@ -88,6 +89,9 @@ class _CountingLanding(Landing):
 
     def workspace(self) -> str:
         return self._landing.workspace()
+
+    def hand_over(self, owner: Ownership) -> int:
+        return self._landing.hand_over(owner)
 
     def adopt(self, name: bytes) -> int:
         size = self._landing.adopt(name)

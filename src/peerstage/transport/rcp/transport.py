@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 
 from peerstage.errors import ConnectError, LandingError, NotRegular, RemoteError, StageError
 from peerstage.landing.base import Landing
-from peerstage.records import Capabilities, Limits
+from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
+from peerstage.transport import capabilities
 from peerstage.transport.base import Transport, join
 from peerstage.transport.names import Names
 from peerstage.transport.rcp.command import place_on
@@ -35,7 +36,7 @@ class RcpTransport(Transport):
         watchdog: Ends it.
     """
 
-    capabilities = Capabilities("rcp", newline_names=False, judges_entries=False)
+    capabilities = capabilities.RCP
 
     def __init__(
         self,

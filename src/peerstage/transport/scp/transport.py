@@ -14,10 +14,11 @@ from peerstage.errors import (
     StageError,
 )
 from peerstage.landing.base import Landing
-from peerstage.records import Capabilities, Limits
+from peerstage.records import Limits
 from peerstage.session.session import Session
 from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
+from peerstage.transport import capabilities
 from peerstage.transport.base import Transport
 from peerstage.transport.names import check_path
 from peerstage.transport.scp import commands
@@ -42,7 +43,7 @@ class SCPTransport(Transport):
         times: Whether modification times are asked for.
     """
 
-    capabilities = Capabilities("scp", newline_names=False)
+    capabilities = capabilities.SCP
 
     def __init__(
         self, session: Session, limits: Limits, watchdog: Watchdog, *, guarded: bool = False, times: bool = False

@@ -6,10 +6,11 @@ import stat
 
 from peerstage.errors import NotRegular, RemoteNotFound
 from peerstage.landing.base import Landing
-from peerstage.records import Capabilities, Limits
+from peerstage.records import Limits
 from peerstage.session.session import Session
 from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
+from peerstage.transport import capabilities
 from peerstage.transport.base import Transport
 from peerstage.transport.names import check_path
 from peerstage.transport.sftp import wire
@@ -27,7 +28,7 @@ class SFTPTransport(Transport):
         watchdog: The session's.
     """
 
-    capabilities = Capabilities("sftp", resumes=True)
+    capabilities = capabilities.SFTP
 
     def __init__(self, session: Session, limits: Limits, watchdog: Watchdog) -> None:
         self.host_key = session.fingerprint

@@ -1,0 +1,183 @@
+"""What is said in JSON: settings and jobs down to a child; errors and results up, which are taken as a stranger's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from typing import Any
+
+from peerstage import errors
+from peerstage.errors import ConfigurationError, ProtocolError, StageError
+from peerstage.records import Limits
+from peerstage.session.options import SSHOptions
+from peerstage.transport.choose import Route
+from peerstage.transport.retry import Retry
+
+#: Characters of a message that a child may have shown.
+MOST_MESSAGE = 4096
+_MOST_PATH = 4096
+
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
+
+#: The errors that a child may raise here. What only this side can know of (a report) is not among them.
+_KINDS: dict[str, type[Exception]] = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, StageError) and kind is not errors.IncompleteStage
+}
+_KINDS["ValueError"] = ValueError
+
+#: Options whose paths stand for themselves wherever the child's working directory is.
+_PATHS = frozenset({"identity", "certificate", "config", "known_hosts", "agent"})
+
+
+def encode_json(value: object) -> bytes:
+    """Return *value* as JSON, ASCII alone."""
+    return json.dumps(value).encode("ascii")
+
+
+def decode_json(data: bytes) -> Any:
+    """Return what *data* holds.
+
+    Raises:
+        ProtocolError: It is no JSON.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as exc:
+        raise ProtocolError("The child process sent what is no JSON; it is not listened to any more.") from exc
+
+
+def text_of(data: bytes) -> str:
+    """Return bytes as JSON can carry them."""
+    return data.decode("latin-1")
+
+
+def bytes_of(text: str) -> bytes:
+    """Return the bytes that `text_of` was given."""
+    return text.encode("latin-1")
+
+
+# Down. What comes out of these is believed: a child has nobody else to believe.
+
+
+def settings(route: Route, limits: Limits, retry: Retry) -> dict[str, Any]:
+    """Return all that a child has to know to assemble a stack of transports.
+
+    Raises:
+        ConfigurationError: Something in it can not be sent to another process.
+    """
+    options = {}
+    for field in dataclasses.fields(route.ssh):
+        value = getattr(route.ssh, field.name)
+        options[field.name] = _pack(value, field.name, paths=field.name in _PATHS)
+    plain = {field.name: getattr(route, field.name) for field in dataclasses.fields(route) if field.name != "ssh"}
+    return {
+        "route": {**plain, "ssh": options},
+        "limits": dataclasses.asdict(limits),
+        "retry": dataclasses.asdict(retry),
+    }
+
+
+def route_of(said: dict[str, Any]) -> Route:
+    """Return the route in `settings`."""
+    options = {name: _unpack(value) for name, value in said["route"]["ssh"].items()}
+    return Route(**{**said["route"], "ssh": SSHOptions(**options)})
+
+
+def _pack(value: Any, option: str, *, paths: bool) -> Any:
+    if isinstance(value, (tuple, list)):
+        return {"several": [_pack(one, option, paths=paths) for one in value]}
+    if isinstance(value, bytes):
+        return {"bytes": text_of(value)}
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str) and paths and not value.startswith("~"):
+        value = os.path.abspath(value)
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise ConfigurationError(
+        f"SSHOptions({option}=...) holds an object of this process ({type(value).__name__}), which can not be sent to "
+        "the child that localUser and isolated work in. Give it as a path or as bytes."
+    )
+
+
+def _unpack(value: Any) -> Any:
+    if isinstance(value, dict):
+        return bytes_of(value["bytes"]) if "bytes" in value else tuple(_unpack(one) for one in value["several"])
+    return value
+
+
+# Up.
+
+
+def error_to(error: Exception) -> dict[str, Any]:
+    """Return *error* as a child says it."""
+    if not isinstance(error, StageError):
+        return {"kind": "ValueError", "message": str(error)[:MOST_MESSAGE]}
+    path = error.path
+    return {
+        "kind": type(error).__name__,
+        "message": error.message[:MOST_MESSAGE],
+        "path": None if path is None else text_of(os.fsencode(path)[:_MOST_PATH]),
+        "errno": error.errno,
+    }
+
+
+def error_from(raw: Any) -> Any:
+    """Return the error that a child says it met: one of ours, its words cut and not believed.
+
+    Raises:
+        ProtocolError: It is no error that a child may meet.
+    """
+    if not isinstance(raw, dict):
+        raise ProtocolError("The child process sent an error that is none.")
+    kind = _KINDS.get(str(raw.get("kind")))
+    message = _text(raw.get("message"), "message", MOST_MESSAGE)
+    if kind is None:
+        raise ProtocolError(f"The child process met an error of a kind that it can not meet: {message[:200]}")
+    if not issubclass(kind, StageError):
+        return kind(message)
+    path, number = raw.get("path"), raw.get("errno")
+    return kind(
+        message,
+        path=None if path is None else _bytes(_text(path, "path", _MOST_PATH)),
+        errno=None if number is None else integer(number, "errno", 0, 4096),
+    )
+
+
+def integer(value: Any, what: str, lowest: int, most: int) -> int:
+    """Return *value*, a number within bounds.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= most:
+        raise ProtocolError(f"The child process sent a {what} that is none.")
+    return value
+
+
+def fingerprint_of(value: Any) -> str | None:
+    """Return *value*, the fingerprint of a host key or None.
+
+    Raises:
+        ProtocolError: It is neither.
+    """
+    if value is not None and not (isinstance(value, str) and _FINGERPRINT.fullmatch(value)):
+        raise ProtocolError("The child process sent a host key's fingerprint that is none.")
+    return value
+
+
+def _text(value: Any, what: str, most: int) -> str:
+    if not isinstance(value, str):
+        raise ProtocolError(f"The child process sent a {what} that is none.")
+    return value[:most]
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return bytes_of(text)
+    except UnicodeError as exc:
+        raise ProtocolError("The child process sent a path that is none.") from exc

@@ -1,0 +1,123 @@
+"""Giving up root, for good: run in a child that has one thread, has imported what it needs, and has read nothing yet.
+
+What the kernel takes with the ids: effective, permitted and ambient capabilities, and that other processes of the user
+may look into this one (it stays undumpable, so that what root's caller has sent down stays between the two). What it
+leaves is taken here: supplementary groups, inheritable capabilities, root's session keyring, core files, and what a
+set-id program would give back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import sys
+from typing import Any
+
+from peerstage.errors import StageError
+from peerstage.isolation.users import LocalUser
+
+if sys.platform != "win32":
+    import resource
+
+# prctl(2)
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+# capset(2), keyctl(2)
+_CAPABILITY_VERSION_3 = 0x20080522
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_SYS_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "ppc64le": 271, "s390x": 280}
+
+
+def give_up_root(user: LocalUser, *, set_id_programs: bool) -> None:
+    """Become *user*, with no way back.
+
+    Args:
+        user: Whom to become.
+        set_id_programs: Whether set-id programs keep their effect: a foreign command may be one (rcp was), or start
+            one (ssh-keysign). This process itself starts none.
+
+    Raises:
+        StageError: It did not work out. Nothing may be done then.
+        OSError: Likewise.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.initgroups(user.name, user.gid)
+    groups = set(os.getgroups())
+    if hasattr(os, "setresgid"):
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+    else:
+        os.setgid(user.gid)
+        os.setuid(user.uid)
+    _drop_capabilities()
+    _leave_session_keyring()
+    if not set_id_programs:
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _require_given_up(user, groups)
+
+
+def end_with_parent(signal_number: int) -> None:
+    """Have the kernel send a signal when the thread that started this process ends; after the ids have changed.
+
+    On systems that can not, the end of the job's channel has to do.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+def _require_given_up(user: LocalUser, groups: set[int]) -> None:
+    ways = [(os.setuid, 0), (os.seteuid, 0)]
+    if user.gid != 0 and 0 not in groups:
+        ways += [(os.setgid, 0), (os.setegid, 0)]
+    for back, number in ways:
+        with contextlib.suppress(PermissionError):
+            back(number)
+            raise StageError(f"Root was not given up: {back.__name__}({number}) still works.")
+    ids = (*_real_effective_saved(), set(os.getgroups()))
+    if ids != ((user.uid,) * 3, (user.gid,) * 3, groups) or any(_capabilities()):
+        raise StageError(f"Root was not given up: the ids are {ids}, the capabilities {_capabilities()}.")
+
+
+def _real_effective_saved() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    if hasattr(os, "getresuid"):
+        return os.getresuid(), os.getresgid()
+    uid, gid = os.getuid(), os.getgid()
+    return (uid, os.geteuid(), uid), (gid, os.getegid(), gid)
+
+
+def _capabilities() -> list[int]:
+    """Return the capabilities that this process has or could get: inheritable, permitted, effective, ambient."""
+    wanted = ("CapInh:", "CapPrm:", "CapEff:", "CapAmb:")
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            return [int(line.split()[1], 16) for line in file if line.startswith(wanted)]
+    except OSError:
+        return []
+
+
+def _drop_capabilities() -> None:
+    """Empty every set of capabilities (a secure bit, or an old container engine, may have left some)."""
+    libc = _libc()
+    if libc is None or not hasattr(libc, "capset"):
+        return
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    libc.capset(header, (ctypes.c_uint32 * 6)())
+
+
+def _leave_session_keyring() -> None:
+    """Leave root's session keyring for an empty one. Where this is not allowed, keyrings can not be read either."""
+    libc, number = _libc(), _SYS_KEYCTL.get(platform.machine())
+    if libc is not None and number is not None and sys.maxsize > 2**32:
+        libc.syscall(ctypes.c_long(number), ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = _libc()
+    if libc is not None and libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({option}): {os.strerror(code)}")
+
+
+def _libc() -> Any:
+    return ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None

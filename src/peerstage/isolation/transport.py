@@ -1,0 +1,224 @@
+"""`IsolatedTransport`: a stack of transports in a child process, and the seam to it in this one."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from peerstage.errors import LimitExceeded, ProtocolError, StageError
+from peerstage.isolation.frames import FrameParser
+from peerstage.isolation.messages import error_from, fingerprint_of, integer, settings, text_of
+from peerstage.isolation.process import Child
+from peerstage.isolation.receive import Receiver
+from peerstage.isolation.users import LocalUser
+from peerstage.isolation.workspace import size_of, take_file
+from peerstage.landing.base import Landing
+from peerstage.landing.directory import current_umask
+from peerstage.records import Capabilities, Limits, Ownership, Progress
+from peerstage.session.watchdog import Watchdog
+from peerstage.transport import capabilities
+from peerstage.transport.base import Transport
+from peerstage.transport.choose import Route, assemble
+from peerstage.transport.observe import Observing
+from peerstage.transport.retry import Retry
+
+#: Seconds beyond its own deadline that a child gets to say that it has passed; it is ended within one more.
+_GRACE = 4.0
+
+_MOST_RETRIES = 1 << 20
+
+
+def assemble_as(
+    user: LocalUser | None,
+    route: Route,
+    *,
+    isolated: bool,
+    limits: Limits,
+    retry: Retry,
+    watchdog: Watchdog,
+    on_progress: Callable[[Progress], object] | None = None,
+    on_fallback: Callable[[], object] | None = None,
+) -> Transport:
+    """Return the stack of transports for *route*, as `assemble` does; it connects when it is first used.
+
+    Args:
+        user: Whose process it works in; None for whoever runs this one.
+        isolated: Whether to work in a process of its own even so.
+
+    Raises:
+        ValueError: As `Route.check`.
+        ConfigurationError: Something in *route* can not be sent to another process.
+    """
+    if user is None and not isolated:
+        return assemble(
+            route, limits=limits, retry=retry, watchdog=watchdog, on_progress=on_progress, on_fallback=on_fallback
+        )
+    route.check()
+    stack = IsolatedTransport(route, user, limits=limits, retry=retry, watchdog=watchdog, on_fallback=on_fallback)
+    return stack if on_progress is None else Observing(stack, on_progress)
+
+
+class IsolatedTransport(Transport):
+    """Has a child do the work. No thread is started here, and what comes back is believed only where it can be checked.
+
+    A child that has ended is followed by another one at the next operation. Nothing outlives `close`.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        user: LocalUser | None,
+        *,
+        limits: Limits,
+        retry: Retry,
+        watchdog: Watchdog,
+        on_fallback: Callable[[], object] | None = None,
+    ) -> None:
+        self._route = route
+        self._user = user
+        self._limits = limits
+        self._retry = retry
+        self._watchdog = watchdog
+        self._on_fallback = on_fallback or (lambda: None)
+        self._settings = settings(route, limits, retry)
+        self._capabilities = capabilities.expected(route.transport, by_command=route.by_command, guarded=route.guarded)
+        self._child: Child | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        return self._capabilities
+
+    def pull(self, directory: bytes, landing: Landing) -> None:
+        """See `Transport.pull`. What a command leaves for us is copied, see `peerstage.isolation.workspace`."""
+        job = {"operation": "pull", "path": text_of(directory), "wants_content": landing.wants_content}
+        tries = self._retry.tries
+        if not self._route.by_command:
+            self._run(job, Receiver(landing, self._limits, tries=tries, directory=directory))
+            return
+        owner = self._owner()
+        place = landing.hand_over(owner)
+        clock = _Clock(self._limits, self._watchdog, lambda: size_of(place, self._limits))
+        receiver = Receiver(
+            landing,
+            self._limits,
+            directory=directory,
+            adopt=lambda name: take_file(landing, place, name, owner.uid, clock.left),
+        )
+        self._run(job, receiver, clock, place)
+
+    def exists(self, path: bytes) -> bool:
+        return bool(self._run({"operation": "exists", "path": text_of(path)}, Receiver(None, self._limits)))
+
+    def touch(self, path: bytes) -> None:
+        self._run({"operation": "touch", "path": text_of(path)}, Receiver(None, self._limits))
+
+    def close(self) -> None:
+        self._end(politely=True)
+
+    def _run(self, job: dict[str, Any], receiver: Receiver, clock: _Clock | None = None, fd: int = -1) -> Any:
+        """Have the child do *job*, and return what it comes to; after any failure but a reported one it is ended."""
+        clock = clock or _Clock(self._limits, self._watchdog, lambda: receiver.promised)
+        child = self._started(clock)
+        try:
+            with self._watchdog.ending(child.wake):
+                child.send({**job, "umask": current_umask()}, fd, clock.left)
+                self._receive(child, receiver, clock)
+        except BaseException:
+            self._end(politely=False)
+            raise
+        return self._outcome(receiver.result or {})
+
+    def _receive(self, child: Child, receiver: Receiver, clock: _Clock) -> None:
+        parser = FrameParser()
+        while receiver.result is None:
+            for record in parser.feed(child.receive(clock.left)):
+                receiver.take(record)
+        if not parser.is_between_frames:
+            raise ProtocolError("The child process goes on after its job has ended.")
+
+    def _outcome(self, said: dict[str, Any]) -> Any:
+        """Return the value of a job, or raise its error; take note of what else the child says."""
+        try:
+            self.host_key = fingerprint_of(said.get("host_key")) or self.host_key
+            self.retries = integer(said.get("retries"), "count of retries", 0, _MOST_RETRIES)
+            self._capabilities = capabilities.named(said.get("transport"), self._capabilities)
+            error = None if said.get("error") is None else error_from(said["error"])
+        except StageError:
+            self._end(politely=False)
+            raise
+        if said.get("no_sftp") is True:
+            self._on_fallback()
+        if error is not None:
+            raise error
+        return said.get("value")
+
+    def _started(self, clock: _Clock) -> Child:
+        if self._child is not None:
+            self._child.require_same_process()
+            clock.left()
+            return self._child
+        clock.left()
+        environment = dict(os.environ) if self._user is None else self._user.environment()
+        child = self._child = Child(environment)
+        said = {
+            **self._settings,
+            "user": None if self._user is None else dataclasses.asdict(self._user),
+            "parent": os.getpid(),
+            "log_level": logging.getLogger("peerstage").getEffectiveLevel(),
+        }
+        try:
+            with self._watchdog.ending(child.wake):
+                child.send(said, -1, clock.left)
+        except BaseException:
+            self._end(politely=False)
+            raise
+        return child
+
+    def _end(self, *, politely: bool) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.end(politely=politely, found=self._route.by_command)
+
+    def _owner(self) -> Ownership:
+        return Ownership(os.geteuid(), os.getegid()) if self._user is None else self._user.ownership(None)
+
+
+class _Clock:
+    """How long one operation may still take, seen from outside.
+
+    Args:
+        limits: The child's own.
+        watchdog: Whether the run was cancelled.
+        promised: Returns how many bytes are to come, or have come where that is all that is known.
+    """
+
+    def __init__(self, limits: Limits, watchdog: Watchdog, promised: Callable[[], int]) -> None:
+        self._limits = limits
+        self._watchdog = watchdog
+        self._promised = promised
+        self._started = time.monotonic()
+        self._allowed = limits.seconds_for(0)
+
+    def left(self) -> float:
+        """Return how many seconds are left.
+
+        Raises:
+            LimitExceeded: None; the child does not even say that its own deadline has passed.
+            Cancelled: The run was cancelled.
+        """
+        self._watchdog.check_final()
+        left = self._started + self._allowed + _GRACE - time.monotonic()
+        if left > 0:
+            return left
+        self._allowed = max(self._allowed, self._limits.seconds_for(self._promised()))
+        left = self._started + self._allowed + _GRACE - time.monotonic()
+        if left > 0:
+            return left
+        raise LimitExceeded(
+            f"Not done within {self._allowed:g} s (Limits.deadline, min_rate), and the child process does not say why; "
+            "it was ended. Is it stopped, or the machine overloaded?"
+        )

@@ -1,0 +1,208 @@
+"""The landing as a child has it: each call becomes a frame that goes up, and none waits for an answer.
+
+What has arrived is kept here too, as ranges, so that after a lost connection only the rest is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+
+from peerstage.errors import IncompleteFile, NotAvailable, ProtocolError, StageError
+from peerstage.isolation.frames import (
+    HEADER,
+    MOST_DATA,
+    Adopt,
+    Expect,
+    Fail,
+    Finish,
+    Log,
+    Open,
+    Record,
+    Refuse,
+    data_header,
+    encode,
+)
+from peerstage.isolation.messages import MOST_MESSAGE
+from peerstage.landing.base import Buffer, Landing, Ranges, Slot
+from peerstage.records import KIB, Entry
+
+#: Frames are kept back until there are so many bytes, or so many seconds have passed since the last went.
+_BATCH = 64 * KIB
+_KEPT_BACK = 0.05
+_MOST_BUFFERS = 512
+
+
+class Upward:
+    """The pipe to the parent. Frames are whole and in order, whichever threads they come from."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.RLock()
+        self._kept: list[Buffer] = []
+        self._size = 0
+        self._sent_at = time.monotonic()
+
+    def put(self, record: Record) -> None:
+        """Say *record*, sooner or later."""
+        with self._lock:
+            self._keep(encode(record))
+
+    def put_data(self, slot: int, offset: int, buffers: Sequence[Buffer], length: int) -> None:
+        """Send the bytes of *buffers* for a file."""
+        if length > MOST_DATA:
+            for buffer in buffers:
+                for at in range(0, len(buffer), MOST_DATA):
+                    piece = memoryview(buffer)[at : at + MOST_DATA]
+                    self.put_data(slot, offset, [piece], len(piece))
+                    offset += len(piece)
+            return
+        with self._lock:
+            header = data_header(slot, offset, length)
+            if length < _BATCH:
+                self._keep(b"".join((header, *buffers)))
+                return
+            self._kept.append(header)
+            self._kept.extend(buffers)
+            self._size += HEADER.size + length
+            self.flush()
+
+    def flush(self) -> None:
+        """Send everything that was kept back."""
+        with self._lock:
+            kept, self._kept, self._size = self._kept, [], 0
+            for at in range(0, len(kept), _MOST_BUFFERS):
+                self._write(kept[at : at + _MOST_BUFFERS])
+            self._sent_at = time.monotonic()
+
+    def _keep(self, frame: bytes) -> None:
+        self._kept.append(frame)
+        self._size += len(frame)
+        if self._size >= _BATCH or time.monotonic() - self._sent_at > _KEPT_BACK:
+            self.flush()
+
+    def _write(self, buffers: list[Buffer]) -> None:
+        left = sum(len(buffer) for buffer in buffers)
+        while left:
+            written = os.writev(self._fd, buffers)
+            left -= written
+            while written:
+                if written < len(buffers[0]):
+                    buffers[0] = memoryview(buffers[0])[written:]
+                    break
+                written -= len(buffers.pop(0))
+
+
+class UpwardLanding(Landing):
+    """Speaks to the parent's landing.
+
+    Args:
+        upward: Where to.
+        wants_content: Whether the files are wanted, and not only what there is.
+        workspace: Descriptor of the directory that a command may fill, -1 for none.
+    """
+
+    def __init__(self, upward: Upward, *, wants_content: bool = True, workspace: int = -1) -> None:
+        self.wants_content = wants_content
+        self._upward = upward
+        self._workspace = workspace
+        self._slots: dict[bytes, UpwardSlot] = {}
+        self._next = 0
+
+    def expect(self, files: int, size: int) -> None:
+        self._upward.put(Expect(files, size))
+
+    def open(self, entry: Entry) -> Slot:
+        """See `Landing.open`. What is begun goes on, as it does in the parent, and under a new number."""
+        slot = self._slots.get(entry.name)
+        if slot is None or slot.entry != entry or not (slot.is_finished or entry.mtime is not None):
+            slot = self._slots[entry.name] = UpwardSlot(self._upward, entry, settled=not self.wants_content)
+        slot.number = self._next
+        self._next += 1
+        self._upward.put(Open(slot.number, entry))
+        return slot
+
+    def refuse(self, name: bytes, error: StageError) -> None:
+        self._upward.put(Refuse(name, error))
+
+    def workspace(self) -> str:
+        """See `Landing.workspace`: it becomes the current directory, since no path may lead this user there."""
+        if self._workspace < 0:
+            raise NotAvailable("There is no workspace for a command.")
+        os.fchdir(self._workspace)
+        return "."
+
+    def adopt(self, name: bytes) -> int:
+        size = os.lstat(name).st_size
+        self._upward.put(Adopt(name))
+        return size
+
+
+class UpwardSlot(Slot):
+    """One file on its way up."""
+
+    __slots__ = ("_ranges", "_settled", "_upward", "entry", "number")
+
+    def __init__(self, upward: Upward, entry: Entry, *, settled: bool) -> None:
+        self.entry = entry
+        self.number = 0
+        self._upward = upward
+        self._ranges: Ranges | None = None
+        self._settled = settled
+
+    @property
+    def is_finished(self) -> bool:
+        return self._settled
+
+    def missing(self) -> Sequence[tuple[int, int]]:
+        if self._settled or not self.entry.size:
+            return ()
+        return ((0, self.entry.size),) if self._ranges is None else tuple(self._ranges.missing(self.entry.size))
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        length = sum(len(buffer) for buffer in buffers)
+        if offset < 0 or offset + length > self.entry.size:
+            raise ProtocolError("More bytes came than were promised.", path=self.entry.name)
+        if not length:
+            return
+        if self._ranges is None:
+            self._ranges = Ranges()
+        self._ranges.add(offset, offset + length)
+        self._upward.put_data(self.number, offset, buffers, length)
+
+    def finish(self) -> None:
+        if self._settled:
+            return
+        missing = sum(end - start for start, end in self.missing())
+        if missing:
+            size = self.entry.size
+            self.fail(IncompleteFile(f"{size - missing} of {size} bytes arrived. Stage again once the peer is well."))
+            return
+        self._settle()
+        self._upward.put(Finish(self.number))
+
+    def fail(self, error: StageError) -> None:
+        if not self._settled:
+            self._settle()
+            self._upward.put(Fail(self.number, error))
+
+    def _settle(self) -> None:
+        self._settled = True
+        self._ranges = None
+
+
+class UpwardLog(logging.Handler):
+    """Sends what is logged to the parent's loggers of the same names."""
+
+    def __init__(self, upward: Upward) -> None:
+        super().__init__()
+        self._upward = upward
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._upward.put(Log(min(record.levelno, 50), record.name, record.getMessage()[:MOST_MESSAGE]))
+        except OSError:  # nobody is there to read it any more
+            pass
