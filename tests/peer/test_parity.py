@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import pickle
+import pwd
 import socket
 import stat
 import subprocess
@@ -20,6 +21,7 @@ import peerstage
 from peerstage import BackupPeer, LocalPeer, RemotePeer, SSHOptions, StageError
 from peerstage.errors import IncompleteStage, NothingToStage
 from peerstage.testing.contract import ODD_NAMES
+from support.local_user import apart
 from support.programs import rcp_command
 from support.sshd import Sshd, free_port
 
@@ -32,25 +34,44 @@ def over(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def way(over: str, server: Sshd) -> dict[str, Any]:
+@pytest.fixture(params=["here", "apart"])
+def where(request: pytest.FixtureRequest) -> str:
+    """Whether this process does the work, or a child, where we are root one of another local user."""
+    return str(request.param)
+
+
+Way = Callable[[Sshd], dict[str, Any]]
+
+
+@pytest.fixture
+def way(over: str, where: str, public_path: Path) -> Way:
     """How a peer is told to be reached over a transport: for rcp OpenSSH's scp, over the protocol of that name."""
-    if over != "rcp":
-        return {"transport": over}
-    return {"rcpCommand": rcp_command(server.ssh_arguments())}
+
+    def options(server: Sshd) -> dict[str, Any]:
+        if where == "apart":
+            return apart(over, server, public_path)
+        how = {"transport": over} if over != "rcp" else {"rcpCommand": rcp_command(server.ssh_arguments())}
+        return {"ssh": server.options(), **how}
+
+    return options
 
 
 @pytest.fixture
-def peer(sshd: Sshd, collect: Path, over: str) -> RemotePeer:
-    """A remote peer on the real server, over each transport."""
-    return RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options(), **way(over, sshd))
+def peer(sshd: Sshd, collect: Path, way: Way) -> RemotePeer:
+    """A remote peer on the real server, over each transport, here and apart."""
+    return RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, **way(sshd))
 
 
 @pytest.fixture
-def unprivileged(unprivileged_sshd: Sshd, public_path: Path, over: str) -> RemotePeer:
-    """A remote peer whose login is not root, with an empty collect directory of its own, over each transport."""
+def unprivileged(unprivileged_sshd: Sshd, public_path: Path, way: Way) -> RemotePeer:
+    """The same with a login that is not root, and with an empty collect directory of its own."""
     server = unprivileged_sshd
-    collect = str(public_path / "collect")
-    return RemotePeer(server.host, collect, "/tmp", server.user, ssh=server.options(), **way(over, server))
+    return RemotePeer(server.host, str(public_path / "collect"), "/tmp", server.user, **way(server))
+
+
+def owner_of_files(peer: RemotePeer) -> int:
+    """Return whose the files are that nobody else is to have (PARITY 10)."""
+    return os.getuid() if peer.localUser is None else pwd.getpwnam(peer.localUser).pw_uid
 
 
 def put(directory: Path, **files: bytes) -> None:
@@ -237,11 +258,10 @@ def test_04_commands_are_none_or_say_something_and_read_back_as_set(attribute: s
 
 def test_04_backends_that_are_not_there_say_so_as_os_errors(collect: Path, target: Path) -> None:
     put(collect, a=b"a")
-    for changes in ({"keep_partial": True}, {"isolated": True}):
-        peer = RemotePeer("127.0.0.1", str(collect), "/tmp", "backup", **changes)  # type: ignore[arg-type]
-        with pytest.raises(OSError, match="not there yet"):
-            peer.stagePeer(str(target))
-        assert not peer.checkCollectIndicator()
+    peer = RemotePeer("127.0.0.1", str(collect), "/tmp", "backup", keep_partial=True)
+    with pytest.raises(OSError, match="not there yet"):
+        peer.stagePeer(str(target))
+    assert not peer.checkCollectIndicator()
     assert list(target.iterdir()) == []
 
 
@@ -370,7 +390,7 @@ def test_10_permissions_and_ownership_apply_and_times_are_kept_only_if_asked(
     peer.stagePeer(str(target))
     found = (target / "a").stat()
     assert stat.S_IMODE(found.st_mode) == 0o755 & ~umask()
-    assert found.st_uid == os.getuid()
+    assert found.st_uid == owner_of_files(peer)
     assert found.st_mtime > 1_500_000_000
     owner = (12345, 54321) if os.geteuid() == 0 else (os.getuid(), os.getgid())
     peer.stagePeer(str(target), owner, 0o640)
@@ -563,14 +583,16 @@ def test_15_over_scp_a_name_with_a_newline_is_that_entrys_error(sshd: Sshd, coll
     assert os.listdir(target) == ["good"]
 
 
-def test_15_collect_and_target_directories_may_hold_spaces_and_globs(sshd: Sshd, tmp_path: Path, over: str) -> None:
+def test_15_collect_and_target_directories_may_hold_spaces_and_globs(
+    sshd: Sshd, tmp_path: Path, over: str, way: Way
+) -> None:
     # An rcp command is given the directory as it is, and what it makes of that is its own matter.
     collect = tmp_path / ("collect" if over == "rcp" else "col lect [a-z]*'\"$x")
     target = tmp_path / "tar get ?*"
     collect.mkdir()
     target.mkdir()
     put(collect, a=b"a", **{"cback.collect": b""})
-    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options(), **way(over, sshd))
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, **way(sshd))
     assert peer.checkCollectIndicator()
     assert peer.stagePeer(str(target)) == 2
     peer.writeStageIndicator()
@@ -663,12 +685,13 @@ def test_19_the_stage_indicator_is_an_empty_file_truncated_if_it_was_there(
 
 
 def test_19_what_lies_in_the_working_directory_is_neither_sent_nor_deleted(
-    sshd: Sshd, collect: Path, tmp_path: Path, over: str
+    sshd: Sshd, collect: Path, public_path: Path, way: Way
 ) -> None:
-    working = tmp_path / "working"
+    working = public_path / "working"
     working.mkdir()
+    working.chmod(0o777)
     put(working, **{"cback.stage": b"mine", "cback.collect": b"mine"})
-    peer = RemotePeer(sshd.host, str(collect), str(working), sshd.user, ssh=sshd.options(), **way(over, sshd))
+    peer = RemotePeer(sshd.host, str(collect), str(working), sshd.user, **way(sshd))
     peer.writeStageIndicator()
     peer.checkCollectIndicator()
     assert (collect / "cback.stage").read_bytes() == b""

@@ -58,7 +58,7 @@ class Receiver:
         *,
         tries: int = 1,
         directory: bytes = b"",
-        adopt: Callable[[bytes], None] | None = None,
+        adopt: Callable[[bytes], object] | None = None,
     ) -> None:
         self.promised = 0
         self.result: dict[str, Any] | None = None

@@ -15,7 +15,7 @@ from peerstage.isolation.messages import error_from, fingerprint_of, integer, se
 from peerstage.isolation.process import Child
 from peerstage.isolation.receive import Receiver
 from peerstage.isolation.users import LocalUser
-from peerstage.isolation.workspace import size_of, take_file
+from peerstage.landing.adopt import size_of
 from peerstage.landing.base import Landing
 from peerstage.landing.directory import current_umask
 from peerstage.records import Capabilities, Limits, Ownership, Progress
@@ -93,20 +93,19 @@ class IsolatedTransport(Transport):
         return self._capabilities
 
     def pull(self, directory: bytes, landing: Landing) -> None:
-        """See `Transport.pull`. What a command leaves for us is copied, see `peerstage.isolation.workspace`."""
+        """See `Transport.pull`. A command gets a directory of the landing's that belongs to its user."""
         job = {"operation": "pull", "path": text_of(directory), "wants_content": landing.wants_content}
         tries = self._retry.tries
         if not self._route.by_command:
             self._run(job, Receiver(landing, self._limits, tries=tries, directory=directory))
             return
-        owner = self._owner()
-        place = landing.hand_over(owner)
-        clock = _Clock(self._limits, self._watchdog, lambda: size_of(place, self._limits))
+        place = landing.hand_over(self._owner())
+        clock = _Clock(self._limits, self._watchdog, lambda: size_of(place, self._limits.entries))
         receiver = Receiver(
             landing,
             self._limits,
             directory=directory,
-            adopt=lambda name: take_file(landing, place, name, owner.uid, clock.left),
+            adopt=lambda name: landing.adopt(name, clock.left),
         )
         self._run(job, receiver, clock, place)
 

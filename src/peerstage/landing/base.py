@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from peerstage.errors import NotAvailable
@@ -148,8 +148,7 @@ class Landing(ABC):
     def hand_over(self, owner: Ownership) -> int:
         """Return a descriptor of an empty directory that belongs to *owner*, for a command that runs as that user.
 
-        As `workspace`, but that nothing is adopted from it: its files come through slots, copied. The descriptor stays
-        the landing's.
+        It takes the place of the `workspace`. The descriptor stays the landing's.
 
         Raises:
             NotAvailable, LandingError: As `workspace`.
@@ -157,10 +156,14 @@ class Landing(ABC):
         self.workspace()
         raise NotAvailable("This landing has no directory to give to another user.")
 
-    def adopt(self, name: bytes) -> int:
+    def adopt(self, name: bytes, check: Callable[[], object] = lambda: None) -> int:
         """Take the file *name* out of the workspace, as if it had come through a slot; return its size in bytes.
 
-        What is no regular file of this process's user, with one link, is refused.
+        What is no regular file of the workspace's owner, with one link, is refused.
+
+        Args:
+            name: A plain name.
+            check: Called now and then if it takes long; what it raises ends the run.
 
         Raises:
             NotAvailable: As `workspace`.

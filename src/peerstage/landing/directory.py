@@ -9,11 +9,12 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from peerstage.errors import EntryError, LandingError, NotRegular, ProtocolError, StageError
 from peerstage.landing import durability
+from peerstage.landing.adopt import NO_FILE, copy, entry_of, open_file, require_file_of
 from peerstage.landing.base import Landing, Slot
 from peerstage.landing.private import PrivateDirectory, empty_directory, open_directory, require_posix, sweep_directory
 from peerstage.landing.slot import FileSlot
@@ -186,6 +187,7 @@ class DirectoryLanding(Landing):
 
     def workspace(self) -> str:
         """See `Landing.workspace`. Called again, it is emptied."""
+        self._workspace_owner = os.geteuid()
         try:
             if self._workspace_fd >= 0:
                 empty_directory(self._workspace_fd)
@@ -204,20 +206,40 @@ class DirectoryLanding(Landing):
                 os.fchown(self._workspace_fd, *owner)
             except OSError as exc:
                 raise self._store.error(exc) from exc
+        self._workspace_owner = owner.uid
         return self._workspace_fd
 
-    def adopt(self, name: bytes) -> int:
-        """See `Landing.adopt`."""
+    def adopt(self, name: bytes, check: Callable[[], object] = lambda: None) -> int:
+        """See `Landing.adopt`; which way a file is taken, and why, is said in `peerstage.landing.adopt`."""
+        owner = self._workspace_owner
+        directory, place = self._workspace_fd, os.fsdecode(name)
+        moved = owner == os.geteuid() or (self.ownership is not None and self.ownership.uid == owner)
         try:
-            found = os.lstat(name, dir_fd=self._workspace_fd)
+            if moved:
+                directory, place = self._private.fd, f"taken{len(self._slots)}-{len(self._refused)}"
+                os.rename(name, place, src_dir_fd=self._workspace_fd, dst_dir_fd=directory)
+            fd = open_file(place, directory)
+        except (EntryError, FileNotFoundError) as exc:
+            self.refuse(name, exc if isinstance(exc, EntryError) else NotRegular(NO_FILE))
+            return 0
         except OSError as exc:
             raise self._store.error(exc) from exc
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
-            self.refuse(name, NotRegular("The command left no regular file of its own there; only such are staged."))
+        try:
+            found = os.fstat(fd)
+            require_file_of(found, owner)
+            slot = self.open(entry_of(name, found))
+            if not moved:
+                copy(fd, found, slot, check)
+            elif isinstance(slot, FileSlot) and not slot.is_finished:
+                slot.adopt(place, directory)
+        except NotRegular as exc:
+            self.refuse(name, exc)
             return 0
-        slot = self.open(Entry(name, found.st_size, stat.S_IMODE(found.st_mode), int(found.st_mtime)))
-        if isinstance(slot, FileSlot) and not slot.is_finished:
-            slot.adopt(name, self._workspace_fd)
+        finally:
+            os.close(fd)
+        if not moved:
+            with contextlib.suppress(OSError):  # it goes with the directory, then
+                os.unlink(name, dir_fd=directory)
         return found.st_size
 
     def commit(self) -> None:

@@ -115,7 +115,7 @@ class FileSlot(Slot):
         self._outcome = _COMPLETE
         self._arriving = None
 
-    def adopt(self, name: bytes, directory_fd: int) -> None:
+    def adopt(self, name: bytes | str, directory_fd: int) -> None:
         """Take the file *name* of another directory as what has come, whole."""
         try:
             os.rename(name, self.place, src_dir_fd=directory_fd, dst_dir_fd=self._store.fd)

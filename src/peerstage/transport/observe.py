@@ -93,8 +93,8 @@ class _CountingLanding(Landing):
     def hand_over(self, owner: Ownership) -> int:
         return self._landing.hand_over(owner)
 
-    def adopt(self, name: bytes) -> int:
-        size = self._landing.adopt(name)
+    def adopt(self, name: bytes, check: Callable[[], object] = lambda: None) -> int:
+        size = self._landing.adopt(name, check)
         self._files += 1
         self._bytes += size
         self._tell_in_time()
