@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cli.command import Command
+from support.programs import sftp_server
 from support.sshd import free_port
 
 
@@ -109,3 +110,23 @@ def test_verbose_logs_to_standard_error_alone(command: Command, collect: Path) -
     done = command.reach("stage", "--json", "--verbose", command.spec(collect), collect.parent)
     assert "peerstage.staging: " in done.stderr
     assert json.loads(done.stdout)["report"]["count"] == 1
+
+
+def test_sftp_server_may_be_a_command_of_the_peer(command: Command, collect: Path, tmp_path: Path) -> None:
+    (collect / "cback.collect").touch()
+    elevate = ("--elevate", f"echo >>'{tmp_path}/ran'; exec {sftp_server()}")
+    target = tmp_path / "target"
+    target.mkdir()
+    assert command.reach("check", *elevate, command.spec(collect)).returncode == 0
+    assert command.reach("stage", *elevate, command.spec(collect), target).returncode == 0
+    assert command.reach("mark", *elevate, command.spec(collect)).returncode == 0
+    assert (collect / "cback.stage").exists()
+    assert (tmp_path / "ran").read_text() == "\n\n\n"
+
+
+def test_sftp_server_by_a_command_excludes_scp(
+    command: Command, collect: Path, one_line: Callable[[str], None]
+) -> None:
+    done = command.reach("check", "--elevate", "sudo -n x", "--transport", "scp", command.spec(collect))
+    assert done.returncode == 2
+    one_line(done.stderr)

@@ -151,13 +151,6 @@ def test_a_transport_that_is_not_logged_in_is_refused(sshd: Sshd, ready: Path, t
         peer_of(sshd, ready, sock=paramiko.Transport(ours)).stagePeer(str(target))
 
 
-@pytest.mark.parametrize("options", [{"elevate": "sudo -n sftp-server"}])
-def test_options_that_are_not_honoured_yet_are_named_before_connecting(options: dict[str, Any], target: Path) -> None:
-    peer = RemotePeer("host.invalid", "/c", "/tmp", "backup", ssh=SSHOptions(config=(), **options))
-    with pytest.raises(ConfigurationError, match=next(iter(options))):
-        peer.stagePeer(str(target))
-
-
 @pytest.mark.parametrize(
     "options",
     [

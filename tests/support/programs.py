@@ -16,6 +16,7 @@ _PACKAGES = {
     "ssh-keygen": "openssh-client",
     "ssh-agent": "openssh-client",
     "rsync": "rsync",
+    "sftp-server": "openssh-sftp-server",
 }
 
 
@@ -52,5 +53,10 @@ def rcp_command(ssh_arguments: list[str]) -> str:
     return " ".join([scp, "-q", *legacy, *ssh_arguments])
 
 
+def sftp_server() -> str:
+    """Return the path of OpenSSH's SFTP server, as a program of its own."""
+    return program("sftp-server")
+
+
 def _find(name: str) -> str | None:
-    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin")
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin:/usr/lib/openssh")

@@ -35,6 +35,10 @@ Jump = Annotated[
     str | None,
     typer.Option("--jump", "-J", metavar="[USER@]HOST[:PORT],...", help="Hosts to jump through, as for ssh."),
 ]
+Elevate = Annotated[
+    str | None,
+    typer.Option("--elevate", metavar="COMMAND", help="Command of the peer that speaks SFTP, as: sudo -n sftp-server."),
+]
 ConnectTimeout = Annotated[
     float | None,
     typer.Option("--connect-timeout", metavar="SECONDS", help="For the connection."),
@@ -64,6 +68,7 @@ def access_of(
     no_config: bool,
     host_key: str | None,
     jump: str | None,
+    elevate: str | None,
     connect_timeout: float | None,
     deadline: float | None,
     transport: str,
@@ -83,6 +88,7 @@ def access_of(
             config=() if no_config else tuple(config) if config else None,
             host_key=host_key,
             jump=jump,
+            elevate=elevate,
             connect_timeout=connect_timeout,
         ),
         limits=Limits(deadline=deadline),

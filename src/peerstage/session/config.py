@@ -26,8 +26,6 @@ _SYSTEM_DIRECTORY = "/etc/ssh"
 _DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ed25519")
 _USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
-#: Fields of `SSHOptions` that are not honoured yet.
-_OPTIONS_NOT_YET = ("elevate",)
 
 #: Seconds and count that suit an unattended night, where nothing is configured (ssh itself knows no bound then).
 _CONNECT_TIMEOUT = 15.0
@@ -104,9 +102,6 @@ def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Des
         ConfigurationError: Something that the configuration or the options ask for can not be honoured; the message
             names file and line.
     """
-    for field in _OPTIONS_NOT_YET:
-        if getattr(options, field) is not None:
-            raise ConfigurationError(f"SSHOptions({field}=...) is not honoured yet. Leave it out.")
     config = SSHConfig.read(_sources(options), name, user, options.port, options.jump)
     found = Settings(config)
     found.refuse_what_is_not_honoured()

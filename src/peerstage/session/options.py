@@ -38,7 +38,8 @@ class SSHOptions:
         keepalive_interval: Seconds of silence after which the peer is asked whether it lives (15 without
             configuration); 0 for never.
         keepalive_count: Questions that may stay unanswered, an interval each (3 without configuration).
-        elevate: A command that is run on the peer and speaks SFTP.
+        elevate: A command line that the peer's shell runs, as it stands, and that speaks SFTP: how a login that is not
+            root stages what root alone may read (``"sudo -n /usr/lib/openssh/sftp-server"``). It means SFTP.
         sock: A connected socket, or an authenticated `paramiko.Transport`: it serves one session. A socket is closed
             with the session, a Transport never.
 

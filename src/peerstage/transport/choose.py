@@ -48,8 +48,12 @@ class Route:
         """Refuse what contradicts itself.
 
         Raises:
-            ValueError: ``guarded`` together with what it excludes, or a command that can not be split.
+            ValueError: ``guarded`` or ``elevate`` together with what it excludes, or a command that can not be split.
         """
+        if self.ssh.elevate is not None and (self.guarded or self.by_command or self.transport == "scp"):
+            raise ValueError(
+                "SSHOptions(elevate=...) means SFTP: it excludes scp, rcp, an rcpCommand and guarded=True."
+            )
         if self.guarded and (self.by_command or self.transport == "sftp"):
             raise ValueError("guarded=True means SCP: it excludes sftp, rcp and an rcpCommand.")
         if self.guarded and self.preserve_times:
@@ -144,8 +148,11 @@ class _Way:
 
         if self._by_scp:
             return by_scp()
-        by_sftp = SFTPTransport(session, limits, watchdog)
-        return by_sftp if route.transport == "sftp" else FallingBack(by_sftp, by_scp, self._fell_back)
+        elevate = route.ssh.elevate
+        by_sftp = SFTPTransport(session, limits, watchdog, elevate=elevate)
+        if route.transport == "sftp" or elevate is not None:  # SCP would run by the login, and see less
+            return by_sftp
+        return FallingBack(by_sftp, by_scp, self._fell_back)
 
     def _fell_back(self) -> None:
         self._by_scp = True

@@ -138,6 +138,11 @@ class SFTPClient:
         return self._reader.has_more
 
     @property
+    def opening(self) -> str:
+        """What the server began with, if `start` found that it is not SFTP."""
+        return self._reader.opening
+
+    @property
     def received(self) -> int:
         """Bytes received so far, file data and all."""
         return self._reader.received

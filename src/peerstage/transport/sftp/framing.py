@@ -31,11 +31,15 @@ class PacketReader(ChunkReader):
     Args:
         receive: Returns the next chunk; empty at the end of the stream.
         most: The longest packet that is taken, in bytes.
+
+    Attributes:
+        opening: What came in the place of the first packet, its beginning; "" if nothing did.
     """
 
     def __init__(self, receive: Callable[[], Buffer], *, most: int) -> None:
         super().__init__(receive)
         self._most = most
+        self.opening = ""
 
     def next_version(self) -> bytes:
         """Return the body of the first packet, which must be SSH_FXP_VERSION.
@@ -52,8 +56,9 @@ class PacketReader(ChunkReader):
             )
         length, kind = _head.unpack(head) if len(head) == _head.size else (0, 0)
         if kind != VERSION_REPLY or not 5 <= length <= self._most:
+            self.opening = self._quote(head)
             raise ProtocolError(
-                f"The peer's SFTP server begins with {escape(self._quote(head))!r}, which is not SFTP. "
+                f"The peer's SFTP server begins with {escape(self.opening)!r}, which is not SFTP. "
                 "A login script that prints text does this: silence it for sessions that are not interactive, "
                 'or use transport="scp".'
             )

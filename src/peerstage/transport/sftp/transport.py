@@ -8,13 +8,13 @@ from peerstage.errors import NotRegular, RemoteNotFound
 from peerstage.landing.base import Landing
 from peerstage.records import Limits
 from peerstage.session.session import Session
-from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport import capabilities
 from peerstage.transport.base import Transport
 from peerstage.transport.names import check_path
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
+from peerstage.transport.sftp.elevate import start_elevated
 from peerstage.transport.sftp.fetch import Fetch
 from peerstage.transport.sftp.listing import list_directory
 
@@ -26,16 +26,17 @@ class SFTPTransport(Transport):
         session: Logged in; the subsystem is asked for when the first operation needs it.
         limits: Bounds for what the peer may send.
         watchdog: The session's.
+        elevate: A command line of the peer that speaks SFTP, in the place of the subsystem.
     """
 
     capabilities = capabilities.SFTP
 
-    def __init__(self, session: Session, limits: Limits, watchdog: Watchdog) -> None:
+    def __init__(self, session: Session, limits: Limits, watchdog: Watchdog, *, elevate: str | None = None) -> None:
         self.host_key = session.fingerprint
         self._session = session
         self._limits = limits
         self._watchdog = watchdog
-        self._stream: Stream | None = None
+        self._elevate = elevate
         self._client: SFTPClient | None = None
 
     def pull(self, directory: bytes, landing: Landing) -> None:
@@ -68,9 +69,10 @@ class SFTPTransport(Transport):
 
     def _started(self) -> SFTPClient:
         self._session.require_same_process()
-        if self._client is None:
-            self._stream = self._session.open_subsystem("sftp")
-            client = SFTPClient(self._stream, self._limits, self._watchdog)
+        if self._client is None and self._elevate is not None:
+            self._client = start_elevated(self._session, self._elevate, self._limits, self._watchdog)
+        elif self._client is None:
+            client = SFTPClient(self._session.open_subsystem("sftp"), self._limits, self._watchdog)
             client.start()
             self._client = client
         return self._client
