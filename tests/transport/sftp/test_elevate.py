@@ -86,7 +86,7 @@ def test_a_command_that_waits_for_a_password_ends_in_time_and_is_not_tried_again
 @pytest.mark.usefixtures("leaves_nothing")
 def test_a_flood_on_stderr_ends_the_run(elevated: Callable[..., RemotePeer], target: Path) -> None:
     peer = elevated("cat /dev/zero >&2", retry=Retry(tries=1))
-    with pytest.raises(StageError, match="x00.*NOPASSWD"):
+    with pytest.raises(StageError, match=r"x00.*NOPASSWD"):
         peer.stagePeer(str(target))
 
 
@@ -108,5 +108,5 @@ def test_whatever_is_not_sftp_is_refused_before_connecting(others: dict[str, obj
     ssh = SSHOptions(elevate="sudo -n sftp-server", config=())
     peer = RemotePeer("host.invalid", "/c", "/tmp", "backup", ssh=ssh, **others)  # type: ignore[arg-type]
     for call in (lambda: peer.stagePeer(str(target)), peer.checkCollectIndicator, peer.writeStageIndicator):
-        with pytest.raises(ValueError, match="elevate=.* means SFTP"):
+        with pytest.raises(ValueError, match=r"elevate=.* means SFTP"):
             call()

@@ -1,4 +1,4 @@
-"""An SFTP server that a command of the peer starts, with more rights than the login has (``SSHOptions(elevate=...)``)."""
+"""An SFTP server that a command of the peer starts, with more rights than the login has (``elevate=``)."""
 
 from __future__ import annotations
 
