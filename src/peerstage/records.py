@@ -87,11 +87,12 @@ class Limits:
         listing_bytes: Everything that the peer sends for one listing; as much again holds its names in memory.
         packet_bytes: One SSH packet; an SFTP packet may hold as much again as a read asked for.
         banner_bytes: Everything before the server's identification line has ended.
-        stderr_bytes: What a remote command may say on stderr.
+        stderr_bytes: What a remote command may say on stderr; of a managed peer's commands, what is logged.
         login_timeout: Seconds from the first packet to the end of authentication.
         reply_timeout: Seconds that one request may stay unanswered.
         stall_timeout: Seconds without any progress.
-        deadline: Seconds for one operation; None means 600 plus the promised bytes divided by `min_rate`.
+        deadline: Seconds for one operation; None means 600 plus the promised bytes divided by `min_rate`, and for a
+            command on a managed peer 12 hours.
         min_rate: Bytes per second below which a peer is too slow (used by ``deadline=None``).
     """
 
@@ -119,6 +120,14 @@ class Limits:
     def seconds_for(self, promised: int) -> float:
         """Return how many seconds an operation may take that was promised so many bytes."""
         return self.deadline if self.deadline is not None else 600.0 + promised / self.min_rate
+
+    @property
+    def seconds_for_command(self) -> float:
+        """Seconds that a command on a managed peer may take, be it silent or not.
+
+        12 hours without a `deadline`: a full collect may take a night, and is to be over before the next one.
+        """
+        return self.deadline if self.deadline is not None else 12 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)

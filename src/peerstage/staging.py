@@ -1,4 +1,4 @@
-"""The three operations on a peer, as plain functions over a `Transport`."""
+"""The operations on a peer, as plain functions over a `Transport`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import os
 import time
 from collections.abc import Iterator
 
-from peerstage.errors import IncompleteStage, NothingToStage, StageError, escape
+from peerstage.errors import IncompleteStage, NothingToStage, RemoteError, StageError, escape
 from peerstage.landing.directory import DirectoryLanding
-from peerstage.records import FileResult, Ownership, StageReport
+from peerstage.records import KIB, FileResult, Ownership, StageReport
 from peerstage.transport.base import Transport
+from peerstage.transport.output import CommandOutput
 
 log = logging.getLogger("peerstage.staging")
 
@@ -94,6 +95,32 @@ def mark(transport: Transport, path: bytes, *, peer: str = "") -> None:
     """
     with naming(peer):
         transport.touch(path)
+
+
+def execute(transport: Transport, command: str, *, peer: str = "", most: int = 64 * KIB) -> None:
+    """Run *command* on the peer, and log what it says, line by line.
+
+    Args:
+        transport: How the peer is reached. It is not closed.
+        command: A command line, sent as it is.
+        peer: The peer's name, for errors and the log.
+        most: Bytes of what it says that are logged; the rest is read, counted and dropped.
+
+    Raises:
+        RemoteError: Its exit status was not 0; the last words are quoted.
+        StageError: Any other: it could not be run, or was cut off.
+    """
+    output = CommandOutput(peer, most)
+    with naming(peer):
+        try:
+            status = transport.execute(os.fsencode(command), output.take)
+        finally:
+            output.end()
+        if status != 0:
+            how = "was killed, or ended without a status" if status is None else f"ended with status {status}"
+            words = output.last_words
+            raise RemoteError(f"The command {command!r} {how}, saying {repr(words) if words else 'nothing'}.")
+    log.info("%s: %s is done.", escape(peer), escape(command))
 
 
 @contextlib.contextmanager

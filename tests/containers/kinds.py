@@ -50,12 +50,14 @@ class Failure:
     words: str
 
 
-#: THE TABLE. What a kind can not do, a transport or "mark", and how that shows. Nothing of it is skipped.
+#: THE TABLE. What a kind can not do, a transport, "mark" or "command", and how that shows. Nothing of it is skipped.
 CAN_NOT: dict[tuple[str, str], Failure] = {
     ("scp-only", "sftp"): Failure(NoSFTP, "no sftp subsystem"),
     ("guard", "sftp"): Failure(NoSFTP, "without a word"),
     ("dropbear", "sftp"): Failure(NoSFTP, "without a word"),
     ("sftp-only", "scp"): Failure(ProtocolError, "sftp connections only"),
+    ("sftp-only", "command"): Failure(RemoteError, "ended with status 1, saying .*sftp connections only"),
+    ("guard", "command"): Failure(RemoteError, "ended with status 1, saying 'guard: refused'"),
     ("guard", "other paths"): Failure(Exception, "guard: refused|needs quotes"),
     ("limited", "mark"): Failure(RemoteError, "permission"),
 }

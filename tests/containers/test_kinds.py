@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from kinds import CAN_NOT, KINDS, REFUSED, WORKING, Way, as_the_table_says, each, fails
 
+from peerstage.errors import RemoteError
 from peerstage.landing.base import Landing
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
@@ -132,6 +133,27 @@ def test_the_guard_sees_the_three_commands_of_the_original_and_nothing_else(
     asked = peer.container.execute("cat", "/var/log/guard").decode().splitlines()
     assert asked == ["scp -f /srv/collect/cback.collect", "scp -f /srv/collect/*", "scp -t /srv/collect/cback.stage"]
     assert b"cback.stage" in peer.container.files()
+
+
+@pytest.mark.kind("guard")
+def test_the_guard_of_a_managed_peer_sees_the_original_s_command_and_nothing_else(bench: Bench, target: Path) -> None:
+    peer = bench.peer("guard")
+    peer.container.fill(Files(a=b"a"))
+    peer.container.execute("truncate", "-s", "0", "/var/log/guard")
+    with peer.remote("guarded") as remote:
+        remote.executeManagedAction("collect", True)
+        assert remote.stagePeer(str(target)) == 1
+        with pytest.raises(RemoteError, match=r"'purge' failed.*status 1, saying 'guard: refused'"):
+            remote.executeManagedAction("purge", False)
+    asked = peer.container.execute("cat", "/var/log/guard").decode().splitlines()
+    assert asked == ["/usr/bin/cback3 --full collect", "scp -f /srv/collect/*", "/usr/bin/cback3 purge"]
+
+
+@each(WORKING)
+def test_a_command_runs_where_the_login_may_run_any(way: Way, served: BenchPeer) -> None:
+    remote = served.remote(way.transport)
+    with as_the_table_says(way.kind, "command"):
+        remote.executeRemoteCommand("touch /srv/collect/ran || touch /tmp/ran")
 
 
 @pytest.mark.kind("guard")

@@ -277,16 +277,6 @@ def test_04_guarded_excludes_what_it_excludes(target: Path) -> None:
             peer.stagePeer(str(target))
 
 
-def test_04_managed_commands_are_validated_and_say_that_they_are_not_there() -> None:
-    peer = RemotePeer(*REMOTE)
-    with pytest.raises(OSError, match="not there yet"):
-        peer.executeRemoteCommand("ls")
-    with pytest.raises(OSError, match="not there yet"):
-        peer.executeManagedAction("collect", True)
-    with pytest.raises(ValueError, match="action"):
-        peer.executeManagedAction(None, False)  # type: ignore[arg-type]
-
-
 # 5. Ignore failure mode
 
 

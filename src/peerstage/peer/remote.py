@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ from peerstage.peer.attributes import (
     optional_text,
     user_name,
 )
-from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, BackupPeer, ownership_of, permissions_of
+from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, ownership_of, permissions_of
+from peerstage.peer.managed import ManagedPeer
 from peerstage.records import Limits, Ownership, Progress
 from peerstage.session.options import SSHOptions
 from peerstage.session.watchdog import Watchdog
@@ -39,7 +41,7 @@ log = logging.getLogger("peerstage.peer")
 _PASSES = (Cancelled, ConnectError, ConnectionLost, LimitExceeded)
 
 
-class RemotePeer(BackupPeer):
+class RemotePeer(ManagedPeer):
     """A backup peer on another machine, reached over SSH in this process; no ``ssh`` or ``scp`` program is needed.
 
     Without ``ssh=`` it is reached as ssh's own configuration says. In a ``with`` block one login serves all calls;
@@ -61,13 +63,14 @@ class RemotePeer(BackupPeer):
             group, no shell (PARITY 20). Without one "rcp" runs ``/usr/bin/scp -B -q -C``.
         localUser: The local user to copy as, for root: a child process that has given up root reads that user's keys
             and configuration, connects and receives. The caller's own name changes nothing.
-        rshCommand: Kept for managed peers.
-        cbackCommand: Kept for managed peers.
+        rshCommand: An rsh-like command to run commands on a managed peer with, split likewise; without one they share
+            the login of everything else.
+        cbackCommand: What is run there for a managed action, options included; ``/usr/bin/cback3`` without one.
         ignoreFailureMode: None, "none", "all", "daily" or "weekly"; kept for the caller.
         ssh: How the peer is reached, where ssh's configuration does not say it.
         transport: "auto" (SFTP, and SCP where the peer has no SFTP), "sftp", "scp" or "rcp".
-        guarded: The key is behind a forced command that was written for the original: exactly its three requests are
-            sent (PARITY 22).
+        guarded: The key is behind a forced command that was written for the original: exactly its requests are sent
+            (PARITY 22).
         durable: Whether staged files are on the disk when `stagePeer` returns.
         retry: How a lost connection is made anew; None is three tries.
         limits: How much of the peer is taken, in bytes and seconds.
@@ -86,8 +89,6 @@ class RemotePeer(BackupPeer):
     remoteUser = Checked(user_name)
     localUser = Checked(optional_text("Local user"))
     rcpCommand = Checked(optional_text("RCP command"))
-    rshCommand = Checked(optional_text("RSH command"))
-    cbackCommand = Checked(optional_text("cback command"))
 
     def __init__(
         self,
@@ -138,14 +139,14 @@ class RemotePeer(BackupPeer):
         self.isolated = isolated
         self._has_no_sftp = False
         self._watchdog: Watchdog | None = None
-        self._stack: Transport | None = None
+        self._stacks: dict[bool, Transport] = {}
 
     def __repr__(self) -> str:
         place = f"{self.collectDir!r}, {self.workingDir!r}, {self.remoteUser!r}"
         return f"RemotePeer({self.name!r}, {place}, ssh={self.ssh!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_watchdog": None, "_stack": None}
+        return {**self.__dict__, "_watchdog": None, "_stacks": {}}
 
     def __enter__(self) -> Self:
         if self._watchdog is not None:
@@ -156,9 +157,9 @@ class RemotePeer(BackupPeer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        stack, self._stack = self._stack, None
+        stacks, self._stacks = self._stacks, {}
         watchdog, self._watchdog = self._watchdog, None
-        if stack is not None:
+        for stack in stacks.values():
             stack.close()
         if watchdog is not None:
             watchdog.close()
@@ -248,28 +249,6 @@ class RemotePeer(BackupPeer):
         with self._reach() as transport:
             mark(transport, path, peer=self.name)
 
-    def executeRemoteCommand(self, command: str) -> None:
-        """Run a command on a managed peer.
-
-        Raises:
-            ValueError: There is no command.
-            NotAvailable: Always; managed peers are not there yet.
-        """
-        if not isinstance(command, str) or not command.strip():
-            raise ValueError("There is no command to run.")
-        raise NotAvailable("Commands on managed peers are not there yet.", peer=self.name)
-
-    def executeManagedAction(self, action: str, fullBackup: bool) -> None:
-        """Run an action of cback on a managed peer.
-
-        Raises:
-            ValueError: There is no action.
-            NotAvailable: Always; managed peers are not there yet.
-        """
-        if not isinstance(action, str) or not action.strip():
-            raise ValueError("There is no action to run.")
-        raise NotAvailable("Actions on managed peers are not there yet.", peer=self.name)
-
     def cancel(self) -> None:
         """End what another thread has under way on this peer: it raises `Cancelled`, or for a check returns False.
 
@@ -294,20 +273,24 @@ class RemotePeer(BackupPeer):
         return path
 
     @contextlib.contextmanager
-    def _reach(self) -> Iterator[Transport]:
-        """Yield the stack of the ``with`` block, or one of this call's own."""
+    def _reach(self, *, for_files: bool = True) -> Iterator[Transport]:
+        """Yield the stack of the ``with`` block, or one of this call's own; some peers need another for commands."""
         if self._watchdog is None:
-            with self, self._reach() as transport:
+            with self, self._reach(for_files=for_files) as transport:
                 yield transport
             return
+        route = files = self._route()
+        if not for_files:
+            route = files.for_commands()
+        own = route is not files
         with naming(self.name):
             user = copying_user(self.localUser)
             if self.keep_partial:
                 raise NotAvailable("keep_partial=True is not there yet. Leave it out.")
-            if self._stack is None:
-                self._stack = assemble_as(
+            if own not in self._stacks:
+                self._stacks[own] = assemble_as(
                     user,
-                    self._route(),
+                    route,
                     isolated=self.isolated,
                     limits=self.limits,
                     retry=self.retry,
@@ -315,7 +298,10 @@ class RemotePeer(BackupPeer):
                     on_progress=self.on_progress,
                     on_fallback=self._remember_scp,
                 )
-        yield self._stack
+        yield self._stacks[own]
+
+    def _shell(self) -> AbstractContextManager[Transport]:
+        return self._reach(for_files=False)
 
     def _route(self) -> Route:
         return Route(
@@ -324,6 +310,7 @@ class RemotePeer(BackupPeer):
             ssh=self.ssh,
             transport="scp" if self.transport == "auto" and self._has_no_sftp else self.transport,
             rcp_command=self.rcpCommand,
+            rsh_command=self.rshCommand,
             guarded=self.guarded,
             preserve_times=self.preserve_times,
             working_directory=self.workingDir,

@@ -169,15 +169,20 @@ class Session:
         )
         return self._open(f"open the {name} subsystem", lambda channel: channel.invoke_subsystem(name), refused)
 
-    def open_command(self, command: bytes) -> Stream:
-        """Return a stream to *command*, which the peer's shell runs (RFC 4254, 6.5).
+    def open_command(self, command: bytes, *, merged: bool = False) -> Stream:
+        """Return a stream to *command*, which the peer's shell runs (RFC 4254, 6.5), with its stderr if *merged*.
 
         Raises:
             RemoteError: The peer refused the channel or the command.
             ConnectionLost, LimitExceeded, Cancelled: The connection ended, took too long, or was ended.
         """
         refused = RemoteError("The peer lets this login run no command. Check its authorized_keys and sshd_config.")
-        return self._open("run a command", lambda channel: channel.exec_command(command), refused)
+
+        def ask(channel: paramiko.Channel) -> None:
+            channel.set_combine_stderr(merged)
+            channel.exec_command(command)
+
+        return self._open("run a command", ask, refused)
 
     def _open(self, what: str, ask: Callable[[paramiko.Channel], object], refused: StageError) -> Stream:
         """Open a channel, *ask* for what is to run on it, and return its stream; raise *refused* if that is."""

@@ -42,6 +42,7 @@ class Watchdog:
         self._phase: tuple[float, float, str] | None = None
         self._started: float | None = None
         self._promised = 0
+        self._patience: float | None = None
         self._waited = 0.0
         self._waiting_since: float | None = None
         self._waited_at_beat = 0.0
@@ -65,6 +66,16 @@ class Watchdog:
     def promise(self, size: int) -> None:
         """Allow the time that *size* bytes take at the lowest rate that is tolerated."""
         self._promised = size
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Give the operation *seconds* in all, and let the peer be silent: a command may work without a word."""
+        self._patience = seconds
+        try:
+            yield
+        finally:
+            self._patience = None
+            self.beat()
 
     @contextlib.contextmanager
     def phase(self, what: str, seconds: float) -> Iterator[None]:
@@ -196,8 +207,10 @@ class Watchdog:
 
     def _overdue(self) -> StageError | None:
         now = self._clock()
-        started, phase, limits = self._started, self._phase, self.limits
-        if started is not None and now - started > (allowed := limits.seconds_for(self._promised)):
+        started, phase, limits, patience = self._started, self._phase, self.limits, self._patience
+        if started is not None and patience is not None and now - started > patience:
+            return LimitExceeded(f"The command did not end within {patience:g} s (Limits.deadline).")
+        if patience is None and started is not None and now - started > (allowed := limits.seconds_for(self._promised)):
             return LimitExceeded(
                 f"Not done within {allowed:g} s (Limits.deadline, min_rate). The peer or the network is too slow, "
                 "or the limit too low."
@@ -205,7 +218,11 @@ class Watchdog:
         if phase is not None and now > phase[0]:
             _, seconds, what = phase
             return LimitExceeded(f"The peer did not {what} within {seconds:.3g} s. Is it up, and is that its port?")
-        if self._waiting_since is not None and self.waited - self._waited_at_beat > limits.stall_timeout:
+        if (
+            patience is None
+            and self._waiting_since is not None
+            and self.waited - self._waited_at_beat > limits.stall_timeout
+        ):
             return LimitExceeded(
                 f"The peer sent nothing useful for {limits.stall_timeout:g} s (Limits.stall_timeout).", transient=True
             )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from peerstage.errors import NotAvailable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from peerstage.landing.base import Landing
+    from peerstage.landing.base import Buffer, Landing
     from peerstage.records import Capabilities
 
 
@@ -60,6 +63,26 @@ class Transport(ABC):
             RemoteError: The peer refuses.
             ConnectionLost, LimitExceeded, Cancelled, ProtocolError: As `pull`.
         """
+
+    def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
+        """Let the login's shell on the peer run *command*, without input, where there is a way to that.
+
+        It is run once or not at all: a lost connection is not made anew for it, since nobody could tell whether it has
+        run. It may be silent for as long as it likes; it ends at `Limits.seconds_for_command` at the latest.
+
+        Args:
+            command: A command line, sent as it is.
+            said: Called with what it says, stdout and stderr as they come, in pieces of any size.
+
+        Returns:
+            Its exit status; None if it ended without one, as after a signal.
+
+        Raises:
+            NotAvailable: This transport runs no commands.
+            RemoteError: The peer lets this login run none.
+            ConnectionLost, LimitExceeded, Cancelled: It was cut off, and may go on on the peer.
+        """
+        raise NotAvailable(f"No command can be run over {self.capabilities.name}.")
 
     @abstractmethod
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ class Route:
         ssh: How, where ssh's configuration does not say it.
         transport: One of `TRANSPORTS`.
         rcp_command: An rcp-like command, under ``auto`` and ``rcp``.
+        rsh_command: An rsh-like command, for commands.
         guarded: Whether the peer's key is behind a forced command written for the original.
         preserve_times: Whether modification times are wanted.
         working_directory: A local directory for the temporary files of an rcp-like command.
@@ -40,6 +42,7 @@ class Route:
     ssh: SSHOptions
     transport: str = "auto"
     rcp_command: str | None = None
+    rsh_command: str | None = None
     guarded: bool = False
     preserve_times: bool = False
     working_directory: str | None = None
@@ -60,6 +63,15 @@ class Route:
             raise ValueError("guarded=True sends the original's commands, which ask for no times: no preserve_times.")
         if self.by_command:
             self.split_command()
+            self.split_rsh_command()
+
+    def for_commands(self) -> Route:
+        """Return the route on which commands are run: this one, unless an rsh-like or an rcp-like one is asked for."""
+        if self.rsh_command is not None:
+            return Route(
+                name=self.name, user=self.user, ssh=SSHOptions(), transport="rcp", rsh_command=self.rsh_command
+            )
+        return dataclasses.replace(self, transport="auto", rcp_command=None) if self.by_command else self
 
     @property
     def by_command(self) -> bool:
@@ -72,10 +84,22 @@ class Route:
         Raises:
             ValueError: A quote is not closed, or there is no word.
         """
-        words = split_command_line(self.rcp_command or DEFAULT_COMMAND)
-        if not words:
-            raise ValueError(f"There is no command in rcpCommand: {self.rcp_command!r}")
-        return words
+        return _split(self.rcp_command or DEFAULT_COMMAND, "rcpCommand")
+
+    def split_rsh_command(self) -> list[str]:
+        """Return the words of the rsh-like command, none if there is none.
+
+        Raises:
+            ValueError: A quote is not closed, or there is no word.
+        """
+        return [] if self.rsh_command is None else _split(self.rsh_command, "rshCommand")
+
+
+def _split(command: str, name: str) -> list[str]:
+    words = split_command_line(command)
+    if not words:
+        raise ValueError(f"There is no command in {name}: {command!r}")
+    return words
 
 
 def assemble(
@@ -101,6 +125,7 @@ def assemble(
     if route.by_command:
         stack = RcpTransport(
             route.split_command(),
+            rsh=route.split_rsh_command(),
             user=route.user,
             host=route.name,
             working_directory=route.working_directory,

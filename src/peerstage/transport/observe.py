@@ -53,6 +53,9 @@ class Observing(Transport):
     def touch(self, path: bytes) -> None:
         self._transport.touch(path)
 
+    def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
+        return self._transport.execute(command, said)
+
     def close(self) -> None:
         self._transport.close()
 

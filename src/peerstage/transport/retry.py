@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from peerstage.errors import ConnectError, LimitExceeded, RemoteError, StageError, escape
+from peerstage.landing.base import Buffer
 from peerstage.records import Capabilities
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import Transport
@@ -81,7 +82,12 @@ class Retrying(Wrapper):
         if transport is not None:
             transport.close()
 
-    def _attempt(self, operation: Callable[[Transport], T]) -> T:
+    def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
+        """See `Transport.execute`: one attempt, whatever the retry says."""
+        return self._attempt(lambda transport: transport.execute(command, said), tries=1)
+
+    def _attempt(self, operation: Callable[[Transport], T], tries: int | None = None) -> T:
+        tries = tries or self._retry.tries
         with self._watchdog.operation():
             attempt = 1
             while True:
@@ -93,12 +99,12 @@ class Retrying(Wrapper):
                 except StageError as exc:
                     self._watchdog.check_final()
                     logged_in = self.host_key is not None
-                    if not (logged_in and exc.transient) or attempt >= self._retry.tries:
+                    if not (logged_in and exc.transient) or attempt >= tries:
                         self.close()
                         raise
                     self.close()
                     pause = self._retry.pause(attempt)
-                    log.warning("%s Attempt %d of %d in %g s.", escape(str(exc)), attempt + 1, self._retry.tries, pause)
+                    log.warning("%s Attempt %d of %d in %g s.", escape(str(exc)), attempt + 1, tries, pause)
                     self._watchdog.sleep(pause)
                     attempt += 1
                     self.retries += 1

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
 
-from peerstage.landing.base import Landing
+from peerstage.landing.base import Buffer, Landing
 from peerstage.transport.base import Transport
 
 T = TypeVar("T")
@@ -23,6 +23,9 @@ class Wrapper(Transport):
 
     def touch(self, path: bytes) -> None:
         self._attempt(lambda transport: transport.touch(path))
+
+    def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
+        return self._attempt(lambda transport: transport.execute(command, said))
 
     @abstractmethod
     def _attempt(self, operation: Callable[[Transport], T]) -> T:

@@ -35,7 +35,14 @@ class Outcome(NamedTuple):
     output: bytes
 
 
-def run(argv: Sequence[str], *, limits: Limits, watchdog: Watchdog, progress: Callable[[], int] = lambda: 0) -> Outcome:
+def run(
+    argv: Sequence[str],
+    *,
+    limits: Limits,
+    watchdog: Watchdog,
+    progress: Callable[[], int] = lambda: 0,
+    said: Callable[[bytes], object] | None = None,
+) -> Outcome:
     """Run *argv*, without a shell and without input, and wait for its end.
 
     Whatever happens, nothing of its process group is left when this returns. A child that left the group for a session
@@ -46,6 +53,7 @@ def run(argv: Sequence[str], *, limits: Limits, watchdog: Watchdog, progress: Ca
         limits: How much of its output is kept.
         watchdog: Ends it when a bound is passed.
         progress: Returns the bytes that have arrived; as long as these grow, the command is not stalled.
+        said: Called with all that it says, as it comes; then nothing of it is logged here.
 
     Raises:
         NotAvailable: There is no such program, or it can not be run.
@@ -63,14 +71,14 @@ def run(argv: Sequence[str], *, limits: Limits, watchdog: Watchdog, progress: Ca
     except OSError as exc:
         raise NotAvailable(f"The command {argv[0]!r} can not be run: {exc.strerror}. Install or correct it.") from exc
     with process, _nothing_left(process):
-        output = _Output(process, limits.stderr_bytes)
+        output = _Output(process, limits.stderr_bytes, said)
         with contextlib.closing(output):
             with watchdog.ending(lambda: _signal(process, signal.SIGTERM)):
                 _wait(process, output, watchdog, progress)
             _signal(process, signal.SIGKILL)  # children that it has left behind
             output.drain_for(_LAST_WORDS)
     watchdog.check()
-    if output.kept:
+    if output.kept and said is None:
         log.info("%s said: %s", escape(argv[0]), escape(output.kept[:_LOGGED]))
     return Outcome(process.returncode, output.kept)
 
@@ -102,9 +110,12 @@ def _wait(process: subprocess.Popen[bytes], output: _Output, watchdog: Watchdog,
 class _Output:
     """What a command says: the beginning is kept, the rest is read and dropped."""
 
-    def __init__(self, process: subprocess.Popen[bytes], most: int) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], most: int, said: Callable[[bytes], object] | None = None
+    ) -> None:
         self.kept = b""
         self._most = most
+        self._said = said
         self._pipe = process.stdout
         self._selector = selectors.DefaultSelector()
         if self._pipe is not None:
@@ -118,6 +129,8 @@ class _Output:
         elif self._selector.select(seconds):
             data = self._pipe.read(64 * KIB)
             if data:
+                if self._said is not None:
+                    self._said(data)
                 self.kept += data[: self._most - len(self.kept)]
             elif data is not None:
                 self._selector.unregister(self._pipe)

@@ -6,10 +6,10 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from peerstage.errors import ConnectError, LandingError, NotRegular, RemoteError, StageError
-from peerstage.landing.base import Landing
+from peerstage.landing.base import Buffer, Landing
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport import capabilities
@@ -29,6 +29,7 @@ class RcpTransport(Transport):
 
     Args:
         argv: The command, split.
+        rsh: An rsh-like command, split, by which commands are run; empty for none.
         user: Who logs in on the peer.
         host: The peer.
         working_directory: A local directory for temporary files; only `exists` and `touch` need one.
@@ -42,6 +43,7 @@ class RcpTransport(Transport):
         self,
         argv: list[str],
         *,
+        rsh: Sequence[str] = (),
         user: str,
         host: str,
         working_directory: str | None,
@@ -49,6 +51,7 @@ class RcpTransport(Transport):
         watchdog: Watchdog,
     ) -> None:
         self._argv = argv
+        self._rsh = rsh
         self._user = user
         self._host = host
         self._working_directory = working_directory
@@ -97,6 +100,26 @@ class RcpTransport(Transport):
             outcome = self._run([os.fsdecode(name), place_on(self._user, self._host, path)], path)
             if outcome.status != 0:
                 raise self._failure(outcome, path)
+
+    def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
+        """See `Transport.execute`: ``RSH USER@HOST COMMAND``, killed with its children when it takes too long.
+
+        Raises:
+            NotAvailable: There is no rsh-like command, or it can not be run.
+            ConnectError: It says that it did not get there.
+        """
+        if not self._rsh:
+            return super().execute(command, said)
+        argv = [*self._rsh, f"{self._user}@{self._host}", os.fsdecode(command)]
+        self._watchdog.renew()
+        with self._watchdog.operation(), self._watchdog.patience(self._limits.seconds_for_command):
+            status = run(argv, limits=self._limits, watchdog=self._watchdog, said=said).status
+        if status == _NO_CONNECTION:
+            raise ConnectError(
+                f"The command {self._rsh[0]!r} ended with status {status}, which mostly means that it did not get "
+                "there. Is the peer up, and is its key known to that command?"
+            )
+        return status if status >= 0 else None
 
     def close(self) -> None:
         """Nothing is kept open."""

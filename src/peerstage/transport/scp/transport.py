@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from peerstage.errors import (
     ConnectionLost,
@@ -13,13 +13,14 @@ from peerstage.errors import (
     RemoteNotFound,
     StageError,
 )
-from peerstage.landing.base import Landing
+from peerstage.landing.base import Buffer, Landing
 from peerstage.records import Limits
 from peerstage.session.session import Session
 from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport import capabilities
 from peerstage.transport.base import Transport
+from peerstage.transport.execute import execute_over
 from peerstage.transport.names import check_path
 from peerstage.transport.scp import commands
 from peerstage.transport.scp.reader import RecordReader
@@ -101,6 +102,9 @@ class SCPTransport(Transport):
     def touch(self, path: bytes) -> None:
         self._check(path)
         send_empty(self._session, path, longest=longest_line(self._limits))
+
+    def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
+        return execute_over(self._session, command, said, self._limits, self._watchdog)
 
     def close(self) -> None:
         self._session.close()

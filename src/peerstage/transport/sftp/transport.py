@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 
 from peerstage.errors import NotRegular, RemoteNotFound
-from peerstage.landing.base import Landing
+from peerstage.landing.base import Buffer, Landing
 from peerstage.records import Limits
 from peerstage.session.session import Session
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport import capabilities
 from peerstage.transport.base import Transport
+from peerstage.transport.execute import execute_over
 from peerstage.transport.names import check_path
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
@@ -63,6 +65,9 @@ class SFTPTransport(Transport):
         flags = wire.FXF_WRITE | wire.FXF_CREAT | wire.FXF_TRUNC
         handle = client.handle(wire.OPEN, wire.open_file(path, flags), path)
         client.done(wire.CLOSE, wire.string(handle), path)
+
+    def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
+        return execute_over(self._session, command, said, self._limits, self._watchdog)
 
     def close(self) -> None:
         self._session.close()

@@ -1,0 +1,326 @@
+"""Managed peers (PARITY 23): commands and actions over the login of everything else, or by an rsh-like command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from peerstage import Limits, LocalPeer, RemotePeer, Retry
+from peerstage.errors import Cancelled, ConnectError, ConnectionLost, LimitExceeded, NotAvailable, RemoteError
+from peerstage.testing.contract import landed
+from support.programs import program
+from support.sshd import Sshd
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+MakesPeer = Callable[..., RemotePeer]
+
+
+@pytest.fixture(params=["session", "rsh"])
+def managed(request: pytest.FixtureRequest, sshd: Sshd, collect: Path) -> MakesPeer:
+    """Returns a peer that is sent commands over its session, or by OpenSSH's ssh as an rsh-like command."""
+    rsh = " ".join([program("ssh"), *sshd.ssh_arguments()]) if request.param == "rsh" else None
+
+    def make(**changes: object) -> RemotePeer:
+        options = {"ssh": sshd.options(), "rshCommand": rsh, **changes}
+        return RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, **options)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def over_session(sshd: Sshd, collect: Path) -> MakesPeer:
+    """Returns a peer that is sent commands over its session."""
+
+    def make(**changes: object) -> RemotePeer:
+        options = {"ssh": sshd.options(), **changes}
+        return RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, **options)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Returns what a peer said, a line each, as it was logged."""
+    caplog.set_level(logging.INFO, "peerstage")
+
+    def lines() -> list[str]:
+        ours = [record for record in caplog.records if record.name == "peerstage.transport"]
+        return [record.getMessage().partition(": ")[2] for record in ours]
+
+    return lines
+
+
+@pytest.fixture
+def cback(tmp_path: Path) -> Path:
+    """A cback that writes down what it was told."""
+    path = tmp_path / "cback3"
+    path.write_text(f'#!/bin/sh\necho "$0 $*" >>{tmp_path}/argv\necho collecting; echo "a warning" >&2\n')
+    path.chmod(0o755)
+    return path
+
+
+def argv(cback: Path) -> list[str]:
+    return cback.with_name("argv").read_text().splitlines()
+
+
+def wait_for(path: Path, seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+# What is run.
+
+
+def test_a_command_is_run_by_the_peer_s_shell_as_it_stands(managed: MakesPeer, tmp_path: Path) -> None:
+    managed().executeRemoteCommand(f"""printf '%s|' "it's" $((40 + 2)) "$HOME" >'{tmp_path}/out'""")
+    assert (tmp_path / "out").read_text().startswith("it's|42|/")
+
+
+def test_an_action_is_the_original_s_command_line(managed: MakesPeer, cback: Path) -> None:
+    with managed(cbackCommand=f"{cback} --quiet") as peer:
+        peer.executeManagedAction("collect", True)
+        peer.executeManagedAction("purge", False)
+    assert argv(cback) == [f"{cback} --quiet --full collect", f"{cback} --quiet purge"]
+
+
+def test_without_a_cback_command_it_is_usr_bin_cback3(managed: MakesPeer) -> None:
+    with pytest.raises(OSError, match="'/usr/bin/cback3 --full no-such-action' ended with status"):
+        managed().executeManagedAction("no-such-action", True)
+
+
+@pytest.mark.parametrize("action", [None, "", "  ", 3, "a\0b"])
+def test_no_action_is_a_value_error(over_session: MakesPeer, action: object) -> None:
+    with pytest.raises(ValueError, match="no action"):
+        over_session().executeManagedAction(action, False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", [None, "", " ", b"ls", "a\0b"])
+def test_no_command_is_a_value_error(over_session: MakesPeer, command: object) -> None:
+    with pytest.raises(ValueError, match="no command"):
+        over_session().executeRemoteCommand(command)  # type: ignore[arg-type]
+
+
+def test_one_login_serves_commands_and_staging(
+    own_sshd: Callable[..., Sshd], collect: Path, target: Path, cback: Path
+) -> None:
+    server = own_sshd()
+    (collect / "a").write_bytes(b"a")
+    with RemotePeer(
+        server.host, str(collect), "/tmp", server.user, cbackCommand=str(cback), ssh=server.options()
+    ) as peer:
+        peer.executeManagedAction("collect", False)
+        assert peer.stagePeer(str(target)) == 1
+        peer.executeManagedAction("purge", False)
+    assert len(argv(cback)) == 2
+    assert server.log.count("Accepted publickey") == 1
+
+
+def test_a_peer_that_is_only_sent_commands_needs_no_directories(sshd: Sshd, tmp_path: Path) -> None:
+    peer = RemotePeer(sshd.host, remoteUser=sshd.user, ssh=sshd.options())
+    peer.executeRemoteCommand(f"touch {tmp_path}/out")
+    assert (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "way", [{"transport": "scp"}, {"transport": "sftp"}, {"transport": "rcp"}, {"rcpCommand": "x"}]
+)
+def test_commands_have_a_session_whatever_copies(over_session: MakesPeer, tmp_path: Path, way: dict[str, str]) -> None:
+    over_session(**way).executeRemoteCommand(f"touch {tmp_path}/out")
+    assert (tmp_path / "out").exists()
+
+
+def test_a_command_has_no_input_and_does_not_wait_for_any(managed: MakesPeer, tmp_path: Path) -> None:
+    managed().executeRemoteCommand(f"cat >{tmp_path}/out")
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+def test_a_local_peer_has_no_commands_as_in_the_original() -> None:
+    assert not hasattr(LocalPeer, "executeRemoteCommand")
+    assert not hasattr(LocalPeer, "executeManagedAction")
+
+
+# How it fails.
+
+
+def test_a_status_is_an_os_error_with_the_last_words(managed: MakesPeer) -> None:
+    command = "seq 1000; echo 'the disk is full' >&2; exit 6"
+    with pytest.raises(RemoteError, match=r"ended with status 6, saying '.*999\\n1000\\nthe disk is full'") as caught:
+        managed().executeRemoteCommand(command)
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable()
+
+
+def test_an_action_that_fails_names_itself(managed: MakesPeer) -> None:
+    peer = managed(cbackCommand="echo no such configuration; false")
+    with pytest.raises(OSError, match=r"^127.0.0.1: The action 'collect' failed\. .*'.*; false --full collect'"):
+        peer.executeManagedAction("collect", True)
+
+
+def test_a_signal_is_an_os_error(over_session: MakesPeer) -> None:
+    with pytest.raises(RemoteError, match=r"was killed, or ended without a status, saying 'about to die'"):
+        over_session().executeRemoteCommand("echo about to die; kill -9 $$")
+
+
+def test_after_a_command_that_failed_the_peer_is_as_good_as_before(managed: MakesPeer, target: Path) -> None:
+    with managed() as peer:
+        for _ in range(2):
+            with pytest.raises(RemoteError):
+                peer.executeRemoteCommand("exit 1")
+        peer.executeRemoteCommand("true")
+        assert not peer.checkCollectIndicator()
+
+
+def test_a_peer_that_is_down_is_an_os_error(managed: MakesPeer, sshd: Sshd) -> None:
+    peer = managed()
+    peer.ssh = sshd.options(port=1)
+    if peer.rshCommand is not None:
+        peer.rshCommand = peer.rshCommand.replace(f"Port={sshd.port}", "Port=1")
+    with pytest.raises(ConnectError):
+        peer.executeRemoteCommand("true")
+
+
+def test_an_rsh_command_that_is_not_there_says_so(managed: MakesPeer) -> None:
+    with pytest.raises(NotAvailable, match="no/such/rsh"):
+        managed(rshCommand="/no/such/rsh -q").executeRemoteCommand("true")
+    with pytest.raises(ValueError, match="quote"):
+        managed(rshCommand='ssh "-q').executeRemoteCommand("true")
+
+
+def test_an_rsh_command_is_run_without_a_shell(tmp_path: Path) -> None:
+    rsh = tmp_path / "rsh"
+    rsh.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/argv\n')
+    rsh.chmod(0o755)
+    peer = RemotePeer("2001:db8::1", remoteUser="backup", rshCommand=f'{rsh} -o "A B"')
+    peer.executeRemoteCommand("ls '$HOME' | sort")
+    assert (tmp_path / "argv").read_text() == "-o\nA B\nbackup@2001:db8::1\nls '$HOME' | sort\n"
+
+
+# What it says.
+
+
+def test_output_is_logged_line_by_line_as_it_comes(
+    managed: MakesPeer, said: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    command = f"echo first; echo second >&2; until [ -e {tmp_path}/go ]; do sleep 0.05; done; printf third"
+    thread = threading.Thread(target=managed().executeRemoteCommand, args=(command,))
+    thread.start()
+    until = time.monotonic() + 20
+    while len(said()) < 2 and time.monotonic() < until:
+        time.sleep(0.02)
+    early = said()
+    (tmp_path / "go").touch()
+    thread.join(20)
+    assert sorted(early) == ["first", "second"]
+    assert said()[2:] == ["third"]
+
+
+def test_what_a_peer_says_can_not_forge_a_line_of_the_log(
+    over_session: MakesPeer, said: Callable[[], list[str]]
+) -> None:
+    over_session().executeRemoteCommand(r"printf 'a\rb\033[2Jc\342\200\256d\377\n'")
+    assert said() == [r"a\rb\x1b[2Jc\u202ed\xff"]
+
+
+def test_a_gigabyte_is_read_and_dropped_but_for_the_beginning_and_the_end(
+    managed: MakesPeer, said: Callable[[], list[str]]
+) -> None:
+    size = 1024**3
+    managed().executeRemoteCommand(f"yes 0123456789abcdef | head -c {size}; echo; echo the end")
+    lines = said()
+    assert lines[0] == "0123456789abcdef"
+    assert sum(map(len, lines)) < 80 * 1024
+    dropped = int(lines[-1].split()[2])
+    assert size - 80 * 1024 < dropped < size
+
+
+def test_a_gigabyte_on_stderr_without_a_line_end_is_no_more(managed: MakesPeer, said: Callable[[], list[str]]) -> None:
+    with pytest.raises(RemoteError, match=r"saying '(\\x00)+the end'") as caught:
+        managed().executeRemoteCommand("head -c 100000000 /dev/zero >&2; echo the end >&2; exit 1")
+    assert len(str(caught.value)) < 2000
+    assert len(said()) == 2
+    assert len(said()[0]) == len(r"\x00") * 1024
+
+
+def test_empty_lines_without_end_are_bounded_too(managed: MakesPeer, said: Callable[[], list[str]]) -> None:
+    managed(limits=Limits(stderr_bytes=1000)).executeRemoteCommand("yes '' | head -c 1000000")
+    assert len(said()) == 1001
+
+
+# How long it takes.
+
+
+def test_silence_is_no_stall(managed: MakesPeer) -> None:
+    managed(limits=Limits(stall_timeout=0.5, reply_timeout=5)).executeRemoteCommand("sleep 2")
+
+
+def test_a_command_that_hangs_ends_at_the_deadline(managed: MakesPeer) -> None:
+    started = time.monotonic()
+    with pytest.raises(LimitExceeded, match=r"did not end within 2 s \(Limits.deadline\)"):
+        managed(limits=Limits(deadline=2)).executeRemoteCommand("echo begun; sleep 1000")
+    assert time.monotonic() - started < 10
+
+
+def test_output_without_end_does_not_put_the_deadline_off(managed: MakesPeer) -> None:
+    with pytest.raises(LimitExceeded):
+        managed(limits=Limits(deadline=2)).executeRemoteCommand("yes")
+
+
+def test_without_a_deadline_a_command_has_twelve_hours() -> None:
+    assert Limits().seconds_for_command == 12 * 3600
+    assert Limits(deadline=5).seconds_for_command == 5
+
+
+def test_a_command_can_be_cancelled(managed: MakesPeer, tmp_path: Path) -> None:
+    caught: list[BaseException] = []
+    with managed() as peer:
+
+        def run() -> None:
+            try:
+                peer.executeRemoteCommand(f"touch {tmp_path}/begun; sleep 1000")
+            except OSError as exc:
+                caught.append(exc)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        wait_for(tmp_path / "begun")
+        peer.cancel()
+        thread.join(10)
+    assert [type(one) for one in caught] == [Cancelled]
+
+
+def test_a_lost_connection_never_runs_a_command_twice(
+    own_sshd: Callable[..., Sshd], collect: Path, tmp_path: Path
+) -> None:
+    server = own_sshd()
+    retry = Retry(tries=5, delay=0)
+    with RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options(), retry=retry) as peer:
+        assert not peer.checkCollectIndicator()
+        killing = threading.Thread(target=lambda: (wait_for(tmp_path / "begun"), kill_sessions(server)))
+        killing.start()
+        with pytest.raises(ConnectionLost, match=r"may still be running there\.$"):
+            peer.executeRemoteCommand(f"echo >>{tmp_path}/begun; sleep 3; echo >>{tmp_path}/begun")
+        killing.join()
+        assert (tmp_path / "begun").read_text() == "\n"
+        assert not peer.checkCollectIndicator(), "the next operation connects anew"
+        peer.executeRemoteCommand(f"echo again >>{tmp_path}/begun")
+
+
+def kill_sessions(server: Sshd) -> None:
+    for pid in server.sessions():
+        os.kill(pid, 9)
+
+
+def test_a_stage_after_a_command_has_its_own_deadline(over_session: MakesPeer, collect: Path, target: Path) -> None:
+    (collect / "a").write_bytes(b"a")
+    with over_session(limits=Limits(deadline=4)) as peer:
+        peer.executeRemoteCommand("sleep 3")
+        assert peer.stagePeer(str(target)) == 1
+    assert landed(target) == {b"a": b"a"}
