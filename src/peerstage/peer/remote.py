@@ -249,6 +249,14 @@ class RemotePeer(ManagedPeer):
         with self._reach() as transport:
             mark(transport, path, peer=self.name)
 
+    def check(self) -> None:
+        """Refuse what contradicts itself, as every use does. Nothing is connected.
+
+        Raises:
+            ValueError: Such as `guarded` together with an rcpCommand.
+        """
+        self._route().check()
+
     def cancel(self) -> None:
         """End what another thread has under way on this peer: it raises `Cancelled`, or for a check returns False.
 
