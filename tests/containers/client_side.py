@@ -22,7 +22,7 @@ class Client:
     def __init__(self, bench: Bench, wheels: Path) -> None:
         self.bench = bench
         self.container = bench.container("client")
-        folder = _wheels_for(self.container, wheels)
+        folder = wheels_for(self.container, wheels)
         docker("cp", f"{folder}/.", f"{self.container.id}:/wheels")
         for name in ("id", "id-cert.pub"):
             docker("cp", str(bench.home / name), f"{self.container.id}:/opt/{name}")
@@ -78,9 +78,15 @@ class Client:
         return answer
 
 
-def _wheels_for(container: Container, wheels: Path) -> Path:
-    """Return a directory with our wheel and those of what it needs, for the client's Python; made once a source."""
-    digest = hashlib.sha256()
+def wheels_for(container: Container, wheels: Path, *others: str) -> Path:
+    """Return a directory with our wheel and those of what it needs, for a container's Python; made once a source.
+
+    Args:
+        container: It has the Python.
+        wheels: Where the directory is made, and kept for the next run.
+        others: More that is wanted.
+    """
+    digest = hashlib.sha256(repr(others).encode())
     for path in sorted([ROOT / "pyproject.toml", ROOT / "README.md", *(ROOT / "src").rglob("*.py")]):
         digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     folder = wheels / digest.hexdigest()[:12]
@@ -96,7 +102,7 @@ def _wheels_for(container: Container, wheels: Path) -> Path:
         ours = str(next(making.glob("peerstage-*.whl")))
         only = [word for one in platforms for word in ("--platform", one)]
         suits = ["--only-binary=:all:", "--python-version", version.rpartition(".")[0], *only]
-        _run([*pip, "download", "--dest", str(making), *suits, ours])
+        _run([*pip, "download", "--dest", str(making), *suits, ours, *others])
         making.rename(folder)
     return folder
 

@@ -36,7 +36,7 @@ COLLECT = "/srv/collect"
 UID = 34
 
 #: Debian suites of the services that are not on bookworm.
-_SUITES = {"openssh84": "bullseye", "openssh100": "trixie", "client": "trixie"}
+_SUITES = {"openssh84": "bullseye", "openssh100": "trixie", "client": "trixie", "master": "trixie"}
 #: How a chrooted user sees the collect directory.
 _SEEN_AS = {"sftp-only": "/collect"}
 #: Services that are reached through others, the nearest of these first.

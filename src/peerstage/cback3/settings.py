@@ -5,7 +5,7 @@
     [stage]
     # Peers at a time; where nothing is said it is one, as in cback3 itself.
     parallel = 4
-    # For every remote peer: auto, sftp, scp, guarded (SCP behind a forced command), or rcp, which is cback's rcp_command.
+    # For every remote peer: auto, sftp, scp, guarded (SCP behind a forced command), or rcp: cback's rcp_command.
     transport = auto
     identity = /home/backup/.ssh/backup_ed25519
 
@@ -14,9 +14,9 @@
     transport = guarded
     port = 2222
 
-Also ``known_hosts``, ``host_key``, ``jump``, ``ssh_config``, ``connect_timeout``, ``elevate`` and ``deadline``. Where
-nothing is said, ssh's own configuration of ``backup_user`` decides. Whatever can not be meant is an error that names
-file and line, before anything is connected.
+Also ``known_hosts``, ``host_key``, ``jump``, ``ssh_config``, ``connect_timeout``, ``elevate`` and ``deadline``; several
+paths stand on one line, ``none`` is none. Where nothing is said, ssh's own configuration of ``backup_user`` decides.
+Whatever can not be meant is an error that names file and line, before anything is connected.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _parallel(text: str) -> int:
 
 
 def _paths(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
+    return () if text == "none" else tuple(text.split())
 
 
 def _as_option(name: str, read: Callable[[str], Any], text: str) -> Any:

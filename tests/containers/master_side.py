@@ -1,0 +1,150 @@
+"""The master container: cback3 and peerstage as a site has them, run as cron runs them."""
+
+from __future__ import annotations
+
+import io
+import re
+import stat
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import PIPE, STDOUT, CompletedProcess, run
+from typing import NamedTuple
+
+from client_side import wheels_for
+
+from peerstage import cback3
+from support.containers import USER, Bench, Container, docker
+
+BIN = "/opt/peerstage/bin"
+STAGING = "/srv/staging"
+CONFIG = "/etc/cback3.conf"
+LOG = "/var/log/cback3.log"
+
+#: What a site adds to its configuration, and what takes it away again, as the module itself says it.
+EXTENSION, TAKES_AWAY = (
+    block.strip("\n").replace("\n    ", "\n").strip()
+    for block in re.findall(r"::\n\n((?:    .*\n)+)", cback3.__doc__ or "")
+)
+
+#: What cron gives a job of root's (crontab(5)), and nothing else.
+CRON = ("env", "-i", "HOME=/root", "LOGNAME=root", "SHELL=/bin/sh", "PATH=/usr/bin:/bin", "/bin/sh", "-c")
+
+
+class Found(NamedTuple):
+    """A file or directory as it lies in a container; the time is not told, since both write when they write."""
+
+    kind: str
+    mode: int
+    owner: tuple[int, int]
+    data: bytes
+
+
+@dataclass(frozen=True)
+class PeerEntry:
+    """A ``<peer>`` of cback3's stage section."""
+
+    name: str
+    collect: str = "/srv/collect"
+    kind: str = "remote"
+    ignore: str | None = None
+    more: str = ""
+
+    def xml(self) -> str:
+        ignore = f"<ignore_failures>{self.ignore}</ignore_failures>" if self.ignore else ""
+        fields = f"<name>{self.name}</name><type>{self.kind}</type><collect_dir>{self.collect}</collect_dir>"
+        return f"    <peer>{fields}{ignore}{self.more}</peer>\n"
+
+
+@dataclass
+class Ran:
+    """What a run of cback3 came to."""
+
+    status: int
+    screen: str
+    log: list[tuple[str, str]] = field(repr=False)
+
+    def levels(self, words: str) -> dict[str, str]:
+        """Return the level at which each line with *words* was logged, by the peer that it names."""
+        found = [(re.search(rf"[Pp]eer \[?([\w.-]+)\]? {words}", text), level) for level, text in self.log]
+        return {match[1]: level for match, level in found if match}
+
+
+class Master:
+    """The container that stages from the others as root, with the keys of its backup user."""
+
+    def __init__(self, bench: Bench, wheels: Path) -> None:
+        self.bench = bench
+        self.container: Container = bench.container("master")
+        folder = wheels_for(self.container, wheels, "cedar-backup3>=3.12")
+        docker("cp", f"{folder}/.", f"{self.container.id}:/wheels")
+        docker("cp", str(bench.home / "id"), f"{self.container.id}:/opt/id")
+        pip = f"{BIN}/python -m pip install --quiet --no-index --find-links /wheels --disable-pip-version-check"
+        self.sh(f"{pip} peerstage cedar-backup3 && install -o {USER} -g {USER} -m 600 /opt/id ~{USER}/.ssh/id_ed25519")
+        self.sh("install -d -o backup -g backup -m 700 /var/lib/cback3")
+
+    def sh(self, script: str, stdin: bytes = b"") -> bytes:
+        """Run a script as root."""
+        return self.container.execute("sh", "-euc", script, stdin=stdin)
+
+    def write(self, path: str, text: str, mode: int = 0o644, owner: str = "root") -> None:
+        """Write a file."""
+        self.sh(f"cat >{path}; chmod {mode:o} {path}; chown {owner}: {path}", text.encode())
+
+    def know(self, services: Sequence[str], ssh_config: str = "") -> None:
+        """Let the backup user know the host keys of *services*."""
+        lines = "".join(self.bench.known_hosts_line(service, self.bench.address(service)) for service in services)
+        self.write(f"/home/{USER}/.ssh/known_hosts", lines, owner=USER)
+        self.write(f"/home/{USER}/.ssh/config", ssh_config, mode=0o600, owner=USER)
+
+    def configure(
+        self, peers: Sequence[PeerEntry], *, ours: bool, staging: str = STAGING, day: str = "monday", settings: str = ""
+    ) -> None:
+        """Write cback3's configuration, and if it is ours the extension and our own file."""
+        extension = f"{EXTENSION}\n" if ours else ""
+        self.write(
+            CONFIG,
+            "<?xml version='1.0'?>\n<cb_config>\n  <options>\n"
+            f"    <starting_day>{day}</starting_day><working_dir>/var/lib/cback3</working_dir>\n"
+            f"    <backup_user>{USER}</backup_user><backup_group>{USER}</backup_group>\n"
+            "    <rcp_command>/usr/bin/scp -B -q -C</rcp_command>\n  </options>\n"
+            f"  <stage>\n    <staging_dir>{staging}</staging_dir>\n"
+            f"{''.join(peer.xml() for peer in peers)}  </stage>\n{extension}</cb_config>\n",
+        )
+        if ours:
+            home = f"/home/{USER}/.ssh"
+            keys = f"identity = {home}/id_ed25519\nknown_hosts = {home}/known_hosts\nssh_config = {home}/config\n"
+            settings = settings if "[stage]\n" in settings else f"[stage]\n{settings}"
+            self.write("/etc/cback3.peerstage.ini", settings.replace("[stage]\n", f"[stage]\n{keys}"))
+        else:
+            self.sh("rm -f /etc/cback3.peerstage.ini")
+
+    def cron(self, line: str) -> Ran:
+        """Run the command of a crontab's line as cron does."""
+        self.sh(f"rm -f {LOG}")
+        done: CompletedProcess[str] = run(
+            ["docker", "exec", self.container.id, *CRON, line], stdin=None, stdout=PIPE, stderr=STDOUT, text=True
+        )
+        log = self.sh(f"cat {LOG} 2>/dev/null || true").decode()
+        return Ran(done.returncode, done.stdout, re.findall(r"--> \[(\w+) *\] (.*)", log))
+
+    def tree(self, directory: str) -> dict[str, Found]:
+        """Return everything below *directory*."""
+        raw = io.BytesIO(self.container.execute("tar", "-c", "-C", directory, "--numeric-owner", "--format=gnu", "."))
+        return tree_of(raw)
+
+    def clear(self, *directories: str) -> None:
+        """Remove directories."""
+        self.sh("rm -rf " + " ".join(directories))
+
+
+def tree_of(raw: io.BytesIO) -> dict[str, Found]:
+    """Return what a tar archive holds."""
+    found = {}
+    with tarfile.open(fileobj=raw, encoding="utf-8", errors="surrogateescape") as tar:
+        for info in tar:
+            file = tar.extractfile(info) if info.isreg() else None
+            data = file.read() if file is not None else info.linkname.encode()
+            found[info.name] = Found(str(info.type), stat.S_IMODE(info.mode), (info.uid, info.gid), data)
+    return found

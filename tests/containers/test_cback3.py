@@ -1,0 +1,245 @@
+"""The real cback3 stages as root for a backup user, by itself and through us: the same tree, the same indicators.
+
+All of it runs in a container that is a site's master, by the line of root's crontab, in cron's environment.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from master_side import BIN, CONFIG, EXTENSION, STAGING, TAKES_AWAY, Found, Master, PeerEntry, Ran, tree_of
+
+from support.containers import COLLECT, UID, Bench, Container, Files
+
+pytestmark = pytest.mark.kind("master", "openssh92", "openssh100", "scp-only", "guard")
+
+#: The crontab's line, as README gives it.
+LINE = f"{BIN}/cback3 stage"
+
+PEERS = ("openssh92", "openssh100", "scp-only", "guard")
+ALIASES = "".join(
+    f"Host {mode}\n  HostName openssh92\n  HostKeyAlias openssh92\n"
+    for mode in ("none", "all", "daily", "weekly", "unsaid")
+)
+
+FILES = Files(**{"cback.collect": b"", "data.tar.gz": bytes(range(256)) * 5000, "empty": b""})
+FILES.file("private", b"p", 0o600).file("program", b"#!/bin/sh\n", 0o755).file("open to all", b"o", 0o666)
+FILES.file("set-id", b"s", 0o6755).file(".hidden", b"h").file(b"\xff not utf-8", b"n").link("link", "private")
+
+
+@pytest.fixture(scope="session")
+def master(bench: Bench, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Master:
+    """The master, with cback3 and our wheel installed."""
+    cache = getattr(pytestconfig, "cache", None)
+    wheels = cache.mkdir("master-wheels") if cache is not None else tmp_path_factory.mktemp("wheels")
+    one = Master(bench, Path(wheels) / "wheels")
+    one.know(PEERS, ALIASES)
+    return one
+
+
+@pytest.fixture(autouse=True)
+def clean(master: Master) -> None:
+    master.clear(STAGING, "/srv/staging2", "/srv/local")
+
+
+@pytest.fixture
+def both(master: Master, bench: Bench) -> Callable[..., tuple[Ran, Ran]]:
+    """Stages twice, by cback3 itself and through us, with peers that are as before; compares what both have left."""
+
+    def run(
+        peers: list[PeerEntry], *, line: str = LINE, day: str = "monday", settings: str = "", **filled: Files
+    ) -> tuple[Ran, Ran]:
+        ran, left = [], []
+        for ours in (False, True):
+            for name, files in filled.items():
+                bench.container(name.replace("_", "-")).fill(files, fresh=True)
+            master.clear(STAGING, "/srv/local")
+            master.sh("mkdir -p /srv/local; cd /srv/local; touch cback.collect .dot; echo local >'a file'")
+            master.configure(peers, ours=ours, day=day, settings=settings)
+            ran.append(master.cron(line))
+            assert ran[-1].status == 0, ran[-1]
+            trees = {"staging": master.tree(STAGING), "local": master.tree("/srv/local")}
+            trees |= {name: collected(bench.container(name)) for name in PEERS}
+            left.append({(place, path): found for place, tree in trees.items() for path, found in tree.items()})
+        assert different(*left) == {}
+        return ran[0], ran[1]
+
+    return run
+
+
+def different(theirs: dict[Any, Any], ours: dict[Any, Any]) -> dict[Any, tuple[Any, Any]]:
+    """What is not the same in both."""
+    keys = theirs.keys() | ours.keys()
+    return {key: (theirs.get(key), ours.get(key)) for key in sorted(keys) if theirs.get(key) != ours.get(key)}
+
+
+def collected(container: Container) -> dict[str, Found]:
+    """What lies in a peer's collect directory."""
+    return tree_of(io.BytesIO(container.execute("tar", "-c", "-C", COLLECT, "--numeric-owner", "--format=gnu", ".")))
+
+
+def today() -> str:
+    return time.strftime("%Y/%m/%d", time.gmtime())
+
+
+#: For peers without SFTP, which the master's own scp would speak.
+LEGACY = "<rcp_command>/usr/bin/scp -O -B -q</rcp_command>"
+LOCAL = PeerEntry("here", "/srv/local", "local")
+
+
+def test_a_full_stage_leaves_the_same_tree(both: Callable[..., tuple[Ran, Ran]], master: Master, bench: Bench) -> None:
+    peers = [PeerEntry("openssh92"), LOCAL, PeerEntry("scp-only", more=f"<backup_user>backup</backup_user>{LEGACY}")]
+    theirs, ours = both(peers, openssh92=FILES, scp_only=FILES)
+    assert (ours.status, ours.screen) == (theirs.status, theirs.screen) == (0, "")
+    tree = master.tree(STAGING)
+    assert tree[f"./{today()}/openssh92/data.tar.gz"].data == bytes(range(256)) * 5000
+    assert tree[f"./{today()}/openssh92/private"] == Found("b'0'", 0o600, (UID, UID), b"p")
+    assert f"./{today()}/openssh92/.hidden" not in tree
+    assert f"./{today()}/here/.dot" in tree
+    assert tree[f"./{today()}/cback.stage"].owner == (UID, UID)
+    assert "./cback.stage" in collected(bench.container("openssh92"))
+
+
+def test_a_peer_that_is_down_and_one_that_is_not_ready_do_not_take_the_others_along(
+    both: Callable[..., tuple[Ran, Ran]], master: Master
+) -> None:
+    peers = [PeerEntry("gone.invalid"), PeerEntry("openssh100"), LOCAL, PeerEntry("openssh92")]
+    theirs, ours = both(peers, openssh92=FILES, openssh100=Files(a=b"a"))
+    assert theirs.status == ours.status == 0
+    missing = {"gone.invalid": "ERROR", "openssh100": "ERROR"}
+    assert ours.levels("was not ready") == theirs.levels("was not ready") == missing
+    assert len(re.findall("not ready", ours.screen)) == len(re.findall("not ready", theirs.screen)) == 2
+    assert f"./{today()}/openssh100" in master.tree(STAGING)
+    assert f"./{today()}/openssh100/a" not in master.tree(STAGING)
+
+
+def test_an_entry_that_can_not_be_staged_is_an_error_of_its_peer(both: Callable[..., tuple[Ran, Ran]]) -> None:
+    files = Files(a=b"a", **{"cback.collect": b""}).directory("sub")
+    theirs, ours = both([PeerEntry("openssh92"), PeerEntry("openssh100")], openssh92=files, openssh100=FILES)
+    assert theirs.status == ours.status == 0
+    for ran in (theirs, ours):
+        assert [level for level, text in ran.log if "Error staging" in text] == ["ERROR"]
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["", "full"])
+@pytest.mark.parametrize("first_day", [False, True], ids=["in the week", "first day"])
+def test_ignored_failures_are_those_that_cback3_ignores(
+    both: Callable[..., tuple[Ran, Ran]], full: bool, first_day: bool
+) -> None:
+    modes = {"none": "none", "all": "all", "daily": "daily", "weekly": "weekly", "unsaid": None}
+    peers = [PeerEntry(name, ignore=mode) for name, mode in modes.items()]
+    peers += [PeerEntry(f"{name}.invalid", ignore=mode) for name, mode in modes.items()]
+    peers += [PeerEntry(f"{name}-here", "/srv/no-such", "local", ignore=mode) for name, mode in modes.items()]
+    day = time.strftime("%A", time.gmtime(time.time() + (0 if first_day else 86400))).lower()
+    line = f"{LINE.removesuffix('stage')}{'--full ' if full else ''}stage"
+    theirs, ours = both(peers, line=line, day=day, openssh92=Files(a=b"a"))
+    levels = ours.levels("was not ready")
+    assert levels == theirs.levels("was not ready")
+    assert len(levels) == 15
+    assert {levels[name] for name in ("daily", "daily.invalid", "daily-here")} == {
+        "ERROR" if full or first_day else "INFO"
+    }
+    assert sorted(re.findall(r"[Pp]eer \[?([\w.-]+)", ours.screen)) == sorted(
+        re.findall(r"[Pp]eer \[?([\w.-]+)", theirs.screen)
+    )
+
+
+def test_a_guarded_peer_is_staged_by_the_three_commands_of_the_original(
+    both: Callable[..., tuple[Ran, Ran]], master: Master, bench: Bench
+) -> None:
+    guard = bench.container("guard")
+    guard.execute("truncate", "-s", "0", "/var/log/guard")
+    peer = PeerEntry("guard", more=LEGACY)
+    plain = Files(a=b"a", b=b"b", **{"cback.collect": b""})
+    theirs, ours = both([peer], settings="[peer guard]\ntransport = guarded\n", guard=plain)
+    assert (theirs.screen, ours.screen) == ("", "")
+    asked = guard.execute("cat", "/var/log/guard").decode().splitlines()
+    assert asked[3:] == asked[:3]
+    assert len(asked) == 6
+
+
+def test_the_crontab_s_line_stages_twice_and_sweeps_what_a_killed_run_left(master: Master, bench: Bench) -> None:
+    old = f"{STAGING}/2020/01/01/openssh92/.peerstage-abcdefgh"
+    master.sh(f"mkdir -p {old}; touch {old}/lock {old}/0000")
+    master.configure([PeerEntry("openssh92")], ours=True)
+    for number in (b"1", b"2"):
+        bench.container("openssh92").fill(Files(a=number, **{"cback.collect": b""}), fresh=True)
+        ran = master.cron(LINE)
+        assert (ran.status, ran.screen) == (0, "")
+        tree = master.tree(STAGING)
+        assert tree[f"./{today()}/openssh92/a"] == Found("b'0'", 0o644, (UID, UID), number)
+        assert "./cback.stage" in collected(bench.container("openssh92"))
+        assert not any(".peerstage-" in path for path in tree)
+
+
+def test_the_whole_night_stays_one_word(master: Master, bench: Bench) -> None:
+    """`cback3 all` runs the extended action in the place of its own, between collect and store."""
+    bench.container("openssh92").fill(Files(a=b"a", **{"cback.collect": b""}), fresh=True)
+    master.configure([PeerEntry("openssh92")], ours=True)
+    ran = master.cron(f"{BIN}/cback3 --debug all")
+    assert "peerstage.cback3.executeAction" in ran.screen or ran.status == 6
+    ran = master.cron(f"{BIN}/cback3 --debug stage")
+    assert any("[peerstage.cback3.executeAction]" in text for _, text in ran.log)
+
+
+def test_peers_in_parallel_leave_the_same_tree_and_a_log_in_their_order(master: Master, bench: Bench) -> None:
+    peers = [PeerEntry("gone.invalid"), LOCAL, PeerEntry("openssh92"), PeerEntry("openssh100"), PeerEntry("scp-only")]
+    trees, logs = [], []
+    for parallel in (1, 4):
+        master.clear(STAGING, "/srv/local")
+        master.sh("mkdir -p /srv/local; touch /srv/local/cback.collect")
+        for name in ("openssh92", "openssh100", "scp-only"):
+            bench.container(name).fill(FILES, fresh=True)
+        master.configure(peers, ours=True, settings=f"[stage]\nparallel = {parallel}\n")
+        ran = master.cron(LINE)
+        trees.append(master.tree(STAGING))
+        logs.append([re.sub(r"[\d.]+ s\.", "", text) for _, text in ran.log if "taged" in text or "taging" in text])
+    assert trees[0] == trees[1]
+    assert logs[0] == logs[1]
+
+
+def test_the_site_s_own_rcp_command_is_run_where_our_file_asks_for_it(master: Master, bench: Bench) -> None:
+    bench.container("openssh92").fill(Files(a=b"a", **{"cback.collect": b""}), fresh=True)
+    script = '#!/bin/sh\nid -un >>/var/lib/cback3/ran\nexec /usr/bin/scp "$@"\n'
+    master.write("/usr/local/bin/rcp", script, 0o755)
+    peer = PeerEntry("openssh92", more="<rcp_command>/usr/local/bin/rcp -B -q</rcp_command>")
+    for settings, times in (("", 0), ("[stage]\ntransport = rcp\n", 3)):
+        master.sh("rm -f /var/lib/cback3/ran")
+        master.configure([peer], ours=True, settings=settings)
+        ran = master.cron(LINE)
+        assert ran.screen == ""
+        assert master.sh("cat /var/lib/cback3/ran 2>/dev/null || true").decode().split() == ["backup"] * times
+        assert master.tree(STAGING)[f"./{today()}/openssh92/a"].owner == (UID, UID)
+
+
+def test_a_mistake_in_our_file_is_one_line_of_the_screen_and_nothing_is_staged(master: Master) -> None:
+    master.configure([PeerEntry("openssh92")], ours=True, settings="[stage]\n\nparalel = 4\n")
+    ran = master.cron(LINE)
+    assert ran.status == 6
+    assert "/etc/cback3.peerstage.ini: Line 3: there is no 'paralel' here" in ran.screen
+    assert ran.screen.count("\n") == 1
+    assert master.sh(f"ls -d {STAGING} 2>/dev/null || true") == b""
+
+
+def test_one_line_takes_it_away_again(master: Master, bench: Bench) -> None:
+    master.configure([PeerEntry("openssh92")], ours=False)
+    before = master.sh(f"cat {CONFIG}")
+    master.sh(f"cat >/tmp/five; sed -i '/<\\/stage>/r /tmp/five' {CONFIG}", f"{EXTENSION}\n".encode())
+    assert EXTENSION.count("\n") == 4
+    assert master.sh(f"cat {CONFIG}") != before
+    bench.container("openssh92").fill(Files(a=b"a", **{"cback.collect": b""}), fresh=True)
+    ran = master.cron(f"{BIN}/cback3 --debug stage")
+    assert any("[peerstage.cback3.executeAction]" in text for _, text in ran.log)
+    assert "\n" not in TAKES_AWAY
+    master.sh(TAKES_AWAY)
+    assert master.sh(f"cat {CONFIG}") == before
+    master.clear(STAGING)
+    ran = master.cron(f"{BIN}/cback3 --debug stage")
+    assert not any("peerstage" in text for _, text in ran.log)
+    assert f"./{today()}/openssh92/a" in master.tree(STAGING)
