@@ -22,13 +22,14 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 MakesPeer = Callable[..., RemotePeer]
 
 
-@pytest.fixture(params=["session", "rsh"])
+@pytest.fixture(params=["session", "rsh", "isolated session", "isolated rsh"])
 def managed(request: pytest.FixtureRequest, sshd: Sshd, collect: Path) -> MakesPeer:
-    """Returns a peer that is sent commands over its session, or by OpenSSH's ssh as an rsh-like command."""
-    rsh = " ".join([program("ssh"), *sshd.ssh_arguments()]) if request.param == "rsh" else None
+    """Returns a peer that is sent commands over its session or by OpenSSH's ssh, from this process or a child."""
+    rsh = " ".join([program("ssh"), *sshd.ssh_arguments()]) if "rsh" in request.param else None
 
     def make(**changes: object) -> RemotePeer:
-        options = {"ssh": sshd.options(), "rshCommand": rsh, **changes}
+        isolated = "isolated" in request.param
+        options = {"ssh": sshd.options(), "rshCommand": rsh, "isolated": isolated, **changes}
         return RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, **options)  # type: ignore[arg-type]
 
     return make

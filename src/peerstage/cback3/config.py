@@ -60,7 +60,7 @@ def read_plan(config: Any, settings: Settings) -> Plan:
         starting_day=_DAYS.index(day) if day in _DAYS else -1,
         peers=(
             *(_local_peer(peer) for peer in local),
-            *(_remote_peer(peer, options, settings, local_user=None) for peer in remote),
+            *(_remote_peer(peer, options, settings, local_user=user if as_root else None) for peer in remote),
         ),
     )
 

@@ -113,14 +113,16 @@ class _Work:
         self._upward.flush()
 
     def _operation(self, stack: Transport, job: dict[str, Any], fd: int) -> Any:
-        """Do what the seam offers (`Transport`), an operation a name; what else it offers is one more line here."""
-        operation, path = job["operation"], bytes_of(job["path"])
+        """Do what the seam offers (`Transport`), an operation a name."""
+        operation, path = job["operation"], bytes_of(job["path"])  # of a command it is the line
         if operation == "pull":
             return stack.pull(path, UpwardLanding(self._upward, wants_content=job["wants_content"], workspace=fd))
         if operation == "exists":
             return stack.exists(path)
         if operation == "touch":
             return stack.touch(path)
+        if operation == "execute":
+            return stack.execute(path, self._upward.put_said)
         raise ValueError(f"There is no operation {operation!r}.")
 
 

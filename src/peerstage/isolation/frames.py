@@ -33,7 +33,7 @@ _MOST_MTIME = 2**40
 
 
 class Kind(IntEnum):
-    """What a frame says. A command's output would be one more."""
+    """What a frame says."""
 
     EXPECT = 1
     OPEN = 2
@@ -44,6 +44,7 @@ class Kind(IntEnum):
     ADOPT = 7
     LOG = 8
     RESULT = 9
+    SAID = 10
 
 
 class Expect(NamedTuple):
@@ -102,13 +103,19 @@ class Log(NamedTuple):
     message: str
 
 
+class Said(NamedTuple):
+    """A piece of what a command on the peer says."""
+
+    piece: bytes
+
+
 class Result(NamedTuple):
     """The end of a job: its value and what is known of the connection, or an error."""
 
     fields: dict[str, Any]
 
 
-Record: TypeAlias = "Expect | Open | Data | Finish | Fail | Refuse | Adopt | Log | Result"
+Record: TypeAlias = "Expect | Open | Data | Finish | Fail | Refuse | Adopt | Log | Said | Result"
 
 
 # Making them.
@@ -139,6 +146,8 @@ def encode(record: Record) -> bytes:
         return _frame(Kind.ADOPT, body=record.name)
     if isinstance(record, Log):
         return _frame(Kind.LOG, record.level, body=encode_json([record.room, record.message]))
+    if isinstance(record, Said):
+        return _frame(Kind.SAID, body=record.piece)
     return _frame(Kind.RESULT, body=encode_json(record.fields))
 
 
@@ -220,6 +229,8 @@ def _decode(kind: int, slot: int, number: int, body: bytes) -> Record:
         return Adopt(_name(body))
     if kind == Kind.LOG:
         return _log(slot, decode_json(body))
+    if kind == Kind.SAID and not slot and not number:
+        return Said(body)
     if kind == Kind.RESULT:
         fields = decode_json(body)
         if isinstance(fields, dict):

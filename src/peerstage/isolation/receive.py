@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peerstage.errors import LimitExceeded, ProtocolError, escape
-from peerstage.isolation.frames import Adopt, Data, Expect, Fail, Finish, Log, Open, Record, Refuse, Result
+from peerstage.isolation.frames import Adopt, Data, Expect, Fail, Finish, Log, Open, Record, Refuse, Result, Said
 from peerstage.landing.base import Landing, Slot
 from peerstage.records import KIB, Limits
 from peerstage.transport.names import Names, check_name_length
@@ -45,6 +45,7 @@ class Receiver:
         limits: How many names, and how long.
         tries: How often the child may begin anew.
         adopt: Takes a file from the workspace of a command; None where there is no command.
+        said: Takes what a command on the peer says; None where none is run there.
 
     Attributes:
         promised: Bytes that are to come, as far as that is known.
@@ -59,6 +60,7 @@ class Receiver:
         tries: int = 1,
         directory: bytes = b"",
         adopt: Callable[[bytes], object] | None = None,
+        said: Callable[[bytes], object] | None = None,
     ) -> None:
         self.promised = 0
         self.result: dict[str, Any] | None = None
@@ -66,6 +68,7 @@ class Receiver:
         self._limits = limits
         self._tries = tries
         self._adopt = adopt
+        self._said = said
         self._names = Names(directory, limits)
         self._begun: dict[bytes, int] = {}
         self._arriving: dict[int, _Arriving] = {}
@@ -91,6 +94,10 @@ class Receiver:
             self.result = record.fields
         elif isinstance(record, Log):
             self._log(record)
+        elif isinstance(record, Said):
+            if self._said is None:
+                raise ProtocolError("The child process sends the words of a command, and none was run.")
+            self._said(record.piece)
         elif self._landing is None:
             raise ProtocolError("The child process sends files, and none were asked for.")
         elif isinstance(record, Open):

@@ -16,7 +16,7 @@ from peerstage.isolation.process import Child
 from peerstage.isolation.receive import Receiver
 from peerstage.isolation.users import LocalUser
 from peerstage.landing.adopt import size_of
-from peerstage.landing.base import Landing
+from peerstage.landing.base import Buffer, Landing
 from peerstage.landing.directory import current_umask
 from peerstage.records import Capabilities, Limits, Ownership, Progress
 from peerstage.session.watchdog import Watchdog
@@ -30,6 +30,7 @@ from peerstage.transport.retry import Retry
 _GRACE = 4.0
 
 _MOST_RETRIES = 1 << 20
+_MOST_STATUS = 2**32 - 1
 
 
 def assemble_as(
@@ -115,6 +116,13 @@ class IsolatedTransport(Transport):
     def touch(self, path: bytes) -> None:
         self._run({"operation": "touch", "path": text_of(path)}, Receiver(None, self._limits))
 
+    def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
+        """See `Transport.execute`."""
+        clock = _Clock(self._limits, self._watchdog, lambda: 0, self._limits.seconds_for_command)
+        job = {"operation": "execute", "path": text_of(command)}
+        status = self._run(job, Receiver(None, self._limits, said=said), clock)
+        return None if status is None else integer(status, "status", 0, _MOST_STATUS)
+
     def close(self) -> None:
         self._end(politely=True)
 
@@ -193,14 +201,17 @@ class _Clock:
         limits: The child's own.
         watchdog: Whether the run was cancelled.
         promised: Returns how many bytes are to come, or have come where that is all that is known.
+        allowed: Seconds, where they do not follow from that.
     """
 
-    def __init__(self, limits: Limits, watchdog: Watchdog, promised: Callable[[], int]) -> None:
+    def __init__(
+        self, limits: Limits, watchdog: Watchdog, promised: Callable[[], int], allowed: float | None = None
+    ) -> None:
         self._limits = limits
         self._watchdog = watchdog
         self._promised = promised
         self._started = time.monotonic()
-        self._allowed = limits.seconds_for(0)
+        self._allowed = limits.seconds_for(0) if allowed is None else allowed
 
     def left(self) -> float:
         """Return how many seconds are left.

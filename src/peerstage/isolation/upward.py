@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from peerstage.errors import IncompleteFile, NotAvailable, ProtocolError, StageError
 from peerstage.isolation.frames import (
     HEADER,
+    MOST_BODY,
     MOST_DATA,
     Adopt,
     Expect,
@@ -23,6 +24,7 @@ from peerstage.isolation.frames import (
     Open,
     Record,
     Refuse,
+    Said,
     data_header,
     encode,
 )
@@ -50,6 +52,12 @@ class Upward:
         """Say *record*, sooner or later."""
         with self._lock:
             self._keep(encode(record))
+
+    def put_said(self, said: Buffer) -> None:
+        """Say now what a command on the peer says: it may say no more for hours."""
+        for at in range(0, len(said), MOST_BODY):
+            self.put(Said(bytes(said[at : at + MOST_BODY])))
+        self.flush()
 
     def put_data(self, slot: int, offset: int, buffers: Sequence[Buffer], length: int) -> None:
         """Send the bytes of *buffers* for a file."""
