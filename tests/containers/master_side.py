@@ -112,11 +112,8 @@ class Master:
             f"  <stage>\n    <staging_dir>{staging}</staging_dir>\n"
             f"{''.join(peer.xml() for peer in peers)}  </stage>\n{extension}</cb_config>\n",
         )
-        if ours:
-            home = f"/home/{USER}/.ssh"
-            keys = f"identity = {home}/id_ed25519\nknown_hosts = {home}/known_hosts\nssh_config = {home}/config\n"
-            settings = settings if "[stage]\n" in settings else f"[stage]\n{settings}"
-            self.write("/etc/cback3.peerstage.ini", settings.replace("[stage]\n", f"[stage]\n{keys}"))
+        if settings:
+            self.write("/etc/cback3.peerstage.ini", settings)
         else:
             self.sh("rm -f /etc/cback3.peerstage.ini")
 
