@@ -57,7 +57,7 @@ def test_wrong_usage_is_one_line_and_status_2(
     one_line(done.stderr)
 
 
-@pytest.mark.parametrize("verb", [[], ["check"], ["stage"], ["mark"], ["trust"], ["sweep"], ["demo"]])
+@pytest.mark.parametrize("verb", [[], ["check"], ["stage"], ["mark"], ["trust"], ["doctor"], ["sweep"], ["demo"]])
 def test_help_tells_every_exit_code(command: Command, verb: list[str]) -> None:
     done = command(*verb, "--help")
     assert done.returncode == 0

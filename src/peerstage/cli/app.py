@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import peerstage
-from peerstage.cli import demo, trust, verbs
+from peerstage.cli import demo, doctor, trust, verbs
 from peerstage.cli.exits import Exit, code_of, explained
 from peerstage.cli.show import complain
 from peerstage.errors import StageError, escape
@@ -31,6 +31,7 @@ app.command("stage", epilog=_EPILOG)(verbs.stage_verb)
 app.command("mark", epilog=_EPILOG)(verbs.mark_verb)
 app.command("sweep", epilog=_EPILOG)(verbs.sweep_verb)
 app.command("trust", epilog=_EPILOG)(trust.trust_verb)
+app.command("doctor", epilog=_EPILOG)(doctor.doctor_verb)
 app.command("demo", epilog=_EPILOG)(demo.demo_verb)
 
 

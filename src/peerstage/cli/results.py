@@ -54,3 +54,22 @@ class Seen:
         if self.why:
             parts.append(self.why)
         return escape(", ".join(parts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What ``doctor`` found at one step of the way.
+
+    Attributes:
+        step: The step, as `peerstage.cli.examine` names it.
+        state: "ok", "tried" (one of several attempts came to nothing), "failed" or "skipped".
+        seen: What was seen.
+        cause: What is likely behind it, where it failed.
+        mend: What would mend it: a command, or a line and the file that it belongs to.
+    """
+
+    step: str
+    state: str
+    seen: str = ""
+    cause: str = ""
+    mend: str = ""

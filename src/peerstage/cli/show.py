@@ -18,7 +18,7 @@ from typing import Any
 
 from peerstage.cli.exits import Exit, code_of
 from peerstage.cli.preview import Preview
-from peerstage.cli.results import Seen
+from peerstage.cli.results import Finding, Seen
 from peerstage.cli.spec import Spec
 from peerstage.errors import StageError, escape
 from peerstage.records import FileResult, Progress, StageReport
@@ -105,6 +105,14 @@ class Show(ABC):
         """Show what a sweep removed."""
 
     @abstractmethod
+    def found(self, finding: Finding) -> None:
+        """Show what was found at one step; called as soon as it is done."""
+
+    @abstractmethod
+    def examined(self, spec: Spec, findings: list[Finding], status: Exit) -> None:
+        """Show what all steps came to."""
+
+    @abstractmethod
     def keys_seen(self, seen: list[Seen]) -> None:
         """Show what the hosts have shown, before anybody is asked about it."""
 
@@ -155,6 +163,16 @@ class PlainShow(Show):
         for path in removed:
             print(f"removed {escape(path)}")
         print(f"{escape(root)}: {len(removed)} leftovers removed")
+
+    def found(self, finding: Finding) -> None:
+        print(f"{finding.state:8}{finding.step:14}{escape(finding.seen)}".rstrip(), flush=True)
+        for label, text in (("cause", finding.cause), ("mend", finding.mend)):
+            if text:
+                print(f"{'':8}{label + ':':14}{escape(text)}", flush=True)
+
+    def examined(self, spec: Spec, findings: list[Finding], status: Exit) -> None:
+        failed = [one.step for one in findings if one.state == "failed"]
+        print(f"{spec.place}: {'failed: ' + ', '.join(failed) if failed else 'all is well'}")
 
     def keys_seen(self, seen: list[Seen]) -> None:
         widths = [max(len(cell) for cell in column) for column in zip(*map(_cells, seen), strict=True)]
@@ -213,6 +231,14 @@ class JsonShow(Show):
 
     def swept(self, root: str, removed: list[str]) -> None:
         _print_json(verb="sweep", root=root, removed=removed)
+
+    def found(self, finding: Finding) -> None:
+        """All steps are in one object."""
+
+    def examined(self, spec: Spec, findings: list[Finding], status: Exit) -> None:
+        failed = next((one.step for one in findings if one.state == "failed"), None)
+        steps = [dataclasses.asdict(one) for one in findings]
+        _print_json(verb="doctor", **_peer(spec), steps=steps, failed=failed, exit=status)
 
     def keys_seen(self, seen: list[Seen]) -> None:
         """What became of it says it all."""

@@ -13,8 +13,9 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from peerstage.cli.exits import Exit
 from peerstage.cli.preview import Preview
-from peerstage.cli.results import Seen
+from peerstage.cli.results import Finding, Seen
 from peerstage.cli.show import Answer, OnProgress, Outcome, Show, rate_of, rows_of
 from peerstage.cli.spec import Spec
 from peerstage.errors import StageError, escape
@@ -73,6 +74,20 @@ class TerminalShow(Show):
         for path in removed:
             self._console.print(Text.assemble(("removed", "yellow"), " ", escape(path)), soft_wrap=True)
         self._console.print(f"{escape(root)}: {len(removed)} leftovers removed", soft_wrap=True)
+
+    def found(self, finding: Finding) -> None:
+        colour = {"ok": "green", "failed": "bold red", "skipped": "dim"}.get(finding.state, "yellow")
+        line = Text.assemble((f"{finding.state:8}", colour), f"{finding.step:14}", escape(finding.seen))
+        self._console.print(line, soft_wrap=True)
+        for label, text in (("cause", finding.cause), ("mend", finding.mend)):
+            if text:
+                line = Text.assemble(" " * 8, (f"{label + ':':14}", "bold"), escape(text))
+                self._console.print(line, soft_wrap=True)
+
+    def examined(self, spec: Spec, findings: list[Finding], status: Exit) -> None:
+        failed = [one.step for one in findings if one.state == "failed"]
+        said = ("failed: " + ", ".join(failed), "bold red") if failed else ("all is well", "bold green")
+        self._console.print(Text.assemble(f"{spec.place}: ", said), soft_wrap=True)
 
     def keys_seen(self, seen: list[Seen]) -> None:
         table = _table("host keys")

@@ -137,7 +137,10 @@ class Login:
         if wanted:
             self._wanted = list(wanted)
             self._tell(label, "accepted, and more is wanted")
-        return self._transport.is_authenticated()
+        if not self._transport.is_authenticated():
+            return False
+        self._note("logged in", f"{self._destination.user}, by {label}")
+        return True
 
     def _had_enough(self, label: str, outcome: str) -> LoginError:
         self._tell(label, outcome)

@@ -102,7 +102,7 @@ def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Des
         ConfigurationError: Something that the configuration or the options ask for can not be honoured; the message
             names file and line.
     """
-    config = SSHConfig.read(_sources(options), name, user, options.port, options.jump)
+    config = read_config(name, user, options)
     found = Settings(config)
     found.refuse_what_is_not_honoured()
     host = config.host if config.first("hostname") is not None else name
@@ -141,6 +141,11 @@ def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Des
         learns_into=_learns_into(options, found),
         hash_names=found.flag("hashknownhosts"),
     )
+
+
+def read_config(name: str, user: str | None, options: SSHOptions) -> SSHConfig:
+    """Return ssh's configuration for *user* at *name*. See `resolve_destination`."""
+    return SSHConfig.read(_sources(options), name, user, options.port, options.jump)
 
 
 def _sources(options: SSHOptions) -> list[Source]:

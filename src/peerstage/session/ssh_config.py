@@ -68,12 +68,14 @@ class SSHConfig:
         given_user: Who logs in there, None for whom the configuration names.
         given_port: The port, None for the one that is configured.
         found: Keyword, in lower case, to its values.
+        files: Paths of the files that were read.
     """
 
     name: str
     given_user: str | None
     given_port: int | None = None
     found: dict[str, list[Setting]] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
     _final: bool = False
     _wants_final: bool = False
     _host: str | None = None
@@ -177,6 +179,8 @@ class SSHConfig:
                 f"The ssh configuration {source.path} can be written by others than you and root, and ssh would refuse "
                 "it: chmod go-w, and chown it to yourself."
             )
+        if source.path not in self.files:
+            self.files.append(source.path)
         never = not active
         for number, raw in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
             line = raw.strip(" \t\r\f")

@@ -24,6 +24,11 @@ def fetch_all(directory: bytes, *, times: bool = False) -> bytes:
     return b"scp " + options + quote(directory if directory.endswith(b"/") else directory + b"/") + b"*"
 
 
+def remove(path: bytes) -> bytes:
+    """Return the command that removes the file *path* if it is there."""
+    return b"rm -f -- " + quote(path)
+
+
 def quote(path: bytes) -> bytes:
     """Return *path* as one word of a POSIX shell, globs and all; as it is where that does no harm."""
     if not needs_quoting(path):

@@ -26,7 +26,7 @@ from peerstage.transport.scp import commands
 from peerstage.transport.scp.reader import RecordReader
 from peerstage.transport.scp.receive import NO_SUCH_FILE, NOT_REGULAR, Receiver
 from peerstage.transport.scp.records import Fatal, File, Times, Warn, longest_line, parse_record
-from peerstage.transport.scp.send import refused, send_empty
+from peerstage.transport.scp.send import refused, send_empty, words_of
 
 #: What csh, zsh and fish say, and run nothing, when no name matches.
 _NO_MATCH = (b"no match",)
@@ -84,7 +84,7 @@ class SCPTransport(Transport):
                 "There is no file to stage in it, or it is missing, or may not be listed. Has the peer collected?",
                 path=directory,
             )
-        self._require_directory(directory)
+        self.require_directory(directory)
         raise NothingToStage(
             "There is no file to stage in it, or it may not be listed. Has the peer collected?", path=directory
         )
@@ -106,11 +106,25 @@ class SCPTransport(Transport):
     def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
         return execute_over(self._session, command, said, self._limits, self._watchdog)
 
+    def remove(self, path: bytes) -> None:
+        """Remove the file *path* by the peer's ``rm -f``; that it is not there is no error. Not for guarded peers.
+
+        Raises:
+            RemoteError: The login runs no such command, or it fails.
+        """
+        with self._run(commands.remove(path), path) as stream:
+            stream.end()
+            while stream.receive():
+                pass
+            status = stream.wait()
+            if status != 0:
+                raise RemoteError(f"The peer's rm ended with status {status}: {words_of(stream.stderr)}.", path=path)
+
     def close(self) -> None:
         self._session.close()
 
-    def _require_directory(self, directory: bytes) -> None:
-        """Raise what keeps *directory* from being one: nothing matched, and that may be because it is not there."""
+    def require_directory(self, directory: bytes) -> None:
+        """Raise the `RemoteError` that keeps *directory* from being one: missing, a file, out of reach."""
         record = self._first_record(directory)
         if isinstance(record, File):
             raise RemoteError("It is a file, not a directory.", path=directory)

@@ -69,6 +69,45 @@ class SFTPTransport(Transport):
     def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
         return execute_over(self._session, command, said, self._limits, self._watchdog)
 
+    def start(self) -> None:
+        """Ask for the subsystem now rather than with the first operation.
+
+        Raises:
+            NoSFTP: There is none.
+            ProtocolError: What answers there is no SFTP server.
+        """
+        self._started()
+
+    def stat(self, path: bytes) -> wire.Attributes:
+        """Return the attributes of *path*, links followed.
+
+        Raises:
+            RemoteError: The peer refuses; `RemoteNotFound` if it is not there.
+        """
+        check_path(path, self._limits)
+        return self._started().stat(path)
+
+    def create(self, path: bytes) -> None:
+        """Make *path* an empty file; one that is there is left alone, and an error.
+
+        Raises:
+            RemoteError: The peer refuses.
+        """
+        check_path(path, self._limits)
+        client = self._started()
+        flags = wire.FXF_WRITE | wire.FXF_CREAT | wire.FXF_EXCL
+        handle = client.handle(wire.OPEN, wire.open_file(path, flags), path)
+        client.done(wire.CLOSE, wire.string(handle), path)
+
+    def remove(self, path: bytes) -> None:
+        """Remove the file *path* (6.5); a link is removed itself.
+
+        Raises:
+            RemoteError: The peer refuses; `RemoteNotFound` if it is not there.
+        """
+        check_path(path, self._limits)
+        self._started().done(wire.REMOVE, wire.string(path), path)
+
     def close(self) -> None:
         self._session.close()
 
