@@ -99,7 +99,14 @@ class Master:
         self.write(f"/home/{USER}/.ssh/config", ssh_config, mode=0o600, owner=USER)
 
     def configure(
-        self, peers: Sequence[PeerEntry], *, ours: bool, staging: str = STAGING, day: str = "monday", settings: str = ""
+        self,
+        peers: Sequence[PeerEntry],
+        *,
+        ours: bool,
+        staging: str = STAGING,
+        day: str = "monday",
+        settings: str = "",
+        more: str = "",
     ) -> None:
         """Write cback3's configuration, and if it is ours the extension and our own file."""
         extension = f"{EXTENSION}\n" if ours else ""
@@ -110,7 +117,7 @@ class Master:
             f"    <backup_user>{USER}</backup_user><backup_group>{USER}</backup_group>\n"
             "    <rcp_command>/usr/bin/scp -B -q -C</rcp_command>\n  </options>\n"
             f"  <stage>\n    <staging_dir>{staging}</staging_dir>\n"
-            f"{''.join(peer.xml() for peer in peers)}  </stage>\n{extension}</cb_config>\n",
+            f"{''.join(peer.xml() for peer in peers)}  </stage>\n{more}{extension}</cb_config>\n",
         )
         if settings:
             self.write("/etc/cback3.peerstage.ini", settings)

@@ -22,6 +22,20 @@ pytestmark = pytest.mark.kind("master", "openssh92", "openssh100", "scp-only", "
 #: The crontab's line, as README gives it.
 LINE = f"{BIN}/cback3 stage"
 
+#: The same without cback3, for one peer, as README gives it.
+SCRIPT = """\
+import os, time
+from peerstage import RemotePeer, sweep, util
+
+target = time.strftime("/srv/staging/%Y/%m/%d/openssh92")
+os.makedirs(target, exist_ok=True)
+sweep("/srv/staging")
+with RemotePeer("openssh92", "/srv/collect", "/tmp", "backup", localUser="backup") as peer:
+    if peer.checkCollectIndicator():
+        peer.stagePeer(target, util.getUidGid("backup", "backup"))
+        peer.writeStageIndicator()
+"""
+
 PEERS = ("openssh92", "openssh100", "scp-only", "guard")
 ALIASES = "".join(
     f"Host {mode}\n  HostName openssh92\n  HostKeyAlias openssh92\n"
@@ -178,14 +192,50 @@ def test_the_crontab_s_line_stages_twice_and_sweeps_what_a_killed_run_left(maste
         assert not any(".peerstage-" in path for path in tree)
 
 
-def test_the_whole_night_stays_one_word(master: Master, bench: Bench) -> None:
-    """`cback3 all` runs the extended action in the place of its own, between collect and store."""
+def test_cback3_all_stages_through_us_after_it_has_collected(master: Master, bench: Bench) -> None:
     bench.container("openssh92").fill(Files(a=b"a", **{"cback.collect": b""}), fresh=True)
-    master.configure([PeerEntry("openssh92")], ours=True)
+    collect = (
+        "<collect><collect_dir>/srv/local</collect_dir><collect_mode>daily</collect_mode><archive_mode>tar</archive_mode>"
+        "<ignore_file>.ignore</ignore_file><dir><abs_path>/etc/default</abs_path></dir></collect>"
+    )
+    master.sh("mkdir -p /srv/local")
+    master.configure([LOCAL, PeerEntry("openssh92")], ours=True, more=collect)
     ran = master.cron(f"{BIN}/cback3 --debug all")
-    assert "peerstage.cback3.executeAction" in ran.screen or ran.status == 6
-    ran = master.cron(f"{BIN}/cback3 --debug stage")
-    assert any("[peerstage.cback3.executeAction]" in text for _, text in ran.log)
+    called = [text.split("[")[1].split("]")[0] for _, text in ran.log if text.startswith("Calling action function")]
+    assert called[:2] == ["CedarBackup3.actions.collect.executeCollect", "peerstage.cback3.executeAction"]
+    tree = master.tree(STAGING)
+    assert {f"./{today()}/here/etc-default.tar", f"./{today()}/openssh92/a"} <= tree.keys()
+
+
+def test_a_script_of_ten_lines_stages_twice_too(master: Master, bench: Bench) -> None:
+    assert SCRIPT.count("\n") == 10
+    master.write("/usr/local/sbin/stage-openssh92", f"#!{BIN}/python\n{SCRIPT}", 0o755)
+    for number in (b"1", b"2"):
+        bench.container("openssh92").fill(Files(a=number, **{"cback.collect": b""}), fresh=True)
+        ran = master.cron("/usr/local/sbin/stage-openssh92")
+        assert (ran.status, ran.screen) == (0, "")
+        assert master.tree(STAGING)[f"./{today()}/openssh92/a"] == Found("b'0'", 0o644, (UID, UID), number)
+        assert "./cback.stage" in collected(bench.container("openssh92"))
+
+
+def test_who_owns_what_was_staged_can_not_have_root_work_elsewhere(master: Master, bench: Bench) -> None:
+    master.sh("rm -rf /srv/elsewhere; mkdir -m 755 /srv/elsewhere; touch /srv/elsewhere/cback.stage")
+    before = master.tree("/srv/elsewhere")
+    day, month = today(), today().rpartition("/")[0]
+    planted = {
+        f"{STAGING}/{month}": f"mkdir -p {STAGING}/{month.rpartition('/')[0]}; ln -s /srv/elsewhere {STAGING}/{month}",
+        f"{STAGING}/{day}/openssh92": f"mkdir -p {STAGING}/{day}; ln -s /srv/elsewhere {STAGING}/{day}/openssh92",
+        f"{STAGING}/{day}/cback.stage": f"mkdir -p {STAGING}/{day}; cd {STAGING}/{day}; ln -s /srv/elsewhere/* .",
+    }
+    master.configure([PeerEntry("openssh92")], ours=True)
+    for path, script in planted.items():
+        master.clear(STAGING)
+        master.sh(script)
+        bench.container("openssh92").fill(Files(a=b"a", **{"cback.collect": b""}), fresh=True)
+        ran = master.cron(LINE)
+        assert ran.status == 6
+        assert path in ran.screen
+        assert master.tree("/srv/elsewhere") == before
 
 
 def test_peers_in_parallel_leave_the_same_tree_and_a_log_in_their_order(master: Master, bench: Bench) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from peerstage.cback3.config import Plan, read_plan
 from peerstage.cback3.log import CbackLog, logging_to_cback
-from peerstage.cback3.places import make_places, write_indicator
+from peerstage.cback3.places import Places
 from peerstage.cback3.settings import Settings, beside
 from peerstage.errors import StageError, escape
 from peerstage.landing.private import sweep
@@ -34,11 +34,11 @@ def run(config_path: str, config: Any, *, full: bool) -> None:
     with logging_to_cback(names) as cback_log:
         now = time.localtime()  # once: a run may last beyond midnight
         day = time.strftime("%Y/%m/%d", now)
-        places = make_places(plan.staging, day, names, plan.ownership)
-        _sweep(plan.staging)
         week_begins = full or now.tm_wday == plan.starting_day
-        _Run(plan, places, week_begins, cback_log).all_peers(settings.parallel)
-        write_indicator(plan.staging, day, plan.ownership)
+        with Places(plan.staging, day, names, plan.ownership) as places:
+            _sweep(plan.staging)
+            _Run(plan, places, week_begins, cback_log).all_peers(settings.parallel)
+            places.write_indicator()
         log.info("The stage action is done.")
 
 
@@ -55,7 +55,7 @@ def ignores_failures(mode: str | None, *, week_begins: bool) -> bool:
 @dataclass
 class _Run:
     plan: Plan
-    places: dict[str, str]
+    places: Places
     week_begins: bool
     cback_log: CbackLog
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -96,7 +96,8 @@ class _Run:
                     if not is_ready:
                         log.log(logging.INFO if ignored else logging.ERROR, "Peer %s was not ready to be staged.", name)
                         return
-                    count = peer.stagePeer(self.places[peer.name], self.plan.ownership)
+                    with self.places.of(peer.name) as place:
+                        count = peer.stagePeer(place, self.plan.ownership)
                     log.info("Staged %d files for peer %s.", count, name)
                     peer.writeStageIndicator()
             except (ValueError, OSError) as exc:
