@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from client_side import Client
@@ -17,6 +19,7 @@ from support.containers import COMPOSE_FILE, Bench, BenchPeer, engine_problem, l
 _KINDS = pytest.StashKey[dict[str, str]]()
 _LEFT_OUT = pytest.StashKey[int]()
 _BENCH = pytest.StashKey[Bench]()
+_BANNERS = pytest.StashKey[dict[str, str]]()
 
 #: Seconds that the first test may take: it builds the images.
 _FIRST = 1800
@@ -48,6 +51,13 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """With pytest-xdist one worker has all that need containers, so that these are started once."""
+    if _services(item):
+        item.add_marker(pytest.mark.xdist_group("containers"))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     ours = [item for item in items if _services(item)]
@@ -70,18 +80,38 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    """The very last line says what was left out."""
+    """The very last line says what was left out. A worker tells whoever has it work, which shows it."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        bench, kinds = config.stash.get(_BENCH, None), config.stash.get(_KINDS, {})
+        banners = {} if bench is None else {kind: bench.container(kind).banner for kind in set(kinds.values())}
+        told = {"left_out": config.stash.get(_LEFT_OUT, 0), "kinds": kinds, "banners": banners}
+        config.workeroutput["containers"] = told
     yield
-    left_out = session.config.stash.get(_LEFT_OUT, 0)
-    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    left_out = config.stash.get(_LEFT_OUT, 0)
+    reporter = config.pluginmanager.getplugin("terminalreporter")
     if left_out and reporter is not None:
         reporter.write_line(f"{left_out} container tests were left out (--without-docker).", yellow=True, bold=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a worker tells."""
+    told = getattr(node, "workeroutput", {}).get("containers")
+    if told is not None:
+        stash = node.config.stash
+        stash[_LEFT_OUT] = told["left_out"]
+        stash[_KINDS] = told["kinds"]
+        stash[_BANNERS] = {**stash.get(_BANNERS, {}), **told["banners"]}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     kinds = config.stash.get(_KINDS, {})
     bench = config.stash.get(_BENCH, None)
-    if bench is None:
+    banners = config.stash.get(_BANNERS, {})
+    if bench is not None:
+        banners = {kind: bench.container(kind).banner for kind in set(kinds.values())}
+    if not banners:
         return
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in kinds.values()}
     for outcome in ("passed", "failed", "error"):
@@ -91,7 +121,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("container tests by kind of peer")
     for kind, count in counts.items():
         told = ", ".join(f"{number} {outcome}" for outcome, number in count.items())
-        terminalreporter.write_line(f"{kind:14} {told:24} {bench.container(kind).banner}".rstrip())
+        terminalreporter.write_line(f"{kind:14} {told:24} {banners.get(kind, '')}".rstrip())
 
 
 # The containers.
@@ -143,6 +173,9 @@ def bench(
 
     def say(line: str) -> None:
         with capture.global_and_fixture_disabled():
+            if reporter is None:  # a worker's own stderr is that of whoever has it work
+                print(f"containers: {line}", file=sys.stderr, flush=True)
+                return
             reporter.ensure_newline()
             reporter.write_line(f"containers: {line}")
 

@@ -32,9 +32,10 @@ def program(name: str) -> str:
         package = _PACKAGES[name]
         print(f"\n{name} is missing: installing {package} with apt-get", file=sys.stderr)
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "-qq", "update"], check=False, stdout=subprocess.DEVNULL)
+        patiently = ("-o", "DPkg::Lock::Timeout=300")  # another worker may be at it
+        subprocess.run(["apt-get", "-qq", *patiently, "update"], check=False, stdout=subprocess.DEVNULL)
         subprocess.run(
-            ["apt-get", "-qq", "-y", "--no-install-recommends", "install", package],
+            ["apt-get", "-qq", "-y", *patiently, "--no-install-recommends", "install", package],
             check=False,
             stdout=subprocess.DEVNULL,
             env=environment,
