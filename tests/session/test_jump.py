@@ -28,6 +28,7 @@ MIB = 1 << 20
         ("ssh://me@bastion:2222", (Hop("bastion", "me", 2222),)),
         ("[2001:db8::1]:22", (Hop("2001:db8::1", None, 22),)),
         ("a,b@c,d:1", (Hop("a", None, None), Hop("c", "b", None), Hop("d", None, 1))),
+        ("me@corp.example@bastion", (Hop("bastion", "me@corp.example", None),)),
         ("first.last@example.com", (Hop("example.com", "first.last", None),)),
     ],
 )
@@ -37,7 +38,11 @@ def test_the_hops_of_a_value_are_read_as_ssh_reads_them(text: str, hops: tuple[H
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "a,,b", "a b", "a:0", "a:99999", "a:ssh", "-oX=y", "a@", "@a", ",".join("a" * 9)]
+    "text",
+    [
+        *("", ",", "a,,b", "a b", "a:0", "a:99999", "a:ssh", "-oX=y", "a@", "@a", ",".join("a" * 9)),
+        *("$(id)", "`id`", "a;b", "a|b", "a&b", "'a'", "a\\b", "$(id)@a", "-u@a", "a;b@a", "`id`@a", "u\\@a"),
+    ],
 )
 def test_what_is_no_hop_is_refused_before_connecting(text: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"host|hops"):

@@ -229,11 +229,9 @@ def _agent(options: SSHOptions, found: Settings) -> str | None:
 def _known_hosts(options: SSHOptions, found: Settings) -> tuple[str | bytes, ...]:
     if options.known_hosts is not None:
         return tuple(one if isinstance(one, bytes) else expand(one) for one in several(options.known_hosts))
-    paths: list[str | bytes] = []
-    for keyword, defaults in (("userknownhostsfile", _USER_KNOWN_HOSTS), ("globalknownhostsfile", _GLOBAL_KNOWN_HOSTS)):
-        words = found.list_of_paths(keyword) or [expand(path) for path in defaults]
-        paths.extend(word for word in words if word.lower() != "none")
-    return tuple(paths)
+    own = found.list_of_paths("userknownhostsfile") or [expand(path) for path in _USER_KNOWN_HOSTS]
+    shared = [expand(path) for path in found.words("globalknownhostsfile")] or _GLOBAL_KNOWN_HOSTS  # without tokens
+    return tuple(path for path in (*own, *shared) if path.lower() != "none")
 
 
 def _learns_into(options: SSHOptions, found: Settings) -> str | None:

@@ -15,8 +15,13 @@ MOST_HOPS = 8
 WINDOW = 8 * MIB
 
 _HOP = re.compile(
-    r"(?:ssh://)?(?:(?P<user>[^@\s]+)@)?(?:\[(?P<address>[^\]\s]+)\]|(?P<host>[^:\s\[\]@/]+))(?::(?P<port>\d{1,5}))?/?"
+    r"(?:ssh://)?(?:(?P<user>\S+)@)?(?:\[(?P<address>[^\]\s]+)\]|(?P<host>[^:\s\[\]@/]+))(?::(?P<port>\d{1,5}))?/?"
 )
+
+
+#: What a ProxyCommand or Match exec would hand to a shell as something else than a name; ssh refuses it behind -J.
+_UNSAFE = re.compile(r"[\x00-\x20\x7f'`\"$\\;&<>|(){}*?!]")
+_UNSAFE_IN_USER = re.compile(r"[\x00-\x20\x7f'`\";&<>|(){}]|\A-|\\\Z")
 
 
 class Hop(NamedTuple):
@@ -45,9 +50,17 @@ def parse_jump(text: str) -> tuple[Hop, ...]:
         match = _HOP.fullmatch(word)
         host = match and (match["address"] or match["host"])
         port = int(match["port"]) if match and match["port"] else None
-        if match is None or not host or host.startswith("-") or (port is not None and not 1 <= port <= 65535):
+        user = (match and match["user"]) or ""
+        if (
+            match is None
+            or not host
+            or host.startswith("-")
+            or _UNSAFE.search(host)
+            or _UNSAFE_IN_USER.search(user)
+            or (port is not None and not 1 <= port <= 65535)
+        ):
             raise ValueError(f"the jump {text!r} is not [user@]host[:port], or several with commas between")
-        hops.append(Hop(host, match["user"], port))
+        hops.append(Hop(host, user or None, port))
     if len(hops) > MOST_HOPS:
         raise ValueError(f"{len(hops)} hops are more than {MOST_HOPS}")
     return tuple(hops)

@@ -32,9 +32,12 @@ class SSHOptions:
         config: Path of an ssh_config file, or several; ``()`` for none.
         known_hosts: Paths of known_hosts files, or their content (bytes); ``()`` for none.
         host_key: ``"strict"``, ``"accept-new"``, or the fingerprint ``"SHA256:..."`` that the host must show.
-        jump: A ProxyJump string, ``[user@]host[:port],...``, or ``"none"``. Hops are reached with the same keys, agent,
-            configuration and known_hosts; port, password and pinned host key are the peer's alone.
-        connect_timeout: Seconds for name, address and TCP connection (15 without configuration).
+        jump: A ProxyJump string, ``[user@]host[:port],...``, which takes the place of a configured ProxyJump or
+            ProxyCommand, or ``"none"``, which takes that of a ProxyJump alone, as ``ssh -J`` does. Hops are reached
+            with the same keys, agent, configuration and known_hosts; port, password and pinned host key are the peer's
+            alone.
+        connect_timeout: Seconds for name, address, TCP connection and key exchange (15 without configuration), for
+            each of the ConnectionAttempts that are configured.
         keepalive_interval: Seconds of silence after which the peer is asked whether it lives (15 without
             configuration); 0 for never.
         keepalive_count: Questions that may stay unanswered, an interval each (3 without configuration).

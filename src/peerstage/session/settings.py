@@ -68,6 +68,11 @@ class Settings:
         setting = self._config.first(keyword)
         return default if setting is None else setting.words[0]
 
+    def words(self, keyword: str) -> tuple[str, ...]:
+        """Return the words of a setting."""
+        setting = self._config.first(keyword)
+        return () if setting is None else setting.words
+
     def path(self, keyword: str) -> str:
         """Return a setting that is a path, expanded."""
         setting = self._config.first(keyword)

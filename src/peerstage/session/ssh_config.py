@@ -217,7 +217,7 @@ class SSHConfig:
         if depth >= _MOST_DEPTH:
             raise complaint(setting, f"more than {_MOST_DEPTH} files include each other")
         for word in setting.words:
-            pattern = os.path.expanduser(word)
+            pattern = self.expanded(setting, word)
             if not os.path.isabs(pattern):
                 pattern = os.path.join(glob.escape(source.base), pattern)
             for path in sorted(glob.glob(pattern)):

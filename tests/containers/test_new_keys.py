@@ -1,0 +1,30 @@
+"""RekeyLimit against real servers of three ages, one of which has a limit of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from peerstage import Retry
+from support.containers import Bench, Files
+
+SERVICES = ("openssh84", "openssh92", "openssh100", "limited")
+pytestmark = pytest.mark.kind(*SERVICES)
+
+
+@pytest.mark.parametrize("limit", ["1M", "256K", "64K 1"])
+@pytest.mark.parametrize("transport", ["sftp", "scp"])
+@pytest.mark.parametrize("service", SERVICES)
+def test_everything_arrives_however_often_keys_are_made_anew(
+    bench: Bench, service: str, transport: str, limit: str, tmp_path: Path, target: Path
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"RekeyLimit {limit}\n")
+    peer = bench.peer(service)
+    files = {"large": os.urandom(30_000_000), **{f"small{number}": os.urandom(500) for number in range(200)}}
+    peer.container.fill(Files(**files))
+    remote = peer.remote(transport, ssh=peer.options(config=str(config)), retry=Retry(tries=1))
+    assert remote.stagePeer(str(target)) == len(files)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == files
