@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from peerstage.errors import ConfigurationError
 from peerstage.session._paramiko.transport import supported
-from peerstage.session.algorithms import REKEY_BYTES, REKEY_SECONDS, Algorithms
+from peerstage.session.algorithms import REKEY_BYTES, REKEY_SECONDS
 from peerstage.session.settings import Settings
 from peerstage.session.ssh_config import SSHConfig
 from peerstage.session.values import HOST_KEY_CHECKS, port_of
@@ -265,13 +265,3 @@ def test_what_ssh_refuses_is_refused_even_where_it_does_not_apply(tmp_path: Path
     else:
         assert ask_ssh(file, "db1") is None
     compare(file, "db1")
-
-
-def test_nothing_weak_is_among_our_algorithms() -> None:
-    ours = Algorithms()
-    names = (*ours.kex, *ours.ciphers, *ours.macs, *ours.host_keys, *ours.public_keys)
-    assert not [
-        name for name in names if any(weak in name for weak in ("sha1", "cbc", "3des", "group1-", "md5", "dss"))
-    ]
-    assert set(supported().ciphers) == set(ours.ciphers)
-    assert supported().kex[:2] != ()
