@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -411,9 +414,7 @@ def test_server_that_opens_no_channel(patient: Patient) -> None:
     patient.healthy()
     key = paramiko.Ed25519Key.from_private_key_file(str(patient.sshd.home / "host"))
     with listening(made_of_paramiko(RefusesChannels, key=key)) as port:
-        patient.known_hosts.write_text(
-            f"[127.0.0.1]:{port} " + " ".join((patient.sshd.home / "host.pub").read_text().split()[:2]) + "\n"
-        )
+        beside(patient, port)
         found = failed(patient.doctor("--port", port), "SFTP")
     assert "sshd_config" in found["mend"]
 
@@ -514,48 +515,86 @@ def test_jump_host_that_is_down(patient: Patient, own_sshd: Callable[..., Sshd])
 # --- what is written is removed --------------------------------------------------------------------------------------
 
 
-class DropsAfterCreating(Policy):
-    """Serves SFTP by the real program, and drops the connection once the trial file is there."""
+class WhenCreated(Policy):
+    """Serves SFTP by the real program, and does something once, when the trial file is there."""
 
     directory = Path()
-    dropped = False
+    then: Callable[[paramiko.Channel], object] | None = None
 
     def serve(self, channel: paramiko.Channel) -> None:
-        import threading
-
-        server = subprocess.Popen(["/usr/lib/openssh/sftp-server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert server.stdin is not None
-        assert server.stdout is not None
-
-        def back() -> None:
+        with subprocess.Popen([self.program()], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+            assert server.stdin is not None
             assert server.stdout is not None
-            while data := os.read(server.stdout.fileno(), 65536):
-                if not DropsAfterCreating.dropped and list(self.directory.glob(".peerstage-doctor-*")):
-                    DropsAfterCreating.dropped = True
-                    channel.get_transport().close()
-                    break
+            answers = threading.Thread(target=self.answer, args=(channel, server.stdout.fileno()), daemon=True)
+            answers.start()
+            while data := channel.recv(65536):
+                server.stdin.write(data)
+                server.stdin.flush()
+            server.stdin.close()
+            answers.join(10)
+
+    def answer(self, channel: paramiko.Channel, source: int) -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(source, 65536):
+                then = WhenCreated.then
+                if then is not None and list(self.directory.glob(".peerstage-doctor-*")):
+                    WhenCreated.then = None
+                    then(channel)
                 channel.sendall(data)
 
-        thread = threading.Thread(target=back, daemon=True)
-        thread.start()
-        while data := channel.recv(65536):
-            server.stdin.write(data)
-            server.stdin.flush()
-        server.stdin.close()
-        thread.join(5)
-        server.wait(5)
+    @staticmethod
+    def program() -> str:
+        places = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server")
+        return next(path for path in places if os.path.exists(path))
 
 
-def test_a_file_whose_connection_was_lost_is_removed_over_another(patient: Patient) -> None:
+def beside(patient: Patient, port: int) -> None:
+    """Know the server on another port by the same key."""
+    key = " ".join((patient.sshd.home / "host.pub").read_text().split()[:2])
+    patient.known_hosts.write_text(f"[127.0.0.1]:{port} {key}\n")
+
+
+@pytest.fixture
+def when_created(patient: Patient) -> Iterator[Callable[..., int]]:
+    """Starts a server that does something when the trial file is there; returns its port."""
     patient.healthy()
-    DropsAfterCreating.directory, DropsAfterCreating.dropped = patient.collect, False
-    key = paramiko.Ed25519Key.from_private_key_file(str(patient.sshd.home / "host"))
-    with listening(made_of_paramiko(DropsAfterCreating, key=key)) as port:
-        patient.known_hosts.write_text(
-            f"[127.0.0.1]:{port} " + " ".join((patient.sshd.home / "host.pub").read_text().split()[:2]) + "\n"
-        )
-        spec = f"{patient.sshd.user}@db1:{patient.collect}"
-        done = patient.command("doctor", "--json", "--port", port, spec)
-    assert DropsAfterCreating.dropped
-    assert json.loads(done.stdout)["failed"] == "write"
+    with contextlib.ExitStack() as stack:
+
+        def start(then: Callable[[paramiko.Channel], object]) -> int:
+            WhenCreated.directory, WhenCreated.then = patient.collect, staticmethod(then)
+            key = paramiko.Ed25519Key.from_private_key_file(str(patient.sshd.home / "host"))
+            port = stack.enter_context(listening(made_of_paramiko(WhenCreated, key=key)))
+            beside(patient, port)
+            return port
+
+        yield start
+
+
+def test_a_file_whose_connection_was_lost_is_removed_over_another(
+    patient: Patient, when_created: Callable[..., int]
+) -> None:
+    port = when_created(lambda channel: channel.get_transport().close())
+    told = patient.doctor("--port", port)
+    assert WhenCreated.then is None
+    failed(told, "write")
+    assert sorted(os.listdir(patient.collect)) == ["cback.collect", "data"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_until_the_file_is_removed(
+    patient: Patient, when_created: Callable[..., int], signum: int
+) -> None:
+    processes: list[subprocess.Popen[str]] = []
+
+    def interrupt(channel: paramiko.Channel) -> None:
+        processes[0].send_signal(signum)
+        time.sleep(0.5)
+
+    port = when_created(interrupt)
+    spec = f"{patient.sshd.user}@db1:{patient.collect}"
+    with patient.command.start("doctor", "--port", port, spec) as process:
+        processes.append(process)
+        process.communicate(timeout=60)
+    assert process.returncode == -signum
+    assert WhenCreated.then is None
     assert sorted(os.listdir(patient.collect)) == ["cback.collect", "data"]

@@ -174,6 +174,17 @@ def test_a_disk_that_is_full_leaves_the_file_as_it_was(tmp_path: Path, monkeypat
     assert leftovers(tmp_path, "known_hosts") == []
 
 
+def test_the_lock_holds_from_one_addition_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "known_hosts"
+    monkeypatch.setattr(known_hosts_file, "PATIENCE", 0.1)
+    with locked(str(path)) as file:
+        for name in ("db1", "db2"):
+            file.append(line_of(name, 22, KEY, hashed=False))
+            with pytest.raises(TimeoutError):
+                add(path, "db3")
+    assert [line.split()[0] for line in path.read_text().splitlines()] == ["db1", "db2"]
+
+
 def test_the_wait_for_a_writer_that_never_ends_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "known_hosts"
     monkeypatch.setattr(known_hosts_file, "PATIENCE", 0.2)
@@ -253,6 +264,16 @@ def test_a_new_host_is_learnt_once_and_known_from_then_on(
     assert peer_of(sshd, collect, path).stagePeer(str(target)) == 1
     assert peer_of(sshd, collect, path, host_key="strict").stagePeer(str(target)) == 1
     assert path.read_bytes().count(b"\n") == 1
+
+
+def test_what_is_written_is_what_ssh_would_write(sshd: Sshd, collect: Path, tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    said = ["HashKnownHosts=no", "StrictHostKeyChecking=accept-new", "UpdateHostKeys=no", "GlobalKnownHostsFile=none"]
+    options = [word for one in (f"UserKnownHostsFile={theirs}", *said) for word in ("-o", one)]
+    command = [program("ssh"), *options, *sshd.ssh_arguments(), sshd.host, "true"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    peer_of(sshd, collect, ours).writeStageIndicator()
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_the_configuration_asks_for_it_names_the_file_and_hides_the_name(

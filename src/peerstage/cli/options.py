@@ -29,7 +29,7 @@ Config = Annotated[
 NoConfig = Annotated[bool, typer.Option("--no-config", help="Read no ssh_config.")]
 HostKey = Annotated[
     str | None,
-    typer.Option("--host-key", metavar="SHA256:...", help="The host key that the peer must show."),
+    typer.Option("--host-key", metavar="SHA256:...", help="The key that the peer must show; or accept-new, or strict."),
 ]
 Jump = Annotated[
     str | None,

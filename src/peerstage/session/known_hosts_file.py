@@ -25,6 +25,7 @@ if sys.platform != "win32":
 PATIENCE = 5.0
 _PAUSE = 0.02
 _SALT_BYTES = 20
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 #: What would be read as something else than one name (sshd(8)): patterns, lists, markers, comments, white space.
 _NOT_LITERAL = re.compile(rb"[*?!,|@#\s\x00-\x1f]")
 
@@ -70,23 +71,28 @@ class LockedFile:
         new = os.path.join(directory, f".{name}.peerstage")  # whoever holds the lock is alone with this name
         with contextlib.suppress(FileNotFoundError):  # one that was killed right here has left it
             os.unlink(new)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+        fd = os.open(new, _FLAGS | os.O_EXCL, 0o600)
         try:
-            try:
-                _write_all(fd, head + lines)
-                made = os.fstat(fd)
-                if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
-                    os.fchown(fd, status.st_uid, status.st_gid)
-                os.fchmod(fd, stat.S_IMODE(status.st_mode))
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            _try_lock(fd)  # before anybody sees it, so that the lock goes on without a gap
+            _write_all(fd, head + lines)
+            made = os.fstat(fd)
+            if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
+                os.fchown(fd, status.st_uid, status.st_gid)
+            os.fchmod(fd, stat.S_IMODE(status.st_mode))
+            os.fsync(fd)
             os.replace(new, self._path)
         except BaseException:
+            os.close(fd)
             with contextlib.suppress(OSError):
                 os.unlink(new)
             raise
+        os.close(self._fd)
+        self._fd = fd
         _sync_directory(directory)
+
+    def close(self) -> None:
+        """Let others write."""
+        os.close(self._fd)
 
 
 @contextlib.contextmanager
@@ -109,24 +115,20 @@ def locked(path: str, *, sleep: Callable[[float], object] = time.sleep) -> Itera
     until = time.monotonic() + PATIENCE
     while True:
         real = os.path.realpath(path)
-        fd = _open(real)
-        try:
+        with contextlib.closing(LockedFile(real, fd := _open(real))) as file:
             _lock(fd, real, until, sleep)
             if _is_still(real, fd):
-                yield LockedFile(real, fd)
+                yield file
                 return
-        finally:
-            os.close(fd)
 
 
 def _open(path: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        fd = os.open(path, flags, 0o600)
+        fd = os.open(path, _FLAGS, 0o600)
     except FileNotFoundError:
         with contextlib.suppress(FileExistsError):  # somebody else was quicker
             os.mkdir(os.path.dirname(path), 0o700)
-        fd = os.open(path, flags, 0o600)
+        fd = os.open(path, _FLAGS, 0o600)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "not a regular file", path)
@@ -134,18 +136,19 @@ def _open(path: str) -> int:
 
 
 def _lock(fd: int, path: str, until: float, sleep: Callable[[float], object]) -> None:
-    if sys.platform == "win32":
-        return
-    while True:
+    while not _try_lock(fd):
+        if time.monotonic() > until:
+            raise TimeoutError(errno.ETIMEDOUT, f"another process has kept it locked for {PATIENCE:g} s", path)
+        sleep(_PAUSE)
+
+
+def _try_lock(fd: int) -> bool:
+    if sys.platform != "win32":
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
         except BlockingIOError:
-            if time.monotonic() > until:
-                raise TimeoutError(
-                    errno.ETIMEDOUT, f"another process keeps it locked for {PATIENCE:g} s", path
-                ) from None
-        sleep(_PAUSE)
+            return False
+    return True
 
 
 def _is_still(path: str, fd: int) -> bool:

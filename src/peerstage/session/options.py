@@ -31,7 +31,9 @@ class SSHOptions:
         agent: False for no agent, True for the one of the environment, or the path of its socket.
         config: Path of an ssh_config file, or several; ``()`` for none.
         known_hosts: Paths of known_hosts files, or their content (bytes); ``()`` for none.
-        host_key: ``"strict"``, ``"accept-new"``, or the fingerprint ``"SHA256:..."`` that the host must show.
+        host_key: The fingerprint ``"SHA256:..."`` that the host must show; ``"strict"``, for the hosts of known_hosts
+            alone; or ``"accept-new"``: a host of which nothing is known is added to the first file of `known_hosts`
+            before it is spoken to, and refused if it can not be added.
         jump: A ProxyJump string, ``[user@]host[:port],...``, which takes the place of a configured ProxyJump or
             ProxyCommand, or ``"none"``, which takes that of a ProxyJump alone, as ``ssh -J`` does. Hops are reached
             with the same keys, agent, configuration and known_hosts; port, password and pinned host key are the peer's
