@@ -171,9 +171,9 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _sync_directory(directory: str) -> None:
-    fd = os.open(directory, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0))
-    try:
-        with contextlib.suppress(OSError):  # some file systems know no such thing
+    with contextlib.suppress(OSError):  # some file systems know no such thing, and the name is there already
+        fd = os.open(directory, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0))
+        try:
             os.fsync(fd)
-    finally:
-        os.close(fd)
+        finally:
+            os.close(fd)
