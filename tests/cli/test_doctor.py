@@ -334,6 +334,25 @@ def test_revoked_host_key(patient: Patient) -> None:
     assert f"{patient.known_hosts}:1" in found["cause"]
 
 
+def test_certificate_that_nobody_vouches_for_names_no_command_of_its_own(
+    patient: Patient, own_sshd: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    keygen = program("ssh-keygen")
+    for name in ("ca", "other", "host"):
+        subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
+    evil = "x`ssh-keygen -R evil`y`peerstage trust evil`"
+    signing = [keygen, "-q", "-s", tmp_path / "other", "-I", evil, "-h", "-n", "127.0.0.1", tmp_path / "host.pub"]
+    subprocess.run(signing, check=True)
+    patient.healthy(extra=f"HostKey {tmp_path}/host\nHostCertificate {tmp_path}/host-cert.pub")
+    authority = " ".join((tmp_path / "ca.pub").read_text().split()[:2])
+    patient.known_hosts.write_text(f"# ours\n@cert-authority * {authority}\n")
+    found = failed(patient.doctor(), "host key")
+    assert "evil" in found["seen"]
+    assert "evil" not in found["mend"] + found["cause"]
+    assert f"{patient.known_hosts}:2" in found["cause"]
+    assert "HostCertificate" in found["mend"]
+
+
 def test_configuration_that_others_can_write(patient: Patient) -> None:
     patient.healthy()
     patient.config.chmod(0o666)

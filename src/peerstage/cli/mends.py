@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from peerstage.cli.spec import Spec
 from peerstage.errors import NoSFTP, ProtocolError, RemoteNotFound, RevokedHostKey, StageError, UnknownHostKey, escape
-from peerstage.session.config import Destination
+from peerstage.session.config import Destination, hop_options, resolve_destination
 from peerstage.session.host_key import trust_command
+from peerstage.session.known_hosts import KnownHosts
 from peerstage.session.offers import Offers
 from peerstage.session.options import SSHOptions
 from peerstage.session.ssh_config import SSHConfig
@@ -105,15 +106,16 @@ def _tcp(error: StageError, scene: Scene) -> Mend:
 
 
 def _jump(error: StageError, scene: Scene) -> Mend:
-    hop = re.search(r"Jump host (\S+): ", error.message)
-    name = hop[1] if hop else "on the way"
-    commands = re.findall(r"`(peerstage trust .*?)`", error.message)
-    configured = scene.setting("ProxyJump")
-    where = configured or f"--jump {scene.options.jump}"
-    if isinstance(error, UnknownHostKey) and commands:
-        return Mend(f"the host key of {name} is not known", f"`{commands[0]}`")
+    hops = () if scene.destination is None else scene.destination.hops
+    at = next((n for n, hop in enumerate(hops) if error.message.startswith(f"Jump host {hop}: ")), len(hops) - 1)
+    name = str(hops[at])
+    where = scene.setting("ProxyJump") or f"--jump {scene.options.jump}"
+    if isinstance(error, UnknownHostKey):
+        theirs = hop_options(scene.options, hops[at], hops[:at])
+        command = trust_command(resolve_destination(hops[at].host, hops[at].user, theirs))
+        return Mend(f"the host key of {name} is not known", f"compare the fingerprint, then `{command}`; see {where}")
     return Mend(
-        f"the jump host {name} can not be reached or passed", f"`peerstage doctor` on {name} itself; see {where}"
+        f"the jump host {name} can not be reached or passed", f"`peerstage doctor` for {name} itself; see {where}"
     )
 
 
@@ -156,10 +158,19 @@ def _host_key(error: StageError, scene: Scene) -> Mend:
         return Mend(f"the key is marked as stolen{where}", f"a new host key on the peer, then `{trust}`")
     if scene.options.host_key is not None and scene.options.host_key.startswith("SHA256:"):
         return Mend("another key than the one that --host-key names", "the right fingerprint with --host-key")
-    removal = re.findall(r"`(ssh-keygen -R .*?)`", error.message)
+    # What a message quotes a host had a say in, so that no command is taken from there.
+    known = KnownHosts.read(()) if scene.destination is None else KnownHosts.read(scene.destination.known_hosts)
+    name = ("", 22) if scene.destination is None else scene.destination.known_as
+    removal, authorities = known.removal(*name), known.authorities(*name)
+    if authorities and not removal:
+        place, host = next(iter(authorities.values())), shlex.quote(name[0])
+        return Mend(
+            f"no valid certificate of the authority in {place} is shown for {name[0]}",
+            f"`ssh-keygen -s AUTHORITY -h -I {host} -n {host} HOSTKEY.pub`, and `HostCertificate FILE` in {_SSHD}",
+        )
     if isinstance(error, UnknownHostKey) and trust and not removal:
         return Mend("the peer was never reached from here", f"compare the fingerprint, then `{trust}`")
-    steps = [f"`{command}`" for command in [*removal, *([trust] if trust else [])]]
+    steps = [f"`{command}`" for command in (removal, trust) if command]
     return Mend(
         "the peer has a new key, or somebody is between you and it",
         f"compare the fingerprint on the peer itself; only then {', '.join(steps) or 'correct known_hosts'}",

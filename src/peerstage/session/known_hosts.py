@@ -111,6 +111,12 @@ class KnownHosts:
         keys = [] if answer.is_borrowed else sorted(answer.keys, key=lambda line: line.key_type != line_type(blob))
         return next((line.place for line in [*revoking, *keys, *answer.authorities]), "")
 
+    def removal(self, host: str, port: int) -> str:
+        """Return the command that removes what the first file says that knows a key of *host*; empty if none does."""
+        answer = self._look_up(host, port)
+        line = next((line for line in answer.keys if line.source != _DATA), None)
+        return "" if line is None or answer.is_borrowed else _removal_command(line, host, port)
+
     def __len__(self) -> int:
         """How many lines could be read."""
         return len(self._lines)
@@ -336,5 +342,8 @@ def _removal(line: _Line, host: str, port: int) -> str:
     """Return in words how to remove what *line* says about a host."""
     if line.source == _DATA:
         return f"remove line {line.number} of the {line.source}"
-    name = shlex.quote(_show(host, port))
-    return f"remove the old one with `ssh-keygen -R {name} -f {shlex.quote(line.source)}`"
+    return f"remove the old one with `{_removal_command(line, host, port)}`"
+
+
+def _removal_command(line: _Line, host: str, port: int) -> str:
+    return shlex.join(["ssh-keygen", "-R", _show(host, port), "-f", line.source])
