@@ -88,9 +88,9 @@ def _real_effective_saved() -> tuple[tuple[int, int, int], tuple[int, int, int]]
 
 def _capabilities() -> list[int]:
     """Return the capabilities that this process has or could get: inheritable, permitted, effective, ambient."""
-    wanted = ("CapInh:", "CapPrm:", "CapEff:", "CapAmb:")
+    wanted = (b"CapInh:", b"CapPrm:", b"CapEff:", b"CapAmb:")
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        with open("/proc/self/status", "rb") as file:  # as bytes: a codec could not be imported any more
             return [int(line.split()[1], 16) for line in file if line.startswith(wanted)]
     except OSError:
         return []

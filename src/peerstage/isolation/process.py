@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,13 @@ class Child:
 
     Args:
         environment: The whole environment that it gets.
+        command: What is run; by default this package, as `peerstage.isolation.start` says.
 
     Raises:
         NotAvailable: It can not be started.
     """
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], command: Sequence[str] = ()) -> None:
         self._owner = os.getpid()
         self._words = b""
         self._said = 0
@@ -71,7 +72,7 @@ class Child:
         _enlarge(frames_in)
         try:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                _command(),
+                command or _command(),
                 stdin=theirs.fileno(),
                 stdout=frames_in,
                 stderr=stderr_in,

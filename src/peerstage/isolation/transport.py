@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from peerstage.errors import LimitExceeded, ProtocolError, StageError
+from peerstage.errors import ConfigurationError, HostKeyError, LimitExceeded, LoginError, ProtocolError, StageError
 from peerstage.isolation.frames import FrameParser
 from peerstage.isolation.messages import error_from, fingerprint_of, integer, settings, text_of
 from peerstage.isolation.process import Child
@@ -31,6 +31,9 @@ _GRACE = 4.0
 
 _MOST_RETRIES = 1 << 20
 _MOST_STATUS = 2**32 - 1
+
+#: What depends on who asks.
+_ABOUT_THE_USER = (ConfigurationError, HostKeyError, LoginError)
 
 
 def assemble_as(
@@ -67,6 +70,15 @@ class IsolatedTransport(Transport):
     """Has a child do the work. No thread is started here, and what comes back is believed only where it can be checked.
 
     A child that has ended is followed by another one at the next operation. Nothing outlives `close`.
+
+    Args:
+        route: How the peer is reached.
+        user: Whom the child becomes; None leaves it who we are.
+        limits: Bounds for the child, which keeps them, and for what it says, which are kept here.
+        retry: How often it may begin anew.
+        watchdog: Tells whether the run was cancelled.
+        on_fallback: Called when the peer turns out to have no SFTP.
+        start: Starts a child with an environment.
     """
 
     def __init__(
@@ -78,12 +90,14 @@ class IsolatedTransport(Transport):
         retry: Retry,
         watchdog: Watchdog,
         on_fallback: Callable[[], object] | None = None,
+        start: Callable[[dict[str, str]], Child] = Child,
     ) -> None:
         self._route = route
         self._user = user
         self._limits = limits
         self._retry = retry
         self._watchdog = watchdog
+        self._start = start
         self._on_fallback = on_fallback or (lambda: None)
         self._settings = settings(route, limits, retry)
         self._capabilities = capabilities.expected(route.transport, by_command=route.by_command, guarded=route.guarded)
@@ -160,6 +174,8 @@ class IsolatedTransport(Transport):
         if said.get("no_sftp") is True:
             self._on_fallback()
         if error is not None:
+            if self._user is not None and isinstance(error, _ABOUT_THE_USER):
+                error.message += f" It is the local user {self._user.name!r} whose keys and configuration are used."
             raise error
         return said.get("value")
 
@@ -170,7 +186,7 @@ class IsolatedTransport(Transport):
             return self._child
         clock.left()
         environment = dict(os.environ) if self._user is None else self._user.environment()
-        child = self._child = Child(environment)
+        child = self._child = self._start(environment)
         said = {
             **self._settings,
             "user": None if self._user is None else dataclasses.asdict(self._user),

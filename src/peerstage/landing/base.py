@@ -29,6 +29,9 @@ class Ranges:
         self._starts: list[int] = []
         self._ends: list[int] = []
 
+    def __len__(self) -> int:
+        return len(self._starts)
+
     def add(self, start: int, end: int) -> int:
         """Add the bytes from *start* up to *end*; return how many of them are new."""
         starts, ends = self._starts, self._ends

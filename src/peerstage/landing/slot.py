@@ -90,7 +90,9 @@ class FileSlot(Slot):
         except OSError as exc:
             raise self._store.error(exc) from exc
         arriving = self._arrival()
+        before = len(arriving.ranges)
         arriving.received += arriving.ranges.add(offset, end)
+        self._store.count_pieces(len(arriving.ranges) - before)
         arriving.dirty += length
         if self._store.writeback and arriving.dirty >= durability.WRITEBACK_BYTES:
             durability.start_writeback(fd, 0, 0)
@@ -113,7 +115,7 @@ class FileSlot(Slot):
             self.fail(IncompleteFile(f"{on_disk} of {size} bytes are on the disk. Stage again."))
             return
         self._outcome = _COMPLETE
-        self._arriving = None
+        self._forget_ranges()
 
     def adopt(self, name: bytes | str, directory_fd: int) -> None:
         """Take the file *name* of another directory as what has come, whole."""
@@ -134,7 +136,7 @@ class FileSlot(Slot):
             self.close()
         with contextlib.suppress(OSError):
             os.unlink(self.place, dir_fd=self._store.fd)
-        self._arriving = None
+        self._forget_ranges()
 
     def close(self) -> None:
         """Close the descriptor; the next write opens another."""
@@ -142,6 +144,11 @@ class FileSlot(Slot):
         if arriving is not None and arriving.fd >= 0:
             fd, arriving.fd = arriving.fd, -1
             self._store.close(self, fd)
+
+    def _forget_ranges(self) -> None:
+        if self._arriving is not None:
+            self._store.count_pieces(-len(self._arriving.ranges))
+            self._arriving = None
 
     def _arrival(self) -> _Arriving:
         if self._arriving is None:

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from peerstage.errors import LandingError, StageError, escape
+from peerstage.errors import LandingError, ProtocolError, StageError, escape
 
 if sys.platform != "win32":
     import resource
@@ -20,6 +20,9 @@ _FLAGS = os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0
 
 #: Characters of reasons to keep for one directory.
 _REASONS_CHARS = 1 << 19
+
+#: Pieces in which the files on their way may lie here: far more than there are requests in flight.
+_MOST_PIECES = 1 << 16
 
 _ADVICE = {
     errno.ENOSPC: "Make room in the target, then stage again; the files that were there before are untouched.",
@@ -66,6 +69,7 @@ class Store:
         self.fd = fd
         self.writeback = writeback
         self.reasons = Reasons()
+        self._pieces = 0
         self._open: dict[FileSlot, None] = {}
         self._max_open = max(4, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 
@@ -77,6 +81,16 @@ class Store:
         fd = os.open(slot.place, flags, 0o600, dir_fd=self.fd)
         self._open[slot] = None
         return fd
+
+    def count_pieces(self, more: int) -> None:
+        """Take note that files on their way consist of so many more pieces; each takes memory.
+
+        Raises:
+            ProtocolError: There are too many.
+        """
+        self._pieces += more
+        if self._pieces > _MOST_PIECES:
+            raise ProtocolError(f"What comes is in more than {_MOST_PIECES} pieces with gaps between them.")
 
     def close(self, slot: FileSlot, fd: int) -> None:
         """Close *fd*, which was opened for *slot*."""

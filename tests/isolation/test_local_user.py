@@ -1,0 +1,324 @@
+"""`localUser` as a site uses it, with root's cron and that user's keys and configuration; and what can be wrong."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from isolation.conftest import Account
+from peerstage import RemotePeer, Retry
+from peerstage.errors import (
+    ConfigurationError,
+    LoginError,
+    NotAvailable,
+    StageError,
+    UnknownHostKey,
+)
+from peerstage.testing.contract import landed
+from support.children import children_apart
+from support.local_user import by_value, rcp_as
+from support.sshd import KillsSessions, Sshd
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+ROOT = Path(__file__).parents[2]
+
+
+def put(collect: Path) -> None:
+    (collect / "a").write_bytes(b"content of a")
+    (collect / "cback.collect").touch()
+
+
+@pytest.mark.parametrize("how", ["sftp", "scp", "guarded", "rcp"])
+def test_the_users_own_keys_configuration_and_known_hosts_serve(
+    sshd: Sshd, collect: Path, target: Path, public_path: Path, user: Account, how: str, own_home: Path
+) -> None:
+    """As a site's root cron has it: nothing in the call, all in that user's home, and nothing of root's is read."""
+    put(collect)
+    user.knows(sshd)
+    trap = own_home / ".ssh"
+    trap.mkdir()
+    (trap / "config").write_text("Host db1\n  Port 1\n")
+    working = user.give(public_path)
+    peer = RemotePeer("db1", str(collect), str(working), sshd.user, None, user.name)
+    if how == "rcp":
+        peer.rcpCommand = rcp_as(user.name, sshd, public_path)
+        peer.name = sshd.host
+    else:
+        peer.transport, peer.guarded = ("scp", True) if how == "guarded" else (how, False)
+    with peer:
+        assert peer.checkCollectIndicator()
+        assert not peer.checkCollectIndicator("missing")
+        assert peer.stagePeer(str(target)) == 2
+        peer.writeStageIndicator()
+        assert len(children_apart()) == 1, "one child serves all calls"
+    assert landed(target) == {b"a": b"content of a", b"cback.collect": b""}
+    found = (target / "a").stat()
+    assert (found.st_uid, found.st_gid) == (user.uid, user.gid), "the files are left to that user (PARITY 10)"
+    assert (collect / "cback.stage").exists()
+    assert peer.last_report is not None
+    assert peer.last_report.transport == ("scp" if how == "guarded" else how)
+    assert not list(working.glob("peerstage-*")), "nothing is left in the working directory"
+
+
+def test_one_login_serves_a_with_block_and_single_calls_each_for_themselves(
+    own_sshd: Callable[..., Sshd], collect: Path, target: Path, user: Account
+) -> None:
+    server = own_sshd()
+    put(collect)
+    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, None, user.name, ssh=by_value(server))
+    with peer:
+        assert peer.checkCollectIndicator()
+        assert peer.stagePeer(str(target)) == 2
+        peer.writeStageIndicator()
+    assert server.log.count("Accepted publickey for") == 1
+    assert peer.checkCollectIndicator()
+    assert pickle.loads(pickle.dumps(peer)).checkCollectIndicator()
+    assert server.log.count("Accepted publickey for") == 3
+
+
+def test_a_peer_without_sftp_is_remembered_across_children(
+    own_sshd: Callable[..., Sshd], collect: Path, target: Path, user: Account
+) -> None:
+    server = own_sshd(sftp="/bin/false")
+    put(collect)
+    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, None, user.name, ssh=by_value(server))
+    assert peer.checkCollectIndicator()
+    assert peer.stagePeer(str(target)) == 2
+    assert peer.last_report is not None
+    assert peer.last_report.transport == "scp"
+    assert server.log.count("subsystem") <= 2, "SFTP was asked for once"
+
+
+def test_a_lost_connection_is_made_anew_by_the_child_and_told(
+    own_sshd: Callable[..., Sshd], collect: Path, target: Path, user: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_sshd()
+    with (collect / "big").open("wb") as file:
+        for _ in range(256):
+            file.write(os.urandom(1 << 20))
+    kill_once = KillsSessions(server, after=32 << 20)
+    peer = RemotePeer(
+        server.host, str(collect), "/tmp", server.user, None, user.name,
+        ssh=by_value(server), on_progress=kill_once, retry=Retry(delay=0.05),
+    )  # fmt: skip
+    assert peer.stagePeer(str(target)) == 1
+    subprocess.run(["cmp", str(collect / "big"), str(target / "big")], check=True)
+    assert peer.last_report is not None
+    assert peer.last_report.retries == 1
+    assert peer.last_report.resumed_bytes >= 16 << 20
+    warned = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [record.name for record in warned] == ["peerstage.transport"]
+    assert "Attempt 2 of 3" in warned[0].getMessage()
+
+
+def test_the_agent_is_the_one_that_the_users_own_configuration_names(
+    sshd: Sshd, collect: Path, user: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(collect)
+    sock = user.home / "agent.sock"
+    become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
+    agent = subprocess.Popen([*become, "ssh-agent", "-D", "-a", str(sock)], stdout=subprocess.DEVNULL)
+    try:
+        while not sock.exists():
+            assert agent.poll() is None
+        user.knows(sshd)
+        key = user.home / ".ssh" / "id_ed25519"
+        subprocess.run([*become, "env", f"SSH_AUTH_SOCK={sock}", "ssh-add", "-q", str(key)], check=True)
+        key.unlink()
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(sock))
+        peer = RemotePeer("db1", str(collect), "/tmp", sshd.user, None, user.name)
+        with pytest.raises(LoginError, match="nothing to try"):
+            peer.writeStageIndicator()  # the agent of root's environment is not the user's
+        user.knows(sshd, IdentityAgent=str(sock))
+        key.unlink()
+        peer.writeStageIndicator()
+    finally:
+        agent.terminate()
+        agent.wait()
+        sock.unlink(missing_ok=True)
+    assert (collect / "cback.stage").exists()
+
+
+# What can be wrong.
+
+
+def refuses(
+    peer: RemotePeer, target: Path, kind: type[StageError], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (target / "old").write_bytes(b"old")
+    with pytest.raises(kind, match=words) as caught:
+        peer.stagePeer(str(target))
+    assert str(caught.value).isprintable()
+    assert peer.name in str(caught.value)
+    assert landed(target) == {b"old": b"old"}
+    caplog.clear()
+    assert not peer.checkCollectIndicator()
+    assert [record.levelno for record in caplog.records if record.name == "peerstage.peer"] == [logging.ERROR]
+    with pytest.raises(kind, match=words):
+        peer.writeStageIndicator()
+
+
+def test_a_user_that_is_not_there_or_has_roots_id_is_named(
+    target: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = RemotePeer("db1", "/collect", "/tmp", "backup", None, "no_such_user")
+    refuses(peer, target, ConfigurationError, "no local user 'no_such_user'", caplog)
+    monkeypatch.setattr("pwd.getpwnam", lambda name: os_entry(name))
+    peer.localUser = "toor"
+    refuses(peer, target, ConfigurationError, "root's own id", caplog)
+
+
+def os_entry(name: str) -> object:
+    import pwd
+
+    return pwd.struct_passwd((name, "x", 0, 0, "", "/root", "/bin/sh"))
+
+
+def test_only_root_can_copy_as_another_user(target: Path, user: Account, collect: Path) -> None:
+    script = (
+        "import sys; from peerstage import RemotePeer\n"
+        "peer = RemotePeer('db1', '/collect', '/tmp', 'backup', None, 'games')\n"
+        "try: peer.stagePeer('/tmp')\n"
+        "except OSError as exc: print(type(exc).__name__, exc)\n"
+    )
+    code = f"import os, sys; sys.path[:0] = {sys.path!r}; import peerstage.peer.remote, encodings.ascii\n"
+    drop = f"os.setgroups([]); os.setgid({user.gid}); os.setuid({user.uid})\n"
+    done = subprocess.run([sys.executable, "-c", code + drop + script], capture_output=True, text=True)
+    assert done.stdout == "NotAvailable db1: Only root can remote copy as another user.\n", done.stderr
+
+
+def test_a_user_without_shell_home_and_keys_is_told_what_was_tried(
+    sshd: Sshd, collect: Path, target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(collect)
+    options = sshd.options(identity=None, known_hosts=sshd.known_hosts.read_bytes())
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, "nobody", ssh=options)
+    refuses(peer, target, LoginError, "nothing to try", caplog)
+    peer.ssh = by_value(sshd)
+    assert peer.stagePeer(str(target)) == 2, "no shell and no home are needed"
+
+
+def test_a_key_that_the_user_can_not_read_is_not_read_for_them(
+    sshd: Sshd, collect: Path, target: Path, user: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(collect)
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name)
+    peer.ssh = by_value(sshd, pkey=None, identity=str(sshd.identity))
+    refuses(peer, target, LoginError, "Permission denied", caplog)
+    peer.ssh = by_value(sshd, known_hosts=str(sshd.known_hosts))
+    refuses(peer, target, UnknownHostKey, f"local user '{user.name}'", caplog)
+    user.knows(sshd)
+    (user.home / ".ssh" / "id_ed25519").chmod(0o644)
+    peer.name, peer.ssh = "db1", RemotePeer("x", None, None, "y").ssh
+    refuses(peer, target, LoginError, "others can read it", caplog)
+
+
+def test_a_working_directory_that_the_user_can_not_write_is_an_error_of_the_local_side(
+    sshd: Sshd, collect: Path, public_path: Path, user: Account
+) -> None:
+    put(collect)
+    command = rcp_as(user.name, sshd, public_path)
+    peer = RemotePeer(sshd.host, str(collect), "/root", sshd.user, command, user.name)
+    assert not peer.checkCollectIndicator()
+    with pytest.raises(StageError, match="working directory can not be used: Permission denied"):
+        peer.writeStageIndicator()
+    peer.workingDir = None
+    with pytest.raises(ValueError, match="working directory"):
+        peer.writeStageIndicator()
+
+
+# Where it runs.
+
+
+def test_it_works_in_daemonic_processes_as_worker_pools_have_them(
+    sshd: Sshd, collect: Path, target: Path, user: Account
+) -> None:
+    put(collect)
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=by_value(sshd))
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    worker = context.Process(target=stage_in_worker, args=(peer, str(target), queue), daemon=True)
+    worker.start()
+    assert queue.get() == 2
+    worker.join()
+    worker.close()
+    queue.close()
+    assert landed(target) == {b"a": b"content of a", b"cback.collect": b""}
+
+
+def stage_in_worker(peer: RemotePeer, target: str, queue: multiprocessing.SimpleQueue[int | str]) -> None:
+    assert multiprocessing.current_process().daemon
+    try:
+        queue.put(peer.stagePeer(target))
+    except BaseException as exc:
+        queue.put(repr(exc))
+
+
+def test_a_package_that_the_user_can_not_read_is_no_hindrance(
+    sshd: Sshd, collect: Path, target: Path, user: Account, tmp_path: Path
+) -> None:
+    """Everything, paramiko and the standard library included, lies where only root may go; all that is said works."""
+    put(collect)
+    user.knows(sshd)
+    closed = tmp_path / "closed"
+    shutil.copytree(ROOT / "src", closed / "src")
+    closed.chmod(0o700)
+    script = (
+        f"import sys; sys.path[:0] = [{str(closed / 'src')!r}]\n"
+        "import peerstage; assert 'closed' in peerstage.__file__\n"
+        "from peerstage import RemotePeer\n"
+        "for way in ('sftp', 'scp'):\n"
+        f"    peer = RemotePeer('db1', {str(collect)!r}, '/tmp', {sshd.user!r}, None, {user.name!r}, transport=way)\n"
+        "    with peer:\n"
+        f"        print(peer.checkCollectIndicator(), peer.stagePeer({str(target)!r}))\n"
+        "        peer.writeStageIndicator()\n"
+        f"peer = RemotePeer('db1', {str(collect)!r}, '/tmp', 'nobody_there', None, {user.name!r})\n"
+        "try: peer.writeStageIndicator()\n"
+        "except OSError as exc: print(type(exc).__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split("\n")[0] == "True 2", done.stderr
+    assert done.stdout.split("\n")[-2] == "LoginError", done.stderr
+    for path in (closed, Path(sys.executable).resolve().parent):
+        shown = subprocess.run(
+            ["setpriv", f"--reuid={user.uid}", "--clear-groups", "ls", str(path)], capture_output=True, text=True
+        )
+        assert path != closed or "Permission denied" in shown.stderr
+
+
+def test_a_fork_of_the_caller_does_not_use_the_callers_child(
+    sshd: Sshd, collect: Path, target: Path, user: Account
+) -> None:
+    put(collect)
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=by_value(sshd))
+    with peer:
+        assert peer.checkCollectIndicator()
+        (child,) = children_apart()
+        forked = os.fork()
+        if forked == 0:
+            code = 1
+            try:
+                peer.writeStageIndicator()
+            except StageError as exc:
+                code = 0 if "fork" in str(exc) else 2
+            finally:
+                peer.__exit__(None, None, None)
+                os._exit(code)
+        assert os.waitpid(forked, 0)[1] == 0
+        assert children_apart() == [child]
+        assert peer.checkCollectIndicator(), "it still serves the one who started it"
+    assert not (collect / "cback.stage").exists()
+
+
+def test_not_available_is_the_kind_of_error_that_parity_asks_for() -> None:
+    assert issubclass(NotAvailable, OSError)

@@ -1,0 +1,352 @@
+"""Other users of the machine while root stages: who swaps links, who may write to the target, who holds files open."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from isolation.conftest import Account
+from peerstage import Limits, RemotePeer
+from peerstage.errors import IncompleteStage, LandingError, LimitExceeded, StageError
+from peerstage.landing import DirectoryLanding
+from peerstage.records import Entry, Ownership
+from peerstage.testing.contract import landed
+from support.children import children_apart
+from support.local_user import by_value
+from support.sshd import Sshd
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+#: Swaps what it finds in the directory for links to a file of root's, and back, as fast as it can.
+SWAPS = """
+import os, sys
+place, precious = sys.argv[1:]
+os.chdir(place)
+os.mkdir("mine")
+print("ready", flush=True)
+turn = 0
+while True:
+    turn += 1
+    for name in os.listdir("."):
+        if name == "mine":
+            continue
+        try:
+            os.rename(name, f"mine/{name}-{turn}")
+            if turn % 3 == 0:
+                os.symlink(precious, name)
+            elif turn % 3 == 1:
+                os.mkdir(name)
+                os.symlink(precious, f"{name}/0")
+            else:
+                os.rename(f"mine/{name}-{turn}", name)
+        except OSError:
+            pass
+"""
+
+
+def run_as(user: Account, command: list[str]) -> subprocess.Popen[bytes]:
+    become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
+    return subprocess.Popen([*become, *command], stdout=subprocess.PIPE, cwd="/")
+
+
+def python() -> str:
+    """A Python that every user can run."""
+    for path in ("/usr/bin/python3", "/usr/local/bin/python3"):
+        if os.path.exists(path) and "/root/" not in os.path.realpath(path):
+            return path
+    raise RuntimeError("These tests need a Python that every user can run: install Debian's package python3.")
+
+
+@pytest.fixture
+def swapping(public_path: Path, user: Account) -> Iterator[tuple[Path, Path]]:
+    """A target that belongs to a user who swaps links in it all the time, and a file that must not be reached."""
+    target, precious = public_path / "target", public_path / "precious"
+    target.mkdir()
+    user.give(target)
+    precious.write_bytes(b"precious")
+    precious.chmod(0o600)
+    swaps = run_as(user, [python(), "-c", SWAPS, str(target), str(precious)])
+    assert swaps.stdout is not None
+    assert swaps.stdout.readline() == b"ready\n"
+    try:
+        yield target, precious
+    finally:
+        swaps.kill()
+        swaps.wait()
+        swaps.stdout.close()
+
+
+def is_untouched(precious: Path) -> bool:
+    found = precious.lstat()
+    return (precious.read_bytes(), found.st_uid, found.st_nlink, stat.S_IMODE(found.st_mode)) == (
+        b"precious", 0, 1, 0o600,
+    )  # fmt: skip
+
+
+def test_links_that_are_swapped_while_root_gives_files_away_lead_nowhere(
+    swapping: tuple[Path, Path], user: Account
+) -> None:
+    target, precious = swapping
+    until = time.monotonic() + 8
+    outcomes: dict[str, int] = {}
+    while time.monotonic() < until:
+        try:
+            with DirectoryLanding(str(target), ownership=Ownership(user.uid, user.gid), permissions=0o644) as landing:
+                for number in range(20):
+                    slot = landing.open(Entry(b"%d" % number, 4))
+                    slot.write(0, [b"data"])
+                    slot.finish()
+                landing.commit()
+            outcome = "published"
+        except StageError as exc:
+            outcome = type(exc).__name__
+            assert str(exc).isprintable()
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        assert is_untouched(precious), outcomes
+    assert outcomes.get("published", 0) > 0, outcomes
+
+
+def test_a_whole_run_as_that_user_harms_nothing_either(
+    swapping: tuple[Path, Path], user: Account, sshd: Sshd, collect: Path
+) -> None:
+    target, precious = swapping
+    for number in range(50):
+        (collect / f"{number}").write_bytes(b"data")
+    for _ in range(5):
+        peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=by_value(sshd))
+        try:
+            peer.stagePeer(str(target))
+        except StageError as exc:
+            assert isinstance(exc, (LandingError, IncompleteStage))
+        assert is_untouched(precious)
+
+
+def test_a_private_directory_that_was_exchanged_is_refused_and_not_emptied(
+    public_path: Path, user: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, theirs = public_path / "target", public_path / "theirs"
+    target.mkdir()
+    theirs.mkdir()
+    (theirs / "file").touch()
+    real = os.mkdir
+
+    for foreign in (True, False):
+        os.chown(theirs, *((user.uid, user.gid) if foreign else (0, 0)))
+
+        def exchange(path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+            real(path, mode, dir_fd=dir_fd)
+            os.rename(path, public_path / path, src_dir_fd=dir_fd)
+            os.rename(theirs, path, dst_dir_fd=dir_fd)
+
+        monkeypatch.setattr(os, "mkdir", exchange)
+        with pytest.raises(LandingError, match="Another user exchanges"), DirectoryLanding(str(target)):
+            raise AssertionError("It went on.")
+        monkeypatch.undo()
+        (left,) = target.iterdir()
+        assert (left / "file").exists()
+        os.rename(left, theirs)
+        (theirs / "lock").unlink(missing_ok=True)
+
+
+# What a command of that user's leaves in the directory that it is given.
+
+
+class Command:
+    """A shell script of the local user's in the place of an rcp-like command; the directory is ``.``."""
+
+    def __init__(self, place: Path, user: Account) -> None:
+        self._path = place / "rcp"
+        self._user = user
+
+    def peer(self, script: str, **options: object) -> RemotePeer:
+        self._path.write_text(f"{script}\n")
+        options.setdefault("limits", Limits(stall_timeout=2, deadline=20))
+        line = f"/bin/sh {self._path}"
+        return RemotePeer("db1", "/collect", "/tmp", "backup", line, self._user.name, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def command(public_path: Path, user: Account) -> Command:
+    return Command(public_path, user)
+
+
+@pytest.fixture(params=["left to the user", "given away"])
+def owner(request: pytest.FixtureRequest, user: Account) -> Ownership | None:
+    """Whose the files will be: the two ways in which files are taken."""
+    return None if request.param == "left to the user" else Ownership(12345, 54321)
+
+
+def test_what_the_command_brings_is_staged(
+    command: Command, target: Path, user: Account, owner: Ownership | None
+) -> None:
+    peer = command.peer(
+        "echo one >one; : >'with space'; chmod 4777 one; chmod 600 'with space'; head -c 9000000 /dev/urandom >big"
+    )
+    assert peer.stagePeer(str(target), owner) == 3
+    assert (target / "one").read_bytes() == b"one\n"
+    for name, mode in (("one", 0o755), ("with space", 0o600)):
+        found = (target / name).stat()
+        assert (found.st_uid, found.st_gid) == (owner or (user.uid, user.gid))
+        assert stat.S_IMODE(found.st_mode) == mode
+    assert peer.last_report is not None
+    assert (peer.last_report.transport, peer.last_report.bytes) == ("rcp", 9_000_004)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "ln -s /etc/shadow bad",
+        "ln -s nowhere bad",
+        "ln -s /dev/zero bad",
+        "mkdir -p bad/deep && echo x >bad/deep/file",
+        "mkfifo bad",
+        "echo x >bad && ln bad other-name",
+        "mkdir bad && chmod 0 bad",
+    ],
+)
+def test_what_is_no_file_of_its_own_is_refused_and_the_others_stay(
+    command: Command, target: Path, left: str, owner: Ownership | None
+) -> None:
+    with pytest.raises(IncompleteStage) as caught:
+        command.peer(f"echo good >good; {left}").stagePeer(str(target), owner)
+    assert caught.value.report is not None
+    assert "bad" in [one.name for one in caught.value.report.refused]
+    assert landed(target) == {b"good": b"good\n"}
+
+
+def test_a_file_of_roots_that_was_linked_in_is_not_published(command: Command, target: Path, public_path: Path) -> None:
+    """Where the system lets users link what is not theirs (fs.protected_hardlinks=0), root must not fall for it."""
+    setting = Path("/proc/sys/fs/protected_hardlinks")
+    before = setting.read_text()
+    precious = public_path / "precious"
+    precious.write_bytes(b"precious")
+    precious.chmod(0o600)
+    try:
+        setting.write_text("0")
+        with pytest.raises(StageError):
+            command.peer(f"ln {precious} bad && echo a >a").stagePeer(str(target))
+    finally:
+        setting.write_text(before)
+    assert b"bad" not in landed(target)
+    assert is_untouched(precious)
+
+
+HOLDS_OPEN = """
+import os, sys, time
+fd = os.open("held", os.O_RDWR | os.O_CREAT, 0o644)
+os.write(fd, b"good")
+if os.fork() == 0:
+    os.setsid()
+    for number in range(600):
+        os.pwrite(fd, b"evil", 0)
+        time.sleep(0.02)
+    os._exit(0)
+"""
+
+
+def test_who_still_holds_a_file_open_can_not_change_what_was_given_to_another(
+    command: Command, target: Path, public_path: Path
+) -> None:
+    script = public_path / "holds.py"
+    script.write_text(HOLDS_OPEN)
+    peer = command.peer(f"{python()} {script}")
+    started = time.monotonic()
+    try:
+        peer.stagePeer(str(target), Ownership(12345, 54321))
+    except IncompleteStage as exc:  # it was caught at it
+        assert "changed while it was taken" in str(exc)
+    else:
+        first = (target / "held").read_bytes()
+        time.sleep(0.2)
+        assert (target / "held").read_bytes() == first
+        assert (target / "held").stat().st_nlink == 1
+    assert time.monotonic() - started < 15
+    subprocess.run(["pkill", "-9", "-U", str(os.stat(script).st_uid or 0), "-f", str(script)], check=False)
+
+
+def test_a_workspace_that_is_filled_as_fast_as_it_is_emptied_is_gone_all_the_same(
+    command: Command, target: Path, public_path: Path, user: Account
+) -> None:
+    fills = public_path / "fills.py"
+    fills.write_text(
+        "import os, time\n"
+        "open('good', 'w').close()\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    until, n = time.time() + 10, 0\n"
+        "    while time.time() < until:\n"
+        "        n += 1\n"
+        "        try:\n"
+        "            os.mkdir(f'd{n}'); os.chdir(f'd{n}'); open('f', 'w').close()\n"
+        "        except OSError: pass\n"
+        "    os._exit(0)\n"
+    )
+    started = time.monotonic()
+    try:
+        command.peer(f"{python()} {fills}").stagePeer(str(target), Ownership(12345, 54321))
+    except StageError as exc:
+        assert str(exc).isprintable()
+    assert time.monotonic() - started < 10
+    assert [path.name for path in target.iterdir() if path.name != "good"] == []
+
+
+@pytest.mark.parametrize("script", ["exec sleep 1000", "sleep 1000 & wait", "trap '' TERM; while :; do sleep 1; done"])
+def test_a_command_that_hangs_is_killed_with_its_children(command: Command, target: Path, script: str) -> None:
+    with pytest.raises(LimitExceeded, match="stall_timeout"):
+        command.peer(script).stagePeer(str(target))
+    assert landed(target) == {}
+    assert processes_with("PEERSTAGE_CHILD=") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_child_that_is_killed_or_stopped_takes_its_command_with_it(
+    command: Command, target: Path, public_path: Path, user: Account, number: int
+) -> None:
+    """The command is in a session of its own, where its child's group does not reach."""
+    begun = public_path / "begun"
+    begun.touch()
+    user.give(begun)
+    peer = command.peer(f"echo yes >{begun}; sleep 1000 & sleep 1000", limits=Limits(deadline=3))
+    pids: list[int] = []
+
+    def disturb() -> None:
+        while not begun.read_text():
+            time.sleep(0.02)
+        pids.extend(processes_with("PEERSTAGE_CHILD="))
+        for pid in children_apart():
+            os.kill(pid, number)
+
+    import threading
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    with pytest.raises(StageError, match="killed by signal 9|does not say why"):
+        peer.stagePeer(str(target))
+    thread.join()
+    assert len(pids) >= 3
+    assert processes_with("PEERSTAGE_CHILD=") == []
+    assert landed(target) == {}
+
+
+def processes_with(words: str) -> list[int]:
+    """Return the processes in whose environment *words* stand, but for zombies."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and words.encode() in Path(f"/proc/{name}/environ").read_bytes():
+                found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+Taker = Callable[[], None]
+assert sys.executable

@@ -1,0 +1,32 @@
+"""The children that do the work apart, as /proc shows them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def children_apart() -> list[int]:
+    """Return the process ids of those that this process has started."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if not path.name.isdigit():
+            continue
+        try:
+            status, command = (path / "status").read_text(), (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"PPid:\t{os.getpid()}\n" in status and b"isolation/start.py" in command:
+            found.append(int(path.name))
+    return found
+
+
+def status_of(pid: int) -> dict[str, list[str]]:
+    """Return what /proc/PID/status says, a list of words for each of its lines."""
+    lines = (line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {name: words.split() for name, words in lines}
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie that nobody has reaped is not gone."""
+    return not Path(f"/proc/{pid}").exists()
