@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import select
 import signal
 
 #: The variable; its value is told to nobody but the child.
 MARK = "PEERSTAGE_CHILD"
 
+#: Milliseconds that a killed process gets to be gone.
+_DYING = 200
 #: How often the processes are looked through, should they start others meanwhile.
 _ROUNDS = 5
 
@@ -23,19 +26,19 @@ def new_mark() -> str:
     return secrets.token_hex(16)
 
 
-def kill_marked(mark: str) -> None:
-    """Kill every process whose environment holds *mark*."""
+def kill_marked(mark: str, but: int = 0) -> None:
+    """Kill every process whose environment holds *mark*, but for process *but*."""
     wanted = f"{MARK}={mark}".encode()
     if not hasattr(os, "pidfd_open"):
         return
     for _ in range(_ROUNDS):
-        if not sum(_kill(int(name), wanted) for name in _numbers()):
+        if not sum(_kill(number, wanted) for number in _numbers() if number != but):
             return
 
 
-def _numbers() -> list[str]:
+def _numbers() -> list[int]:
     try:
-        return [name for name in os.listdir("/proc") if name.isdigit()]
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
         return []
 
@@ -51,6 +54,9 @@ def _kill(pid: int, wanted: bytes) -> bool:
             if wanted not in file.read(1 << 20).split(b"\0"):
                 return False
         signal.pidfd_send_signal(fd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll(_DYING)
     except OSError:
         return False
     finally:

@@ -165,6 +165,10 @@ class Child:
             "Nothing was published; run again."
         )
 
+    def end_its_own(self) -> None:
+        """End what it has started and that has left its group, and leave itself alone."""
+        kill_marked(self._mark, self.pid)
+
     def end(self, *, politely: bool, found: bool) -> None:
         """End it and everything it has started; nothing of it is left when this returns. Ending again is allowed.
 

@@ -116,13 +116,15 @@ class IsolatedTransport(Transport):
             return
         place = landing.hand_over(self._owner())
         clock = _Clock(self._limits, self._watchdog, lambda: size_of(place, self._limits.entries))
-        receiver = Receiver(
-            landing,
-            self._limits,
-            directory=directory,
-            adopt=lambda name: landing.adopt(name, clock.left),
-        )
-        self._run(job, receiver, clock, place)
+        begun: list[bytes] = []
+
+        def adopt(name: bytes) -> None:
+            if self._child is not None and not begun:
+                self._child.end_its_own()  # whoever is still there might change what is taken
+            begun.append(name)
+            landing.adopt(name, clock.left)
+
+        self._run(job, Receiver(landing, self._limits, directory=directory, adopt=adopt), clock, place)
 
     def exists(self, path: bytes) -> bool:
         return bool(self._run({"operation": "exists", "path": text_of(path)}, Receiver(None, self._limits)))

@@ -24,6 +24,9 @@ LOCK = "lock"
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _LOCK_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
+#: Directories that are cleared away in one go, each inside another or not; what is left is the next sweep's.
+_MOST_DIRECTORIES = 20_000
+
 log = logging.getLogger("peerstage.landing")
 
 
@@ -173,7 +176,11 @@ def empty_directory(fd: int) -> None:
 
     What lies in a sub-directory is moved up first, so that no depth takes descriptors or stack.
     """
+    seen = 0
     while directories := _unlink_files(fd):
+        seen += len(directories)
+        if seen > _MOST_DIRECTORIES:
+            raise OSError(errno.EBUSY, "it holds directories without end, or somebody keeps filling it")
         for name in directories:
             _flatten(fd, name)
     with contextlib.suppress(FileNotFoundError):
