@@ -156,6 +156,18 @@ def test_a_command_runs_where_the_login_may_run_any(way: Way, served: BenchPeer)
         remote.executeRemoteCommand("touch /srv/collect/ran || touch /tmp/ran")
 
 
+@pytest.mark.kind("limited")
+@pytest.mark.parametrize("transport", ["sftp", "scp"])
+def test_one_channel_at_a_time_is_enough_for_commands_between_files(bench: Bench, transport: str, target: Path) -> None:
+    peer = bench.peer("limited")
+    peer.container.fill(Files(a=b"a", **{"cback.collect": b""}))
+    with peer.remote(transport) as remote:
+        for _ in range(2):
+            assert remote.checkCollectIndicator()
+            remote.executeRemoteCommand("true")
+            assert remote.stagePeer(str(target)) == 2
+
+
 @pytest.mark.kind("guard")
 def test_a_guard_that_was_not_announced_is_reached_all_the_same(bench: Bench, target: Path) -> None:
     peer = bench.peer("guard")

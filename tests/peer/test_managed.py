@@ -14,6 +14,7 @@ import pytest
 from peerstage import Limits, LocalPeer, RemotePeer, Retry
 from peerstage.errors import Cancelled, ConnectError, ConnectionLost, LimitExceeded, NotAvailable, RemoteError
 from peerstage.testing.contract import landed
+from support.local_user import LOCAL_USER, apart
 from support.programs import program
 from support.sshd import Sshd
 
@@ -325,3 +326,29 @@ def test_a_stage_after_a_command_has_its_own_deadline(over_session: MakesPeer, c
         peer.executeRemoteCommand("sleep 3")
         assert peer.stagePeer(str(target)) == 1
     assert landed(target) == {b"a": b"a"}
+
+
+# As another local user (the tests run as root).
+
+
+def test_an_rsh_command_runs_as_the_local_user(public_path: Path) -> None:
+    rsh = public_path / "rsh"
+    rsh.write_text('#!/bin/sh\necho "$(id -un) $HOME $1"; exit 3\n')
+    rsh.chmod(0o755)
+    peer = RemotePeer("db1", remoteUser="backup", rshCommand=str(rsh), localUser=LOCAL_USER)
+    with pytest.raises(RemoteError, match=rf"status 3, saying '{LOCAL_USER} \S+ backup@db1'"):
+        peer.executeManagedAction("collect", False)
+
+
+def test_a_session_of_the_local_user_runs_commands_and_stages(
+    sshd: Sshd, collect: Path, target: Path, cback: Path, public_path: Path
+) -> None:
+    (collect / "a").write_bytes(b"a")
+    way = apart("sftp", sshd, public_path)
+    with RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, cbackCommand=str(cback), **way) as peer:
+        peer.executeManagedAction("collect", True)
+        assert peer.stagePeer(str(target)) == 1
+        with pytest.raises(RemoteError, match="status 7"):
+            peer.executeRemoteCommand("exit 7")
+        peer.executeRemoteCommand("true")
+    assert argv(cback) == [f"{cback} --full collect"]

@@ -32,7 +32,7 @@ from peerstage.transport.choose import assemble
 from peerstage.transport.retry import Retry
 
 #: Rooms that no child has a use for.
-_ELSEWHERE = frozenset({"__main__", "cli", "fleet", "peer", "testing", "util"})
+_ELSEWHERE = frozenset({"__main__", "cback3", "cli", "fleet", "peer", "testing", "util"})
 #: What is only imported, or only looked up, when it is needed: by then this user may not be able to read it.
 _LATER = (
     "paramiko",

@@ -11,6 +11,7 @@ import pytest
 from peerstage import Limits, RemotePeer, Retry, SSHOptions
 from peerstage.errors import LimitExceeded, StageError
 from peerstage.testing.contract import landed
+from support.local_user import apart, by_value
 from support.programs import sftp_server
 from support.sshd import Sshd
 
@@ -110,3 +111,15 @@ def test_whatever_is_not_sftp_is_refused_before_connecting(others: dict[str, obj
     for call in (lambda: peer.stagePeer(str(target)), peer.checkCollectIndicator, peer.writeStageIndicator):
         with pytest.raises(ValueError, match=r"elevate=.* means SFTP"):
             call()
+
+
+def test_a_child_of_another_local_user_elevates_too(sshd: Sshd, collect: Path, target: Path, public_path: Path) -> None:
+    (collect / "a").write_bytes(b"a")
+    for command, words in ((f"exec {sftp_server()}", None), ("echo Password:; cat >/dev/null", "saying 'Password:'")):
+        way = {**apart("sftp", sshd, public_path), "ssh": by_value(sshd, elevate=command)}
+        peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, **way)
+        if words is None:
+            assert peer.stagePeer(str(target)) == 1
+        else:
+            with pytest.raises(StageError, match=words):
+                peer.stagePeer(str(target))

@@ -147,6 +147,10 @@ class SFTPClient:
         """Bytes received so far, file data and all."""
         return self._reader.received
 
+    def close(self) -> None:
+        """End the conversation. Ending again is allowed."""
+        self._stream.close()
+
     # One request at a time.
 
     def call(self, kind: int, body: bytes) -> Reply:

@@ -67,6 +67,9 @@ class SFTPTransport(Transport):
         client.done(wire.CLOSE, wire.string(handle), path)
 
     def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
+        client, self._client = self._client, None
+        if client is not None:  # a peer may allow one channel at a time (MaxSessions); the next operation opens another
+            client.close()
         return execute_over(self._session, command, said, self._limits, self._watchdog)
 
     def start(self) -> None:
