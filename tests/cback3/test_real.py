@@ -5,7 +5,6 @@ As root for a backup user, in cron's environment, it is run in a container: test
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +12,12 @@ from pathlib import Path
 import pytest
 
 from cback3.conftest import Site
-from peerstage import cback3
 from support.programs import rcp_command
+from support.site import FIVE_LINES, TAKES_AWAY
 
 pytestmark = pytest.mark.cback3
 
 PROGRAM = Path(sys.executable).with_name("cback3")
-
-#: The five lines that a site adds, and the one that takes them away, as the module gives them.
-FIVE, ONE = (block.strip() for block in re.findall(r"::\n\n((?:    .*\n)+)", cback3.__doc__ or ""))
 
 
 def configure(site: Site, collect: Path, here: Path, *, ours: bool) -> None:
@@ -34,7 +30,7 @@ def configure(site: Site, collect: Path, here: Path, *, ours: bool) -> None:
         f"<peer><name>here</name><type>local</type><collect_dir>{here}</collect_dir></peer>\n"
         f"<peer><name>{site.server.host}</name><type>remote</type><collect_dir>{collect}</collect_dir></peer>\n"
         "<peer><name>down.invalid</name><type>remote</type><collect_dir>/c</collect_dir></peer>\n"
-        f"</stage>\n{FIVE if ours else ''}\n</cb_config>\n"
+        f"</stage>\n{FIVE_LINES if ours else ''}\n</cb_config>\n"
     )
 
 
@@ -75,12 +71,12 @@ def test_a_run_leaves_the_same_tree_and_says_the_same_of_who_was_not_ready(site:
 
 
 def test_named_stage_it_takes_the_place_of_the_built_in_action(site: Site, tmp_path: Path) -> None:
-    assert FIVE.count("\n") == 4
-    assert ONE.count("\n") == 0
+    assert FIVE_LINES.count("\n") == 4
+    assert TAKES_AWAY.count("\n") == 0
     configure(site, tmp_path, tmp_path, ours=True)
     site.settings.write_text("[stage]\nnonsense = 1\n")
     done = run(site)
     assert done.returncode == 6
     assert "Line 2: there is no 'nonsense' here" in done.stdout + done.stderr
-    subprocess.run(ONE.replace("/etc/cback3.conf", str(site.config_path)), shell=True, check=True)
+    subprocess.run(TAKES_AWAY.replace("/etc/cback3.conf", str(site.config_path)), shell=True, check=True)
     assert run(site).returncode == 0

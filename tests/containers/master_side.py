@@ -14,19 +14,12 @@ from typing import NamedTuple
 
 from client_side import wheels_for
 
-from peerstage import cback3
 from support.containers import USER, Bench, Container, docker
+from support.site import BIN, FIVE_LINES
 
-BIN = "/opt/peerstage/bin"
 STAGING = "/srv/staging"
 CONFIG = "/etc/cback3.conf"
 LOG = "/var/log/cback3.log"
-
-#: What a site adds to its configuration, and what takes it away again, as the module itself says it.
-EXTENSION, TAKES_AWAY = (
-    block.strip("\n").replace("\n    ", "\n").strip()
-    for block in re.findall(r"::\n\n((?:    .*\n)+)", cback3.__doc__ or "")
-)
 
 #: What cron gives a job of root's (crontab(5)), and nothing else.
 CRON = ("env", "-i", "HOME=/root", "LOGNAME=root", "SHELL=/bin/sh", "PATH=/usr/bin:/bin", "/bin/sh", "-c")
@@ -109,7 +102,7 @@ class Master:
         more: str = "",
     ) -> None:
         """Write cback3's configuration, and if it is ours the extension and our own file."""
-        extension = f"{EXTENSION}\n" if ours else ""
+        extension = f"{FIVE_LINES}\n" if ours else ""
         self.write(
             CONFIG,
             "<?xml version='1.0'?>\n<cb_config>\n  <options>\n"

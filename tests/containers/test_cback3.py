@@ -13,28 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from master_side import BIN, CONFIG, EXTENSION, STAGING, TAKES_AWAY, Found, Master, PeerEntry, Ran, tree_of
+from master_side import CONFIG, STAGING, Found, Master, PeerEntry, Ran, tree_of
 
 from support.containers import COLLECT, UID, Bench, Container, Files
+from support.site import BIN, CRONTAB, FIVE_LINES, SCRIPT, TAKES_AWAY
 
 pytestmark = pytest.mark.kind("master", "openssh92", "openssh100", "scp-only", "guard")
 
-#: The crontab's line, as README gives it.
-LINE = f"{BIN}/cback3 stage"
-
-#: The same without cback3, for one peer, as README gives it.
-SCRIPT = """\
-import os, time
-from peerstage import RemotePeer, sweep, util
-
-target = time.strftime("/srv/staging/%Y/%m/%d/openssh92")
-os.makedirs(target, exist_ok=True)
-sweep("/srv/staging")
-with RemotePeer("openssh92", "/srv/collect", "/tmp", "backup", localUser="backup") as peer:
-    if peer.checkCollectIndicator():
-        peer.stagePeer(target, util.getUidGid("backup", "backup"))
-        peer.writeStageIndicator()
-"""
+#: What cron runs: the crontab's line behind its five fields.
+LINE = CRONTAB.split(maxsplit=5)[5]
 
 PEERS = ("openssh92", "openssh100", "scp-only", "guard")
 ALIASES = "".join(
@@ -209,7 +196,7 @@ def test_cback3_all_stages_through_us_after_it_has_collected(master: Master, ben
 
 def test_a_script_of_ten_lines_stages_twice_too(master: Master, bench: Bench) -> None:
     assert SCRIPT.count("\n") == 10
-    master.write("/usr/local/sbin/stage-openssh92", f"#!{BIN}/python\n{SCRIPT}", 0o755)
+    master.write("/usr/local/sbin/stage-openssh92", f"#!{BIN}/python\n{SCRIPT.replace('db1', 'openssh92')}", 0o755)
     for number in (b"1", b"2"):
         bench.container("openssh92").fill(Files(a=number, **{"cback.collect": b""}), fresh=True)
         ran = master.cron("/usr/local/sbin/stage-openssh92")
@@ -280,8 +267,8 @@ def test_a_mistake_in_our_file_is_one_line_of_the_screen_and_nothing_is_staged(m
 def test_one_line_takes_it_away_again(master: Master, bench: Bench) -> None:
     master.configure([PeerEntry("openssh92")], ours=False)
     before = master.sh(f"cat {CONFIG}")
-    master.sh(f"cat >/tmp/five; sed -i '/<\\/stage>/r /tmp/five' {CONFIG}", f"{EXTENSION}\n".encode())
-    assert EXTENSION.count("\n") == 4
+    master.sh(f"cat >/tmp/five; sed -i '/<\\/stage>/r /tmp/five' {CONFIG}", f"{FIVE_LINES}\n".encode())
+    assert FIVE_LINES.count("\n") == 4
     assert master.sh(f"cat {CONFIG}") != before
     bench.container("openssh92").fill(Files(a=b"a", **{"cback.collect": b""}), fresh=True)
     ran = master.cron(f"{BIN}/cback3 --debug stage")
