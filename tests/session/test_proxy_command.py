@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from peerstage import RemotePeer, Retry, StageError
-from peerstage.errors import Cancelled, ConfigurationError, ConnectError, ConnectionLost, LimitExceeded
+from peerstage.errors import Cancelled, ConfigurationError, ConnectError, ConnectionLost, LimitExceeded, UnknownHostKey
 from peerstage.records import Progress
 from support import relay
 from support.programs import program
@@ -143,6 +143,22 @@ def test_a_command_that_fails_is_quoted(
         peer_of(sshd, collect).stagePeer(str(target))
     assert str(caught.value).isprintable()
     assert list(target.iterdir()) == []
+
+
+def test_what_a_command_that_works_has_said_hides_no_other_reason(
+    leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, config: Path, target: Path, tmp_path: Path
+) -> None:
+    server = own_sshd(extra="Ciphers aes256-ctr")
+    script = tmp_path / "chatty"
+    script.write_text(f"#!/bin/sh\necho take care >&2\nexec {RELAY} {tmp_path}/record $1 $2\n")
+    script.chmod(0o755)
+    config.write_text("Ciphers aes128-gcm@openssh.com\n" + lines_for(server, f"{script} %h %p"))
+    with pytest.raises(ConnectError, match=r"No algorithm in common: .*take care"):
+        peer_of(server, collect).stagePeer(str(target))
+    config.write_text(lines_for(server, f"{script} %h %p"))
+    with pytest.raises(UnknownHostKey) as caught:
+        peer_of(server, collect, known_hosts=()).stagePeer(str(target))
+    assert "take care" not in str(caught.value)
 
 
 def test_a_shell_that_is_not_there_is_named(

@@ -82,6 +82,11 @@ class ProxyCommand:
             return f"The ProxyCommand says: {said}." if said else None
         return f"The ProxyCommand has ended ({self._status()}), saying {said or 'nothing'}."
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has ended by itself, and not well."""
+        return self._has_ended() and self._code() != 0
+
     def close(self) -> None:
         """End it, and all that it has started in its session's first process group. Closing again is allowed."""
         with self._closing:
@@ -119,12 +124,17 @@ class ProxyCommand:
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _status(self) -> str:
-        if not hasattr(os, "waitid"):
-            code, killed = self._process.returncode or 0, (self._process.returncode or 0) < 0
-        else:
-            told = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            code, killed = (told.si_status, told.si_code != os.CLD_EXITED) if told is not None else (0, False)
-        return f"signal {abs(code)}" if killed else f"status {code}"
+        code = self._code()
+        return f"signal {-code}" if code < 0 else f"status {code}"
+
+    def _code(self) -> int:
+        """Return the exit status of one that has ended, the negative number of a signal that killed it."""
+        if self._process.returncode is not None or not hasattr(os, "waitid"):
+            return self._process.returncode or 0
+        told = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if told is None:
+            return 0
+        return told.si_status if told.si_code == os.CLD_EXITED else -told.si_status
 
     def _signal(self, number: int) -> None:
         """Signal the whole group, as long as its number is surely its own."""

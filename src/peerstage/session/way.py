@@ -51,10 +51,10 @@ class Way:
         words = self.command.last_words() if self.command is not None and concerns_the_way else None
         if words is None:
             return failure
-        if logged_in or isinstance(failure, LimitExceeded):
-            failure.message = f"{failure.message} {words}"
-            return failure
-        return ConnectError(f"No SSH session came about through the ProxyCommand. {words} Run it by hand to see why.")
+        if not logged_in and self.command is not None and self.command.has_failed:  # then the rest follows from that
+            return ConnectError(f"No SSH session came about. {words} Run it by hand to see why.")
+        failure.message = f"{failure.message} {words}"
+        return failure
 
     def close(self) -> None:
         """Close what lies behind `sock`. Closing again is allowed."""
