@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from peerstage.cli.signals import cancelling
 from peerstage.cli.spec import Spec
+from peerstage.isolation.transport import assemble_as
+from peerstage.isolation.users import copying_user
 from peerstage.peer.attributes import host_of
 from peerstage.peer.remote import RemotePeer
 from peerstage.records import Limits, Progress
@@ -16,7 +18,7 @@ from peerstage.session.options import SSHOptions
 from peerstage.session.watchdog import Watchdog
 from peerstage.staging import naming
 from peerstage.transport.base import Transport
-from peerstage.transport.choose import Route, assemble
+from peerstage.transport.choose import Route
 from peerstage.transport.retry import Retry
 
 #: What ``--transport`` may be beside the names of transports.
@@ -30,6 +32,7 @@ class Access:
     ssh: SSHOptions
     limits: Limits
     transport: str = "auto"
+    local_user: str | None = None
 
     @property
     def _guarded(self) -> bool:
@@ -57,6 +60,7 @@ class Access:
             spec.directory,
             tempfile.gettempdir(),
             spec.user,
+            localUser=self.local_user,
             ssh=self.ssh,
             transport=self._transport,
             guarded=self._guarded,
@@ -80,8 +84,11 @@ class Access:
     @contextlib.contextmanager
     def watched(self, spec: Spec, watchdog: Watchdog) -> Iterator[Transport]:
         """Yield the transport to *spec*, in whatever thread; *watchdog* cancels what it does. See `stack`."""
-        with naming(spec.host), assemble(self.route(spec), limits=self.limits, retry=Retry(), watchdog=watchdog) as one:
-            yield one
+        with naming(spec.host):
+            user, route = copying_user(self.local_user), self.route(spec)
+            stack = assemble_as(user, route, isolated=False, limits=self.limits, retry=Retry(), watchdog=watchdog)
+            with stack as transport:
+                yield transport
 
     def route(self, spec: Spec) -> Route:
         """Return the way to *spec*."""

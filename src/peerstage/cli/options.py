@@ -39,6 +39,10 @@ Elevate = Annotated[
     str | None,
     typer.Option("--elevate", metavar="COMMAND", help="Command of the peer that speaks SFTP, as: sudo -n sftp-server."),
 ]
+LocalUser = Annotated[
+    str | None,
+    typer.Option("--local-user", metavar="NAME", help="As root: use this user's keys and configuration, as that user."),
+]
 ConnectTimeout = Annotated[
     float | None,
     typer.Option("--connect-timeout", metavar="SECONDS", help="For the connection."),
@@ -68,10 +72,11 @@ def access_of(
     no_config: bool,
     host_key: str | None,
     jump: str | None,
-    elevate: str | None,
     connect_timeout: float | None,
     deadline: float | None,
     transport: str,
+    elevate: str | None = None,
+    local_user: str | None = None,
 ) -> Access:
     """Return what the options of the command line mean.
 
@@ -93,4 +98,5 @@ def access_of(
         ),
         limits=Limits(deadline=deadline),
         transport=transport,
+        local_user=local_user,
     )

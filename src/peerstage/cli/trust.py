@@ -102,7 +102,6 @@ def trust_verb(
         no_config=no_config,
         host_key=None,
         jump=jump,
-        elevate=None,
         connect_timeout=connect_timeout,
         deadline=None,
         transport="auto",

@@ -40,6 +40,7 @@ def check_verb(
     connect_timeout: options.ConnectTimeout = None,
     deadline: options.Deadline = None,
     transport: options.Way = "auto",
+    local_user: options.LocalUser = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -57,6 +58,7 @@ def check_verb(
         connect_timeout=connect_timeout,
         deadline=deadline,
         transport=transport,
+        local_user=local_user,
     )
 
     def ask(stack: Transport, path: bytes, peer: str) -> str:
@@ -80,6 +82,7 @@ def mark_verb(
     connect_timeout: options.ConnectTimeout = None,
     deadline: options.Deadline = None,
     transport: options.Way = "auto",
+    local_user: options.LocalUser = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -97,6 +100,7 @@ def mark_verb(
         connect_timeout=connect_timeout,
         deadline=deadline,
         transport=transport,
+        local_user=local_user,
     )
 
     def write(stack: Transport, path: bytes, peer: str) -> str:
@@ -126,6 +130,7 @@ def stage_verb(
     connect_timeout: options.ConnectTimeout = None,
     deadline: options.Deadline = None,
     transport: options.Way = "auto",
+    local_user: options.LocalUser = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -146,6 +151,7 @@ def stage_verb(
         connect_timeout=connect_timeout,
         deadline=deadline,
         transport=transport,
+        local_user=local_user,
     )
     spec, show = parse_spec(peer), choose_show(as_json=as_json)
     mode, ownership = parse_permissions(permissions), ownership_of(parse_owner(owner))
