@@ -531,6 +531,15 @@ def test_jump_host_that_is_down(patient: Patient, own_sshd: Callable[..., Sshd])
     assert f"`ProxyJump gate` in {patient.config}:4" in found["mend"]
 
 
+def test_proxy_command_that_leads_nowhere(patient: Patient) -> None:
+    patient.healthy()
+    patient.configure(f"Port {patient.sshd.port}", "ProxyCommand sh -c 'echo no way >&2; exit 1'")
+    found = failed(patient.doctor(), "banner")
+    assert "no way" in found["seen"]
+    assert "`ProxyCommand sh -c 'echo no way >&2; exit 1'` in " in found["mend"]
+    assert f"{patient.config}:4" in found["mend"]
+
+
 # --- what is written is removed --------------------------------------------------------------------------------------
 
 

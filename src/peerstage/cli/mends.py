@@ -46,9 +46,13 @@ class Scene:
         return f"below `Host {self.spec.host}` in ~/.ssh/config"
 
     def setting(self, keyword: str) -> str:
-        """Return where *keyword* is configured; empty if it is not."""
+        """Return where *keyword* is configured; empty if it is not, or given by an option."""
         setting = None if self.config is None else self.config.first(keyword.lower())
-        return "" if setting is None else f"`{keyword} {' '.join(setting.words)}` in {setting.path}:{setting.number}"
+        return (
+            ""
+            if setting is None or not setting.number
+            else f"`{keyword} {' '.join(setting.words)}` in {setting.path}:{setting.number}"
+        )
 
 
 def mend(step: str, error: StageError, scene: Scene) -> Mend:
@@ -120,6 +124,8 @@ def _jump(error: StageError, scene: Scene) -> Mend:
 
 
 def _banner(error: StageError, scene: Scene) -> Mend:
+    if scene.destination is not None and scene.destination.proxy_command is not None:
+        return Mend("what the ProxyCommand leads to is no SSH server", f"correct {scene.setting('ProxyCommand')}")
     if "within" in error.message:
         return Mend(
             "something accepts connections there and says nothing: no SSH server, or one that hangs", _port(scene)
