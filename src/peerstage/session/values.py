@@ -150,7 +150,8 @@ CHECKS: Mapping[str, Callable[[Setting], object]] = {
     **dict.fromkeys(("connectionattempts", "serveralivecountmax"), number_of),
     **dict.fromkeys(("connecttimeout", "serveraliveinterval"), _time),
     **dict.fromkeys(
-        ("identitiesonly", "nohostauthenticationforlocalhost", "proxyusefdpass"), lambda one: choice_of(one, FLAGS)
+        ("identitiesonly", "hashknownhosts", "nohostauthenticationforlocalhost", "proxyusefdpass"),
+        lambda one: choice_of(one, FLAGS),
     ),
     **dict.fromkeys(
         ("ciphers", "macs", "kexalgorithms", "hostkeyalgorithms", "pubkeyacceptedalgorithms", "casignaturealgorithms"),
