@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from peerstage.transport.base import Transport
 from peerstage.transport.choose import Route, assemble
 from peerstage.transport.local import LocalTransport
 from peerstage.transport.retry import Retry
+from support.local_user import LOCAL_USER, by_value, rcp_as
 from support.programs import rcp_command
 from support.sshd import Sshd
 
@@ -77,8 +79,8 @@ class TestOpenSSH(TransportContract):
         watchdog.close()
 
 
-@pytest.mark.parametrize("user", [None, "games"])
-@pytest.mark.parametrize("name", ["sftp", "scp"])
+@pytest.mark.parametrize("user", [None, LOCAL_USER])
+@pytest.mark.parametrize("name", ["sftp", "scp", "rcp"])
 class TestApart(TransportContract):
     """In a child process, of the same user and of another, over the system's OpenSSH server."""
 
@@ -87,13 +89,18 @@ class TestApart(TransportContract):
         return DirectorySource(collect)
 
     @pytest.fixture
-    def transport(self, sshd: Sshd, name: str, user: str | None) -> Iterator[Transport]:
+    def transport(self, sshd: Sshd, public_path: Path, name: str, user: str | None) -> Iterator[Transport]:
         limits = Limits()
         watchdog = Watchdog(limits)
-        by_value = sshd.options(
-            identity=None, pkey=sshd.identity.read_bytes(), known_hosts=sshd.known_hosts.read_bytes()
+        public_path.chmod(0o777)
+        route = Route(
+            name=sshd.host,
+            user=sshd.user,
+            ssh=by_value(sshd),
+            transport=name,
+            rcp_command=rcp_as(user or getpass.getuser(), sshd, public_path) if name == "rcp" else None,
+            working_directory=str(public_path),
         )
-        route = Route(name=sshd.host, user=sshd.user, ssh=by_value, transport=name)
         whom = copying_user(user)
         with assemble_as(whom, route, isolated=True, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
             yield transport

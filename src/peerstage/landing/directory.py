@@ -213,7 +213,7 @@ class DirectoryLanding(Landing):
         """See `Landing.adopt`; which way a file is taken, and why, is said in `peerstage.landing.adopt`."""
         owner = self._workspace_owner
         directory, place = self._workspace_fd, os.fsdecode(name)
-        moved = owner == os.geteuid() or (self.ownership is not None and self.ownership.uid == owner)
+        moved = owner == os.geteuid() or (self.ownership is not None and self.ownership[0] == owner)
         try:
             if moved:
                 directory, place = self._private.fd, f"taken{len(self._slots)}-{len(self._refused)}"
