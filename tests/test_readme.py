@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from peerstage import cback3
 from peerstage.cli.exits import Exit
+from support.site import FIVE_LINES, SCRIPT, TAKES_AWAY
 from support.sshd import Sshd
 
 ROOT = Path(__file__).parents[1]
@@ -42,14 +44,15 @@ def test_the_first_example_runs_and_prints_what_it_says(
 
 
 def test_the_example_for_tests_runs_as_it_stands() -> None:
-    subprocess.run([sys.executable, "-c", blocks("python")[1]], check=True)
+    example = next(block for block in blocks("python") if "ssh_server" in block)
+    subprocess.run([sys.executable, "-c", example], check=True)
 
 
 def test_ci_runs_the_line_under_tests_and_nothing_else() -> None:
     section = README.split("\n## Tests\n")[1]
     line = re.findall(r"^```console\n(.*?)\n```", section, re.MULTILINE | re.DOTALL)[0]
     assert "\n" not in line
-    assert line.endswith("-m pytest")
+    assert line.endswith("-m pytest -n 2")
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
@@ -64,6 +67,14 @@ def test_the_quick_start_is_one_line_and_every_verb_is_there() -> None:
 
 def test_every_exit_code_has_its_row() -> None:
     assert {int(code) for code in re.findall(r"^\| (\d) \|", README, re.MULTILINE)} == {code.value for code in Exit}
+
+
+def test_cback3_s_module_says_the_same_lines_as_the_readme() -> None:
+    said = re.sub(r"\s+", " ", cback3.__doc__ or "")
+    assert FIVE_LINES.count("\n") == 4
+    assert SCRIPT.count("\n") == 10
+    for lines in (FIVE_LINES, TAKES_AWAY):
+        assert re.sub(r"\s+", " ", lines) in said
 
 
 def test_the_changelog_says_what_is_unreleased() -> None:

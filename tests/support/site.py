@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from peerstage import cback3
+_README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def _block(beginning: str) -> str:
+    """Return the block of README that begins so."""
+    found = [text for text in re.findall(r"^```\w*\n(.*?)^```", _README, re.MULTILINE | re.DOTALL)]
+    return next(text for text in found if text.startswith(beginning)).strip("\n")
+
 
 #: The five lines that a site adds to cback3's configuration, and the command that takes them away again.
-FIVE_LINES, TAKES_AWAY = (
-    block.strip("\n").replace("\n    ", "\n").strip()
-    for block in re.findall(r"::\n\n((?:    .*\n)+)", cback3.__doc__ or "")
-)
+FIVE_LINES, TAKES_AWAY = _block("<extensions>"), _block("sed -i")
 
-#: Where README has a site install both, and the line of root's crontab.
-BIN = "/opt/peerstage/bin"
-CRONTAB = f"15 3 * * * {BIN}/cback3 stage"
+#: The line of root's crontab, and where it has a site install both.
+CRONTAB = _block("15 3 ")
+BIN = CRONTAB.split()[5].rpartition("/")[0]
 
 #: The same without cback3, in ten lines, for one peer.
-SCRIPT = """\
-import os, time
-from peerstage import RemotePeer, sweep, util
-
-target = time.strftime("/srv/staging/%Y/%m/%d/db1")
-os.makedirs(target, exist_ok=True)
-sweep("/srv/staging")
-with RemotePeer("db1", "/srv/collect", "/tmp", "backup", localUser="backup") as peer:
-    if peer.checkCollectIndicator():
-        peer.stagePeer(target, util.getUidGid("backup", "backup"))
-        peer.writeStageIndicator()
-"""
+SCRIPT = _block("import os, time") + "\n"

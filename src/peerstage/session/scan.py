@@ -46,11 +46,9 @@ def scan(destination: Destination, options: SSHOptions, *, limits: Limits, watch
     quiet_paramiko()
     hosts = HostKeys.read(destination)
     reached = reach(destination, options, limits=limits, watchdog=watchdog)
-    try:
-        with watchdog.ending(reached.end):
-            exchange_keys(reached.transport, destination, hosts, watchdog, reached.seconds_left)
-    finally:
-        reached.close()
+    with reached.watched(watchdog):
+        exchange_keys(reached.transport, destination, hosts, watchdog, max(0.1, reached.way.left))
+    reached.close()
     shown = reached.transport.shown
     try:
         return Scanned(shown, hosts.look_up(shown), None, "", hosts.is_new_host)

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
 import paramiko
@@ -110,15 +110,8 @@ class Session:
             return cls._over(options.sock, watchdog, limits)
         reached = reach(destination, options, limits=limits, watchdog=watchdog, depth=depth, note=note)
         transport, way = reached.transport, reached.way
-        try:
-            with watchdog.ending(reached.end), watchdog.phase("complete the login", limits.login_timeout):
-                shown = log_in(transport, destination, options, watchdog, reached.seconds_left, note)
-        except BaseException as exc:
-            failure = way.explain(exc, logged_in=False) if isinstance(exc, StageError) else exc
-            reached.close()
-            if failure is exc:
-                raise
-            raise failure from exc
+        with reached.watched(watchdog), watchdog.phase("complete the login", limits.login_timeout):
+            shown = log_in(transport, destination, options, watchdog, max(0.1, way.left), note)
         if destination.alive_interval:
             watch_liveness(transport, destination.alive_interval, destination.alive_count)
         return cls(transport, watchdog, limits, owned=True, fingerprint=shown, way=way)
@@ -263,24 +256,27 @@ class Session:
 
 
 class Reached(NamedTuple):
-    """A way to a host on which no byte of SSH was spoken yet: the transport, what carries it, its time."""
+    """The way to a host, and a transport on it over which no byte of SSH was sent yet."""
 
     transport: ClientTransport
     way: Way
-    until: float
 
-    @property
-    def seconds_left(self) -> float:
-        """What is left of the time to connect."""
-        return max(0.1, self.until - time.monotonic())
-
-    def end(self) -> None:
-        """Wake up what waits there, from any thread."""
-        _Ending(self.transport, [])()
+    @contextlib.contextmanager
+    def watched(self, watchdog: Watchdog) -> Iterator[None]:
+        """Have *watchdog* end what is done inside; what fails there is explained, and everything closed."""
+        try:
+            with watchdog.ending(_Ending(self.transport, [])):
+                yield
+        except BaseException as exc:
+            failure = self.way.explain(exc, logged_in=False) if isinstance(exc, StageError) else exc
+            self.close()
+            if failure is exc:
+                raise
+            raise failure from exc
 
     def close(self) -> None:
         """Go back all the way."""
-        self.end()
+        _Ending(self.transport, [])()
         if self.transport.is_alive():
             self.transport.join(2.0)
         self.way.close()
@@ -295,12 +291,10 @@ def reach(
     depth: int = 0,
     note: Note = say_nothing,
 ) -> Reached:
-    """Connect to the host at *destination*, through as many hops as that takes. See `Session.connect`."""
-    way = find_way(
-        destination, options, limits=limits, watchdog=watchdog, depth=depth, note=note, connect=Session.connect
-    )
-    until = time.monotonic() + way.left
-    return Reached(make_transport(way.sock, limits, WINDOW, PACKET, destination.algorithms), way, until)
+    """Find the way to the host at *destination*. See `Session.connect`."""
+    connect = Session.connect
+    way = find_way(destination, options, limits=limits, watchdog=watchdog, depth=depth, note=note, connect=connect)
+    return Reached(make_transport(way.sock, limits, WINDOW, PACKET, destination.algorithms), way)
 
 
 class _Ending:
