@@ -10,7 +10,7 @@ _README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 def _block(beginning: str) -> str:
     """Return the block of README that begins so."""
-    found = [text for text in re.findall(r"^```\w*\n(.*?)^```", _README, re.MULTILINE | re.DOTALL)]
+    found = re.findall(r"^```\w*\n(.*?)^```", _README, re.MULTILINE | re.DOTALL)
     return next(text for text in found if text.startswith(beginning)).strip("\n")
 
 
