@@ -34,7 +34,11 @@ def test_what_is_said_comes_up_at_once_and_whole_in_frames_of_bounded_size() -> 
 
 @pytest.mark.parametrize(
     "frame",
-    [HEADER.pack(Kind.SAID, 0, 0, MOST_BODY + 1), HEADER.pack(Kind.SAID, 1, 0, 0), HEADER.pack(Kind.SAID, 0, 1, 0)],
+    [
+        HEADER.pack(Kind.SAID, 0, 0, MOST_BODY + 1),
+        HEADER.pack(Kind.SAID, 1, 0, 1) + b"x",
+        HEADER.pack(Kind.SAID, 0, 0, 0),
+    ],
 )
 def test_a_frame_that_no_child_sends_is_refused(frame: bytes) -> None:
     with pytest.raises(ProtocolError):

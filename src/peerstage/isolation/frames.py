@@ -229,7 +229,7 @@ def _decode(kind: int, slot: int, number: int, body: bytes) -> Record:
         return Adopt(_name(body))
     if kind == Kind.LOG:
         return _log(slot, decode_json(body))
-    if kind == Kind.SAID and not slot and not number:
+    if kind == Kind.SAID and body and not slot and not number:
         return Said(body)
     if kind == Kind.RESULT:
         fields = decode_json(body)
