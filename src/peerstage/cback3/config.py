@@ -94,7 +94,7 @@ def _remote_peer(peer: Any, options: Any, settings: Settings, *, local_user: str
         limits=one.limits,
     )
     try:
-        made.check()
+        made.validate()
     except ValueError as exc:
         raise ConfigurationError(f"{peer.name}: {exc}", path=settings.path) from exc
     return made

@@ -249,7 +249,7 @@ class RemotePeer(ManagedPeer):
         with self._reach() as transport:
             mark(transport, path, peer=self.name)
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse what contradicts itself, as every use does. Nothing is connected.
 
         Raises:
