@@ -17,7 +17,8 @@ from support.leaks import Snapshot
 from support.sshd import Sshd, start_sshd
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "xdist_group(name): which tests pytest-xdist gives to one worker")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background; what is started here inherits it
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -28,6 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="leave out the tests against containers, and say at the end how many these are",
     )
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """With pytest-xdist one worker has all that change, or look behind, the password database of this machine."""
+    if {"accounts", "unprivileged_sshd"} & set(getattr(item, "fixturenames", ())):
+        item.add_marker(pytest.mark.xdist_group("accounts"))
 
 
 @pytest.fixture(autouse=True)
