@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from peerstage.isolation.frames import (
     Record,
     Refuse,
     Result,
+    Shared,
     encode,
 )
 from peerstage.records import Entry
@@ -41,6 +43,7 @@ RECORDS = st.one_of(
         SLOTS,
         st.builds(Entry, NAMES, SIZES, st.none() | st.integers(0, 0o7777), st.none() | st.integers(0, 2**40)),
     ),
+    st.builds(Shared, SLOTS, SIZES, SIZES, st.integers(1, MOST_DATA), SIZES),
     st.builds(Finish, SLOTS),
     st.builds(Adopt, NAMES),
     st.builds(Log, st.integers(0, 50), st.just("peerstage.session"), st.text(max_size=100)),
@@ -127,6 +130,10 @@ def said(error: object) -> bytes:
         frame(Kind.DATA, 0, 0),
         frame(Kind.DATA, 0, 0, length=MOST_DATA + 1),
         frame(Kind.DATA, 0, 2**63, b"x"),
+        frame(Kind.SHARED, 0, 0, struct.pack(">QQQ", 0, 0, 0)),
+        frame(Kind.SHARED, 0, 0, struct.pack(">QQQ", 0, MOST_DATA + 1, 0)),
+        frame(Kind.SHARED, 0, 2**63, struct.pack(">QQQ", 0, 1, 0)),
+        frame(Kind.SHARED, 0, 0, bytes(23)),
         frame(Kind.FINISH, 0, 1),
         frame(Kind.FINISH, 0, 0, b"x"),
         frame(Kind.FAIL, 0, 0, b"not json"),

@@ -23,7 +23,20 @@ from peerstage.errors import (
     RemoteError,
     StageError,
 )
-from peerstage.isolation.frames import HEADER, Adopt, Expect, Fail, Finish, Kind, Open, Record, Refuse, Result, encode
+from peerstage.isolation.frames import (
+    HEADER,
+    Adopt,
+    Expect,
+    Fail,
+    Finish,
+    Kind,
+    Open,
+    Record,
+    Refuse,
+    Result,
+    Shared,
+    encode,
+)
 from peerstage.isolation.process import Child
 from peerstage.isolation.transport import IsolatedTransport
 from peerstage.records import Entry
@@ -135,6 +148,9 @@ BAD = {
     "an error that only root can know": wire(Result({**DONE, "error": {"kind": "IncompleteStage", "message": ""}})),
     "text": b"Welcome to db1!\n" * 100,
     "more pieces than a file can have": wire(opened(b"a", 2**21), *(data(0, 2 * at, b"x") for at in range(2**17))),
+    "bytes that lie nowhere": wire(opened(b"a", 4), Shared(0, 0, 2**40, 4, 0)),
+    "bytes that lie beyond the end": wire(opened(b"a", 1 << 22), Shared(0, 0, 1, 1 << 22, 0)),
+    "shared bytes beyond the size": wire(opened(b"a", 4), Shared(0, 2, 0, 4, 2**64 - 1)),
     "many files begun at once": wire(*(opened(b"%d" % at, 4, slot=at) for at in range(5000))),
 }
 

@@ -23,6 +23,7 @@ from peerstage.isolation.channel import JobReader
 from peerstage.isolation.frames import Result
 from peerstage.isolation.messages import bytes_of, error_to, route_of
 from peerstage.isolation.privileges import end_with_parent, give_up_root
+from peerstage.isolation.ring import RingWriter
 from peerstage.isolation.upward import Upward, UpwardLanding, UpwardLog
 from peerstage.isolation.users import LocalUser
 from peerstage.records import Limits
@@ -61,7 +62,9 @@ def main() -> None:
         first = jobs.next()
         if first is None:
             return
-        said = first[0]
+        said, memory = first
+        if memory >= 0:
+            upward.share(RingWriter(memory))
         route, limits, retry = route_of(said), Limits(**said["limits"]), Retry(**said["retry"])
         _import_everything()
         if said["user"] is not None:

@@ -21,6 +21,7 @@ from peerstage.records import KIB, MIB, Entry
 
 HEADER = struct.Struct(">BIQI")
 _OPEN = struct.Struct(">iq")
+_SHARED = struct.Struct(">QQQ")
 _UNKNOWN = -1
 
 #: A child splits what is longer.
@@ -45,6 +46,7 @@ class Kind(IntEnum):
     LOG = 8
     RESULT = 9
     SAID = 10
+    SHARED = 11
 
 
 class Expect(NamedTuple):
@@ -67,6 +69,16 @@ class Data(NamedTuple):
     slot: int
     offset: int
     piece: memoryview
+
+
+class Shared(NamedTuple):
+    """A part of a file that lies in the memory that is shared; *mark* is what to release once it is taken."""
+
+    slot: int
+    offset: int
+    position: int
+    length: int
+    mark: int
 
 
 class Finish(NamedTuple):
@@ -115,7 +127,7 @@ class Result(NamedTuple):
     fields: dict[str, Any]
 
 
-Record: TypeAlias = "Expect | Open | Data | Finish | Fail | Refuse | Adopt | Log | Said | Result"
+Record: TypeAlias = "Expect | Open | Data | Shared | Finish | Fail | Refuse | Adopt | Log | Said | Result"
 
 
 # Making them.
@@ -136,6 +148,9 @@ def encode(record: Record) -> bytes:
         return _frame(Kind.OPEN, record.slot, entry.size, _OPEN.pack(*known) + entry.name)
     if isinstance(record, Data):
         return _frame(Kind.DATA, record.slot, record.offset, bytes(record.piece))
+    if isinstance(record, Shared):
+        body = _SHARED.pack(record.position, record.length, record.mark)
+        return _frame(Kind.SHARED, record.slot, record.offset, body)
     if isinstance(record, Finish):
         return _frame(Kind.FINISH, record.slot)
     if isinstance(record, Fail):
@@ -219,6 +234,8 @@ def _decode(kind: int, slot: int, number: int, body: bytes) -> Record:
         return Expect(slot, number)
     if kind == Kind.OPEN and len(body) > _OPEN.size:
         return Open(slot, _entry(number, body))
+    if kind == Kind.SHARED and len(body) == _SHARED.size:
+        return _shared(slot, number, body)
     if kind == Kind.FINISH and not body and not number:
         return Finish(slot)
     if kind == Kind.FAIL:
@@ -246,6 +263,13 @@ def _entry(size: int, body: bytes) -> Entry:
     if name.startswith(b"."):
         raise ProtocolError("The child process names a file that nobody asked for.", path=name)
     return Entry(name, size, None if mode == _UNKNOWN else mode, None if mtime == _UNKNOWN else mtime)
+
+
+def _shared(slot: int, offset: int, body: bytes) -> Shared:
+    position, length, mark = _SHARED.unpack(body)
+    if not 0 < length <= MOST_DATA or offset > _MOST_SIZE:
+        raise _broken(f"a part of {length} bytes at {offset}")
+    return Shared(slot, offset, position, length, mark)
 
 
 def _name(name: bytes) -> bytes:

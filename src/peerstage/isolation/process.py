@@ -13,14 +13,16 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import peerstage
-from peerstage.errors import NotAvailable, StageError
+from peerstage.errors import NotAvailable, ProtocolError, StageError
 from peerstage.isolation.channel import encode_job, send_some
+from peerstage.isolation.frames import Shared
 from peerstage.isolation.leftovers import MARK, kill_marked, new_mark
+from peerstage.isolation.ring import Ring
 from peerstage.records import KIB, MIB
 
 if sys.platform != "win32":
@@ -65,6 +67,7 @@ class Child:
         self._said = 0
         self._is_reaped = False
         self._buffer = memoryview(bytearray(_PIECE))
+        self._ring = Ring.make()
         self._mark = new_mark()
         self._sock, theirs = socket.socketpair()
         self._frames, frames_in = os.pipe()
@@ -100,6 +103,24 @@ class Child:
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    @property
+    def memory(self) -> int:
+        """Descriptor of the memory that is shared with it, -1 for none."""
+        return -1 if self._ring is None else self._ring.fd
+
+    @contextlib.contextmanager
+    def piece(self, shared: Shared) -> Iterator[memoryview]:
+        """Yield the bytes that lie in the memory that is shared.
+
+        Raises:
+            ProtocolError: There are none.
+        """
+        if self._ring is None:
+            raise ProtocolError("The child process says that bytes lie where there is no memory.")
+        with self._ring.piece(shared.position, shared.length) as piece:  # an error must not hold on to the memory
+            yield piece
+        self._ring.release(shared.mark)
 
     def require_same_process(self) -> None:
         """Raise `StageError` in a process that was forked from the one that started the child."""
@@ -260,6 +281,9 @@ class Child:
             if fd >= 0:
                 os.close(fd)
         self._frames = self._stderr = -1
+        ring, self._ring = self._ring, None
+        if ring is not None:
+            ring.close()
         _live.discard(self)
 
 

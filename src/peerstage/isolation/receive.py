@@ -113,8 +113,10 @@ class Receiver:
         elif isinstance(record, Refuse):
             self._name(record.name)
             self._landing.refuse(record.name, record.error)
-        else:
+        elif isinstance(record, Adopt):
             self._take_over(record)
+        else:
+            raise ProtocolError("The child process says something that has no meaning here.")
 
     def _expect(self, record: Expect, landing: Landing) -> None:
         self._announced += 1

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peerstage.errors import ConfigurationError, HostKeyError, LimitExceeded, LoginError, ProtocolError, StageError
-from peerstage.isolation.frames import FrameParser
+from peerstage.isolation.frames import Data, FrameParser, Shared
 from peerstage.isolation.messages import error_from, fingerprint_of, integer, settings, text_of
 from peerstage.isolation.process import Child
 from peerstage.isolation.receive import Receiver
@@ -159,7 +159,11 @@ class IsolatedTransport(Transport):
         parser = FrameParser()
         while receiver.result is None:
             for record in parser.feed(child.receive(clock.left)):
-                receiver.take(record)
+                if isinstance(record, Shared):
+                    with child.piece(record) as piece:
+                        receiver.take(Data(record.slot, record.offset, piece))
+                else:
+                    receiver.take(record)
         if not parser.is_between_frames:
             raise ProtocolError("The child process goes on after its job has ended.")
 
@@ -197,7 +201,7 @@ class IsolatedTransport(Transport):
         }
         try:
             with self._watchdog.ending(child.wake):
-                child.send(said, -1, clock.left)
+                child.send(said, child.memory, clock.left)
         except BaseException:
             self._end(politely=False)
             raise

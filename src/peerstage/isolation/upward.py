@@ -25,10 +25,12 @@ from peerstage.isolation.frames import (
     Record,
     Refuse,
     Said,
+    Shared,
     data_header,
     encode,
 )
 from peerstage.isolation.messages import MOST_MESSAGE
+from peerstage.isolation.ring import RingWriter
 from peerstage.landing.base import Buffer, Landing, Ranges, Slot
 from peerstage.records import KIB, Entry
 
@@ -36,6 +38,8 @@ from peerstage.records import KIB, Entry
 _BATCH = 64 * KIB
 _KEPT_BACK = 0.05
 _MOST_BUFFERS = 512
+#: Bytes that are worth a place in the memory that is shared.
+_SHARED_FROM = 16 * KIB
 
 
 class Upward:
@@ -47,6 +51,11 @@ class Upward:
         self._kept: list[Buffer] = []
         self._size = 0
         self._sent_at = time.monotonic()
+        self._ring: RingWriter | None = None
+
+    def share(self, ring: RingWriter) -> None:
+        """Put the bytes of large files there from now on."""
+        self._ring = ring
 
     def put(self, record: Record) -> None:
         """Say *record*, sooner or later."""
@@ -69,6 +78,13 @@ class Upward:
                     offset += len(piece)
             return
         with self._lock:
+            if self._ring is not None and length >= _SHARED_FROM:
+                place = self._ring.place(buffers, length)
+                if place is not None:
+                    position, mark = place
+                    self._keep(encode(Shared(slot, offset, position, length, mark)))
+                    self.flush()
+                    return
             header = data_header(slot, offset, length)
             if length < _BATCH:
                 self._keep(b"".join((header, *buffers)))
