@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import paramiko
 
@@ -41,6 +42,10 @@ class Login:
         self._note = note
         self._tried: list[str] = []
         self._wanted: list[str] | None = None
+        self._accepted = 0
+        self._offers: Iterator[Offer] = iter(())
+        self._offered: set[bytes] = set()
+        self._password = options.password
 
     def run(self) -> None:
         """Log in.
@@ -51,7 +56,8 @@ class Login:
         """
         with Offers(self._destination, self._options, self._tell) as offers:
             self._transport.request_login()
-            if self._with_keys(offers) or self._with_password():
+            self._offers = iter(offers)
+            if self._with_all():
                 log.info("%s: logged in as %s.", escape(self._destination.name), escape(self._destination.user))
                 return
         tried = "; ".join(self._tried) or "there was nothing to try: no key, no agent, no password"
@@ -65,21 +71,36 @@ class Login:
         self._tried.append(f"{label}: {outcome}")
         self._note("login", self._tried[-1])
 
-    def _with_keys(self, offers: Offers) -> bool:
-        seen: set[bytes] = set()
-        for offer in offers:
-            if offer.blob in seen:
-                continue
-            seen.add(offer.blob)
-            if self._wanted is not None and "publickey" not in self._wanted:
-                return False
-            try:
-                algorithm = self._algorithm(offer.kind)
-                if self._attempt(offer.label, lambda: self._by_key(offer, algorithm)):  # noqa: B023
-                    return True
-            except UnusableKey as exc:
-                self._tell(offer.label, str(exc))
+    def _with_all(self) -> bool:
+        """Try everything; and again what is left, as long as something is accepted and more is wanted."""
+        accepted = -1
+        while accepted < self._accepted:
+            accepted = self._accepted
+            if self._with_keys() or self._with_password():
+                return True
         return False
+
+    def _with_keys(self) -> bool:
+        """Offer one key after the other as long as keys are wanted; those that it did not come to stay for later."""
+        for offer in self._offers:
+            if offer.blob in self._offered:
+                continue
+            accepted = self._accepted
+            if self._is_wanted("publickey"):
+                try:
+                    algorithm = self._algorithm(offer.kind)
+                    if self._attempt(offer.label, lambda: self._by_key(offer, algorithm)):  # noqa: B023
+                        return True
+                except UnusableKey as exc:
+                    self._tell(offer.label, str(exc))
+            if self._accepted == accepted and not self._is_wanted("publickey"):
+                self._offers = itertools.chain([offer], self._offers)
+                return False
+            self._offered.add(offer.blob)
+        return False
+
+    def _is_wanted(self, method: str) -> bool:
+        return self._wanted is None or method in self._wanted
 
     def _by_key(self, offer: Offer, algorithm: str) -> list[str]:
         return self._transport.log_in_by_key(
@@ -108,10 +129,10 @@ class Login:
         return both[0]
 
     def _with_password(self) -> bool:
-        password = self._options.password
-        if password is None or (self._wanted is not None and "password" not in self._wanted):
+        password = self._password
+        if password is None or not self._is_wanted("password"):
             return False
-        user = self._destination.user
+        user, self._password = self._destination.user, None  # once is enough
         return self._attempt("the password", lambda: self._transport.log_in_by_password(user, password))
 
     def _attempt(self, label: str, attempt: Callable[[], list[str]]) -> bool:
@@ -136,6 +157,7 @@ class Login:
             return False
         if wanted:
             self._wanted = list(wanted)
+            self._accepted += 1
             self._tell(label, "accepted, and more is wanted")
         if not self._transport.is_authenticated():
             return False
