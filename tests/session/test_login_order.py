@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
 
 from peerstage import RemotePeer, SSHOptions
@@ -271,6 +272,48 @@ def string(data: bytes) -> bytes:
 
 KEY = string(b"ssh-ed25519") + string(os.urandom(32))
 LISTS_A_KEY = packet(b"\x0c" + (1).to_bytes(4, "big") + string(KEY) + string(b"mine\x1b[2J"))
+
+#: Keys that an agent may have and that are of no use: each is passed over, and none takes the others with it.
+STRANGE = {
+    "nothing": b"",
+    "not even a type": b"\0\0",
+    "a type that is cut off": b"\0\0\0\xffssh-ed25519",
+    "an RSA key without a modulus": string(b"ssh-rsa") + string(b"\x01\0\x01"),
+    "an RSA key with something behind it": string(b"ssh-rsa") + string(b"\x03") + string(b"\0" + b"\xff" * 256) + b"x",
+    "a type of tomorrow": string(b"ssh-mldsa65@openssh.com") + string(b"x" * 32),
+    "a key of a token": string(b"sk-ssh-ed25519@openssh.com") + string(b"x" * 32) + string(b"ssh:"),
+    "a certificate that is cut off": string(b"ssh-rsa-cert-v01@openssh.com") + string(b"nonce"),
+    "a certificate of a token": string(b"sk-ssh-ed25519-cert-v01@openssh.com") + string(b"nonce"),
+    "a type that is no text": string(b"\xff\x1b[2J") + string(b"x"),
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_a_strange_key_in_an_agent_does_not_take_the_others_with_it(
+    own_sshd: Start, ssh: Path, target: Path, tmp_path: Path, strange: str
+) -> None:
+    server = own_sshd(extra="MaxAuthTries 3")
+    configure(ssh, server)
+    key = paramiko.Ed25519Key.from_private_key_file(str(server.identity))
+    listed = b"\x0c" + (2).to_bytes(4, "big")
+    for one in (STRANGE[strange], key.asbytes()):
+        listed += string(one) + string(b"a comment")
+
+    def answer(conn: socket.socket) -> None:
+        while request := conn.recv(65536):
+            if request[4] == 11:
+                conn.sendall(packet(listed))
+                continue
+            length = int.from_bytes(request[5:9], "big")
+            if request[9 : 9 + length] != key.asbytes():
+                conn.sendall(packet(b"\x05"))
+                continue
+            data = request[13 + length : -4]
+            conn.sendall(packet(b"\x0e" + string(key.sign_ssh_data(data).asbytes())))
+
+    with agent_that(tmp_path / "agent", answer) as path:
+        log_in(server, target, identity=(), agent=path)
+
 
 MISBEHAVING: dict[str, tuple[Callable[[socket.socket], object], str]] = {
     "never answers": (says(), "no answer within 2 s"),

@@ -12,6 +12,7 @@ from peerstage.errors import LoginError, escape
 from peerstage.session._paramiko.transport import ClientTransport
 from peerstage.session.agent import UnusableKey
 from peerstage.session.algorithms import CERTIFICATE
+from peerstage.session.certificates import rsa_bits
 from peerstage.session.config import Destination
 from peerstage.session.offers import Offer, Offers
 from peerstage.session.options import SSHOptions
@@ -88,7 +89,7 @@ class Login:
             accepted = self._accepted
             if self._is_wanted("publickey"):
                 try:
-                    algorithm = self._algorithm(offer.kind)
+                    algorithm = self._algorithm(offer)
                     if self._attempt(offer.label, lambda: self._by_key(offer, algorithm)):  # noqa: B023
                         return True
                 except UnusableKey as exc:
@@ -107,18 +108,24 @@ class Login:
             self._destination.user, algorithm, offer.blob, lambda data: offer.sign(algorithm, data)
         )
 
-    def _algorithm(self, kind: str) -> str:
-        """Return by which algorithm a key of that type signs; only for RSA has the server a say (RFC 8332, 3.3).
+    def _algorithm(self, offer: Offer) -> str:
+        """Return by which algorithm a key signs; only for RSA has the server a say (RFC 8332, 3.3).
 
         Raises:
             UnusableKey: By none that is accepted.
         """
-        accepted = self._destination.algorithms.public_keys
+        kind, accepted = offer.kind, self._destination.algorithms.public_keys
         plain = kind.removesuffix(CERTIFICATE)
         if plain != "ssh-rsa":
             if kind not in accepted:
                 raise UnusableKey("its type is not accepted here (PubkeyAcceptedAlgorithms)")
             return kind
+        try:
+            bits, least = rsa_bits(offer.key), self._destination.rsa_bits
+        except ValueError:
+            raise UnusableKey("the key can not be read") from None
+        if bits is not None and bits < least:
+            raise UnusableKey(f"it has {bits} bits, and {least} are the least (RequiredRSASize)")
         mine = [name for name in accepted if name in _RSA_NAMES[kind]]
         if not mine:
             raise UnusableKey("no RSA signature with SHA-2 is accepted here (PubkeyAcceptedAlgorithms)")

@@ -176,7 +176,11 @@ def blob_type(blob: bytes) -> str:
 
 
 def rsa_bits(blob: bytes) -> int | None:
-    """Return how many bits the RSA key *blob* has; None for one of another type."""
+    """Return how many bits the RSA key *blob* has; None for one of another type.
+
+    Raises:
+        ValueError: It is no key.
+    """
     if blob_type(blob) != "ssh-rsa":
         return None
     _, _, modulus = _Fields(blob)

@@ -31,6 +31,8 @@ _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 _CONNECT_TIMEOUT = 15.0
 _ALIVE_INTERVAL = 15.0
 _ALIVE_COUNT = 3
+#: The least that RequiredRSASize can ask for.
+_RSA_BITS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class Destination:
         learns_into: The known_hosts file that new keys are added to, None if there is none.
         hash_names: Whether names are hidden in what is added (HashKnownHosts).
         algorithms: What is offered in the key exchange, and with which keys may sign.
+        rsa_bits: What an RSA key has to have at least, the host's as the user's (RequiredRSASize).
     """
 
     name: str
@@ -88,6 +91,7 @@ class Destination:
     learns_into: str | None
     hash_names: bool
     algorithms: Algorithms
+    rsa_bits: int
 
 
 def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Destination:
@@ -140,6 +144,7 @@ def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Des
         accept_new=checks == "accept-new",
         learns_into=_learns_into(options, found),
         hash_names=found.flag("hashknownhosts"),
+        rsa_bits=max(_RSA_BITS, found.count("requiredrsasize", _RSA_BITS)),
     )
 
 

@@ -21,7 +21,7 @@ from peerstage.errors import (
     escape,
 )
 from peerstage.session.algorithms import CERTIFICATE
-from peerstage.session.certificates import Certificate, blob_type
+from peerstage.session.certificates import Certificate, blob_type, rsa_bits
 from peerstage.session.config import Destination
 from peerstage.session.known_hosts import KnownHosts, fingerprint
 from peerstage.session.known_hosts_file import line_of, locked
@@ -121,6 +121,15 @@ class HostKeys:
             HostKeyError, ProtocolError: As `judge`.
         """
         certificate, key = read_shown(shown)
+        try:
+            bits, least = rsa_bits(key), self._destination.rsa_bits
+        except ValueError:
+            raise ProtocolError("The host shows an RSA key that can not be read.") from None
+        if bits is not None and bits < least:
+            raise MismatchedHostKey(
+                f"The host shows the RSA key {fingerprint(key)} of {bits} bits, and {least} are the least "
+                "(RequiredRSASize). Give it a new key, best an Ed25519 one."
+            )
         pinned = self._destination.pinned
         if pinned is not None:
             if pinned == fingerprint(key):

@@ -36,6 +36,11 @@ class Offer:
         """Its type."""
         return blob_type(self.blob)
 
+    @property
+    def key(self) -> bytes:
+        """The key, or the one that the certificate is for."""
+        return Certificate.parse(self.blob).key if self.kind.endswith(CERTIFICATE) else self.blob
+
 
 class Offers:
     """What there is to log in by. Iterated over, files are read and the agent is asked only when their turn comes.

@@ -24,6 +24,7 @@ _REFUSED = {
     "knownhostscommand": ("none",),
     "revokedhostkeys": ("none",),
     "nohostauthenticationforlocalhost": ("no", "false"),
+    "checkhostip": ("no", "false"),
     "proxyusefdpass": ("no", "false"),
     "bindinterface": (),
 }
@@ -47,6 +48,9 @@ class Settings:
         Raises:
             ConfigurationError: There is such a setting; with file and line.
         """
+        refused = self._config.first("refuseconnection")
+        if refused is not None:
+            raise complaint(refused, f"RefuseConnection: {' '.join(refused.words)!r}")
         for keyword, harmless in _REFUSED.items():
             if not self._is(keyword, harmless):
                 raise self._complaint(keyword, "is not honoured")

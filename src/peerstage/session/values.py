@@ -147,10 +147,10 @@ def _time(setting: Setting) -> None:
 #: What is looked at as soon as a line is read, whether it applies or not.
 CHECKS: Mapping[str, Callable[[Setting], object]] = {
     "port": port_of,
-    **dict.fromkeys(("connectionattempts", "serveralivecountmax"), number_of),
+    **dict.fromkeys(("connectionattempts", "serveralivecountmax", "requiredrsasize"), number_of),
     **dict.fromkeys(("connecttimeout", "serveraliveinterval"), _time),
     **dict.fromkeys(
-        ("identitiesonly", "hashknownhosts", "nohostauthenticationforlocalhost", "proxyusefdpass"),
+        ("identitiesonly", "hashknownhosts", "nohostauthenticationforlocalhost", "proxyusefdpass", "checkhostip"),
         lambda one: choice_of(one, FLAGS),
     ),
     **dict.fromkeys(

@@ -1,0 +1,63 @@
+"""RequiredRSASize: RSA keys that are smaller are refused of a host, and not offered to it, as by ssh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from peerstage import RemotePeer
+from peerstage.errors import LoginError, MismatchedHostKey, StageError
+from support.keys import certify, fingerprint, make_key, public
+from support.recording import bytes_after_newkeys, recording
+from support.sshd import Sshd
+
+
+def stage(server: Sshd, config: Path, setting: str, tmp_path: Path, **options: object) -> StageError | None:
+    config.write_text(setting + "\n")
+    collect, target = tmp_path / "collect", tmp_path / "target"
+    for path in (collect, target):
+        path.mkdir(exist_ok=True)
+    (collect / "file").touch()
+    ssh = server.options(config=str(config), **options)
+    try:
+        RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=ssh).stagePeer(str(target))
+    except StageError as exc:
+        return exc
+    return None
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["known", "pinned"])
+def test_a_host_whose_rsa_key_is_too_small_hears_nothing_after_our_newkeys(
+    own_sshd: Callable[..., Sshd], own_home: Path, tmp_path: Path, pinned: bool
+) -> None:
+    key = make_key(tmp_path / "rsa", kind="rsa", bits=2048)
+    server = own_sshd(extra=f"HostKey {key}\nHostKeyAlgorithms rsa-sha2-512")
+    known = f"* {public(key)}\n".encode()
+    assert stage(server, own_home / "c", "RequiredRSASize 2048", tmp_path, known_hosts=known) is None
+    with recording(server.port) as (port, sent):
+        more = {"host_key": fingerprint(key)} if pinned else {}
+        error = stage(server, own_home / "c", "RequiredRSASize 3072", tmp_path, port=port, known_hosts=known, **more)
+    assert isinstance(error, MismatchedHostKey)
+    assert "of 2048 bits, and 3072 are the least" in str(error)
+    assert bytes_after_newkeys(bytes(sent)) == 0
+
+
+@pytest.mark.parametrize("certified", [False, True], ids=["key", "certificate"])
+def test_a_users_rsa_key_that_is_too_small_is_not_offered(
+    own_sshd: Callable[..., Sshd], own_home: Path, tmp_path: Path, certified: bool
+) -> None:
+    key, authority = make_key(tmp_path / "rsa", kind="rsa", bits=2048), make_key(tmp_path / "authority")
+    server = own_sshd()
+    (server.home / "authorized_keys").write_text(
+        f"cert-authority {public(authority)}\n" if certified else public(key) + "\n"
+    )
+    options = {"identity": str(key)}
+    if certified:
+        options["certificate"] = str(certify(key, authority, server.user))
+    assert stage(server, own_home / "c", "RequiredRSASize 2048", tmp_path, **options) is None
+    error = stage(server, own_home / "c", "RequiredRSASize 2049", tmp_path, **options)
+    assert isinstance(error, LoginError)
+    assert "it has 2048 bits, and 2049 are the least (RequiredRSASize)" in str(error)
+    assert "refused;" not in str(error)
