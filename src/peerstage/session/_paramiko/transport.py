@@ -134,7 +134,7 @@ class ClientTransport(paramiko.Transport):
         message.add_byte(cMSG_SERVICE_REQUEST)
         message.add_string("ssh-userauth")
         hidden: Any = self
-        hidden._send_message(message)
+        self._send_user_message(message)
         while not self._accepted.wait(0.1):
             if not self.is_active():
                 raise self.get_exception() or EOFError()
@@ -202,7 +202,7 @@ class _Login(AuthOnlyHandler):
         hidden.auth_method, hidden.username = method, user
         hidden.transport.saved_exception = None  # what an earlier attempt came to
         hidden.auth_event = threading.Event()
-        hidden.transport._send_message(request)
+        hidden.transport._send_user_message(request)  # not while the server wants new keys (RFC 4253, 7.1)
         return cast("list[str]", hidden.wait_for_response(hidden.auth_event))
 
 
