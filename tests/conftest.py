@@ -17,8 +17,7 @@ from support.leaks import Snapshot
 from support.sshd import Sshd, start_sshd
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "xdist_group(name): which tests pytest-xdist gives to one worker")
+def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background; what is started here inherits it
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -31,10 +30,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """With pytest-xdist one worker has all that change, or look behind, the password database of this machine."""
-    if {"accounts", "unprivileged_sshd"} & set(getattr(item, "fixturenames", ())):
-        item.add_marker(pytest.mark.xdist_group("accounts"))
+#: What pytest-xdist gives to one worker: the containers, which are started once, and what changes or covers up the
+#: password database of this machine.
+_TOGETHER = {
+    "tests/containers/": "containers",
+    **dict.fromkeys(("tests/isolation/", "tests/peer/test_parity.py", "tests/cli/test_doctor.py"), "accounts"),
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Test by test to whoever is free, but for those that go together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((group for place, group in _TOGETHER.items() if nodeid.startswith(place)), nodeid)
+
+    return Together(config, log)
 
 
 @pytest.fixture(autouse=True)

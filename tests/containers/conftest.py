@@ -51,13 +51,6 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """With pytest-xdist one worker has all that need containers, so that these are started once."""
-    if _services(item):
-        item.add_marker(pytest.mark.xdist_group("containers"))
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     ours = [item for item in items if _services(item)]

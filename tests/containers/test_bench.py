@@ -75,4 +75,6 @@ def test_ctrl_c_leaves_no_container_network_or_volume(bench: Bench, tmp_path: Pa
 
 
 def test_every_service_is_a_kind_or_has_a_part_of_its_own() -> None:
-    assert set(services_in_file()) == {kind.name for kind in KINDS} | {"bastion", "client", "faults", "master", "sudo"}
+    assert set(services_in_file()) == {kind.name for kind in KINDS} | {
+        *("bastion", "gate", "client", "faults", "master", "sudo")
+    }
