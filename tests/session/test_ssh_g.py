@@ -91,6 +91,8 @@ WRONG = [
     *("ConnectionAttempts x", "ConnectionAttempts -1", "ConnectionAttempts 0", "ConnectionAttempts 99999999999"),
     *("ServerAliveInterval 1.5", "ServerAliveCountMax 0x3", "ConnectTimeout None", "ConnectTimeout 99999999999"),
     *("AddressFamily both", "IdentitiesOnly 1", "StrictHostKeyChecking maybe", "CanonicalizeHostname perhaps"),
+    *("User a b", 'User ""', 'HostName ""', 'HostKeyAlias ""', 'IdentityAgent ""', 'IdentityFile ""', 'Ciphers ""'),
+    *('UserKnownHostsFile /a ""', 'GlobalKnownHostsFile ""', 'CertificateFile ""', 'BindAddress ""', "\ufeffPort 22"),
     *("ProxyUseFdpass x", "BindAddress a b", "Ciphers aes128-ctr aes256-ctr", "NoHostAuthenticationForLocalhost x"),
 ]
 HOSTS = st.sampled_from(

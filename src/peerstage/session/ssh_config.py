@@ -31,9 +31,11 @@ _ALIASES = {"identityfile2": "identityfile", "pubkeyacceptedkeytypes": "pubkeyac
 _ADD_UP = frozenset({"identityfile", "certificatefile", "rekeylimit"})
 #: Keywords that take one word; the others may take more, or are not looked at.
 _ONE_WORD = {
-    *("identityfile", "certificatefile", "hostname", "hostkeyalias", "identityagent", "bindaddress"),
+    *("identityfile", "certificatefile", "hostname", "hostkeyalias", "identityagent", "bindaddress", "user"),
     *(keyword for keyword in CHECKS if keyword != "rekeylimit"),
 }
+#: Keywords of which no word may be empty.
+_NEVER_EMPTY = {*_ONE_WORD, "proxyjump", "rekeylimit", "userknownhostsfile", "globalknownhostsfile"}
 #: Keywords whose value "none" is as good as no line.
 _NONE_IS_UNSET = frozenset({"connecttimeout", "serveraliveinterval"})
 #: Keywords whose value is the rest of the line, as it stands.
@@ -187,7 +189,7 @@ class SSHConfig:
             if not line or line.startswith("#"):
                 continue
             match = _LINE.match(line)
-            if match is None:
+            if match is None or not match.group(1).isascii():  # as behind a byte order mark
                 raise complaint(Setting((), source.path, number), f"{line[:60]!r} can not be read")
             keyword, value = match.group(1).lower(), match.group(2)
             keyword = _ALIASES.get(keyword, keyword)
@@ -309,6 +311,8 @@ def _setting(keyword: str, value: str, path: str, number: int) -> Setting:
     setting = Setting(tuple(words), path, number)
     if not words:
         raise complaint(setting, f"{keyword} has no value")
+    if keyword in _NEVER_EMPTY and "" in words:
+        raise complaint(setting, f"{keyword} has an empty value")
     if keyword in _ONE_WORD and len(words) > 1:
         raise complaint(setting, f"{keyword} takes one value, and here are {len(words)}")
     if keyword in CHECKS:
