@@ -223,6 +223,42 @@ def test_a_certificate_without_its_key_and_a_file_that_is_none_are_named(
         assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("key.pub", "it is a public key, and no agent has the private one"),
+        ("fifo", "not a regular file"),
+        (".", "not a regular file"),
+        ("huge", "larger than 1048576 bytes"),
+        ("missing", "No such file"),
+        ("empty", "not a private key"),
+        ("a\0b", r"no path \(embedded null byte\)"),
+        ("a\ud800", "no path .*surrogates"),
+    ],
+)
+def test_an_identity_that_is_no_private_key_is_named_with_the_reason(
+    own_sshd: Start, ssh: Path, target: Path, tmp_path: Path, name: str, words: str
+) -> None:
+    server = own_sshd()
+    configure(ssh, server)
+    make_key(tmp_path / "key")
+    os.mkfifo(tmp_path / "fifo")
+    for path, size in ((tmp_path / "empty", 0), (tmp_path / "huge", 1 << 40)):
+        path.touch(mode=0o600)
+        os.truncate(path, size)
+    with pytest.raises(LoginError, match=words) as caught:
+        log_in(server, target, identity=f"{tmp_path}/{name}")
+    assert str(caught.value).isprintable()
+    log_in(server, target, identity=(f"{tmp_path}/{name}", str(server.identity)))
+
+
+def test_secrets_that_could_not_be_sent_are_refused_at_once_and_not_shown() -> None:
+    for name in ("password", "passphrase"):
+        with pytest.raises(ValueError, match=f"{name} must be text") as caught:
+            SSHOptions(**{name: "sesame\udcff"})
+        assert "sesame" not in str(caught.value)
+
+
 # Agents that misbehave.
 
 

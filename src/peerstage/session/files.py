@@ -18,7 +18,10 @@ def read_with_status(path: str, most: int) -> tuple[bytes, os.stat_result]:
     Raises:
         OSError: It can not be read, is no regular file, or holds more than *most* bytes.
     """
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except ValueError as exc:  # a NUL in it, or what no file system's encoding has
+        raise OSError(errno.EINVAL, f"no path ({exc})") from None
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

@@ -41,6 +41,8 @@ def read_key(path: str, passphrase: str | None) -> paramiko.PKey:
         data, status = read_with_status(path, _MOST_BYTES)
     except OSError as exc:
         raise UnusableKey(exc.strerror or "unreadable") from exc
+    if _is_public(data):
+        raise UnusableKey("it is a public key, and no agent has the private one")
     if hasattr(os, "geteuid") and status.st_uid == os.geteuid() and status.st_mode & 0o077:
         raise UnusableKey(f"others can read it (mode {stat.S_IMODE(status.st_mode):04o}); ssh ignores it: chmod 600")
     return parse_key(data, passphrase)
@@ -97,15 +99,26 @@ def read_public(path: str) -> bytes:
         UnusableKey: There is none.
     """
     try:
-        kind, text = read_regular(path, _MOST_BYTES).split()[:2]
-        blob = base64.b64decode(text, validate=True)
-        if blob_type(blob) != kind.decode("ascii"):
-            raise ValueError
+        return _parse_public(read_regular(path, _MOST_BYTES))
     except OSError as exc:
         raise UnusableKey(exc.strerror or "unreadable") from exc
     except ValueError:
         raise UnusableKey("no public key or certificate") from None
+
+
+def _parse_public(data: bytes) -> bytes:
+    kind, text = data.split()[:2]
+    blob = base64.b64decode(text, validate=True)
+    if blob_type(blob) != kind.decode("ascii"):
+        raise ValueError("the key is not of the type that the line says")
     return blob
+
+
+def _is_public(data: bytes) -> bool:
+    try:
+        return bool(_parse_public(data))
+    except ValueError:
+        return False
 
 
 def _public_part(data: bytes) -> bytes:

@@ -99,6 +99,8 @@ class SSHOptions:
         for name in ("passphrase", "password"):
             if not isinstance(getattr(self, name), (str, type(None))):
                 raise ValueError(f"SSHOptions: {name} must be a string.")
+            if not _is_text(getattr(self, name) or ""):
+                raise ValueError(f"SSHOptions: {name} must be text that UTF-8 can encode.")  # which is a secret
         for name in ("jump", "elevate"):
             value = getattr(self, name)
             _require(value is None or (isinstance(value, str) and value != ""), name, "a non-empty string", value)
@@ -131,6 +133,14 @@ def several(value: object) -> tuple[Any, ...]:
 def expand(path: Path) -> str:
     """Return *path* with ``~`` replaced by the home directory, as everywhere in Python (``$HOME`` first)."""
     return os.path.expanduser(os.fspath(path))
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_int(value: object) -> bool:
