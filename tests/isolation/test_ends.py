@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from peerstage import Limits, Progress, RemotePeer
-from peerstage.errors import Cancelled, LandingError, LimitExceeded, StageError
+from peerstage.errors import Cancelled, LandingError, LimitExceeded, NotAvailable, StageError
 from peerstage.testing.contract import landed
 from support.children import children_apart, is_gone, status_of
 from support.filesystems import tmpfs
@@ -180,6 +181,25 @@ def test_progress_comes_in_the_calling_thread_and_ends_with_the_totals(apart: Re
     assert {thread for _, thread in told} == {threading.current_thread()}
     assert told[-1][0] == Progress(1, 1, 128 * MIB, 128 * MIB)
     assert [progress.bytes_done for progress, _ in told] == sorted(progress.bytes_done for progress, _ in told)
+
+
+def test_a_child_that_can_not_be_started_says_so(apart: RemotePeer, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/does/not/exist")
+    with pytest.raises(NotAvailable, match=f"{apart.name}: A child process of Python can not be started"):
+        apart.stagePeer(str(old))
+    monkeypatch.setattr(sys, "executable", None)
+    with pytest.raises(NotAvailable, match="does not say where it lies"):
+        apart.stagePeer(str(old))
+    monkeypatch.undo()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for few in range(3, 14):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + few, hard))
+        try:
+            apart.writeStageIndicator()
+        except StageError as exc:
+            assert str(exc).isprintable()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_caller_that_is_killed_takes_the_child_with_it(sshd: Sshd, collect: Path, target: Path) -> None:

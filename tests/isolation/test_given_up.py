@@ -134,6 +134,17 @@ for number, way in enumerate(ways):
     print("way", number, "is open")
 print(*os.getresuid(), *os.getresgid(), *os.getgroups())
 """
+LOOKS_FOR_KEYS = """
+import ctypes
+from peerstage.isolation import privileges
+libc, keyctl = ctypes.CDLL(None), privileges._SYS_KEYCTL[os.uname().machine]
+libc.syscall(keyctl, 1, None)
+libc.syscall(keyctl - 2, b"user", b"secret-of-root", b"payload", 7, -3)
+find = lambda: libc.syscall(keyctl, 10, -3, b"user", b"secret-of-root", 0) > 0
+before = find()
+give_up_root(user, set_id_programs=False)
+print(find() and before)
+"""
 DOES_NOT_WORK = """
 os.setresuid = lambda *ids: None
 try:
@@ -153,6 +164,11 @@ def run_as_child(user: Account, more: str) -> str:
 
 def test_root_can_not_be_had_again(user: Account) -> None:
     assert run_as_child(user, TRIES_TO_GO_BACK) == " ".join([str(user.uid)] * 3 + [str(user.gid)] * 4)
+
+
+def test_the_keys_in_roots_session_keyring_are_not_found_any_more(user: Account) -> None:
+    """Where an engine forbids keyrings altogether (a container), root has none either."""
+    assert run_as_child(user, LOOKS_FOR_KEYS) == "False"
 
 
 def test_a_child_that_could_not_give_up_root_does_nothing(user: Account) -> None:

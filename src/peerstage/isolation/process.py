@@ -69,28 +69,16 @@ class Child:
         self._buffer = memoryview(bytearray(_PIECE))
         self._ring = Ring.make()
         self._mark = new_mark()
-        self._sock, theirs = socket.socketpair()
-        self._frames, frames_in = os.pipe()
-        self._stderr, stderr_in = os.pipe()
-        _enlarge(frames_in)
+        self._frames = self._stderr = -1
+        self._sock = socket.socket(socket.AF_UNIX)
         try:
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                command or _command(),
-                stdin=theirs.fileno(),
-                stdout=frames_in,
-                stderr=stderr_in,
-                cwd="/",
-                env={**environment, MARK: self._mark},
-                close_fds=True,
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as exc:
+            with contextlib.ExitStack() as theirs:
+                self._process = self._launch(command or _command(), environment, theirs)
+        except BaseException as exc:
             self._close()
+            if not isinstance(exc, (OSError, ValueError)) or isinstance(exc, StageError):
+                raise
             raise NotAvailable(f"A child process of Python can not be started: {exc}.") from exc
-        finally:
-            theirs.close()
-            os.close(frames_in)
-            os.close(stderr_in)
         for fd in (self._frames, self._stderr):
             os.set_blocking(fd, False)
         self._sock.setblocking(False)
@@ -98,6 +86,29 @@ class Child:
         for fd in (self._frames, self._stderr, self._sock.fileno()):
             self._poll.register(fd, select.POLLIN)
         _live.add(self)
+
+    def _launch(
+        self, command: Sequence[str], environment: dict[str, str], theirs: contextlib.ExitStack
+    ) -> subprocess.Popen[bytes]:
+        """Make the channels and start *command*; its ends of them are closed with *theirs*."""
+        self._sock.close()
+        self._sock, jobs = socket.socketpair()
+        theirs.callback(jobs.close)
+        self._frames, frames = os.pipe()
+        theirs.callback(os.close, frames)
+        self._stderr, stderr = os.pipe()
+        theirs.callback(os.close, stderr)
+        _enlarge(frames)
+        return subprocess.Popen(
+            command,
+            stdin=jobs.fileno(),
+            stdout=frames,
+            stderr=stderr,
+            cwd="/",
+            env={**environment, MARK: self._mark},
+            close_fds=True,
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int:

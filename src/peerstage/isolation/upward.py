@@ -32,7 +32,7 @@ from peerstage.isolation.frames import (
 from peerstage.isolation.messages import MOST_MESSAGE
 from peerstage.isolation.ring import RingWriter
 from peerstage.landing.base import Buffer, Landing, Ranges, Slot
-from peerstage.records import KIB, Entry
+from peerstage.records import KIB, MIB, Entry
 
 #: Frames are kept back until there are so many bytes, or so many seconds have passed since the last went.
 _BATCH = 64 * KIB
@@ -40,6 +40,8 @@ _KEPT_BACK = 0.05
 _MOST_BUFFERS = 512
 #: Bytes that are worth a place in the memory that is shared.
 _SHARED_FROM = 16 * KIB
+#: Bytes there of which the parent is told at once: each time wakes it up.
+_SHARED_BATCH = MIB
 
 
 class Upward:
@@ -50,6 +52,7 @@ class Upward:
         self._lock = threading.RLock()
         self._kept: list[Buffer] = []
         self._size = 0
+        self._placed = 0
         self._sent_at = time.monotonic()
         self._ring: RingWriter | None = None
 
@@ -82,8 +85,8 @@ class Upward:
                 place = self._ring.place(buffers, length)
                 if place is not None:
                     position, mark = place
+                    self._placed += length
                     self._keep(encode(Shared(slot, offset, position, length, mark)))
-                    self.flush()
                     return
             header = data_header(slot, offset, length)
             if length < _BATCH:
@@ -97,7 +100,7 @@ class Upward:
     def flush(self) -> None:
         """Send everything that was kept back."""
         with self._lock:
-            kept, self._kept, self._size = self._kept, [], 0
+            kept, self._kept, self._size, self._placed = self._kept, [], 0, 0
             for at in range(0, len(kept), _MOST_BUFFERS):
                 self._write(kept[at : at + _MOST_BUFFERS])
             self._sent_at = time.monotonic()
@@ -105,7 +108,8 @@ class Upward:
     def _keep(self, frame: bytes) -> None:
         self._kept.append(frame)
         self._size += len(frame)
-        if self._size >= _BATCH or time.monotonic() - self._sent_at > _KEPT_BACK:
+        late = time.monotonic() - self._sent_at > _KEPT_BACK
+        if late or self._size >= _BATCH or self._placed >= _SHARED_BATCH:
             self.flush()
 
     def _write(self, buffers: list[Buffer]) -> None:
