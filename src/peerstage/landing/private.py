@@ -90,13 +90,12 @@ class PrivateDirectory:
             self._lock_fd = os.open(LOCK, _LOCK_FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd)
         except FileNotFoundError:
             return False
-        lock = os.fstat(self._lock_fd)
-        if lock.st_uid != os.fstat(self.fd).st_uid or os.listdir(self.fd) not in ([LOCK], []):
+        if os.fstat(self._lock_fd).st_uid != os.fstat(self.fd).st_uid or os.listdir(self.fd) not in ([LOCK], []):
             self._close()  # it is not the one that was made: another user, who may write to the target, put it there
             raise LandingError(
                 "Another user exchanges the private directory for another. Stage where none but you write."
             )
-        return _lock(self._lock_fd, without_locks=True) and lock.st_nlink > 0
+        return _lock(self._lock_fd, without_locks=True) and os.fstat(self._lock_fd).st_nlink > 0
 
     def _close(self) -> None:
         for fd in (self._lock_fd, self.fd):
