@@ -116,7 +116,6 @@ REFUSED = [
     "KnownHostsCommand /bin/k",
     "RevokedHostKeys /r",
     "NoHostAuthenticationForLocalhost yes",
-    "CheckHostIP yes",
     "RefuseConnection not from here",
     "RequiredRSASize many",
     "ProxyUseFdpass yes",
@@ -185,7 +184,7 @@ def test_what_is_not_honoured_or_wrong_is_refused_by_file_and_line(config: Path,
         "ServerAliveInterval 60\nCompression yes\nForwardAgent yes\nControlPath /x\nLogLevel DEBUG\n",
         "CanonicalizeHostname no\nNoHostAuthenticationForLocalhost no\nProxyUseFdpass False\n",
         "KnownHostsCommand none\nRevokedHostKeys none\nCASignatureAlgorithms +ssh-ed25519\n",
-        "PKCS11Provider /p\nSecurityKeyProvider /s\nVerifyHostKeyDNS yes\nCheckHostIP no\n",
+        "PKCS11Provider /p\nSecurityKeyProvider /s\nVerifyHostKeyDNS yes\nCheckHostIP yes\n",
     ],
 )
 def test_what_does_not_concern_this_peer_or_nobody_s_identity_is_passed_over(config: Path, text: str) -> None:

@@ -24,7 +24,6 @@ _REFUSED = {
     "knownhostscommand": ("none",),
     "revokedhostkeys": ("none",),
     "nohostauthenticationforlocalhost": ("no", "false"),
-    "checkhostip": ("no", "false"),
     "proxyusefdpass": ("no", "false"),
     "bindinterface": (),
 }
