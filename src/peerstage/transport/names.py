@@ -27,6 +27,9 @@ class Names:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._names)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __len__(self) -> int:
         return len(self._names)
 
