@@ -191,6 +191,53 @@ def test_an_endless_login_banner_ends_with_the_login(target: Path, host_key: par
     assert isinstance(error, LimitExceeded)
 
 
+def saying(kind: int, answer: paramiko.Message) -> Any:
+    """Bend a server: *answer* takes the place of its messages of a kind."""
+
+    def prepare(transport: Any) -> None:
+        send = transport._send_message
+        transport._send_message = lambda message: send(answer if message.asbytes()[0] == kind else message)
+
+    return prepare
+
+
+def message_of(kind: int, *parts: str | bool) -> paramiko.Message:
+    message = paramiko.Message()
+    message.add_byte(bytes([kind]))
+    for part in parts:
+        if isinstance(part, bool):
+            message.add_boolean(part)
+        else:
+            message.add_string(part)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (message_of(51, "a," * 100_000 + "b", False), LoginError, "The peer wants a, a, a"),
+        (message_of(51, "", True), LoginError, "accepted, and more is wanted. Add"),
+        (message_of(60, "ssh-ed25519", "key"), ProtocolError, "an answer that belongs to no question"),
+    ],
+    ids=["wants a hundred thousand things", "wants more and names nothing", "asks for a signature that it has"],
+)
+def test_strange_answers_to_a_login_end_in_a_short_error(
+    target: Path, host_key: paramiko.PKey, answer: paramiko.Message, kind: Any, words: str
+) -> None:
+    error = attempt(made_of_paramiko(key=host_key, prepare=saying(52, answer)), target, host_key)
+    assert isinstance(error, kind)
+    assert words in str(error)
+    assert len(str(error)) < 1000
+
+
+def test_a_password_that_has_expired_is_said_to(target: Path, host_key: paramiko.PKey) -> None:
+    prepare = saying(52, message_of(60, "Your password has expired.", ""))
+    handler = made_of_paramiko(ssh_server.PasswordOnly, key=host_key, prepare=prepare)
+    error = attempt(handler, target, host_key, password="sesame")
+    assert isinstance(error, LoginError)
+    assert "the password: it has expired, and the peer wants another one" in str(error)
+
+
 def test_extensions_by_the_billion_are_refused(target: Path, host_key: paramiko.PKey) -> None:
     def flood(transport: Any) -> None:
         message = paramiko.Message()

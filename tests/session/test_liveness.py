@@ -28,15 +28,11 @@ class Clock:
         return self.now
 
 
-def liveness(interval: float, count: int, *, can_ask: bool = True) -> tuple[Liveness, Clock, list[float]]:
+def liveness(interval: float, count: int) -> tuple[Liveness, Clock, list[float]]:
     clock = Clock()
     asked: list[float] = []
 
-    def ask() -> bool:
-        asked.append(clock.now)
-        return can_ask
-
-    return Liveness(interval, count, ask, clock), clock, asked
+    return Liveness(interval, count, lambda: asked.append(clock.now), clock), clock, asked
 
 
 def test_the_peer_is_asked_after_each_interval_and_given_up_one_after_the_last_question() -> None:
@@ -58,13 +54,6 @@ def test_whatever_comes_is_a_sign_of_life() -> None:
         if second % 20 == 0:
             alive.heard()
     assert len(asked) == 10
-
-
-def test_no_question_is_counted_that_could_not_be_asked() -> None:
-    alive, clock, _ = liveness(1, 1, can_ask=False)
-    for second in range(10):
-        clock.now = second
-        alive.silent()
 
 
 def test_a_configured_interval_is_taken_and_a_configured_0_means_never(tmp_path: Path) -> None:
@@ -118,6 +107,28 @@ def test_a_peer_that_is_stopped_is_given_up_unless_nobody_is_to_ask(
         else:
             time.sleep(1)
             stream.send(b"\0")
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        session.close()
+        watchdog.close()
+
+
+def test_a_peer_that_is_stopped_is_given_up_although_new_keys_are_due(
+    leaves_nothing: None, own_sshd: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("RekeyLimit default 1\n")
+    server = own_sshd()
+    session, watchdog = session_of(server, keepalive_interval=1.0, keepalive_count=2, config=str(tmp_path / "config"))
+    stream = session.open_subsystem("sftp")
+    stopped = server.sessions()
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        with watchdog.phase("answer at all", 15), pytest.raises(ConnectionLost, match="no sign of life for 3 s"):
+            stream.receive()
+        assert time.monotonic() - started < 10
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)

@@ -19,6 +19,9 @@ from peerstage.session.options import SSHOptions
 
 log = logging.getLogger("peerstage.session")
 
+#: Characters that are shown of what a peer says it wants.
+_MOST_SHOWN = 200
+
 
 class Login:
     """One attempt to log in to a peer, and the tale of what was tried, for the error that it may end with.
@@ -62,7 +65,8 @@ class Login:
                 log.info("%s: logged in as %s.", escape(self._destination.name), escape(self._destination.user))
                 return
         tried = "; ".join(self._tried) or "there was nothing to try: no key, no agent, no password"
-        also = f" The peer wants {', '.join(self._wanted)}." if self._wanted else ""
+        wanted = ", ".join(filter(None, self._wanted or ()))
+        also = f" The peer wants {wanted[:_MOST_SHOWN]}." if wanted else ""
         raise LoginError(
             f"Login as {self._destination.user} refused: {tried}.{also} "
             "Add a public key to the peer's authorized_keys, or name the right one with SSHOptions(identity=...)."

@@ -16,11 +16,11 @@ class Liveness:
     Args:
         interval: Seconds of silence before each question.
         count: Questions that may stay unanswered, an interval each.
-        ask: Sends a request that wants a reply (RFC 4254, 4); False if that is not possible right now.
+        ask: Sends a request that wants a reply (RFC 4254, 4), unless keys are being exchanged: then one is due anyway.
     """
 
     def __init__(
-        self, interval: float, count: int, ask: Callable[[], bool], clock: Callable[[], float] = time.monotonic
+        self, interval: float, count: int, ask: Callable[[], object], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._interval = interval
         self._count = count
@@ -47,5 +47,5 @@ class Liveness:
             raise paramiko.SSHException(
                 f"the peer has shown no sign of life for {self._interval * (self._count + 1):g} s (ServerAliveInterval)"
             )
-        if self._ask():
-            self._asked += 1
+        self._asked += 1
+        self._ask()

@@ -197,6 +197,13 @@ class ClientTransport(paramiko.Transport):
 class _Login(AuthOnlyHandler):
     """paramiko's reader of the server's answers; it is asked for one at a time."""
 
+    def _parse_userauth_info_request(self, m: Message) -> None:
+        hidden: Any = self
+        if hidden.auth_method != "password":
+            raise Violation("an answer that belongs to no question")
+        hidden.transport.saved_exception = paramiko.SSHException("it has expired, and the peer wants another one")
+        hidden.auth_event.set()
+
     def ask(self, user: str, method: str, request: Message) -> list[str]:
         hidden: Any = self
         hidden.auth_method, hidden.username = method, user
@@ -271,15 +278,14 @@ def watch_liveness(transport: paramiko.Transport, interval: float, count: int) -
     """Watch from now on whether the other end of *transport*, which is ours, lives. See `Liveness`."""
     hidden = cast(Any, transport)
 
-    def ask() -> bool:
-        if not hidden.clear_to_send.is_set():  # keys are being exchanged: nothing else may be sent, and they are a sign
-            return False
+    def ask() -> None:
+        if not hidden.clear_to_send.is_set():  # keys are being exchanged: nothing else may be sent, they are to come
+            return
         message = Message()
         message.add_byte(cMSG_GLOBAL_REQUEST)
         message.add_string("keepalive@openssh.com")
         message.add_boolean(True)
         hidden._send_message(message)
-        return True
 
     hidden.packetizer.liveness = Liveness(interval, count, ask)
 
