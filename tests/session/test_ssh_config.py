@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -339,3 +340,37 @@ def test_the_command_of_a_match_is_bounded_in_time(config: Path, monkeypatch: py
 def test_the_command_of_a_match_is_not_run_where_its_answer_does_not_matter(config: Path, tmp_path: Path) -> None:
     reach(f'Match host other exec "touch {tmp_path}/ran"\n Port 1\n', config)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def nameless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs this is a number and nothing else, as in many a container."""
+
+    def knows_nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", knows_nobody)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", ""), ("IdentityFile ~/.ssh/%h\n", ""), ("IdentityFile /%u\n", ":1: "), ("Match localuser root\n", ":1: ")],
+)
+def test_whoever_has_no_name_here_reaches_a_peer_all_the_same(
+    config: Path, nameless: None, text: str, words: str
+) -> None:
+    if not words:
+        assert reach(text, config).user == "backup"
+        return
+    with pytest.raises(ConfigurationError, match=f"{words}.*user {os.getuid()} has no name"):
+        reach(text, config)
+
+
+def test_whoever_has_no_name_here_must_name_who_logs_in(config: Path, nameless: None) -> None:
+    config.write_text("")
+    with pytest.raises(ConfigurationError, match="has no name"):
+        resolve_destination("db1", None, SSHOptions())
+    config.write_text("User backup\n")
+    assert resolve_destination("db1", None, SSHOptions()).user == "backup"

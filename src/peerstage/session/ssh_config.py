@@ -129,7 +129,12 @@ class SSHConfig:
         if self.given_user is not None:
             return self.given_user
         setting = self.first("user")
-        return local_user() if setting is None else setting.words[0]
+        if setting is not None:
+            return setting.words[0]
+        try:
+            return local_user()
+        except ValueError as exc:
+            raise ConfigurationError(f"Nobody says who logs in, and {exc}. Name the user.") from None
 
     @property
     def port(self) -> int | None:
@@ -275,7 +280,8 @@ class SSHConfig:
         }
         if criterion not in tests:
             raise complaint(setting, f"Match {criterion} is not evaluated")
-        return tests[criterion]()
+        with standing_at(setting):
+            return tests[criterion]()
 
     def _run(self, command: str, setting: Setting) -> bool:
         """Run the command of a Match exec by the user's shell, as ssh does; it holds if the command succeeds."""

@@ -15,13 +15,21 @@ _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
 
 
 def local_user() -> str:
-    """Return who runs this process (``%u``)."""
+    """Return who runs this process (``%u``).
+
+    Raises:
+        ValueError: Nobody knows; the message is fit to follow a file and a line.
+    """
     try:
         import pwd
 
         return pwd.getpwuid(os.getuid()).pw_name
     except (ImportError, KeyError):
+        pass
+    try:
         return getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        raise ValueError(f"user {os.getuid()} has no name on this machine") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +52,12 @@ class Tokens:
     alias: str
     jump: str = ""
 
-    def values(self) -> dict[str, str]:
-        """Return every token's value."""
+    def values(self, text: str) -> dict[str, str]:
+        """Return the value of every token that may be in *text*.
+
+        Raises:
+            ValueError: One is not known.
+        """
         local = socket.gethostname()
         hashed = hashlib.sha1(
             f"{local}{self.host}{self.port}{self.user}{self.jump}".encode("utf-8", "surrogateescape"),
@@ -63,7 +75,7 @@ class Tokens:
             "n": self.name,
             "p": str(self.port),
             "r": self.user,
-            "u": local_user(),
+            **({"u": local_user()} if "%u" in text else {}),
         }
 
     def expand(self, text: str) -> str:
@@ -72,7 +84,7 @@ class Tokens:
         Raises:
             ValueError: A token is unknown; the message is fit to follow a file and a line.
         """
-        return self.replace(text, self.values())
+        return self.replace(text, self.values(text))
 
     def expand_proxy(self, text: str) -> str:
         """Return a ProxyCommand or ProxyJump with its tokens expanded, of which it knows fewer.
@@ -80,7 +92,7 @@ class Tokens:
         Raises:
             ValueError: A token is unknown there.
         """
-        values = self.values()
+        values = self.values("")
         return self.replace(text, {letter: values[letter] for letter in "hknpr"})
 
     def expand_path(self, text: str) -> str:
