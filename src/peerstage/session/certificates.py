@@ -109,14 +109,15 @@ class Certificate:
         """Return why this does not certify the key of *host* at the time *now*; None if it does.
 
         Whether `authority` is one that is trusted is not looked at: the caller knows. As for ssh from 10.3 on, a
-        principal may hold wildcards, and a certificate without principals is for no host, not for all of them.
+        principal may hold wildcards, and a certificate without principals is for no host, not for all of them. As for
+        every ssh, a principal with capital letters is nobody's.
         """
         if self.role != HOST:
             return "it is not a host's"
         if now < self.valid_after or now >= self.valid_before:
             state = "not valid yet" if now < self.valid_after else "expired"
             return f"it is {state} (valid {self.validity})"
-        if not any(match_pattern(host.lower(), name.lower()) for name in self.principals):
+        if not any(match_pattern(host.lower(), name) for name in self.principals):
             return f"it is for {', '.join(map(escape, self.principals)) or 'no host (it names no principals)'}"
         if self.critical:
             return f"it has critical options that are unknown ({', '.join(map(escape, self.critical))})"

@@ -58,12 +58,13 @@ class HostKeys:
         """Return the *offered* algorithms of host keys in the order to ask for them (RFC 4253, 7.1).
 
         Those that can be judged come first, and certificates only where an authority is known for this host: a host
-        that has both would show one that nobody here vouches for. An order that is configured stands.
+        that has both would show one that nobody here vouches for. An order that is configured stands. Where all that
+        is known is an authority that is revoked, a certificate is what tells that this is why.
         """
         destination = self._destination
         if destination.algorithms.host_keys_fixed:
             return offered
-        with_authority = destination.pinned is None and bool(self._known.authorities(*destination.known_as))
+        with_authority = destination.pinned is None and self._known.may_be_certified(*destination.known_as)
         known = set(self._known.key_types(*destination.known_as))
 
         def rank(name: str) -> bool:

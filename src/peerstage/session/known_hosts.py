@@ -99,6 +99,12 @@ class KnownHosts:
         revoked = {line.blob for line in answer.revoked}
         return {line.blob: line.place for line in reversed(answer.authorities) if line.blob not in revoked}
 
+    def may_be_certified(self, host: str, port: int) -> bool:
+        """Whether a certificate can be judged: there is an authority for *host*, or nothing else but a revoked one."""
+        return bool(
+            self.authorities(host, port) or (self._look_up(host, port).authorities and not self.key_types(host, port))
+        )
+
     def knows_nothing_of(self, host: str, port: int) -> bool:
         """Whether there is neither a key of *host* nor an authority that may vouch for it."""
         answer = self._look_up(host, port)
