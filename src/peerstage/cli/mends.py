@@ -162,6 +162,8 @@ def _host_key(error: StageError, scene: Scene) -> Mend:
         marked = re.search(r"marked @revoked in (.+?:\d+):", error.message)
         where = f" in {marked[1]}" if marked else ""
         return Mend(f"the key is marked as stolen{where}", f"a new host key on the peer, then `{trust}`")
+    if error.message.startswith("The host shows the RSA key "):
+        return Mend("the peer's RSA key is too small (RequiredRSASize)", "`ssh-keygen -A` and a restart of its sshd")
     if scene.options.host_key is not None and scene.options.host_key.startswith("SHA256:"):
         return Mend("another key than the one that --host-key names", "the right fingerprint with --host-key")
     # What a message quotes a host had a say in, so that no command is taken from there.
