@@ -188,6 +188,20 @@ def test_every_bit_of_a_certificate_is_signed(tmp_path: Path) -> None:
         assert why is not None or Certificate.parse(bytes(bad)).authority != Certificate.parse(good).authority
 
 
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_every_byte_of_a_signature_counts(tmp_path: Path, kind: str) -> None:
+    authority, key = make_key(tmp_path / "authority", kind=kind), make_key(tmp_path / "key")
+    good = blob(certify(key, authority, "127.0.0.1", host=True))
+    for at in range(len(Certificate.parse(good).signed), len(good)):
+        bad = bytearray(good)
+        bad[at] ^= 0x10
+        try:
+            why = Certificate.parse(bytes(bad)).why_not("127.0.0.1", 1e9)
+        except ValueError:
+            continue
+        assert why is not None, f"byte {at} of {len(good)}"
+
+
 @pytest.mark.parametrize("cut", [0, 3, 40, 100, -1])
 def test_a_certificate_that_is_cut_off_is_none(tmp_path: Path, cut: int) -> None:
     authority, key = make_key(tmp_path / "authority"), make_key(tmp_path / "key")

@@ -125,7 +125,10 @@ class Certificate:
 
     def _why_not_signed(self) -> str | None:
         try:
-            algorithm = _Fields(self.signature).text()
+            name, raw = _Fields(self.signature)  # and nothing behind, which paramiko would pass over
+            algorithm = name.decode("utf-8", "backslashreplace")
+            if algorithm.startswith("ecdsa-"):
+                _r, _s = _Fields(raw)
             kind = _Fields(self.authority).text()
             if algorithm not in _SIGNATURES or kind not in _KEY_FIELDS:
                 return f"its authority signs by {escape(algorithm)}, which is not accepted"
