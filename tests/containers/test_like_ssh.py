@@ -83,7 +83,7 @@ def test_a_host_s_certificate_holds_or_it_is_refused_as_ssh_refuses_it(
 @pytest.mark.parametrize("revoked", ["ca", "keys/host_certs"])
 def test_a_host_whose_key_or_authority_is_revoked_is_refused(certs: BenchPeer, target: Path, revoked: str) -> None:
     known = certs.known_hosts.read_text() + f"@revoked * {public(certs.bench.home / revoked)}\n"
-    with pytest.raises(RevokedHostKey if revoked != "ca" else UnknownHostKey):
+    with pytest.raises(RevokedHostKey):
         certs.remote(ssh=certs.options(known_hosts=known.encode())).stagePeer(str(target))
     assert landed(target) == {}
 

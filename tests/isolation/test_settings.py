@@ -28,7 +28,7 @@ def through_json(route: Route, limits: Limits | None = None, retry: Retry | None
     [
         {},
         {"port": 2222, "identity": "/keys/a", "known_hosts": ("/k", b"data\xff"), "config": (), "agent": False},
-        {"identity": ("/a", "~/b"), "passphrase": "p\u2603", "password": "\udcff", "pkey": b"\0\xffkey"},
+        {"identity": ("/a", "~/b"), "passphrase": "p\u2603", "password": "\xff", "pkey": b"\0\xffkey"},
         {"config": "/c", "host_key": "SHA256:x", "jump": "a,b", "connect_timeout": 1.5, "keepalive_interval": 0},
         {"keepalive_count": 0, "agent": "/agent.sock", "known_hosts": b""},
     ],
