@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import NamedTuple
 
@@ -92,5 +93,6 @@ class ChannelSocket:
         return self._channel.send(data)
 
     def close(self) -> None:
-        """Close the channel. Closing again is allowed."""
-        self._channel.close()
+        """Close the channel. Closing again is allowed, and so it is when its connection is gone."""
+        with contextlib.suppress(Exception):  # one that can not be closed in good order goes with its connection
+            self._channel.close()
