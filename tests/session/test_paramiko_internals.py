@@ -15,6 +15,8 @@ from typing import Any
 import paramiko
 import pytest
 from paramiko.buffered_pipe import BufferedPipe
+from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST
+from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
 from paramiko.transport import ChannelMap
 
@@ -273,3 +275,27 @@ def test_tcp_connections_do_not_wait_to_send_small_requests() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
         make_transport(sock, Limits(), WINDOW, 65536)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+def test_nothing_goes_on_a_channel_that_was_closed_while_its_sender_waited(cipher: str) -> None:
+    pair = Pair(cipher)
+    try:
+        channel, transport = pair.open(), pair.client
+        hidden: Any = transport.packetizer
+
+        def sent_after(kind: int) -> int:
+            before = hidden._Packetizer__sequence_number_out
+            message = Message()
+            message.add_byte(bytes([kind]))
+            message.add_int(channel.remote_chanid)  # type: ignore[attr-defined]
+            message.add_string(b"x")
+            transport._send_message(message)
+            return int(hidden._Packetizer__sequence_number_out - before)
+
+        assert sent_after(MSG_CHANNEL_DATA) == 1
+        channel.closed = True
+        assert [sent_after(kind) for kind in (MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST)] == [0, 0]
+        channel.closed = False
+        assert echoed(pair.open(), b"y" * 1000) == b"y" * 1000, "the connection is as good as before"
+    finally:
+        pair.close()

@@ -11,7 +11,15 @@ from typing import Any, ClassVar, cast
 
 import paramiko
 from paramiko.auth_handler import AuthOnlyHandler
-from paramiko.common import MSG_SERVICE_ACCEPT, cMSG_GLOBAL_REQUEST, cMSG_SERVICE_REQUEST, cMSG_USERAUTH_REQUEST
+from paramiko.common import (
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EXTENDED_DATA,
+    MSG_CHANNEL_WINDOW_ADJUST,
+    MSG_SERVICE_ACCEPT,
+    cMSG_GLOBAL_REQUEST,
+    cMSG_SERVICE_REQUEST,
+    cMSG_USERAUTH_REQUEST,
+)
 from paramiko.kex_curve25519 import KexCurve25519
 from paramiko.message import Message
 
@@ -23,6 +31,8 @@ from peerstage.session.liveness import Liveness
 from peerstage.session.pipe import Violation
 
 _SERVICE = "ssh-connection"
+#: What goes on a channel as long as it is open.
+_DATA = frozenset({MSG_CHANNEL_WINDOW_ADJUST, MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA})
 #: Message numbers below are those of the transport and of key exchange itself (RFC 4250, 4.1.2).
 _FIRST_AFTER_KEX = 50
 #: Answers that may be held back while keys are exchanged.
@@ -104,8 +114,20 @@ class ClientTransport(paramiko.Transport):
                     hidden.clear_to_send.clear()
 
     def _send_message(self, data: Message) -> None:
-        if not self._hold_back(data):
+        if not self._hold_back(data) and not self._is_too_late(data):
             cast(Any, super())._send_message(data)
+
+    def _is_too_late(self, data: Message) -> bool:
+        """Whether this is data for a channel that was closed while the sender waited for new keys (RFC 4254, 5.3).
+
+        A server ends the connection over it. Channels are closed, then say so, under the lock that is held here.
+        """
+        raw = data.asbytes()
+        if raw[0] not in _DATA:
+            return False
+        number = int.from_bytes(raw[1:5], "big")
+        channels = cast(Any, self)._channels.values()
+        return not any(channel.remote_chanid == number and not channel.closed for channel in channels)
 
     def _hold_back(self, data: Message) -> bool:
         hidden: Any = self
