@@ -27,7 +27,7 @@ def connected(
 ) -> Iterator[tuple[RemotePeer, int]]:
     """A peer in a with block, connected as a local user from a process that has much of root's, and that child."""
     for name in ("SSH_AUTH_SOCK", "SECRET_OF_ROOT", "PYTHONPATH", "PYTHONSTARTUP", "LD_LIBRARY_PATH", "KRB5CCNAME"):
-        monkeypatch.setenv(name, "/root/secret")
+        monkeypatch.setenv(name, "/of/root/secret")
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     (collect / "cback.collect").touch()
     os.environ["HOME"] = "/root"

@@ -132,8 +132,9 @@ class Certificate:
             kind = _Fields(self.authority).text()
             if algorithm not in _SIGNATURES or kind not in _KEY_FIELDS:
                 return f"its authority signs by {escape(algorithm)}, which is not accepted"
-            authority, key = (paramiko.PKey.from_type_string(*_typed(one)) for one in (self.authority, self.key))
-            if min(_rsa_bits(authority), _rsa_bits(key)) < _RSA_BITS:
+            keys = (self.authority, self.key)
+            authority, _ = (paramiko.PKey.from_type_string(blob_type(one), one) for one in keys)
+            if any(bits is not None and bits < _RSA_BITS for bits in map(rsa_bits, keys)):
                 return f"an RSA key in it has fewer than {_RSA_BITS} bits"
             if not authority.verify_ssh_sig(self.signed, Message(self.signature)):
                 return "its signature is wrong"
@@ -189,14 +190,6 @@ def rsa_bits(blob: bytes) -> int | None:
         return None
     _, _, modulus = _Fields(blob)
     return int.from_bytes(modulus, "big").bit_length()
-
-
-def _typed(blob: bytes) -> tuple[str, bytes]:
-    return blob_type(blob), blob
-
-
-def _rsa_bits(key: paramiko.PKey) -> int:
-    return key.get_bits() if key.get_name() == "ssh-rsa" else _RSA_BITS
 
 
 def _string(data: bytes) -> bytes:
