@@ -141,7 +141,8 @@ def test_a_peer_that_dies_for_good_leaves_the_target_as_it_was(
     leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
 ) -> None:
     server = own_sshd()
-    fill(collect)
+    with (collect / "big").open("wb") as file:
+        file.truncate(1 << 30)
     (target / "big").write_bytes(b"old")
 
     def kill(progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import socket
@@ -36,11 +37,12 @@ WINDOW = 4 << 20
 
 
 class Echo(Policy):
-    """Sends back what it is sent."""
+    """Sends back what it is sent, until the client closes the channel."""
 
     def serve(self, channel: paramiko.Channel) -> None:
-        while data := channel.recv(1 << 20):
-            channel.sendall(data)
+        with contextlib.suppress(OSError):
+            while data := channel.recv(1 << 20):
+                channel.sendall(data)
         channel.close()
 
 
