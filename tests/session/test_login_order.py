@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,54 +14,13 @@ from typing import Any
 import paramiko
 import pytest
 
-from peerstage import RemotePeer, SSHOptions
+from peerstage import SSHOptions
 from peerstage.errors import LoginError
-from support.keys import certify, fingerprint, make_key, public, running_agent
-from support.programs import program
+from support.keys import certify, fingerprint, make_key, running_agent
+from support.logins import certified_server, configure, log_in, offered_to, ssh_offers
 from support.sshd import Sshd
 
 Start = Callable[..., Sshd]
-
-
-@pytest.fixture
-def ssh(own_home: Path) -> Path:
-    """The directory of ssh's configuration, keys and known_hosts."""
-    path = own_home / ".ssh"
-    path.mkdir(mode=0o700)
-    return path
-
-
-def configure(ssh: Path, server: Sshd, *lines: str) -> None:
-    """Write how the server is reached, and what is to be tried there."""
-    lines = (f"Port {server.port}", f"UserKnownHostsFile {server.known_hosts}", *lines)
-    (ssh / "config").write_text("\n".join(lines) + "\n")
-
-
-def log_in(server: Sshd, target: Path, **options: Any) -> None:
-    """Stage from the server as the configuration says it; raise what comes of it."""
-    collect = target.with_name("collected")
-    collect.mkdir(exist_ok=True)
-    (collect / "file").touch()
-    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=SSHOptions(**options))
-    assert peer.stagePeer(str(target)) == 1
-
-
-def offered_to(server: Sshd) -> list[str]:
-    """Return fingerprints of what a server was offered, in order; certificates with their kind."""
-    shown = re.findall(
-        r"(?:Accepted|Failed|Postponed) publickey for \S+ from \S+ port \d+ ssh2: (\S+) (SHA256:\S+)", server.log
-    )
-    return [f"{kind} {one}" for kind, one in shown]
-
-
-def ssh_offers(ssh: Path, server: Sshd) -> list[str]:
-    """Return the same of ssh itself, without repeats."""
-    settings = [f"HostKeyAlias={server.host}", "StrictHostKeyChecking=no", "BatchMode=yes"]
-    words = [word for setting in settings for word in ("-o", setting)]
-    command = [program("ssh"), "-v", "-F", str(ssh / "config"), *words, "-l", server.user, server.host, "true"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL).stderr
-    found = [f"{kind} {one}" for kind, one in re.findall(r"Offering public key: .* (\S+) (SHA256:\S+)", told)]
-    return list(dict.fromkeys(found))  # what was refused once is not worth another of the server's MaxAuthTries
 
 
 #: Lines of the configuration, and the keys of the agent; a name is one of a file in ~/.ssh. None of them is let in.
@@ -138,13 +96,6 @@ def test_an_agent_of_ten_keys_uses_up_the_tries_as_it_does_for_ssh_and_the_error
 
 
 # Certificates.
-
-
-def certified_server(own_sshd: Start, authority: Path, extra: str = "") -> Sshd:
-    """A server that takes certificates of *authority*, and no keys."""
-    trusted = authority.with_name("trusted")
-    trusted.write_text(public(authority) + "\n")
-    return own_sshd(extra=f"{extra}\nTrustedUserCAKeys {trusted}\nAuthorizedKeysFile none")
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])

@@ -70,8 +70,8 @@ def fingerprint(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def running_agent(path: Path, *keys: Path) -> Iterator[str]:
-    """A real agent with *keys*, in their order; yield its socket."""
+def running_agent(path: Path, *keys: Path, certificates: bool = True) -> Iterator[str]:
+    """A real agent with *keys*, in their order, and the certificates beside them; yield its socket."""
     process = subprocess.Popen([program("ssh-agent"), "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 10
@@ -80,8 +80,9 @@ def running_agent(path: Path, *keys: Path) -> Iterator[str]:
             assert time.monotonic() < until
             time.sleep(0.01)
         environment = {**os.environ, "SSH_AUTH_SOCK": str(path)}
+        add = [program("ssh-add"), "-q", *([] if certificates else ["-k"])]
         for key in keys:
-            subprocess.run([program("ssh-add"), "-q", str(key)], env=environment, check=True, stdin=subprocess.DEVNULL)
+            subprocess.run([*add, str(key)], env=environment, check=True, stdin=subprocess.DEVNULL)
         yield str(path)
     finally:
         process.terminate()

@@ -23,7 +23,7 @@ from peerstage.session.values import FAMILIES, HOST_KEY_CHECKS
 log = logging.getLogger("peerstage.session")
 
 _SYSTEM_DIRECTORY = "/etc/ssh"
-_DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ed25519")
+_DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk")
 _USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 
@@ -173,7 +173,8 @@ def _identities(options: SSHOptions, found: Settings) -> tuple[str, ...]:
     if configured:
         return tuple(dict.fromkeys(path for path in configured if path.lower() != "none"))
     defaults = (expand(f"~/.ssh/{name}") for name in _DEFAULT_KEYS)
-    return tuple(path for path in defaults if os.path.exists(path))
+    # The private key may be in an agent alone, and only its public key or certificate in a file.
+    return tuple(path for path in defaults if any(os.path.exists(path + end) for end in ("", ".pub", "-cert.pub")))
 
 
 def _certificates(options: SSHOptions, found: Settings) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple, TypeAlias
 
 import paramiko
 
@@ -16,6 +17,9 @@ from peerstage.session.config import Destination
 from peerstage.session.keys import default_label, parse_key, public_blob, read_key, read_public, show
 from peerstage.session.options import SSHOptions
 
+#: Returns the signature of some data by an algorithm; raises `UnusableKey` if there is none.
+Sign: TypeAlias = Callable[[str, bytes], bytes]
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -24,12 +28,12 @@ class Offer:
     Attributes:
         label: What it is called in messages.
         blob: The key or certificate, as SSH encodes it.
-        sign: Returns the signature of some data by an algorithm; raises `UnusableKey` if that is not to be had.
+        sign: Signs by the private key.
     """
 
     label: str
     blob: bytes
-    sign: Callable[[str, bytes], bytes]
+    sign: Sign
 
     @property
     def kind(self) -> str:
@@ -80,25 +84,46 @@ class Offers:
             yield from self._from_files()
 
     def _certificates(self) -> Iterator[Offer]:
-        """Certificates that are named; the key to each is a file's, the agent's or the one handed in."""
+        """Yield the certificates that are named."""
         for path in self._destination.certificates:
             label = default_label(path)
             try:
-                blob, certificate = _read_certificate(path)
-                yield Offer(f"{label} ({show(blob)})", blob, self._signer_of(certificate.key))
+                yield self._certificate(label, read_public(path))
             except UnusableKey as exc:
                 self._unusable(label, str(exc))
 
-    def _signer_of(self, key: bytes) -> Callable[[str, bytes], bytes]:
-        if self._given is not None and self._given.blob == key:
-            return self._given.sign
-        for blob, _ in self._agent_keys:
-            if blob == key:
-                return self._sign_by_agent(blob)
-        for file in self._files:
-            if file.public == key:
-                return file.sign
-        raise UnusableKey("there is no private key to this certificate")
+    def _certificate(self, label: str, blob: bytes) -> Offer:
+        """Return the offer of a certificate; whoever has its key signs (ssh: sign_and_send_pubkey).
+
+        Raises:
+            UnusableKey: If it is no certificate of a user.
+        """
+        key = _user_certificate(blob).key
+        return Offer(f"{label} ({show(blob)})", blob, lambda algorithm, data: self._sign_by_any(key, algorithm, data))
+
+    def _sign_by_any(self, key: bytes, algorithm: str, data: bytes) -> bytes:
+        """Return the signature by the first that has the private *key*, in the order in which they would be offered."""
+        reasons = []
+        for sign in self._signers(key):
+            try:
+                return sign(algorithm, data)
+            except UnusableKey as exc:
+                reasons.append(str(exc))
+        raise UnusableKey(": ".join(["there is no private key to this certificate", *reasons[:1]]))
+
+    def _signers(self, key: bytes) -> Iterator[Sign]:
+        if self._given is not None:
+            if self._given.blob == key:
+                yield self._given.sign
+            return
+        files = (file.signer_of(key) for file in self._files if file.public in (None, key))
+        agent = (self._sign_by_agent(blob) for blob, _ in self._agent_keys if blob == key)
+        if self._destination.explicit_identities:
+            yield from files
+            yield from agent
+        else:
+            yield from agent
+            yield from files
 
     @cached_property
     def _agent_keys(self) -> list[tuple[bytes, str]]:
@@ -112,9 +137,22 @@ class Offers:
             self._unusable(f"agent at {path}", str(exc))
             return []
 
+    @cached_property
+    def _identities(self) -> list[_Identity]:
+        """What the identity files name, in ssh's order: each key, then the certificate beside it.
+
+        The certificate is looked for unless certificates are named (ssh: load_public_identity_files).
+        """
+        found = []
+        for file in self._files:
+            found.append(_Identity(file.label, file.public, file))
+            if file.certificate is not None and not self._destination.certificates:
+                found.append(_Identity(f"{file.label}-cert.pub", file.certificate, file))
+        return found
+
     def _from_agent(self) -> Iterator[Offer]:
-        """Those that a file names first, then the others, unless `IdentitiesOnly` excludes them."""
-        named = {file.public for file in self._files} | {file.certificate for file in self._files}
+        """Yield the agent's keys: those that a file names first, then the others unless `IdentitiesOnly` is set."""
+        named = {identity.blob for identity in self._identities}
         mine = [key for key in self._agent_keys if key[0] in named]
         others = [key for key in self._agent_keys if key[0] not in named]
         for blob, comment in mine if self._destination.identities_only else mine + others:
@@ -123,7 +161,7 @@ class Offers:
             except ValueError as exc:
                 self._unusable(f"agent key {comment!r}", str(exc))
 
-    def _sign_by_agent(self, blob: bytes) -> Callable[[str, bytes], bytes]:
+    def _sign_by_agent(self, blob: bytes) -> Sign:
         def sign(algorithm: str, data: bytes) -> bytes:
             if self._agent is None:
                 raise UnusableKey("the agent is gone")
@@ -132,18 +170,27 @@ class Offers:
         return sign
 
     def _from_files(self) -> Iterator[Offer]:
-        by_agent = () if self._destination.explicit_identities else [key for key, _ in self._agent_keys]
-        for file in self._files:
-            if file.public in by_agent:
-                continue  # it had its turn, and may need no passphrase there
-            try:
-                blob = file.key.asbytes()
-            except UnusableKey as exc:
-                self._unusable(file.label, str(exc))
+        """Yield what the files name and the agent has not offered, where it may need no passphrase."""
+        by_agent = () if self._destination.explicit_identities else {key for key, _ in self._agent_keys}
+        for label, blob, file in self._identities:
+            if blob in by_agent:
                 continue
-            yield Offer(f"{file.label} ({show(blob)})", blob, file.sign)
-            if file.certificate is not None and not self._destination.certificates:
-                yield Offer(f"{file.label}-cert.pub ({show(file.certificate)})", file.certificate, file.sign)
+            try:
+                if blob is not None and blob_type(blob).endswith(CERTIFICATE):
+                    yield self._certificate(label, blob)
+                else:
+                    key = file.key.asbytes()
+                    yield Offer(f"{label} ({show(key)})", key, file.sign)
+            except UnusableKey as exc:
+                self._unusable(label, str(exc))
+
+
+class _Identity(NamedTuple):
+    """A key or certificate that an identity file names; without a blob where only the private key can tell it."""
+
+    label: str
+    blob: bytes | None
+    file: _File
 
 
 class _File:
@@ -160,12 +207,13 @@ class _File:
 
     @cached_property
     def certificate(self) -> bytes | None:
-        """The certificate that lies beside the key, if it is one of this key for a user."""
+        """The certificate beside the key, if it is one of this key for a user."""
         try:
-            blob, certificate = _read_certificate(self._path + "-cert.pub")
+            blob = read_public(self._path + "-cert.pub")
+            key = _user_certificate(blob).key
         except UnusableKey:
             return None
-        return blob if self.public in (None, certificate.key) else None
+        return blob if self.public in (None, key) else None
 
     @cached_property
     def key(self) -> paramiko.PKey:
@@ -173,6 +221,16 @@ class _File:
 
     def sign(self, algorithm: str, data: bytes) -> bytes:
         return _sign(self.key, algorithm, data)
+
+    def signer_of(self, key: bytes) -> Sign:
+        """Return what signs by the private key if it is the one to the public *key*."""
+
+        def sign(algorithm: str, data: bytes) -> bytes:
+            if self.key.asbytes() != key:
+                raise UnusableKey(f"{self.label} is another key")
+            return self.sign(algorithm, data)
+
+        return sign
 
 
 def _given(options: SSHOptions) -> Offer | None:
@@ -190,15 +248,14 @@ def _given(options: SSHOptions) -> Offer | None:
     return Offer(f"the key given ({show(blob)})", blob, lambda algorithm, data: _sign(key, algorithm, data))
 
 
-def _read_certificate(path: str) -> tuple[bytes, Certificate]:
-    blob = read_public(path)
+def _user_certificate(blob: bytes) -> Certificate:
     try:
         certificate = Certificate.parse(blob)
     except ValueError as exc:
         raise UnusableKey(f"not a certificate that can be used: {exc}") from None
     if certificate.role != USER:
         raise UnusableKey("not a user's certificate")
-    return blob, certificate
+    return certificate
 
 
 def _sign(key: paramiko.PKey, algorithm: str, data: bytes) -> bytes:
