@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 
 from peerstage import SSHOptions
 from peerstage.errors import LoginError
+from support.agents import agent_that, packet, string
 from support.keys import certify, fingerprint, make_key, running_agent
 from support.logins import certified_server, configure, log_in, offered_to, ssh_offers
 from support.sshd import Sshd
@@ -213,29 +212,6 @@ def test_secrets_that_could_not_be_sent_are_refused_at_once_and_not_shown() -> N
 # Agents that misbehave.
 
 
-@contextlib.contextmanager
-def agent_that(path: Path, answer: Callable[[socket.socket], object]) -> Iterator[str]:
-    """Listens at *path*, and does *answer* with each connection."""
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(path))
-        server.listen()
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    conn, _ = server.accept()
-                    with conn, contextlib.suppress(OSError):
-                        answer(conn)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield str(path)
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join(10)
-
-
 def says(*pieces: bytes) -> Callable[[socket.socket], object]:
     """Answers each request by the next piece, and is silent from then on."""
 
@@ -247,14 +223,6 @@ def says(*pieces: bytes) -> Callable[[socket.socket], object]:
             pass
 
     return answer
-
-
-def packet(body: bytes) -> bytes:
-    return len(body).to_bytes(4, "big") + body
-
-
-def string(data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + data
 
 
 KEY = string(b"ssh-ed25519") + string(os.urandom(32))

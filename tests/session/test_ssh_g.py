@@ -39,6 +39,7 @@ LISTS = {
     "kex": "kexalgorithms",
     "host_keys": "hostkeyalgorithms",
     "public_keys": "pubkeyacceptedalgorithms",
+    "authorities": "casignaturealgorithms",
 }
 SETTINGS = [
     *("HostName there", "HostName 192.0.2.9", "HostName %h.example.com", "HostName a%%b", "hostname=Upper.Example"),
@@ -74,7 +75,12 @@ SETTINGS = [
     ),
     *("HostKeyAlgorithms *ed25519*", "HostKeyAlgorithms -rsa*,*cert*", "HostKeyAlgorithms +ssh-rsa"),
     *("PubkeyAcceptedAlgorithms ssh-ed25519,rsa-sha2-256", "PubkeyAcceptedKeyTypes -ecdsa*"),
-    *("PubkeyAcceptedAlgorithms ^rsa-sha2-256", "PubkeyAcceptedKeyTypes +ssh-rsa"),
+    *("PubkeyAcceptedAlgorithms ^rsa-sha2-256", "PubkeyAcceptedKeyTypes +ssh-rsa", "PubkeyAcceptedAlgorithms -sk-*"),
+    *(
+        "CASignatureAlgorithms ssh-ed25519,rsa-sha2-512",
+        "CASignatureAlgorithms -sk-*,rsa*",
+        "CASignatureAlgorithms ^ec*",
+    ),
 ]
 WRONG = [
     *(

@@ -26,12 +26,15 @@ _PLAIN = (
     "ecdsa-sha2-nistp256",
     "ecdsa-sha2-nistp384",
     "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
 CERTIFICATE = "-cert-v01@openssh.com"
+_DOMAIN = "@openssh.com"
 #: Of host keys and of users' keys; certificates first, as for ssh.
-SIGNATURES = (*(name + CERTIFICATE for name in _PLAIN), *_PLAIN)
+SIGNATURES = (*(name.removesuffix(_DOMAIN) + CERTIFICATE for name in _PLAIN), *_PLAIN)
 #: By which a certificate may be signed.
 CA_SIGNATURES = _PLAIN
 #: For how many bytes, either way, and how many seconds the same keys serve (RFC 4253, 9).
@@ -49,6 +52,7 @@ class Algorithms:
         host_keys_fixed: Whether that order stands as it is; else the types that are known of a host come first.
         ciphers: (Ciphers.)
         macs: (MACs.)
+        authorities: By which those who certify hosts may sign (CASignatureAlgorithms).
         public_keys: With which users' keys and certificates may sign (PubkeyAcceptedAlgorithms).
         rekey_bytes: Bytes, either way, after which new keys are agreed on (RekeyLimit).
         rekey_seconds: Seconds after which they are, None for never.
@@ -59,9 +63,19 @@ class Algorithms:
     host_keys_fixed: bool = False
     ciphers: tuple[str, ...] = CIPHERS
     macs: tuple[str, ...] = MACS
+    authorities: tuple[str, ...] = CA_SIGNATURES
     public_keys: tuple[str, ...] = SIGNATURES
     rekey_bytes: int = REKEY_BYTES
     rekey_seconds: float | None = REKEY_SECONDS
+
+
+def plain_algorithm(name: str) -> str:
+    """Return the algorithm, or key type, to that of a certificate; any other *name* as it is.
+
+    Names of FIDO keys end in a domain of their own, which their certificates' have in another place (PROTOCOL.u2f).
+    """
+    plain = name.removesuffix(CERTIFICATE)
+    return plain + _DOMAIN if plain != name and plain.startswith("sk-") else plain
 
 
 def select(listed: str, ours: tuple[str, ...], *, patterns: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:

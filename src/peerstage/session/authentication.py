@@ -11,7 +11,7 @@ import paramiko
 from peerstage.errors import LoginError, escape
 from peerstage.session._paramiko.transport import ClientTransport
 from peerstage.session.agent import UnusableKey
-from peerstage.session.algorithms import CERTIFICATE
+from peerstage.session.algorithms import CERTIFICATE, plain_algorithm
 from peerstage.session.certificates import rsa_bits
 from peerstage.session.config import Destination
 from peerstage.session.offers import Offer, Offers
@@ -109,7 +109,11 @@ class Login:
 
     def _by_key(self, offer: Offer, algorithm: str) -> list[str]:
         return self._transport.log_in_by_key(
-            self._destination.user, algorithm, offer.blob, lambda data: offer.sign(algorithm, data)
+            self._destination.user,
+            algorithm,
+            offer.blob,
+            lambda data: offer.sign(algorithm, data),
+            ask_first=algorithm.startswith("sk-"),  # somebody may have to touch a token
         )
 
     def _algorithm(self, offer: Offer) -> str:
@@ -119,8 +123,7 @@ class Login:
             UnusableKey: By none that is accepted.
         """
         kind, accepted = offer.kind, self._destination.algorithms.public_keys
-        plain = kind.removesuffix(CERTIFICATE)
-        if plain != "ssh-rsa":
+        if plain_algorithm(kind) != "ssh-rsa":
             if kind not in accepted:
                 raise UnusableKey("its type is not accepted here (PubkeyAcceptedAlgorithms)")
             return kind

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import paramiko
 from paramiko.message import Message
 
 from peerstage.errors import escape
-from peerstage.session.algorithms import CERTIFICATE
+from peerstage.session.algorithms import CA_SIGNATURES, CERTIFICATE, plain_algorithm
+from peerstage.session.fields import Fields, string
 from peerstage.session.patterns import match_pattern
+from peerstage.session.security_keys import ECDSA, ED25519, SecurityKey
 
 USER, HOST = 1, 2
 _FOREVER = 2**64 - 1
@@ -26,9 +27,9 @@ _KEY_FIELDS = {
     "ecdsa-sha2-nistp256": 2,
     "ecdsa-sha2-nistp384": 2,
     "ecdsa-sha2-nistp521": 2,
+    ED25519: 2,
+    ECDSA: 3,
 }
-#: With which an authority may sign: what ssh takes (CASignatureAlgorithms), as far as it can be verified here.
-_SIGNATURES = frozenset(_KEY_FIELDS) - {"ssh-rsa"} | {"rsa-sha2-256", "rsa-sha2-512"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +69,20 @@ class Certificate:
         Raises:
             ValueError: It is none, or one of a type that is not supported.
         """
-        fields = _Fields(blob)
+        fields = Fields(blob)
         kind = fields.text()
-        plain = kind.removesuffix(CERTIFICATE)
+        plain = plain_algorithm(kind)
         if plain == kind or plain not in _KEY_FIELDS:
             raise ValueError(f"{kind!r} is no type of certificate that is supported")
         fields.string()  # the nonce
-        key = _string(plain.encode()) + b"".join(_string(fields.string()) for _ in range(_KEY_FIELDS[plain]))
+        key = string(plain.encode()) + b"".join(string(fields.string()) for _ in range(_KEY_FIELDS[plain]))
         fields.number(">Q")  # the serial
         role, key_id = fields.number(">I"), fields.text()
-        principals = tuple(name.decode("utf-8", "surrogateescape") for name in _Fields(fields.string()))
+        principals = tuple(name.decode("utf-8", "surrogateescape") for name in Fields(fields.string()))
         if len(principals) > _MOST_PRINCIPALS:
             raise ValueError(f"it has more than {_MOST_PRINCIPALS} principals")
         valid_after, valid_before = fields.number(">Q"), fields.number(">Q")
-        critical = tuple(name.decode("utf-8", "replace") for name in list(_Fields(fields.string()))[::2])
+        critical = tuple(name.decode("utf-8", "replace") for name in list(Fields(fields.string()))[::2])
         fields.string()  # extensions, which a client has no use for
         fields.string()  # reserved
         authority = fields.string()
@@ -96,7 +97,7 @@ class Certificate:
     @property
     def key_type(self) -> str:
         """The type of the key that it certifies."""
-        return self.kind.removesuffix(CERTIFICATE)
+        return plain_algorithm(self.kind)
 
     @property
     def validity(self) -> str:
@@ -105,8 +106,10 @@ class Certificate:
         until = "forever" if self.valid_before >= _FOREVER else f"{_date(self.valid_before)}"
         return "forever" if (since, until) == ("always", "forever") else f"from {since} to {until}"
 
-    def why_not(self, host: str, now: float) -> str | None:
+    def why_not(self, host: str, now: float, accepted: Collection[str] = CA_SIGNATURES) -> str | None:
         """Return why this does not certify the key of *host* at the time *now*; None if it does.
+
+        Its authority may sign by one of the *accepted* algorithms (CASignatureAlgorithms).
 
         Whether `authority` is one that is trusted is not looked at: the caller knows. As for ssh from 10.3 on, a
         principal may hold wildcards, and a certificate without principals is for no host, not for all of them. As for
@@ -121,21 +124,19 @@ class Certificate:
             return f"it is for {', '.join(map(escape, self.principals)) or 'no host (it names no principals)'}"
         if self.critical:
             return f"it has critical options that are unknown ({', '.join(map(escape, self.critical))})"
-        return self._why_not_signed()
+        return self._why_not_signed(accepted)
 
-    def _why_not_signed(self) -> str | None:
+    def _why_not_signed(self, accepted: Collection[str]) -> str | None:
         try:
-            name, raw = _Fields(self.signature)  # and nothing behind, which paramiko would pass over
-            algorithm = name.decode("utf-8", "backslashreplace")
-            if algorithm.startswith("ecdsa-"):
-                _r, _s = _Fields(raw)
-            kind = _Fields(self.authority).text()
-            if algorithm not in _SIGNATURES or kind not in _KEY_FIELDS:
+            algorithm = blob_type(self.signature)
+            if algorithm not in accepted or blob_type(self.authority) not in _KEY_FIELDS:
                 return f"its authority signs by {escape(algorithm)}, which is not accepted"
             keys = (self.authority, self.key)
-            authority, _ = (paramiko.PKey.from_type_string(blob_type(one), one) for one in keys)
+            authority, _ = map(_verifier, keys)
             if any(bits is not None and bits < _RSA_BITS for bits in map(rsa_bits, keys)):
                 return f"an RSA key in it has fewer than {_RSA_BITS} bits"
+            if isinstance(authority, paramiko.PKey):
+                _refuse_what_follows(self.signature)
             if not authority.verify_ssh_sig(self.signed, Message(self.signature)):
                 return "its signature is wrong"
         except Exception as exc:  # whatever cryptography makes of keys and signatures that are none
@@ -143,32 +144,16 @@ class Certificate:
         return None
 
 
-class _Fields:
-    """Reads fields (RFC 4251, 5) one after the other; iterated over, it yields strings to the end."""
+def _verifier(blob: bytes) -> paramiko.PKey | SecurityKey:
+    kind = blob_type(blob)
+    return SecurityKey(blob) if kind in (ED25519, ECDSA) else paramiko.PKey.from_type_string(kind, blob)
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.at = 0
 
-    def string(self) -> bytes:
-        length = self.number(">I")
-        start, self.at = self.at, self.at + length
-        if self.at > len(self._data):
-            raise ValueError("it is cut off")
-        return self._data[start : self.at]
-
-    def text(self) -> str:
-        return self.string().decode("utf-8", "backslashreplace")
-
-    def number(self, form: str) -> int:
-        start, self.at = self.at, self.at + struct.calcsize(form)
-        if self.at > len(self._data):
-            raise ValueError("it is cut off")
-        return int(struct.unpack_from(form, self._data, start)[0])
-
-    def __iter__(self) -> Iterator[bytes]:
-        while self.at < len(self._data):
-            yield self.string()
+def _refuse_what_follows(signature: bytes) -> None:
+    """Raise `ValueError` if anything stands behind the signature or its numbers, which paramiko would ignore."""
+    name, raw = Fields(signature)
+    if name.startswith(b"ecdsa-"):
+        _r, _s = Fields(raw)
 
 
 def blob_type(blob: bytes) -> str:
@@ -177,7 +162,16 @@ def blob_type(blob: bytes) -> str:
     Raises:
         ValueError: It is none.
     """
-    return _Fields(blob).text()
+    return Fields(blob).text()
+
+
+def plain_key(blob: bytes) -> bytes:
+    """Return the key that *blob* is, or that the certificate *blob* is for.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    return Certificate.parse(blob).key if blob_type(blob).endswith(CERTIFICATE) else blob
 
 
 def rsa_bits(blob: bytes) -> int | None:
@@ -188,12 +182,8 @@ def rsa_bits(blob: bytes) -> int | None:
     """
     if blob_type(blob) != "ssh-rsa":
         return None
-    _, _, modulus = _Fields(blob)
+    _, _, modulus = Fields(blob)
     return int.from_bytes(modulus, "big").bit_length()
-
-
-def _string(data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + data
 
 
 def _date(seconds: int) -> str:

@@ -186,7 +186,7 @@ class HostKeys:
         self._known.refuse_revoked(host, port, certificate.authority, "a certificate signed by")
         self._known.refuse_revoked(host, port, certificate.key, "a certificate of")
         place = self._known.authorities(host, port).get(certificate.authority)
-        problem = None if place is None else certificate.why_not(host, time.time())
+        problem = None if place is None else self._why_not(certificate)
         if place is not None and problem is None:
             return f"certified by {fingerprint(certificate.authority)}, the authority in {place}"
         try:
@@ -199,6 +199,10 @@ class HostKeys:
             raise self._complaint(certificate, place, problem) from exc
         log.warning("%s: %s Its key is known by itself.", escape(host), self._complaint(certificate, place, problem))
         return f"known in {known}"
+
+    def _why_not(self, certificate: Certificate) -> str | None:
+        accepted = self._destination.algorithms.authorities
+        return certificate.why_not(self._destination.known_as[0], time.time(), accepted)
 
     def _complaint(self, certificate: Certificate, place: str | None, problem: str | None) -> HostKeyError:
         host = escape(self._destination.known_as[0])

@@ -66,14 +66,19 @@ def parse_key(data: bytes, passphrase: str | None) -> paramiko.PKey:
     except UnusableKey:
         raise
     except Exception as exc:
+        if _is_on_a_token(data):
+            raise UnusableKey("it is on a FIDO token. Have an agent use it: ssh-add") from exc
         reason = "wrong passphrase, or a damaged key" if passphrase is not None else "not a private key, or damaged"
         raise UnusableKey(reason) from exc
-    for kind, ours in _CLASSES:
-        if isinstance(loaded, kind):
-            plain = loaded.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-            )
-            return ours.from_private_key(io.StringIO(plain.decode("ascii")))
+    try:
+        for kind, ours in _CLASSES:
+            if isinstance(loaded, kind):
+                plain = loaded.private_bytes(
+                    serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+                )
+                return ours.from_private_key(io.StringIO(plain.decode("ascii")))
+    except Exception as exc:  # a curve, or a size, that SSH does not know
+        raise UnusableKey(f"keys of this kind are not supported ({exc})") from exc
     raise UnusableKey(f"keys of this type ({type(loaded).__name__}) are not supported")
 
 
@@ -134,6 +139,14 @@ def _public_part(data: bytes) -> bytes:
     if count != 1:
         raise ValueError("not one key")
     return binary[at + 8 : at + 8 + length]
+
+
+def _is_on_a_token(data: bytes) -> bool:
+    """Whether the private key *data* is only what a FIDO token needs to find the key."""
+    try:
+        return blob_type(_public_part(data)).startswith("sk-")
+    except (ValueError, struct.error):
+        return False
 
 
 def show(blob: bytes) -> str:

@@ -11,8 +11,8 @@ import paramiko
 
 from peerstage.errors import ConfigurationError
 from peerstage.session.agent import Agent, UnusableKey
-from peerstage.session.algorithms import CERTIFICATE
-from peerstage.session.certificates import USER, Certificate, blob_type
+from peerstage.session.algorithms import CERTIFICATE, plain_algorithm
+from peerstage.session.certificates import USER, Certificate, blob_type, plain_key
 from peerstage.session.config import Destination
 from peerstage.session.keys import default_label, parse_key, public_blob, read_key, read_public, show
 from peerstage.session.options import SSHOptions
@@ -43,7 +43,7 @@ class Offer:
     @property
     def key(self) -> bytes:
         """The key, or the one that the certificate is for."""
-        return Certificate.parse(self.blob).key if self.kind.endswith(CERTIFICATE) else self.blob
+        return plain_key(self.blob)
 
 
 class Offers:
@@ -165,7 +165,7 @@ class Offers:
         def sign(algorithm: str, data: bytes) -> bytes:
             if self._agent is None:
                 raise UnusableKey("the agent is gone")
-            return self._agent.sign(blob, algorithm.removesuffix(CERTIFICATE), data)
+            return self._agent.sign(blob, plain_algorithm(algorithm), data)
 
         return sign
 
@@ -260,7 +260,7 @@ def _user_certificate(blob: bytes) -> Certificate:
 
 def _sign(key: paramiko.PKey, algorithm: str, data: bytes) -> bytes:
     try:
-        signed = key.sign_ssh_data(data, algorithm.removesuffix(CERTIFICATE))
+        signed = key.sign_ssh_data(data, plain_algorithm(algorithm))
     except (OSError, ValueError, TypeError, paramiko.SSHException) as exc:
         raise UnusableKey(f"it does not sign ({exc})") from exc
     return signed if isinstance(signed, bytes) else signed.asbytes()

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from peerstage.errors import ConfigurationError, escape
 from peerstage.session._paramiko.transport import supported
-from peerstage.session.algorithms import CA_SIGNATURES, REKEY_BYTES, REKEY_SECONDS, Algorithms, select
+from peerstage.session.algorithms import REKEY_BYTES, REKEY_SECONDS, Algorithms, select
 from peerstage.session.jump import Hop, parse_jump
 from peerstage.session.ssh_config import SSHConfig
 from peerstage.session.values import FLAGS, choice_of, complaint, number_of, rekey_of, seconds_of, standing_at
@@ -53,11 +53,6 @@ class Settings:
         for keyword, harmless in _REFUSED.items():
             if not self._is(keyword, harmless):
                 raise self._complaint(keyword, "is not honoured")
-        authorities = self._config.first("casignaturealgorithms")
-        if authorities is not None:
-            taken, _ = select(authorities.words[0], CA_SIGNATURES, patterns=True)
-            if set(taken) != set(CA_SIGNATURES):
-                raise self._complaint("casignaturealgorithms", "is not honoured")
         for keyword, harmless in _FURTHER_KEYS.items():
             if not self._is(keyword, harmless):
                 log.info("%s: %s is ignored; its keys are not used.", escape(self._config.name), keyword)
@@ -152,6 +147,7 @@ class Settings:
             kex=self._names("kexalgorithms", ours.kex),
             host_keys=self._names("hostkeyalgorithms", ours.host_keys, patterns=True),
             host_keys_fixed=not self.text("hostkeyalgorithms", "+").startswith(("+", "-")),
+            authorities=self._names("casignaturealgorithms", ours.authorities, patterns=True),
             public_keys=self._names("pubkeyacceptedalgorithms", ours.public_keys, patterns=True),
             rekey_bytes=min(size or REKEY_BYTES, _MOST_BYTES),
             rekey_seconds=seconds or None,

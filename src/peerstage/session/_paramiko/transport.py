@@ -26,9 +26,11 @@ from paramiko.message import Message
 from peerstage.records import Limits
 from peerstage.session._paramiko.channels import BufferedChannels
 from peerstage.session._paramiko.packets import BoundedPacketizer
-from peerstage.session.algorithms import CERTIFICATE, Algorithms
+from peerstage.session.algorithms import SIGNATURES, Algorithms, plain_algorithm
+from peerstage.session.certificates import plain_key
 from peerstage.session.liveness import Liveness
 from peerstage.session.pipe import Violation
+from peerstage.session.security_keys import SecurityKey
 
 _SERVICE = "ssh-connection"
 #: What goes on a channel as long as it is open.
@@ -52,6 +54,11 @@ class ClientTransport(paramiko.Transport):
 
     # RFC 8731 has given the method another name; what is done is the same.
     _kex_info: ClassVar[dict[str, Any]] = {**paramiko.Transport._kex_info, "curve25519-sha256": KexCurve25519}  # type: ignore[attr-defined]
+
+    _key_info: ClassVar[dict[str, Any]] = {
+        **paramiko.Transport._key_info,  # type: ignore[attr-defined]
+        **{name: lambda key: SecurityKey(plain_key(key.asbytes())) for name in SIGNATURES if name.startswith("sk-")},
+    }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -78,8 +85,8 @@ class ClientTransport(paramiko.Transport):
         """Check that the key is of the type that was agreed on, and that it signed what was exchanged (RFC 4253, 8)."""
         agreed = cast(str, cast(Any, self).host_key_type)
         shown, signed = Message(host_key).get_text(), Message(sig).get_text()
-        plain = agreed.removesuffix(CERTIFICATE)
-        wanted = ("ssh-rsa" if plain.startswith("rsa-") else plain) + agreed[len(plain) :]
+        plain = plain_algorithm(agreed)
+        wanted = "ssh-rsa" + agreed[len(plain) :] if plain.startswith("rsa-") else agreed
         if shown != wanted or signed != plain:
             raise Violation(f"a {shown!r} host key that signs by {signed!r}, where {agreed!r} was agreed on")
         if self.shown and host_key != self.shown:
@@ -175,15 +182,18 @@ class ClientTransport(paramiko.Transport):
         text = told if isinstance(told, str) else bytes(told).decode("ascii", "replace")
         return tuple(text.split(","))
 
-    def log_in_by_key(self, user: str, algorithm: str, key: bytes, sign: Callable[[bytes], bytes]) -> list[str]:
+    def log_in_by_key(
+        self, user: str, algorithm: str, key: bytes, sign: Callable[[bytes], bytes], *, ask_first: bool = False
+    ) -> list[str]:
         """Log in by a public key or certificate (RFC 4252, 7).
 
         Args:
             user: Who logs in.
             algorithm: The signature's.
             key: The key, as SSH encodes it.
-            sign: Returns the signature of what it is given, as SSH encodes it. What it raises comes out, and nothing
-                was sent.
+            sign: Returns the signature of what it is given, as SSH encodes it. What it raises comes out, and no
+                signature was sent.
+            ask_first: Whether to sign only what the server says it would accept: where signing is some work.
 
         Returns:
             What is wanted besides; empty if that was enough.
@@ -192,18 +202,15 @@ class ClientTransport(paramiko.Transport):
             paramiko.AuthenticationException: It was refused; `paramiko.BadAuthenticationType` tells what is offered.
             paramiko.SSHException, EOFError, OSError: The connection ended.
         """
-        request = Message()
-        request.add_byte(cMSG_USERAUTH_REQUEST)
-        for text in (user, _SERVICE, "publickey"):
-            request.add_string(text)
-        request.add_boolean(True)
-        request.add_string(algorithm)
-        request.add_string(key)
+        login = cast(_Login, self.auth_handler)
+        if ask_first and not login.would_accept(user, algorithm, key):
+            return []
+        request = _by_key(user, algorithm, key, signed=True)
         signed = Message()
         signed.add_string(cast(Any, self).session_id)
         signature = sign(signed.asbytes() + request.asbytes())
         request.add_string(signature)
-        return cast(_Login, self.auth_handler).ask(user, "publickey", request)
+        return login.ask(user, "publickey", request)
 
     def log_in_by_password(self, user: str, password: str) -> list[str]:
         """Log in by a password (RFC 4252, 8). See `log_in_by_key`."""
@@ -216,11 +223,52 @@ class ClientTransport(paramiko.Transport):
         return cast(_Login, self.auth_handler).ask(user, "password", request)
 
 
+def _by_key(user: str, algorithm: str, key: bytes, *, signed: bool) -> Message:
+    """Return a request to log in by a key, up to the signature (RFC 4252, 7)."""
+    request = Message()
+    request.add_byte(cMSG_USERAUTH_REQUEST)
+    for text in (user, _SERVICE, "publickey"):
+        request.add_string(text)
+    request.add_boolean(signed)
+    request.add_string(algorithm)
+    request.add_string(key)
+    return request
+
+
+class _WouldAccept(paramiko.AuthenticationException):
+    """The server would let the user in by the key that it was asked about."""
+
+
 class _Login(AuthOnlyHandler):
     """paramiko's reader of the server's answers; it is asked for one at a time."""
 
+    _asked_about: tuple[str, bytes] | None = None
+
+    def would_accept(self, user: str, algorithm: str, key: bytes) -> bool:
+        """Return whether the server wants a signature by this key; False if it let the user in without one.
+
+        Raises:
+            paramiko.AuthenticationException, paramiko.SSHException, EOFError, OSError: As for `ask`.
+        """
+        self._asked_about = algorithm, key
+        try:
+            self.ask(user, "publickey", _by_key(user, algorithm, key, signed=False))
+        except _WouldAccept:
+            cast(Any, self).transport.saved_exception = None
+            return True
+        finally:
+            self._asked_about = None
+        return False
+
     def _parse_userauth_info_request(self, m: Message) -> None:
+        """Take a message of a number that has several meanings; here SSH_MSG_USERAUTH_PK_OK or PASSWD_CHANGEREQ."""
         hidden: Any = self
+        if self._asked_about is not None:
+            if (m.get_text(), m.get_binary()) != self._asked_about:
+                raise Violation("an answer about another key than was asked about")
+            hidden.transport.saved_exception = _WouldAccept()
+            hidden.auth_event.set()
+            return
         if hidden.auth_method != "password":
             raise Violation("an answer that belongs to no question")
         hidden.transport.saved_exception = paramiko.SSHException("it has expired, and the peer wants another one")
