@@ -22,6 +22,7 @@ from peerstage.errors import (
     StageError,
 )
 from support import ssh_server
+from support.agents import SoftwareToken, token_agent
 from support.ssh_server import Handler, Policy, listening, made_of_paramiko
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -51,8 +52,8 @@ def attempt(
     """Stage from *handler*; return the error."""
     with listening(handler) as port:
         known = f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n".encode()
-        values = {"known_hosts": known, "pkey": paramiko.ECDSAKey.generate(), **options}
-        ssh = SSHOptions(port=port, config=(), agent=False, **values)
+        values = {"known_hosts": known, "pkey": paramiko.ECDSAKey.generate(), "agent": False, **options}
+        ssh = SSHOptions(port=port, config=(), **values)
         peer = RemotePeer(
             "127.0.0.1",
             "/collect",
@@ -201,7 +202,7 @@ def saying(kind: int, answer: paramiko.Message) -> Any:
     return prepare
 
 
-def message_of(kind: int, *parts: str | bool) -> paramiko.Message:
+def message_of(kind: int, *parts: str | bytes | bool) -> paramiko.Message:
     message = paramiko.Message()
     message.add_byte(bytes([kind]))
     for part in parts:
@@ -275,3 +276,32 @@ def test_a_private_key_may_be_bytes(target: Path, host_key: paramiko.PKey) -> No
     assert isinstance(error, RemoteError)
     error = attempt(made_of_paramiko(key=host_key), target, host_key, pkey=b"nonsense")
     assert "pkey" in str(error)
+
+
+def test_a_server_that_would_accept_another_key_than_it_was_asked_about_breaks_the_protocol(
+    target: Path, host_key: paramiko.PKey, tmp_path: Path
+) -> None:
+    token, other = SoftwareToken("ed25519"), SoftwareToken("ed25519")
+    accepts = saying(60, message_of(60, "sk-ssh-ed25519@openssh.com", other.blob))
+
+    def prepare(transport: Any) -> None:
+        transport._preferred_pubkeys = ("sk-ssh-ed25519@openssh.com",)
+        transport._key_info = {**transport._key_info, "sk-ssh-ed25519@openssh.com": lambda key: host_key}
+        accepts(transport)
+
+    with token_agent(tmp_path / "agent", token) as path:
+        server = made_of_paramiko(key=host_key, prepare=prepare)
+        error = attempt(server, target, host_key, pkey=None, identity=(), agent=path)
+    assert isinstance(error, ProtocolError)
+    assert "an answer about another key than was asked about" in str(error)
+    assert token.signatures == 0
+
+
+def test_a_server_that_does_not_know_keys_on_tokens_is_not_offered_one(
+    target: Path, host_key: paramiko.PKey, tmp_path: Path
+) -> None:
+    token = SoftwareToken("ed25519")
+    with token_agent(tmp_path / "agent", token) as path:
+        error = attempt(made_of_paramiko(key=host_key), target, host_key, pkey=None, identity=(), agent=path)
+    assert isinstance(error, LoginError), "it would have closed the connection"
+    assert "the peer takes no keys on FIDO tokens" in str(error)

@@ -117,15 +117,20 @@ class Login:
         )
 
     def _algorithm(self, offer: Offer) -> str:
-        """Return by which algorithm a key signs; only for RSA has the server a say (RFC 8332, 3.3).
+        """Return by which algorithm a key signs; the server has a say for RSA and FIDO keys alone (RFC 8332, 3.3).
+
+        Those of other types are offered whatever it says. FIDO keys are not, as some servers end the connection.
 
         Raises:
             UnusableKey: By none that is accepted.
         """
         kind, accepted = offer.kind, self._destination.algorithms.public_keys
-        if plain_algorithm(kind) != "ssh-rsa":
+        plain, theirs = plain_algorithm(kind), self._transport.signature_algorithms
+        if plain != "ssh-rsa":
             if kind not in accepted:
                 raise UnusableKey("its type is not accepted here (PubkeyAcceptedAlgorithms)")
+            if plain.startswith("sk-") and theirs is not None and plain not in theirs:
+                raise UnusableKey("the peer takes no keys on FIDO tokens. Update it, or use an Ed25519 key")
             return kind
         try:
             bits, least = rsa_bits(offer.key), self._destination.rsa_bits
@@ -136,7 +141,6 @@ class Login:
         mine = [name for name in accepted if name in _RSA_NAMES[kind]]
         if not mine:
             raise UnusableKey("no RSA signature with SHA-2 is accepted here (PubkeyAcceptedAlgorithms)")
-        theirs = self._transport.signature_algorithms
         both = [name for name in mine if theirs is None or name.removesuffix(CERTIFICATE) in theirs]
         if not both:
             raise UnusableKey("the peer takes no RSA signature with SHA-2. Update it, or use an Ed25519 key")
