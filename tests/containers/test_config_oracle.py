@@ -117,6 +117,15 @@ CASES: dict[str, Layout] = {
     "the system's file is not looked at like that": Layout({SYSTEM_FILE: "Port 2202\n"}, modes={SYSTEM_FILE: 0o666}),
     "a token that is unknown": Layout({USER_FILE: "IdentityFile ~/%Q\n"}),
     "a variable that is not set": Layout({USER_FILE: "IdentityFile ${NO_SUCH_VARIABLE}/id\n"}),
+    "a keyword that there is not": Layout({USER_FILE: "HostNam there\n"}),
+    "one in a block that does not apply": Layout({USER_FILE: "Host other\n HostNam there\n"}),
+    "one in a file that is included where nothing applies": Layout(
+        {USER_FILE: "Host other\n Include inner\n", f"{HOME}/.ssh/inner": "HostNam there\n"}
+    ),
+    "keywords that are ignored, in the system's file too": Layout(
+        {USER_FILE: "IgnoreUnknown Host?am,Use*\nUseLess x\n", SYSTEM_FILE: "HostNam there\nPort 2202\n"}
+    ),
+    "a keyword that is ignored too late": Layout({USER_FILE: "HostNam x\n", SYSTEM_FILE: "IgnoreUnknown HostNam\n"}),
     "a line that is wrong behind a block that does not apply": Layout({USER_FILE: "Host other\n RekeyLimit 15\n"}),
 }
 

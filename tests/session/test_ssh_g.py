@@ -10,6 +10,7 @@ The differences that are meant, all of them in `compare`:
 
 from __future__ import annotations
 
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from peerstage.errors import ConfigurationError
 from peerstage.session._paramiko.transport import supported
 from peerstage.session.algorithms import REKEY_BYTES, REKEY_SECONDS
+from peerstage.session.keywords import is_known
 from peerstage.session.settings import Settings
 from peerstage.session.ssh_config import SSHConfig
 from peerstage.session.values import HOST_KEY_CHECKS, port_of
@@ -30,7 +32,7 @@ from support.programs import program
 #: Settings that are compared as they stand.
 PLAIN = (
     *("userknownhostsfile", "globalknownhostsfile", "hostkeyalias", "identityagent", "proxycommand", "bindaddress"),
-    *("addressfamily", "identitiesonly"),
+    *("addressfamily", "identitiesonly", "ignoreunknown"),
 )
 #: Ours to ssh's keyword.
 LISTS = {
@@ -99,6 +101,15 @@ WRONG = [
     *("AddressFamily both", "IdentitiesOnly 1", "StrictHostKeyChecking maybe", "CanonicalizeHostname perhaps"),
     *("User a b", 'User ""', 'HostName ""', 'HostKeyAlias ""', 'IdentityAgent ""', 'IdentityFile ""', 'Ciphers ""'),
     *('UserKnownHostsFile /a ""', 'GlobalKnownHostsFile ""', 'CertificateFile ""', 'BindAddress ""', "\ufeffPort 22"),
+    *(
+        "HostNam there",
+        "UseLess yes",
+        "UseMore yes",
+        "Nonsense",
+        'UseLess "open',
+        "IgnoreUnknown a b",
+        'IgnoreUnknown ""',
+    ),
     *("ProxyUseFdpass x", "BindAddress a b", "Ciphers aes128-ctr aes256-ctr", "NoHostAuthenticationForLocalhost x"),
 ]
 HOSTS = st.sampled_from(
@@ -119,11 +130,29 @@ SECTIONS = st.one_of(
         ["Match all", "Match !all", "Match all # everything", "match ALL", "Match host db1 all", "Match host"]
     ),
 )
-#: One line in some sixty is wrong.
-LINES = st.lists(
-    st.one_of(*[st.sampled_from(SETTINGS)] * 4, st.sampled_from([*SETTINGS, *WRONG[:2]]), SECTIONS), max_size=14
-)
+#: One line in some forty is wrong, or would be without an IgnoreUnknown.
+RARE = [*SETTINGS, *WRONG[:2], *["IgnoreUnknown Use*"] * 6, "UseLess yes"]
+LINES = st.lists(st.one_of(*[st.sampled_from(SETTINGS)] * 4, st.sampled_from(RARE), SECTIONS), max_size=14)
 NAMES = st.sampled_from(["db1", "db2", "a.example.com"])
+
+
+#: Where IgnoreUnknown counts, and where it comes too late, is another's, or names something else.
+IGNORING = [
+    "IgnoreUnknown HostN*\nHostNam x",
+    "IgnoreUnknown Host?am\nHOSTNAM x y z",
+    "HostNam x\nIgnoreUnknown HostN*",
+    "Host other\nIgnoreUnknown HostN*\nHost *\nHostNam x",
+    "Host db1\nIgnoreUnknown HostN*\nHost other\nHostNam x",
+    "Match final\nIgnoreUnknown x\nMatch all\nx 1",
+    "IgnoreUnknown x\nMatch final\nx 1",
+    "IgnoreUnknown a\nIgnoreUnknown b\nb x",
+    "IgnoreUnknown *,!HostNam\nHostNam y",
+    "IgnoreUnknown *,!HostNam\nOther y",
+    "IgnoreUnknown Port\nPort nonsense",
+    "IgnoreUnknown x\nx",
+    'IgnoreUnknown x\nx "open',
+    "IgnoreUnknown Hos*\nHostName there",
+]
 
 
 def compare(file: Path, name: str) -> None:
@@ -255,6 +284,7 @@ def test_every_setting_alone_is_what_ssh_makes_of_it(tmp_path: Path, line: str) 
         "PubkeyAcceptedKeyTypes ssh-ed25519\nPubkeyAcceptedAlgorithms rsa-sha2-256",
         "IdentityFile2 /a\nIdentityFile /b\nIdentityFile /a",
         "HostKeyAlgorithms +rsa-sha2-256\nHostKeyAlgorithms ssh-ed25519",
+        *IGNORING,
     ],
 )
 def test_of_several_lines_those_win_that_win_for_ssh(tmp_path: Path, lines: str) -> None:
@@ -273,3 +303,15 @@ def test_what_ssh_refuses_is_refused_even_where_it_does_not_apply(tmp_path: Path
     else:
         assert ask_ssh(file, "db1") is None
     compare(file, "db1")
+
+
+def test_every_keyword_that_this_ssh_knows_is_known_here(tmp_path: Path) -> None:
+    """Its keywords are among the words of the program, or ends of them: those that it does not call bad."""
+    found = re.findall(rb"(?<![ -~])[a-z][a-z0-9]{1,39}(?![ -~])", Path(program("ssh")).read_bytes())
+    words = {word.decode()[at:] for word in found for at in range(len(word) - 2)}
+    file = tmp_path / "ssh_config"
+    file.write_text("".join(f"{word} none\n" for word in sorted(words)))
+    told = subprocess.run([program("ssh"), "-G", "-F", str(file), "db1"], capture_output=True, text=True, check=False)
+    theirs = words - set(re.findall(r"Bad configuration option: (\w+)", told.stderr))
+    assert {"hostname", "requiredrsasize", "include", "kexalgorithms"} <= theirs
+    assert {keyword for keyword in theirs if not is_known(keyword)} == set()

@@ -7,6 +7,7 @@ The first value of a keyword wins; of a few keywords all values count. ``Host`` 
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 import stat
@@ -14,11 +15,15 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from peerstage.errors import ConfigurationError
+from peerstage.errors import ConfigurationError, escape
 from peerstage.session.files import read_with_status
+from peerstage.session.keywords import describe_unknown, is_known
 from peerstage.session.patterns import match_hostname, match_pattern, match_pattern_list
 from peerstage.session.tokens import Tokens, local_user
 from peerstage.session.values import ADVICE, CHECKS, Setting, complaint, port_of, standing_at
+from peerstage.session.words import next_word, split_words
+
+log = logging.getLogger("peerstage.session")
 
 _MOST_BYTES = 1 << 20
 _MOST_DEPTH = 16
@@ -26,12 +31,20 @@ _MOST_DEPTH = 16
 _EXEC_SECONDS = 15.0
 
 #: Other names of keywords.
-_ALIASES = {"identityfile2": "identityfile", "pubkeyacceptedkeytypes": "pubkeyacceptedalgorithms"}
+_ALIASES = {
+    "identityfile2": "identityfile",
+    "pubkeyacceptedkeytypes": "pubkeyacceptedalgorithms",
+    "rsaminsize": "requiredrsasize",  # Red Hat's
+    **dict.fromkeys(("protocolkeepalives", "setuptimeout"), "serveraliveinterval"),  # Debian's
+}
+#: Vendors' files: an unknown keyword in one must not stop every backup.
+_SYSTEM = "/etc/"
 #: Keywords whose values add up. Of RekeyLimit the first size counts, and the first time.
 _ADD_UP = frozenset({"identityfile", "certificatefile", "rekeylimit"})
 #: Keywords that take one word; the others may take more, or are not looked at.
 _ONE_WORD = {
     *("identityfile", "certificatefile", "hostname", "hostkeyalias", "identityagent", "bindaddress", "user"),
+    "ignoreunknown",
     *(keyword for keyword in CHECKS if keyword != "rekeylimit"),
 }
 #: Keywords of which no word may be empty.
@@ -197,6 +210,8 @@ class SSHConfig:
             if match is None or not match.group(1).isascii():  # as behind a byte order mark
                 raise complaint(Setting((), source.path, number), f"{line[:60]!r} can not be read")
             keyword, value = match.group(1).lower(), match.group(2)
+            if not self._is_accepted(match.group(1), Setting((value,), source.path, number)):
+                continue
             keyword = _ALIASES.get(keyword, keyword)
             setting = _setting(keyword, value, source.path, number)
             if keyword == "host":
@@ -207,6 +222,21 @@ class SSHConfig:
                 self._include(setting, source, active=active, depth=depth)
             elif active:
                 self._set(keyword, setting)
+
+    def _is_accepted(self, keyword: str, line: Setting) -> bool:
+        """Return whether to evaluate a line with this *keyword*; False for an unknown one in a system's file.
+
+        Raises:
+            ConfigurationError: If it is unknown in any other file, even in a block that does not match.
+        """
+        ignored = self.first("ignoreunknown")
+        if is_known(keyword.lower(), "" if ignored is None else ignored.words[0]):
+            return True
+        if not os.path.normpath(line.path).startswith(_SYSTEM):
+            raise complaint(line, f"{describe_unknown(keyword)} If not, name it with IgnoreUnknown in a line above")
+        if not self._final:  # the first reading has logged it
+            log.warning("%s:%d: %s The line is ignored.", escape(line.path), line.number, describe_unknown(keyword))
+        return False
 
     def _set(self, keyword: str, setting: Setting) -> None:
         if keyword in _NONE_IS_UNSET and setting.words == ("none",):
@@ -324,56 +354,3 @@ def _setting(keyword: str, value: str, path: str, number: int) -> Setting:
     if keyword in CHECKS:
         CHECKS[keyword](setting)
     return setting
-
-
-def split_words(text: str) -> list[str]:
-    """Return the words of a value: quotes of both kinds group, a backslash escapes quotes, itself and a space.
-
-    A word that begins with ``#`` ends the line.
-
-    Raises:
-        ValueError: A quote is not closed.
-    """
-    words: list[str] = []
-    at = 0
-    while at < len(text):
-        if text[at] in " \t":
-            at += 1
-            continue
-        if text[at] == "#":
-            break
-        word, at = _one_word(text, at)
-        words.append(word)
-    return words
-
-
-def _one_word(text: str, at: int) -> tuple[str, int]:
-    word, quote = "", ""
-    while at < len(text):
-        char = text[at]
-        following = text[at + 1 : at + 2]
-        if char == "\\" and following and (following in "'\"\\" or (not quote and following == " ")):
-            at += 1
-            word += text[at]
-        elif not quote and char in " \t":
-            break
-        elif not quote and char in "'\"":
-            quote = char
-        elif quote and char == quote:
-            quote = ""
-        else:
-            word += char
-        at += 1
-    if quote:
-        raise ValueError("a quote is not closed")
-    return word, at
-
-
-def next_word(text: str) -> tuple[str, str]:
-    """Return the first word of a Match line and the rest: double quotes group, one ``=`` may stand for a space."""
-    text = text.lstrip(" \t\r\n")
-    if text.startswith('"'):
-        word, quote, rest = text[1:].partition('"')
-        return (word, rest.lstrip(" \t\r\n")) if quote else ("", "")
-    match = re.match(r"([^ \t\r\n\"=]*)([ \t\r\n]*=?[ \t\r\n]*)(.*)", text, re.DOTALL)
-    return (match.group(1), match.group(3)) if match else ("", "")
