@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from peerstage.errors import LoginError
-from support.keys import certify, make_key, public, running_agent
+from support.agents import token_agent
+from support.keys import blob, certify, make_key, public, running_agent
 from support.logins import certified_server, configure, log_in, offered_to, run_ssh, ssh_offers
 from support.programs import program
 from support.sshd import Sshd
@@ -145,6 +146,17 @@ def test_a_default_key_of_which_only_the_public_part_is_left_is_still_one(
             certify(key, authority, server.user)
         log_in(server, target)
     assert len(set(offered_to(server))) == 1 + certified, "of the agent's keys that one alone"
+
+
+def test_the_file_signs_where_the_agent_refuses(
+    ssh: Path, own_sshd: Start, target: Path, tmp_path: Path, authority: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = certified_server(own_sshd, authority)
+    certify(ssh / "key", authority, server.user)
+    configure(ssh, server, f"IdentityFile {ssh}/key")
+    with token_agent(tmp_path / "agent", also=(blob(ssh / "key.pub"),)) as path:
+        monkeypatch.setenv("SSH_AUTH_SOCK", path)
+        log_in(server, target)
 
 
 def test_a_certificate_beside_a_key_that_nobody_has_is_named_with_the_reason(

@@ -298,3 +298,17 @@ def test_an_agent_that_misbehaves_is_passed_over_with_a_word(
         with pytest.raises(LoginError, match=words) as caught:
             log_in(server, target, identity=(), agent=path)
     assert str(caught.value).isprintable()
+
+
+def test_an_agent_that_has_stopped_answering_is_not_asked_for_another_signature(
+    own_sshd: Start, ssh: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peerstage.session.agent._SIGNATURE", 0.5)
+    keys = [string(b"ssh-ed25519") + string(os.urandom(32)) for _ in range(3)]
+    listed = packet(b"\x0c" + (3).to_bytes(4, "big") + b"".join(string(key) + string(b"mine") for key in keys))
+    server = own_sshd()
+    configure(ssh, server)
+    with agent_that(tmp_path / "agent", says(listed)) as path, pytest.raises(LoginError) as caught:
+        log_in(server, target, agent=path)
+    assert str(caught.value).count("no answer within 0.5 s") == 1
+    assert str(caught.value).count("the agent has stopped answering") == 2

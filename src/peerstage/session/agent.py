@@ -73,6 +73,8 @@ class Agent:
         self._sock.close()
 
     def _ask(self, request: bytes, wanted: int, seconds: float) -> bytes:
+        if self._sock.fileno() < 0:  # a late answer would be taken for that to the next request
+            raise UnusableKey("the agent has stopped answering")
         until = time.monotonic() + seconds
         try:
             self._sock.settimeout(seconds)
