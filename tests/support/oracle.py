@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
+from peerstage import SSHOptions
 from peerstage.errors import ConfigurationError
+from peerstage.session.config import Destination, resolve_destination
 from peerstage.session.settings import Settings
 from peerstage.session.ssh_config import Source, SSHConfig
 from support.programs import program
@@ -36,3 +39,9 @@ def ask_ours(file: Path, name: str) -> SSHConfig | None:
         assert str(file.parent) in str(exc)
         return None
     return config
+
+
+def reach(text: str, file: Path, name: str = "db1", **options: Any) -> Destination:
+    """Return how a host is reached if *file*, which is ~/.ssh/config, holds *text*."""
+    file.write_text(text)
+    return resolve_destination(name, "backup", SSHOptions(**options))

@@ -1,0 +1,102 @@
+"""Keywords of ssh_config(5) that ssh does not know: misspelled ones, and those that vendors add."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from peerstage.errors import ConfigurationError
+from support.oracle import reach
+
+
+@pytest.fixture
+def config(own_home: Path) -> Path:
+    (own_home / ".ssh").mkdir()
+    return own_home / ".ssh" / "config"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("HostNam there", ":1: HostNam: unknown keyword. Did you mean HostName? If not, name it with IgnoreUnknown"),
+        ("userKnownHost /k", ":1: userKnownHost: unknown keyword. Did you mean UserKnownHostsFile?"),
+        ("Quux 1", ":1: Quux: unknown keyword. If not, name it with IgnoreUnknown in a line above."),
+        ("x" * 500, f":1: {'x' * 60}: unknown keyword."),
+        ("Po\x1brt 1", r":1: Po\x1brt: unknown keyword. Did you mean Port?"),
+    ],
+)
+def test_a_keyword_that_there_is_not_is_refused_with_the_nearest_one(config: Path, line: str, words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        reach(f"{line} 1\n", config)
+    assert f"{config}{words}" in str(caught.value)
+
+
+#: What systems put into ssh's files and plain ssh does not know.
+VENDORS = [
+    "UseKeychain yes\nAskPassGUI no\n",
+    "VersionAddendum FreeBSD-20240806\nHPNDisabled yes\nNoneSwitch no\n",
+    "GSSAPIKeyExchange yes\nGSSAPITrustDNS no\nUseBlacklistedKeys yes\n",
+    "Metrics yes\nFallback no\nHappyEyes yes\nDisableMTAES yes\n",
+]
+
+
+@pytest.mark.parametrize("text", VENDORS)
+def test_what_vendors_add_is_taken_and_does_nothing(config: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
+    assert reach(f"{text}Port 7\n", config).port == 7
+    assert not caplog.text
+
+
+def test_what_vendors_call_by_another_name_counts_as_there(config: Path) -> None:
+    assert reach("RSAMinSize 3072\n", config).rsa_bits == 3072
+    assert reach("ProtocolKeepAlives 7\n", config).alive_interval == 7.0
+    assert reach("SetupTimeOut 8\n", config).alive_interval == 8.0
+
+
+def test_fedora_s_crypto_policy_is_taken_as_it_is(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    policy = (
+        "Ciphers aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr,aes128-gcm@openssh.com,aes128-ctr\n"
+        "MACs hmac-sha2-256-etm@openssh.com,umac-128-etm@openssh.com,hmac-sha2-512-etm@openssh.com,hmac-sha2-256\n"
+        "GSSAPIKexAlgorithms gss-curve25519-sha256-,gss-nistp256-sha256-,gss-group14-sha256-,gss-group16-sha512-\n"
+        "KexAlgorithms mlkem768x25519-sha256,curve25519-sha256,ecdh-sha2-nistp256,diffie-hellman-group14-sha256\n"
+        "PubkeyAcceptedAlgorithms ecdsa-sha2-nistp256,sk-ecdsa-sha2-nistp256@openssh.com,ssh-ed25519,"
+        "sk-ssh-ed25519@openssh.com,rsa-sha2-256,rsa-sha2-512\n"
+        "CASignatureAlgorithms ecdsa-sha2-nistp256,sk-ecdsa-sha2-nistp256@openssh.com,ssh-ed25519,rsa-sha2-256\n"
+        "RequiredRSASize 2048\n"
+    )
+    found = reach(policy, config)
+    assert found.algorithms.ciphers[0] == "aes256-gcm@openssh.com"
+    assert found.algorithms.authorities[1] == "sk-ecdsa-sha2-nistp256@openssh.com"
+    assert "rsa-sha2-512" not in found.algorithms.authorities
+
+
+def test_a_system_s_file_with_an_unknown_keyword_stops_nobody_and_that_is_said_once(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    etc = tmp_path / "etc"
+    (etc / "ssh").mkdir(parents=True)
+    (etc / "crypto").mkdir()
+    monkeypatch.setattr("peerstage.session.config._SYSTEM_DIRECTORY", f"{etc}/ssh")
+    monkeypatch.setattr("peerstage.session.ssh_config._SYSTEM", f"{etc}/")
+    (etc / "ssh" / "ssh_config").write_text(f'# ours\nHostNam "x\nInclude {etc}/crypto/*\nMatch final\n Port 7\n')
+    (etc / "crypto" / "policy.conf").write_text("Host other\n QuantumSafe yes\nHost *\nConnectTimeout 9\n")
+    found = reach(f"Include {etc}/crypto/policy.conf\n", config)
+    assert (found.port, found.connect_timeout) == (7, 9.0)
+    policy = f"{etc}/crypto/policy.conf:2: QuantumSafe: unknown keyword. The line is ignored."
+    own = f"{etc}/ssh/ssh_config:2: HostNam: unknown keyword. Did you mean HostName? The line is ignored."
+    assert [record.getMessage() for record in caplog.records] == [policy, own, policy]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    (etc / "ssh" / "ssh_config").write_text("Port none\n")
+    with pytest.raises(ConfigurationError, match=r"ssh_config:1: Port must be"):
+        reach("", config)
+    with pytest.raises(ConfigurationError, match=r"config:1: QuantumSafe: unknown keyword\. If not"):
+        reach("QuantumSafe yes\n", config)
+
+
+def test_a_user_s_ignoreunknown_holds_for_the_system_s_file_too(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("peerstage.session.config._SYSTEM_DIRECTORY", str(tmp_path))
+    (tmp_path / "ssh_config").write_text("QuantumSafe yes\nPort 7\n")
+    assert reach("IgnoreUnknown quantum*\n", config).port == 7
+    assert not caplog.text
