@@ -22,7 +22,7 @@ from peerstage import BackupPeer, LocalPeer, RemotePeer, SSHOptions, StageError
 from peerstage.errors import IncompleteStage, NothingToStage
 from peerstage.testing.contract import ODD_NAMES
 from support.local_user import apart
-from support.programs import rcp_command
+from support.programs import program, rcp_command
 from support.sshd import Sshd, free_port
 
 REMOTE = ("peer", "/collect", "/tmp", "backup")
@@ -576,8 +576,8 @@ def test_15_over_scp_a_name_with_a_newline_is_that_entrys_error(sshd: Sshd, coll
 def test_15_collect_and_target_directories_may_hold_spaces_and_globs(
     sshd: Sshd, tmp_path: Path, over: str, way: Way
 ) -> None:
-    # An rcp command is given the directory as it is, and what it makes of that is its own matter.
-    collect = tmp_path / ("collect" if over == "rcp" else "col lect [a-z]*'\"$x")
+    # Of an rcp command's paths blanks alone are escaped; what it makes of other characters is its own matter.
+    collect = tmp_path / ("col  lect, soon" if over == "rcp" else "col lect [a-z]*'\"$x")
     target = tmp_path / "tar get ?*"
     collect.mkdir()
     target.mkdir()
@@ -587,6 +587,31 @@ def test_15_collect_and_target_directories_may_hold_spaces_and_globs(
     assert peer.stagePeer(str(target)) == 2
     peer.writeStageIndicator()
     assert (collect / "cback.stage").exists()
+
+
+@pytest.mark.parametrize("name", ["collect", "collect, soon"])
+@pytest.mark.parametrize("command", ["scp", "scp -O", "rsync"])
+def test_15_blanks_are_no_matter_whether_a_shell_on_the_peer_reads_the_paths_of_a_command(
+    sshd: Sshd, tmp_path: Path, target: Path, caplog: pytest.LogCaptureFixture, command: str, name: str
+) -> None:
+    collect = tmp_path / name
+    collect.mkdir()
+    put(collect, a=b"a")
+    ssh = sshd.ssh_arguments()
+    line = {
+        "scp": [program("scp"), "-q", *ssh],
+        "scp -O": rcp_command(ssh).split(),
+        "rsync": [program("rsync"), "-e", f'"{program("ssh")} {" ".join(ssh)}"'],
+    }[command]
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, " ".join(line))
+    caplog.set_level(logging.INFO, "peerstage.peer")
+    assert not peer.checkCollectIndicator()
+    assert "is not there (yet)" in caplog.text
+    peer.writeStageIndicator()
+    peer.writeStageIndicator("new name with spaces")
+    assert peer.checkCollectIndicator("new name with spaces")
+    assert peer.stagePeer(str(target)) == 3
+    assert sorted(os.listdir(collect)) == sorted(os.listdir(target)) == ["a", "cback.stage", "new name with spaces"]
 
 
 # 16. Exceptions: every other test of this file shows its part; this one that nothing foreign gets through
@@ -668,7 +693,7 @@ def test_19_the_stage_indicator_is_an_empty_file_truncated_if_it_was_there(
     put(collect, **{"cback.stage": b"old content"})
     peer.writeStageIndicator()
     assert (collect / "cback.stage").read_bytes() == b""
-    name = "another" if over == "rcp" else "with space and *"
+    name = "with spaces" if over == "rcp" else "with space and *"
     peer.writeStageIndicator(name)
     assert (collect / name).read_bytes() == b""
     assert stat.S_IMODE((collect / name).stat().st_mode) == 0o644

@@ -223,7 +223,7 @@ class RemotePeer(ManagedPeer):
             with self._reach() as transport:
                 there = probe(transport, path, peer=self.name)
         except OSError as exc:
-            log.log(logging.INFO if isinstance(exc, _PASSES) else logging.ERROR, "%s", escape(str(exc)))
+            log.log(logging.INFO if self._may_pass(exc) else logging.ERROR, "%s", escape(str(exc)))
             return False
         if not there:
             log.info("%s: %s is not there (yet).", escape(self.name), escape(path))
@@ -248,6 +248,12 @@ class RemotePeer(ManagedPeer):
         permissions_of(permissions)
         with self._reach() as transport:
             mark(transport, path, peer=self.name)
+
+    def _may_pass(self, error: OSError) -> bool:
+        """Return whether *error* may be gone at the next try, without a person who acts."""
+        if isinstance(error, ConnectError) and self._route().by_command:
+            return False  # its status 255 stands for a refused login as well as for a host that is down
+        return isinstance(error, _PASSES)
 
     def validate(self) -> None:
         """Refuse what contradicts itself, as every use does. Nothing is connected.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
@@ -23,6 +24,7 @@ from peerstage.errors import (
 )
 from peerstage.testing.contract import landed
 from peerstage.transport.choose import Route
+from peerstage.transport.rcp.command import says_not_there
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -74,9 +76,47 @@ def test_the_original_s_arguments_are_what_is_run(command: Command, target: Path
 
 def test_no_shell_reads_what_is_in_the_directory_s_name(command: Command, target: Path) -> None:
     peer = command.peer('echo a >"$2/a"')
-    peer.collectDir = "/c $(touch /tmp/never); x"
+    peer.collectDir = "/c$(touch\t/tmp/never);x"
     peer.stagePeer(str(target))
-    assert command.argv[0] == "backup@db1:/c $(touch /tmp/never); x/*"
+    assert command.argv[0] == "backup@db1:/c$(touch\t/tmp/never);x/*"
+
+
+def test_blanks_of_the_peer_s_paths_are_escaped_for_its_shell(command: Command, target: Path) -> None:
+    peer = command.peer('case "$1" in backup@*) [ -d "$2" ] && echo a >"$2/a" || echo a >"$2" ;; esac')
+    peer.collectDir = "/a b/c  d"
+    assert peer.stagePeer(str(target)) == 1
+    assert peer.checkCollectIndicator()
+    assert peer.checkCollectIndicator("in di cator")
+    peer.writeStageIndicator()
+    assert command.argv[0] == r"backup@db1:/a\ b/c\ \ d/*"
+    assert command.argv[2] == r"backup@db1:/a\ b/c\ \ d/cback.collect"
+    assert command.argv[4] == r"backup@db1:/a\ b/c\ \ d/in\ di\ cator"
+    assert command.argv[7] == r"backup@db1:/a\ b/c\ \ d/cback.stage"
+
+
+@pytest.mark.parametrize("shown_by", ["cat", r"sed 's/\\/&&/g'"], ids=["rsync", "scp"])
+def test_a_command_that_takes_backslashes_literally_is_given_the_path_as_it_is(
+    command: Command, target: Path, tmp_path: Path, shown_by: str
+) -> None:
+    far = tmp_path / "f a r"
+    far.mkdir()
+    (far / "cback.collect").touch()
+    shown = f"""$(printf '%s' "$there" | {shown_by})"""
+    peer = command.peer(
+        f"""case "$1" in backup@*) there=${{1#*:}} ;; *) there=${{2#*:}} ;; esac
+        case "$there" in *\\\\*) printf '%s\\n' "scp: {shown}: No such file or directory" >&2; exit 1 ;; esac
+        case "$1" in
+            *[*]) exec cp "${{there%[*]}}"* "$2" ;;
+            backup@*) exec cp "$there" "$2" ;;
+            *) exec cp "$1" "$there" ;;
+        esac"""
+    )
+    peer.collectDir = str(far)
+    assert peer.checkCollectIndicator()
+    peer.writeStageIndicator()
+    peer.writeStageIndicator("st a ge")
+    assert peer.stagePeer(str(target)) == 3
+    assert sorted(os.listdir(far)) == sorted(os.listdir(target)) == ["cback.collect", "cback.stage", "st a ge"]
 
 
 def test_the_address_of_an_ipv6_peer_stands_in_brackets(command: Command, target: Path) -> None:
@@ -234,6 +274,39 @@ def test_a_check_and_a_mark_run_the_command_once_and_leave_nothing_in_the_workin
 def test_a_check_believes_only_a_regular_file(command: Command, script: str) -> None:
     assert not command.peer(script).checkCollectIndicator()
     assert os.listdir(command.working) == []
+
+
+REFUSED = "Warning: Identity file /root/.ssh/backup not accessible: No such file or directory."
+
+
+@pytest.mark.parametrize(
+    ("says", "status", "level"),
+    [
+        ("scp: /collect/cback.collect: No such file or directory", 1, logging.INFO),
+        ("scp: download /collect/cback.collect/: not a regular file", 1, logging.INFO),
+        ('rsync: [sender] link_stat "/collect/cback.collect" failed: No such file or directory (2)', 23, logging.INFO),
+        (f"{REFUSED}\nscp: /collect/cback.collect: No such file or directory", 1, logging.INFO),
+        (f"{REFUSED}\nbackup@db1: Permission denied (publickey).", 255, logging.ERROR),
+        (f"{REFUSED}\nbackup@db1: Permission denied (publickey).", 1, logging.ERROR),
+        ("no such identity: /etc/collect/cback.collect: No such file or directory", 1, logging.ERROR),
+        ("scp: /collect/cback.collect.d: No such file or directory", 1, logging.ERROR),
+        ("scp: /collect/cback.collect: No such file or directory", 255, logging.ERROR),
+        ("scp: /collect/cback.collect: Permission denied", 1, logging.ERROR),
+        ("", 255, logging.ERROR),
+    ],
+)
+def test_only_a_line_about_the_indicator_says_that_it_is_not_there(
+    command: Command, caplog: pytest.LogCaptureFixture, says: str, status: int, level: int
+) -> None:
+    caplog.set_level(logging.INFO, "peerstage.peer")
+    assert not command.peer(f"cat >&2 <<'END'\n{says}\nEND\nexit {status}").checkCollectIndicator()
+    assert [one.levelno for one in caplog.records] == [level]
+    assert ("is not there (yet)" in caplog.text) == (level == logging.INFO)
+
+
+@pytest.mark.parametrize("shown", [rb"/c\303\251/x y", rb"/c\#303\#251/x y", "/cé/x y".encode(), rb"'/c\303\251/x y'"])
+def test_a_name_that_scp_and_rsync_show_escaped_is_known_again(shown: bytes) -> None:
+    assert says_not_there(b"scp: " + shown + b": No such file or directory\n", "/cé/x y".encode())
 
 
 def test_a_mark_that_fails_is_an_error(command: Command) -> None:

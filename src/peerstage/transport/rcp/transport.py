@@ -15,13 +15,11 @@ from peerstage.session.watchdog import Watchdog
 from peerstage.transport import capabilities
 from peerstage.transport.base import Transport, join
 from peerstage.transport.names import Names
-from peerstage.transport.rcp.command import place_on
+from peerstage.transport.rcp.command import escape_blanks, place_on, says_not_there, unescape
 from peerstage.transport.rcp.process import Outcome, run
 
 #: The status of ssh, and of what passes it on, when no connection came about or it was lost.
 _NO_CONNECTION = 255
-#: What scp, rcp and rsync say of an indicator that is not there, or is no file.
-_NOT_THERE = (b"No such file or directory", b"not a regular file")
 
 
 class RcpTransport(Transport):
@@ -61,8 +59,12 @@ class RcpTransport(Transport):
     def pull(self, directory: bytes, landing: Landing) -> None:
         """See `Transport.pull`. An exit status other than 0 publishes nothing: what is whole can not be told."""
         place = landing.workspace()
-        source = place_on(self._user, self._host, join(directory, b"*"))
-        outcome = self._run([source, place], directory, progress=lambda: _size_of(place))
+        outcome = self._copy(
+            lambda source: [source, landing.workspace()],
+            join(directory, b"*"),
+            about=directory,
+            progress=lambda: _size_of(place),
+        )
         if outcome.status != 0:
             raise self._failure(outcome, directory)
         names = Names(directory, self._limits)
@@ -81,23 +83,27 @@ class RcpTransport(Transport):
             arrived = os.path.join(place, name)
             # What the command may take for a pattern is copied to a directory: there it has its own name.
             target = place if any(char in name for char in "*?[") else arrived
-            outcome = self._run([place_on(self._user, self._host, path), target], path)
+            outcome = self._copy(lambda source: [source, target], path, about=path)
             if outcome.status == 0:
                 with contextlib.suppress(OSError):
                     return stat.S_ISREG(os.lstat(arrived).st_mode)
                 if target == arrived:
                     raise RemoteError("The command says that all is well, and brought nothing.", path=path)
                 return False
-            if any(words in outcome.output for words in _NOT_THERE):
+            if outcome.status != _NO_CONNECTION and says_not_there(outcome.output, path):
                 return False
             raise self._failure(outcome, path)
 
     def touch(self, path: bytes) -> None:
         with self._temporary() as place:
-            name = os.path.join(os.fsencode(place), path.rpartition(b"/")[2])
-            with open(name, "xb") as file:
+            directory, _, name = path.rpartition(b"/")
+            empty = os.path.join(os.fsencode(place), name)
+            with open(empty, "xb") as file:
                 os.fchmod(file.fileno(), 0o666)
-            outcome = self._run([os.fsdecode(name), place_on(self._user, self._host, path)], path)
+            # A command that takes a backslash literally would make it a part of the name: let it take the file's own.
+            # Only where the directory has no blank, else rsync would make another directory.
+            place_there = directory + b"/" if b" " in name and b" " not in directory else path
+            outcome = self._copy(lambda target: [os.fsdecode(empty), target], place_there, about=path)
             if outcome.status != 0:
                 raise self._failure(outcome, path)
 
@@ -124,7 +130,28 @@ class RcpTransport(Transport):
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _run(self, arguments: list[str], path: bytes, progress: Callable[[], int] = lambda: 0) -> Outcome:
+    def _copy(
+        self,
+        arguments: Callable[[str], list[str]],
+        path: bytes,
+        *,
+        about: bytes,
+        progress: Callable[[], int] = lambda: 0,
+    ) -> Outcome:
+        """Run the command with *path* on the peer among its *arguments*, blanks escaped for the peer's shell.
+
+        scp over SFTP and newer versions of rsync have no shell there. They look for a path with a backslash in it, and
+        say so; then they are given the path as it is.
+        """
+        escaped = escape_blanks(path)
+        taken_literally = escaped.partition(b"\\ ")[0] + b"\\ "
+        with self._watchdog.operation():
+            outcome = self._run(arguments(place_on(self._user, self._host, escaped)), about, progress)
+            if escaped != path and outcome.status > 0 and taken_literally in unescape(outcome.output):
+                outcome = self._run(arguments(place_on(self._user, self._host, path)), about, progress)
+            return outcome
+
+    def _run(self, arguments: list[str], path: bytes, progress: Callable[[], int]) -> Outcome:
         """Run the command as one operation, under its own deadline; name *path* in what goes wrong."""
         argv = [*self._argv, *arguments]
         try:
