@@ -137,7 +137,8 @@ def _tell(report: StageReport) -> str:
     failed: tuple[FileResult, ...] = report.failed
     named = "; ".join(f"{escape(one.name)}: {(one.error or '').rstrip('.')}" for one in failed[:_NAMED_FAILURES])
     more = f"; and {len(failed) - _NAMED_FAILURES} more" if len(failed) > _NAMED_FAILURES else ""
-    return f"{len(failed)} of {len(failed) + report.count} entries could not be staged: {named}{more}. The others are."
+    rest = "The others are staged." if report.count else "Nothing was staged."
+    return f"{len(failed)} of {len(failed) + report.count} entries could not be staged: {named}{more}. {rest}"
 
 
 def target_directory(target: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from peerstage.errors import NoSFTP, ProtocolError, RemoteError
+from peerstage.errors import IncompleteStage, NoSFTP, ProtocolError, RemoteError, StageError
 
 TRANSPORTS = ("sftp", "scp", "guarded", "rcp")
 
@@ -35,6 +35,7 @@ KINDS = (
     Kind("guard", ("guarded",)),
     Kind("dropbear", ("scp", "rcp")),
     Kind("dropbear-sftp", ("sftp", "scp")),
+    Kind("proftpd", ("sftp", "scp")),
     Kind("behind", ("sftp", "scp")),
     Kind("far", ("sftp", "scp")),
     Kind("certs", ("sftp", "scp")),
@@ -51,6 +52,7 @@ class Failure:
 
 
 #: THE TABLE. What a kind can not do, a transport, "mark" or "command", and how that shows. Nothing of it is skipped.
+#: What it can not do over one transport alone has that in front of it.
 CAN_NOT: dict[tuple[str, str], Failure] = {
     ("scp-only", "sftp"): Failure(NoSFTP, "no sftp subsystem"),
     ("guard", "sftp"): Failure(NoSFTP, "without a word"),
@@ -59,6 +61,12 @@ CAN_NOT: dict[tuple[str, str], Failure] = {
     ("sftp-only", "command"): Failure(RemoteError, "ended with status 1, saying .*sftp connections only"),
     ("guard", "command"): Failure(RemoteError, "ended with status 1, saying 'guard: refused'"),
     ("guard", "other paths"): Failure(Exception, "guard: refused|needs quotes"),
+    ("proftpd", "command"): Failure(RemoteError, "lets this login run no command"),
+    ("proftpd", "scp: other paths"): Failure(
+        StageError, "lets this login run no command|sends another file|does not send it"
+    ),
+    ("proftpd", "scp: links"): Failure(ProtocolError, "gives this name twice"),
+    ("proftpd", "scp: the rest"): Failure(IncompleteStage, "may not have sent the files behind that entry"),
     ("limited", "mark"): Failure(RemoteError, "permission"),
 }
 
@@ -94,7 +102,13 @@ def fails(failure: Failure) -> Iterator[None]:
         yield
 
 
-def as_the_table_says(kind: Kind, what: str) -> contextlib.AbstractContextManager[None]:
+def failure_of(way: Way, what: str) -> Failure | None:
+    """Return how *what* fails, None if it works."""
+    kind = way.kind.name
+    return CAN_NOT.get((kind, what)) or CAN_NOT.get((kind, f"{way.transport}: {what}"))
+
+
+def as_the_table_says(way: Way, what: str) -> contextlib.AbstractContextManager[None]:
     """Expect what is done inside to fail as `CAN_NOT` says, or to work where it says nothing."""
-    failure = CAN_NOT.get((kind.name, what))
+    failure = failure_of(way, what)
     return contextlib.nullcontext() if failure is None else fails(failure)

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kinds import CAN_NOT, KINDS, REFUSED, WORKING, Way, as_the_table_says, each, fails
+from kinds import CAN_NOT, KINDS, REFUSED, WORKING, Way, as_the_table_says, each, fails, failure_of
 
 from peerstage.errors import RemoteError
 from peerstage.landing.base import Landing
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
-from peerstage.testing.contract import Source, TransportContract
+from peerstage.testing.contract import Source, TransportContract, landed
 from peerstage.transport.base import Transport
 from peerstage.transport.choose import Route, assemble
 from peerstage.transport.retry import Retry
@@ -76,14 +76,26 @@ class TestContract(TransportContract):
     def test_touch_makes_an_empty_file_and_truncates_one(  # type: ignore[override]
         self, transport: Transport, source: Source, way: Way
     ) -> None:
-        with as_the_table_says(way.kind, "mark"), as_the_table_says(way.kind, "other paths"):
+        with as_the_table_says(way, "mark"), as_the_table_says(way, "other paths"):
             super().test_touch_makes_an_empty_file_and_truncates_one(transport, source)
 
     def test_only_a_regular_file_exists(  # type: ignore[override]
         self, transport: Transport, source: Source, way: Way
     ) -> None:
-        with as_the_table_says(way.kind, "other paths"):
+        with as_the_table_says(way, "other paths"):
             super().test_only_a_regular_file_exists(transport, source)
+
+    def test_a_directory_does_not_take_the_files_with_it(  # type: ignore[override]
+        self, transport: Transport, source: Source, target: Path, way: Way
+    ) -> None:
+        if failure_of(way, "the rest") is None:
+            super().test_a_directory_does_not_take_the_files_with_it(transport, source, target)
+            return
+        source.make_directory(b"sub")
+        source.write(b"good", b"good")
+        with as_the_table_says(way, "the rest"):
+            self.stage(transport, source, target)
+        assert landed(target) in ({b"good": b"good"}, {})
 
 
 def attempt_everything(peer: BenchPeer, transport: str, target: Path) -> Iterator[object]:
@@ -152,7 +164,7 @@ def test_the_guard_of_a_managed_peer_sees_the_original_s_command_and_nothing_els
 @each(WORKING)
 def test_a_command_runs_where_the_login_may_run_any(way: Way, served: BenchPeer) -> None:
     remote = served.remote(way.transport)
-    with as_the_table_says(way.kind, "command"):
+    with as_the_table_says(way, "command"):
         remote.executeRemoteCommand("touch /srv/collect/ran || touch /tmp/ran")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kinds import ON_OUR_OWN, WORKING, Way, as_the_table_says, each
+from kinds import ON_OUR_OWN, WORKING, Way, as_the_table_says, each, failure_of
 
 from peerstage import RemotePeer, StageError
 from peerstage.errors import IncompleteStage, NothingToStage
@@ -76,12 +76,13 @@ def test_10_mode_owner_and_time(
 
 @each(WORKING)
 def test_11_empty_files_count_and_links_to_files_are_followed(
-    remote: RemotePeer, put: Callable[[Files], None], target: Path
+    way: Way, remote: RemotePeer, put: Callable[[Files], None], target: Path
 ) -> None:
     put(Files(empty=b"", real=b"real").link("link", "real"))
-    assert remote.stagePeer(str(target)) == 3
-    assert landed(target) == {b"empty": b"", b"real": b"real", b"link": b"real"}
-    assert not (target / "link").is_symlink()
+    with as_the_table_says(way, "links"):
+        assert remote.stagePeer(str(target)) == 3
+        assert landed(target) == {b"empty": b"", b"real": b"real", b"link": b"real"}
+        assert not (target / "link").is_symlink()
 
 
 @each(WORKING)
@@ -94,6 +95,10 @@ def test_12_what_can_not_be_staged_raises_after_the_rest_was_staged(
         with pytest.raises(StageError, match=r"status 1.*not a regular file"):
             remote.stagePeer(str(target))
         assert landed(target) == {}
+        return
+    if failure_of(way, "the rest") is not None:
+        with as_the_table_says(way, "the rest"):
+            remote.stagePeer(str(target))
         return
     with pytest.raises(IncompleteStage) as caught:
         remote.stagePeer(str(target))
@@ -116,7 +121,7 @@ def test_13_empty_missing_and_unlistable_directories_are_os_errors(
         remote.stagePeer(str(target))
     served.container.execute("install", "-d", "-o", "root", "-m", "700", "/srv/collect/closed")
     remote.collectDir = f"{served.collect}/closed"
-    with pytest.raises(OSError, match=r"[Pp]ermission|guard: refused"):
+    with pytest.raises(OSError, match=r"[Pp]ermission|guard: refused|may not be listed"):
         remote.stagePeer(str(target))
     remote.collectDir = f"{served.collect}/missing"
     with pytest.raises(OSError, match=r"not there|guard: refused|No such file"):
@@ -166,10 +171,10 @@ def test_15_collect_and_target_directories_may_hold_spaces_and_globs(
     name = "col lect [a-z]*"
     served.container.fill(Files(a=b"a", **{"cback.collect": b""}), directory=f"/srv/collect/{name}")
     remote.collectDir = f"{served.collect}/{name}"
-    with as_the_table_says(way.kind, "other paths"):
-        assert remote.checkCollectIndicator()
+    with as_the_table_says(way, "other paths"):
         assert remote.stagePeer(str(target)) == 2
         assert landed(target) == {b"a": b"a", b"cback.collect": b""}
+        assert remote.checkCollectIndicator()
 
 
 @each(WORKING)
@@ -178,7 +183,8 @@ def test_16_18_a_whole_run_in_one_login(
 ) -> None:
     with remote:
         assert not remote.checkCollectIndicator()
-        put(Files(data=b"data", mine=b"", **{"cback.collect": b""}).link("link", "mine").directory(".directory"))
+        files = Files(data=b"data", mine=b"", **{"cback.collect": b""}).directory(".directory")
+        put(files.link("link", "mine") if failure_of(way, "links") is None else files.file("link"))
         assert remote.checkCollectIndicator()
         if way.transport != "guarded":
             assert remote.checkCollectIndicator("mine")
@@ -186,7 +192,7 @@ def test_16_18_a_whole_run_in_one_login(
             assert not remote.checkCollectIndicator("cback.*")
         assert not remote.checkCollectIndicator(".directory")
         assert remote.stagePeer(str(target)) == 4
-        with as_the_table_says(way.kind, "mark"):
+        with as_the_table_says(way, "mark"):
             remote.writeStageIndicator()
 
 
@@ -211,7 +217,7 @@ def test_19_the_stage_indicator_is_an_empty_file_truncated_if_it_was_there(
 ) -> None:
     put(Files(**{"cback.stage": b"old content"}))
     name = "another" if way.transport == "rcp" else "with space and *"
-    with as_the_table_says(way.kind, "mark"), as_the_table_says(way.kind, "other paths"):
+    with as_the_table_says(way, "mark"), as_the_table_says(way, "other paths"):
         remote.writeStageIndicator(name)
         found = served.container.files()[name.encode()]
         assert (found.data, found.mode, found.uid) == (b"", 0o644, UID)

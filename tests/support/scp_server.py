@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
+from peerstage.errors import LimitExceeded
 from peerstage.records import Limits, StageReport
 from peerstage.session.stream import Chunk, Stream
 from peerstage.session.watchdog import Watchdog
@@ -54,8 +55,34 @@ class Says(Stream):
         self.closed = True
 
 
+class TakesMessages(Says):
+    """An SCP server inside an SSH server: each message on the channel is one acknowledgement, whatever its length.
+
+    Args:
+        files: What it sends, as `file` returns it.
+    """
+
+    def __init__(self, *files: bytes) -> None:
+        super().__init__()
+        self._steps = [step for one in files for step in (one[: one.index(b"\n") + 1], one[one.index(b"\n") + 1 :])]
+        self._sent: list[bytes] = []
+
+    def send(self, data: bytes) -> None:
+        super().send(data)
+        self._sent.append(self._steps.pop(0) if self._steps else b"")
+
+    def receive(self) -> Chunk:
+        if not self._sent:
+            raise LimitExceeded("It waits for an acknowledgement, and so would the client.")
+        return self._sent.pop(0)
+
+
 class Shell:
     """A session whose commands are answered by *answer*, and written down.
+
+    Args:
+        answer: Returns the stream to a command.
+        server: How the server identifies itself.
 
     Attributes:
         commands: What was run.
@@ -64,7 +91,9 @@ class Shell:
 
     fingerprint = "SHA256:none"
 
-    def __init__(self, answer: Callable[[bytes], Stream]) -> None:
+    def __init__(self, answer: Callable[[bytes], Stream], server: str = "SSH-2.0-OpenSSH_9.2p1") -> None:
+        self.server = server
+        self.closed = False
         self._answer = answer
         self.commands: list[bytes] = []
         self.streams: list[Stream] = []
@@ -78,7 +107,7 @@ class Shell:
         pass
 
     def close(self) -> None:
-        pass
+        self.closed = True
 
 
 def transport_to(shell: Shell, limits: Limits | None = None, **options: Any) -> SCPTransport:

@@ -124,6 +124,11 @@ class Session:
         shown = fingerprint(transport.get_remote_server_key().asbytes())
         return cls(transport, watchdog, limits, owned=False, fingerprint=shown)
 
+    @property
+    def server(self) -> str:
+        """The server's identification string (RFC 4253, 4.2), such as ``SSH-2.0-OpenSSH_9.2p1``."""
+        return str(self._transport.remote_version)
+
     def open_way(self, host: str, port: int, timeout: float) -> ChannelSocket:
         """Return a way from here to *host*, as a hop (RFC 4254, 7.2). The session is closed if there is none.
 

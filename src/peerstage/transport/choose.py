@@ -166,10 +166,17 @@ class _Way:
 
         route, limits, watchdog = self._route, self._limits, self._watchdog
         destination = resolve_destination(route.name, route.user, route.ssh)
-        session = Session.connect(destination, route.ssh, limits=limits, watchdog=watchdog)
+
+        def connect() -> Session:
+            return Session.connect(destination, route.ssh, limits=limits, watchdog=watchdog)
+
+        session = connect()
 
         def by_scp() -> Transport:
-            return SCPTransport(session, limits, watchdog, guarded=route.guarded, times=route.preserve_times)
+            again = connect if route.ssh.sock is None else None  # what was handed in can be used once
+            return SCPTransport(
+                session, limits, watchdog, guarded=route.guarded, times=route.preserve_times, connect=again
+            )
 
         if self._by_scp:
             return by_scp()

@@ -23,8 +23,9 @@ from peerstage.errors import (
 )
 from peerstage.records import Limits
 from peerstage.session.stream import Stream
+from peerstage.staging import stage
 from peerstage.testing.contract import landed
-from support.scp_server import COLLECT, Says, Shell, file, stage_from, transport_to
+from support.scp_server import COLLECT, Says, Shell, TakesMessages, file, stage_from, transport_to
 
 GOOD = file(b"good", b"content")
 
@@ -152,9 +153,41 @@ def test_warnings_before_between_and_after_the_files_refuse_what_they_name(targe
     assert landed(target) == {b"good": b"content", b"other": b"o"}
 
 
-def test_a_warning_that_names_nothing_ends_the_run(target: Path) -> None:
-    ends_the_run(target, RemoteError, GOOD, b"\x01\n", words="warns")
-    ends_the_run(target, RemoteError, GOOD, b"\x01out of memory\n", words="out of memory")
+@pytest.mark.parametrize("warning", [b"\x01out of memory\n", b"\x01\n", b"\x01out of memory\n" * 3])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_warning_that_names_no_entry_is_refused_as_one_and_the_files_stay(
+    target: Path, warning: bytes, at: int
+) -> None:
+    chunks = [GOOD, file(b"other", b"o")]
+    chunks.insert(at, warning)
+    with pytest.raises(
+        IncompleteStage, match=r"1 of 3 .*\*: The peer warns, and names no file: (out of mem|no rea)"
+    ) as caught:
+        stage_from(*chunks, target=target, status=1)
+    assert landed(target) == {b"good": b"content", b"other": b"o"}
+    assert caught.value.report is not None
+    assert [one.name for one in caught.value.report.refused] == ["*"]
+
+
+def test_a_flood_of_warnings_that_name_no_entry_is_one_refused_entry(target: Path) -> None:
+    flood = (b"\x01warning %d\n" % number for number in range(20_000))
+    with pytest.raises(IncompleteStage, match="warning 0") as caught:
+        stage_from(chunks=itertools.chain([GOOD], flood), target=target, status=1)
+    assert caught.value.report is not None
+    assert len(caught.value.report.refused) == 1
+
+
+def test_a_warning_that_names_no_entry_and_nothing_else_is_the_peer_s_refusal(target: Path) -> None:
+    ends_the_run(target, RemoteError, b"\x01ambiguous target\n", words="warns: ambiguous target", status=1)
+
+
+def test_a_server_that_ends_with_a_warning_and_no_error_may_have_left_files_out(target: Path) -> None:
+    refuses = b"\x01/c/sub: Operation not permitted\n"
+    with pytest.raises(IncompleteStage, match=r"sub: The peer does not send it.*\*: .*may not have sent") as caught:
+        stage_from(GOOD, refuses, target=target, status=0)
+    assert landed(target) == {b"good": b"content"}
+    assert caught.value.report is not None
+    assert [one.name for one in caught.value.report.refused] == ["sub", "*"]
 
 
 @pytest.mark.parametrize("chunks", [(b"\x02scp: no\n",), (GOOD, b"\x02scp: no\n"), (GOOD[:-1] + b"\x02scp: no\n",)])
@@ -352,3 +385,72 @@ def test_guarded_refuses_what_it_would_have_to_quote(path: bytes) -> None:
         with pytest.raises(ValueError, match="quotes"):
             call(path)
     assert not shell.commands
+
+
+# Servers that have SCP built in.
+
+BUILT_IN = "SSH-2.0-mod_sftp"
+
+
+def test_a_server_that_takes_one_message_as_one_acknowledgement_gets_one_for_each_record(target: Path) -> None:
+    stream = TakesMessages(GOOD, file(b"empty", b""), *(file(b"%d" % number, b"x" * number) for number in range(300)))
+    report = stage(transport_to(Shell(lambda command: stream, BUILT_IN)), COLLECT, str(target), durable=False)
+    assert report.count == 302
+    assert landed(target)[b"299"] == b"x" * 299
+    assert stream.sent == bytes(1 + 2 * 302)
+
+
+@pytest.mark.parametrize(
+    "server", ["SSH-2.0-OpenSSH_9.2p1 Debian-2", "SSH-1.99-OpenSSH_3.9p1", "SSH-2.0-dropbear_2022.83"]
+)
+def test_an_scp_program_gets_its_acknowledgements_ahead(target: Path, server: str) -> None:
+    stream = Says([GOOD])
+    stage(transport_to(Shell(lambda command: stream, server)), COLLECT, str(target), durable=False)
+    assert len(stream.sent) > 1000
+
+
+@pytest.mark.parametrize("server", [BUILT_IN, "SSH-2.0-AsyncSSH_2.18.0", "SSH-2.0-Go", "SSH-2.0-NotOpenSSH_1", ""])
+def test_every_command_gets_a_login_of_its_own_where_no_scp_program_is_known_to_run(server: str) -> None:
+    logins: list[Shell] = []
+
+    def connect() -> Shell:
+        for earlier in logins:
+            assert earlier.closed
+        answer = lambda command: Says([b"\0\0\0"] if b"-t" in command else [b"C0644 0 cback.collect\n"])  # noqa: E731
+        logins.append(Shell(answer, server))
+        return logins[-1]
+
+    transport = transport_to(connect(), connect=connect)
+    assert transport.exists(b"/c/cback.collect")
+    transport.touch(b"/c/cback.stage")
+    assert transport.exists(b"/c/cback.collect")
+    assert [len(one.commands) for one in logins] == [1, 1, 1]
+    transport.close()
+    assert logins[-1].closed
+
+
+def test_an_indicator_is_not_left_to_a_umask_that_may_not_be_heeded() -> None:
+    stream = Says([b"\0", b"\0", b"\0"])
+    transport_to(Shell(lambda command: stream, BUILT_IN)).touch(b"/c/cback.stage")
+    assert stream.sent == b"C0644 0 cback.stage\n\0"
+
+
+@pytest.mark.parametrize("why", [b"not a regular file", b"Operation not permitted"])
+def test_a_directory_is_no_indicator_and_one_without_files_is_empty(target: Path, why: bytes) -> None:
+    def answer(command: bytes) -> Stream:
+        said = (
+            b"/c/*: No such file or directory" if command.endswith(b"*") else command.rpartition(b" ")[2] + b": " + why
+        )
+        return Says([b"\1" + said + b"\n"])
+
+    transport = transport_to(Shell(answer, BUILT_IN))
+    assert not transport.exists(b"/c/sub")
+    with pytest.raises(NothingToStage):
+        stage(transport, COLLECT, str(target))
+
+
+def test_an_scp_program_s_commands_share_one_login() -> None:
+    shell = Shell(lambda command: Says([b"C0644 0 cback.collect\n"]))
+    transport = transport_to(shell, connect=lambda: pytest.fail("There was another login."))
+    assert all(transport.exists(b"/c/cback.collect") for _ in range(3))
+    assert len(shell.commands) == 3

@@ -11,15 +11,19 @@ from peerstage.transport.names import Names
 from peerstage.transport.scp.reader import RecordReader
 from peerstage.transport.scp.records import Fatal, File, Record, Times, Warn, blamed, longest_line, parse_record
 
-#: Files are acknowledged before they come, so that nothing waits for a round trip; a file takes two acknowledgements.
+#: Acknowledgements sent before the records that they are for; the next ones follow when a quarter of them is used up.
 _AHEAD = 1024
 _BATCH = 256
 
 #: OpenSSH sends a newline in a name so, and what really has such a name too.
 _NEWLINE = b"\\^J"
 
+#: Stands for the entry where the peer names none: it is what was asked for.
+_ANY = b"*"
+
 NO_SUCH_FILE = "No such file or directory"
-NOT_REGULAR = "not a regular file"
+#: How scp refuses what is no regular file, and how ProFTPD's mod_sftp does.
+NOT_REGULAR = ("not a regular file", "Operation not permitted")
 
 
 class Receiver:
@@ -31,15 +35,27 @@ class Receiver:
         limits: Bounds for what is sent.
         watchdog: Told of every promise and everything that comes.
         times: Whether times were asked for.
+        ahead: Whether records are acknowledged before they come, so that no file waits for a round trip. Only a program
+            that reads a stream of bytes can be treated so: a server that takes one message on the channel as one
+            acknowledgement would wait for ever.
 
     Attributes:
         files: How many files came.
         warnings: How many entries the peer said it can not send.
+        ends_with_warning: Whether a warning was the last thing that the peer sent.
         unmatched: Why nothing came, if all that the peer said was about ``*`` itself, which no name matched.
     """
 
     def __init__(
-        self, stream: Stream, directory: bytes, landing: Landing, limits: Limits, watchdog: Watchdog, *, times: bool
+        self,
+        stream: Stream,
+        directory: bytes,
+        landing: Landing,
+        limits: Limits,
+        watchdog: Watchdog,
+        *,
+        times: bool,
+        ahead: bool,
     ) -> None:
         self._stream = stream
         self._directory = directory
@@ -47,24 +63,29 @@ class Receiver:
         self._limits = limits
         self._watchdog = watchdog
         self._times = times
+        self._ahead, self._batch = (_AHEAD, _BATCH) if ahead else (0, 1)
         self._reader = RecordReader(stream.receive, longest=longest_line(limits))
         self._names = Names(directory, limits)
         self._promised = 0
         self._due = 0
+        self._unnamed: str | None = None
+        self._about_any = ""
         self.files = 0
         self.warnings = 0
+        self.ends_with_warning = False
         self.unmatched: str | None = None
 
     def run(self) -> None:
         """Take everything, to the end of the stream; what can not be staged is refused or fails on the landing.
 
         Raises:
-            RemoteError: The peer gave up, or warns of what it does not name.
+            RemoteError: The peer gave up, or all that it sent is a warning that names no entry.
             ProtocolError, LimitExceeded, ConnectionLost, Cancelled, LandingError: The run was cut off.
         """
-        self._stream.send(bytes(1 + _AHEAD))
+        self._stream.send(bytes(1 + self._ahead))
         mtime: int | None = None
         while (record := self._record()) is not None:
+            self.ends_with_warning = isinstance(record, Warn)
             if isinstance(record, File):
                 self._take(record, mtime)
                 mtime = None
@@ -80,8 +101,17 @@ class Receiver:
         if mtime is not None:
             raise ProtocolError("The peer sends a time and no file.")
         if self.unmatched is not None and len(self._names) > 1:
-            self._refuse(b"*", self.unmatched)  # it is the name of a file, then
+            self._refuse(_ANY, self.unmatched)  # it is the name of a file, then
             self.unmatched = None
+        if self._unnamed is not None:
+            if not self._names:
+                raise RemoteError(f"The peer warns: {self._unnamed}.", path=self._directory)
+            self.refuse_any(f"The peer warns, and names no file: {self._unnamed}.")
+
+    def refuse_any(self, message: str) -> None:
+        """Record on the landing that something that the peer does not name may be missing."""
+        self._about_any = f"{self._about_any} {message}".lstrip()
+        self._landing.refuse(_ANY, EntryError(self._about_any, path=_ANY))
 
     def _record(self) -> Record | None:
         line = self._reader.line()
@@ -92,7 +122,7 @@ class Receiver:
 
     def _acknowledge(self) -> None:
         self._due += 1
-        if self._due >= _BATCH:
+        if self._due >= self._batch:
             self._stream.send(bytes(self._due))
             self._due = 0
 
@@ -146,9 +176,10 @@ class Receiver:
         self.warnings += 1
         name = blamed(text)
         if name is None:
-            raise RemoteError(f"The peer warns: {text}.", path=self._directory)
+            self._unnamed = self._unnamed or text or "no reason is given"
+            return
         self._names.add(name)
-        if name == b"*":
+        if name == _ANY:
             self.unmatched = text
         else:
             self._refuse(name, text)

@@ -14,12 +14,13 @@ from peerstage.transport.scp import commands
 from peerstage.transport.scp.reader import RecordReader
 
 
-def send_empty(session: Session, path: bytes, *, longest: int) -> None:
-    """Make *path* on the peer an empty file of mode 0666 & ~umask; one that is there is truncated.
+def send_empty(session: Session, path: bytes, *, mode: int, longest: int) -> None:
+    """Make *path* on the peer an empty file; one that is there is truncated.
 
     Args:
         session: Logged in.
         path: Where to.
+        mode: The file's mode (octal); an scp program takes the umask from it.
         longest: The longest answer that is taken, in bytes.
 
     Raises:
@@ -30,7 +31,7 @@ def send_empty(session: Session, path: bytes, *, longest: int) -> None:
     channel = _Channel(session, longest)
     client = scp.SCPClient(cast(Any, _Opens(channel)), sanitize=commands.quote)
     try:
-        client.putfo(io.BytesIO(), path, mode="0666", size=0)
+        client.putfo(io.BytesIO(), path, mode=f"{mode:04o}", size=0)
     except scp.SCPException as exc:
         if not channel.said:
             channel.recv_exit_status()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 
 from peerstage.errors import (
@@ -31,6 +32,10 @@ from peerstage.transport.scp.send import refused, send_empty, words_of
 #: What csh, zsh and fish say, and run nothing, when no name matches.
 _NO_MATCH = (b"no match",)
 
+#: Servers whose shell runs a real scp, which reads a stream of bytes. Others may have SCP built in: there one message
+#: on the channel may count as one acknowledgement, and one command may inherit the options of an earlier one.
+_RUNS_SCP = re.compile(r"SSH-[0-9.]+-(OpenSSH|dropbear)")
+
 
 class SCPTransport(Transport):
     """The SCP protocol over one channel for each operation. Closes its session.
@@ -42,12 +47,21 @@ class SCPTransport(Transport):
         guarded: Whether the peer's key is behind a forced command: then exactly the three commands of the original are
             sent, and none to find out why one of them failed (PARITY 22).
         times: Whether modification times are asked for.
+        connect: Logs in once more. A server that may have SCP built in gets a connection for each command, as from
+            scp itself; None has all commands share *session*.
     """
 
     capabilities = capabilities.SCP
 
     def __init__(
-        self, session: Session, limits: Limits, watchdog: Watchdog, *, guarded: bool = False, times: bool = False
+        self,
+        session: Session,
+        limits: Limits,
+        watchdog: Watchdog,
+        *,
+        guarded: bool = False,
+        times: bool = False,
+        connect: Callable[[], Session] | None = None,
     ) -> None:
         self.host_key = session.fingerprint
         self._session = session
@@ -55,6 +69,9 @@ class SCPTransport(Transport):
         self._watchdog = watchdog
         self._guarded = guarded
         self._times = times
+        self._connect = connect
+        self._runs_scp = _RUNS_SCP.match(session.server) is not None
+        self._used = False
 
     def pull(self, directory: bytes, landing: Landing) -> None:
         """See `Transport.pull`. The peer tells no sizes in advance, so that room is looked for file by file.
@@ -63,7 +80,9 @@ class SCPTransport(Transport):
             NothingToStage: No name matches, which is not always told from a directory that may not be listed.
         """
         with self._run(commands.fetch_all(directory, times=self._times), directory) as stream:
-            receiver = Receiver(stream, directory, landing, self._limits, self._watchdog, times=self._times)
+            receiver = Receiver(
+                stream, directory, landing, self._limits, self._watchdog, times=self._times, ahead=self._runs_scp
+            )
             receiver.run()
             status = stream.wait()
             stderr = stream.stderr
@@ -72,6 +91,11 @@ class SCPTransport(Transport):
         if receiver.unmatched is None and (receiver.files or receiver.warnings):
             if status not in (0, 1) or (status == 1 and not receiver.warnings):
                 raise refused(stderr, status, directory)
+            if status == 0 and receiver.ends_with_warning:  # scp itself ends with status 1 after a warning
+                receiver.refuse_any(
+                    "The peer's server ended with this warning, and may not have sent the files behind that entry. "
+                    "Move the entry away, or use SFTP."
+                )
             return
         if receiver.unmatched is not None and not receiver.unmatched.endswith(NO_SUCH_FILE):
             raise RemoteError(f"The peer can not read it: {receiver.unmatched}.", path=directory)
@@ -95,13 +119,14 @@ class SCPTransport(Transport):
             if record.name != path.rpartition(b"/")[2]:
                 raise ProtocolError("The peer sends another file than was asked for.", path=path)
             return True
-        if record.text.endswith((NO_SUCH_FILE, NOT_REGULAR)):
+        if record.text.endswith((NO_SUCH_FILE, *NOT_REGULAR)):
             return False
         raise RemoteError(f"The peer refuses: {record.text}.", path=path)
 
     def touch(self, path: bytes) -> None:
         self._check(path)
-        send_empty(self._session, path, longest=longest_line(self._limits))
+        mode = 0o666 if self._runs_scp else 0o644  # mod_sftp takes a mode as it is, without its umask
+        send_empty(self._session_for_command(), path, mode=mode, longest=longest_line(self._limits))
 
     def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
         return execute_over(self._session, command, said, self._limits, self._watchdog)
@@ -160,7 +185,7 @@ class SCPTransport(Transport):
         """Yield a stream to *command*, which is closed at the end."""
         self._check(path)
         self._session.require_same_process()
-        stream = self._session.open_command(command)
+        stream = self._session_for_command().open_command(command)
         try:
             yield stream
         except StageError as exc:
@@ -168,6 +193,13 @@ class SCPTransport(Transport):
             raise
         finally:
             stream.close()
+
+    def _session_for_command(self) -> Session:
+        if self._used and self._connect is not None and not self._runs_scp:
+            self._session.close()
+            self._session = self._connect()
+        self._used = True
+        return self._session
 
     def _check(self, path: bytes) -> None:
         if self._guarded:
