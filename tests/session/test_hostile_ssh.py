@@ -252,6 +252,58 @@ def test_extensions_by_the_billion_are_refused(target: Path, host_key: paramiko.
     assert "extension" in str(error)
 
 
+def disconnect(text: str | bytes) -> paramiko.Message:
+    """Return SSH_MSG_DISCONNECT (RFC 4253, 11.1) by application."""
+    message = paramiko.Message()
+    message.add_byte(b"\x01")
+    message.add_int(11)
+    message.add_string(text)
+    message.add_string("")
+    return message
+
+
+@pytest.mark.parametrize(
+    ("when", "kind", "words"),
+    [
+        (20, ConnectError, "No SSH session came about: the server disconnected, saying 'maintenance until six'."),
+        (6, ConnectError, "No SSH session came about: the server disconnected, saying 'maintenance until six'."),
+        (52, LoginError, "the server disconnected, saying 'maintenance until six'"),
+        (91, ConnectionLost, "The connection was lost: the server disconnected, saying 'maintenance until six'."),
+    ],
+    ids=["before keys are exchanged", "before the login", "at the login", "after the login"],
+)
+def test_what_a_server_says_when_it_disconnects_is_in_the_error(
+    target: Path, host_key: paramiko.PKey, when: int, kind: Any, words: str
+) -> None:
+    prepare = saying(when, disconnect("maintenance until six"))
+    error = attempt(made_of_paramiko(key=host_key, prepare=prepare), target, host_key)
+    assert isinstance(error, kind)
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("\x1b[31mgo\naway\u202e" + "!" * 100_000, r"saying '\x1b[31mgo\naway\u202e!!!"),
+        (b"\xff go \xfe", "saying '\ufffd go \ufffd'"),
+        ("", "the server disconnected, with reason 11."),
+    ],
+    ids=["escapes", "no text", "nothing"],
+)
+def test_what_a_server_says_when_it_disconnects_is_escaped_and_bounded(
+    target: Path, host_key: paramiko.PKey, text: str | bytes, words: str
+) -> None:
+    error = attempt(made_of_paramiko(key=host_key, prepare=saying(91, disconnect(text))), target, host_key)
+    assert isinstance(error, ConnectionLost)
+    assert words in str(error)
+    assert len(str(error)) < 500
+
+
+def test_a_disconnect_that_is_cut_short_is_one_all_the_same(target: Path, host_key: paramiko.PKey) -> None:
+    error = attempt(made_of_paramiko(key=host_key, prepare=saying(91, message_of(1))), target, host_key)
+    assert isinstance(error, ConnectionLost)
+
+
 def test_passwords_are_tried_after_keys_and_right_ones_get_in(target: Path, host_key: paramiko.PKey) -> None:
     class NoSftp(ssh_server.PasswordOnly):
         """Takes a password, and has no SFTP."""

@@ -16,7 +16,7 @@ from typing import Any
 import paramiko
 import pytest
 from paramiko.buffered_pipe import BufferedPipe
-from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST
+from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST, MSG_NAMES, MSG_UNIMPLEMENTED
 from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
 from paramiko.transport import ChannelMap
@@ -299,5 +299,25 @@ def test_nothing_goes_on_a_channel_that_was_closed_while_its_sender_waited(ciphe
         assert [sent_after(kind) for kind in (MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST)] == [0, 0]
         channel.closed = False
         assert echoed(pair.open(), b"y" * 1000) == b"y" * 1000, "the connection is as good as before"
+    finally:
+        pair.close()
+
+
+def test_messages_that_paramiko_does_not_know_are_answered_as_not_implemented(cipher: str) -> None:
+    pair = Pair(cipher)
+    try:
+        hidden: Any = pair.server
+        answered: list[int] = []
+        hidden._handler_table[MSG_UNIMPLEMENTED] = lambda message: answered.append(message.get_int())
+        sent: list[int] = []
+        for kind in (0, 8, 9, 39, 101, 192, 255):
+            assert kind not in MSG_NAMES
+            message = Message()
+            message.add_byte(bytes([kind]))
+            message.add_string(b"whatever it means")
+            sent.append(hidden.packetizer._Packetizer__sequence_number_out)
+            hidden._send_message(message)
+        assert echoed(pair.open(), b"z" * 1000) == b"z" * 1000, "the connection is as good as before"
+        assert answered == sent
     finally:
         pair.close()

@@ -16,6 +16,7 @@ from peerstage.session.certificates import rsa_bits
 from peerstage.session.config import Destination
 from peerstage.session.offers import Offer, Offers
 from peerstage.session.options import SSHOptions
+from peerstage.session.pipe import Disconnected
 
 log = logging.getLogger("peerstage.session")
 
@@ -161,6 +162,8 @@ class Login:
             self._wanted = list(exc.allowed_types)
             self._tell(label, "this way of logging in is not offered")
             return False
+        except Disconnected as exc:
+            raise self._had_enough(label, str(exc)) from exc
         except paramiko.AuthenticationException as exc:
             if not self._transport.is_active():
                 raise self._had_enough(label, "the peer closed the connection") from exc

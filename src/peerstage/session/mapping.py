@@ -14,11 +14,12 @@ from peerstage.errors import (
     RemoteError,
     StageError,
 )
-from peerstage.session.pipe import Violation
+from peerstage.session.pipe import Disconnected, Violation
 
 _BEFORE_LOGIN: tuple[tuple[type[BaseException], type[StageError], str], ...] = (
     (Violation, ProtocolError, "The server broke the SSH protocol: {}. Is this an SSH server?"),
     (MessageOrderError, ProtocolError, "The server broke the order of the key exchange: {}."),
+    (Disconnected, ConnectError, "No SSH session came about: {}."),
     (IncompatiblePeer, ConnectError, "No algorithm in common: {}. Update the peer's SSH server."),
     (ConfigParseError, ConfigurationError, "ssh's configuration can not be read: {}."),
     (CouldNotCanonicalize, ConfigurationError, "The host name could not be made canonical: {}."),

@@ -19,10 +19,25 @@ _CHUNK_COSTS_ALLOWED = 8 * 1024 * 1024
 _WORTH_WAKING = 64 * 1024
 _SMALL = 16 * 1024
 _SLICE = 0.5
+#: Characters of what a server says when it disconnects.
+_MAX_DESCRIPTION = 200
 
 
 class Violation(paramiko.SSHException):
     """The server broke a rule or a bound; raised in paramiko's thread, which then ends the connection."""
+
+
+class Disconnected(paramiko.SSHException):
+    """The server sent SSH_MSG_DISCONNECT (RFC 4253, 11.1).
+
+    Args:
+        reason: Its reason code.
+        text: Its description; what is not printable is escaped, and only the beginning is kept.
+    """
+
+    def __init__(self, reason: int, text: str) -> None:
+        why = f"saying {text[:_MAX_DESCRIPTION]!r}" if text else f"with reason {reason}"
+        super().__init__(f"the server disconnected, {why}")
 
 
 class ChunkPipe:

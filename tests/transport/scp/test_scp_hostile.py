@@ -169,6 +169,16 @@ def test_a_warning_that_names_no_entry_is_refused_as_one_and_the_files_stay(
     assert [one.name for one in caught.value.report.refused] == ["*"]
 
 
+def test_the_error_says_what_became_of_the_others_only_if_there_are_others(target: Path) -> None:
+    sub = b"\x01scp: /c/sub: not a regular file\n"
+    with pytest.raises(IncompleteStage, match=r"1 of 1 entries could not be staged: sub: .*\. Nothing was staged\.$"):
+        stage_from(sub, target=target, status=1)
+    with pytest.raises(
+        IncompleteStage, match=r"1 of 2 entries could not be staged: sub: .*\. The others are staged\.$"
+    ):
+        stage_from(sub, GOOD, target=target, status=1)
+
+
 def test_a_flood_of_warnings_that_name_no_entry_is_one_refused_entry(target: Path) -> None:
     flood = (b"\x01warning %d\n" % number for number in range(20_000))
     with pytest.raises(IncompleteStage, match="warning 0") as caught:

@@ -15,9 +15,11 @@ from paramiko.common import (
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EXTENDED_DATA,
     MSG_CHANNEL_WINDOW_ADJUST,
+    MSG_NAMES,
     MSG_SERVICE_ACCEPT,
     cMSG_GLOBAL_REQUEST,
     cMSG_SERVICE_REQUEST,
+    cMSG_UNIMPLEMENTED,
     cMSG_USERAUTH_REQUEST,
 )
 from paramiko.kex_curve25519 import KexCurve25519
@@ -29,7 +31,7 @@ from peerstage.session._paramiko.packets import BoundedPacketizer
 from peerstage.session.algorithms import SIGNATURES, Algorithms, plain_algorithm
 from peerstage.session.certificates import plain_key
 from peerstage.session.liveness import Liveness
-from peerstage.session.pipe import Violation
+from peerstage.session.pipe import Disconnected, Violation
 from peerstage.session.security_keys import SecurityKey
 
 _SERVICE = "ssh-connection"
@@ -69,11 +71,26 @@ class ClientTransport(paramiko.Transport):
         self._held_back: list[Message] = []
         hidden: Any = self
         hidden._handler_table[MSG_SERVICE_ACCEPT] = self._parse_service_accept
+        for number in frozenset(range(256)).difference(MSG_NAMES):  # paramiko fails over what it has no name for
+            hidden._handler_table[number] = self._answer_unimplemented
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:
         """What is offered of host keys: just that (paramiko's own adds certificates behind everything else)."""
         return tuple(cast(Any, self)._preferred_keys)
+
+    # What paramiko stumbles over, or keeps to itself.
+
+    def _answer_unimplemented(self, m: Message) -> None:
+        """Tell the server that we do not know its message (RFC 4253, 11.4)."""
+        reply = Message()
+        reply.add_byte(cMSG_UNIMPLEMENTED)
+        reply.add_int(m.seqno)
+        self._send_message(reply)
+
+    def _parse_disconnect(self, m: Message) -> None:
+        reason, text = m.get_int(), m.get_binary().decode("utf-8", "replace").strip()
+        cast(Any, self).saved_exception = Disconnected(reason, text)
 
     # The host.
 
