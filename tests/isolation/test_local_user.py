@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ from peerstage.errors import (
     UnknownHostKey,
 )
 from peerstage.testing.contract import landed
-from support.children import children_apart
+from support.children import children_apart, in_child
 from support.local_user import by_value, rcp_as
 from support.sshd import KillsSessions, Sshd
 
@@ -296,28 +297,23 @@ def test_a_package_that_the_user_can_not_read_is_no_hindrance(
         assert path != closed or "Permission denied" in shown.stderr
 
 
-def test_a_fork_of_the_caller_does_not_use_the_callers_child(
-    sshd: Sshd, collect: Path, target: Path, user: Account
-) -> None:
+def test_a_fork_of_the_caller_has_a_child_of_its_own(sshd: Sshd, collect: Path, target: Path, user: Account) -> None:
     put(collect)
     peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=by_value(sshd))
     with peer:
         assert peer.checkCollectIndicator()
         (child,) = children_apart()
-        forked = os.fork()
-        if forked == 0:
-            code = 1
-            try:
+        in_child(lambda: peer.__exit__(None, None, None))
+
+        def like_the_parent() -> None:
+            with contextlib.ExitStack() as block:
+                block.push(peer)
                 peer.writeStageIndicator()
-            except StageError as exc:
-                code = 0 if "fork" in str(exc) else 2
-            finally:
-                peer.__exit__(None, None, None)
-                os._exit(code)
-        assert os.waitpid(forked, 0)[1] == 0
+
+        in_child(like_the_parent)
         assert children_apart() == [child]
         assert peer.checkCollectIndicator(), "it still serves the one who started it"
-    assert not (collect / "cback.stage").exists()
+    assert (collect / "cback.stage").exists()
 
 
 def test_not_available_is_the_kind_of_error_that_parity_asks_for() -> None:

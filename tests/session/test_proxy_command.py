@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import shlex
 import signal
@@ -22,6 +20,7 @@ from peerstage import RemotePeer, Retry, StageError
 from peerstage.errors import Cancelled, ConfigurationError, ConnectError, ConnectionLost, LimitExceeded, UnknownHostKey
 from peerstage.records import Progress
 from support import relay
+from support.children import in_child
 from support.programs import program
 from support.sshd import Sshd
 
@@ -322,15 +321,12 @@ def test_a_forked_child_leaves_the_command_alone(
     (collect / "cback.collect").touch()
     with peer_of(sshd, collect) as peer:
         assert peer.checkCollectIndicator()
-        pid = os.fork()
-        if pid == 0:
-            with contextlib.suppress(BaseException):
-                peer.__exit__(None, None, None)
-            gc.collect()
-            os._exit(0)
-        os.waitpid(pid, 0)
+        in_child(lambda: peer.__exit__(None, None, None))
         assert peer.stagePeer(str(target)) == 1
-    assert len(pids(tmp_path / "record")) == 1
+        assert len(pids(tmp_path / "record")) == 1
+        in_child(lambda: peer.stagePeer(str(target)))
+        assert len(pids(tmp_path / "record")) == 2, "the child has one of its own"
+        assert peer.checkCollectIndicator(), "the parent's was not ended"
 
 
 def test_a_hop_has_a_command_of_its_own(

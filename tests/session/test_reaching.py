@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import os
 import signal
 import socket
 import subprocess
@@ -16,8 +13,9 @@ from typing import Any
 import paramiko
 import pytest
 
-from peerstage import RemotePeer, SSHOptions, StageError
+from peerstage import RemotePeer, SSHOptions
 from peerstage.errors import ConfigurationError, LoginError
+from support.children import in_child
 from support.keys import make_key, running_agent
 from support.programs import program
 from support.sshd import Sshd
@@ -169,29 +167,22 @@ def test_options_that_can_not_be_meant_are_value_errors(options: dict[str, Any])
         SSHOptions(**options)
 
 
-def test_a_child_that_was_forked_neither_uses_nor_disturbs_the_connection(
-    sshd: Sshd, ready: Path, target: Path
-) -> None:
-    with peer_of(sshd, ready) as peer:
-        assert peer.checkCollectIndicator()
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
+def test_a_connection_of_the_callers_is_not_used_in_a_forked_child(sshd: Sshd, ready: Path, target: Path) -> None:
+    """Its packets would be encrypted with nonces that the parent uses too, and its thread is not in the child."""
+    with paramiko.Transport((sshd.host, sshd.port)) as transport:
+        transport.connect(username=sshd.user, pkey=paramiko.Ed25519Key(filename=str(sshd.identity)))
+        peer = peer_of(sshd, ready, sock=transport)
+
+        def refused() -> None:
+            with pytest.raises(ConfigurationError, match="before a fork"):
                 peer.stagePeer(str(target))
-            except StageError as exc:
-                os.write(writing, str(exc).encode())
-            gc.collect()
-            with contextlib.suppress(BaseException):
-                peer.__exit__(None, None, None)
-            gc.collect()
-            os._exit(0)
-        os.waitpid(pid, 0)
-        os.close(writing)
-        with os.fdopen(reading) as told:
-            assert "fork" in told.read()
-        assert peer.checkCollectIndicator()
-        assert peer.stagePeer(str(target)) == 1
+
+        in_child(refused)
+        with peer:
+            assert peer.checkCollectIndicator()
+            in_child(refused)
+            in_child(lambda: peer.__exit__(None, None, None))
+            assert peer.stagePeer(str(target)) == 1
 
 
 SCRIPT = """

@@ -1,8 +1,13 @@
-"""The children that do the work apart, as /proc shows them."""
+"""The children that do the work apart, as /proc shows them, and forks of a test."""
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -30,3 +35,21 @@ def status_of(pid: int) -> dict[str, list[str]]:
 def is_gone(pid: int) -> bool:
     """Whether a process has ended; a zombie that nobody has reaped is not gone."""
     return not Path(f"/proc/{pid}").exists()
+
+
+def in_child(work: Callable[[], object]) -> None:
+    """Fork, have the child do *work* within 30 s, and fail unless it succeeds."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(30)  # a lock that another thread held at the fork is never released in the child
+        code = 1
+        try:
+            work()
+            gc.collect()
+            code = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0

@@ -140,6 +140,7 @@ class RemotePeer(ManagedPeer):
         self._has_no_sftp = False
         self._watchdog: Watchdog | None = None
         self._stacks: dict[bool, Transport] = {}
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         place = f"{self.collectDir!r}, {self.workingDir!r}, {self.remoteUser!r}"
@@ -152,11 +153,13 @@ class RemotePeer(ManagedPeer):
         if self._watchdog is not None:
             raise StageError("This peer is in a with block already.", peer=self.name)
         self._watchdog = Watchdog(self.limits)
+        self._process = os.getpid()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._leave_to_the_parent()
         stacks, self._stacks = self._stacks, {}
         watchdog, self._watchdog = self._watchdog, None
         for stack in stacks.values():
@@ -268,9 +271,15 @@ class RemotePeer(ManagedPeer):
 
         Nothing is published. In a ``with`` block, later calls of the block are cancelled too.
         """
+        self._leave_to_the_parent()
         watchdog = self._watchdog
         if watchdog is not None:
             watchdog.cancel()
+
+    def _leave_to_the_parent(self) -> None:
+        """In a forked child, begin the ``with`` block again: connection, threads and locks are the parent's."""
+        if self._watchdog is not None and self._process != os.getpid():
+            self._watchdog, self._stacks, self._process = Watchdog(self.limits), {}, os.getpid()
 
     def _collect_dir(self) -> bytes:
         if self.collectDir is None:
@@ -289,6 +298,7 @@ class RemotePeer(ManagedPeer):
     @contextlib.contextmanager
     def _reach(self, *, for_files: bool = True) -> Iterator[Transport]:
         """Yield the stack of the ``with`` block, or one of this call's own; some peers need another for commands."""
+        self._leave_to_the_parent()
         if self._watchdog is None:
             with self, self._reach(for_files=for_files) as transport:
                 yield transport

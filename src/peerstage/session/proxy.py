@@ -89,8 +89,10 @@ class ProxyCommand:
 
     def close(self) -> None:
         """End it, and all that it has started in its session's first process group. Closing again is allowed."""
+        if os.getpid() != self._owner:
+            return
         with self._closing:
-            if os.getpid() != self._owner or self._process.returncode is not None:
+            if self._process.returncode is not None:
                 return
             _live.discard(self)
             _hang_up(self.sock)
@@ -153,3 +155,13 @@ def _hang_up(sock: socket.socket) -> None:
 def _end_all() -> None:
     for command in list(_live):
         command.close()
+
+
+def _forget_all_in_child() -> None:
+    for command in list(_live):
+        command.forget()
+    _live.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all_in_child)

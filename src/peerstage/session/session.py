@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +17,8 @@ from peerstage.errors import ConfigurationError, ConnectError, NoSFTP, RemoteErr
 from peerstage.records import MIB, Limits
 from peerstage.session import jump
 from peerstage.session._paramiko.channels import replace_buffers
-from peerstage.session._paramiko.transport import ClientTransport, forget, make_transport, watch_liveness
+from peerstage.session._paramiko.forks import keep_to_this_process
+from peerstage.session._paramiko.transport import ClientTransport, make_transport, watch_liveness
 from peerstage.session.config import Destination
 from peerstage.session.handshake import Note, log_in, say_nothing
 from peerstage.session.jump import ChannelSocket
@@ -38,8 +38,6 @@ PACKET = 128 * 1024
 
 #: Seconds that a peer gets to notice that an earlier channel is closed, before its refusal of another is believed.
 _CHANNEL_PATIENCE = 2.0
-
-_live: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 class Session:
@@ -74,7 +72,6 @@ class Session:
         self._lost: StageError | None = None
         self._end = _Ending(transport if owned else None, self._streams)
         watchdog.attach(self._end)
-        _live.add(self)
 
     @classmethod
     def connect(
@@ -119,8 +116,11 @@ class Session:
     @classmethod
     def _over(cls, transport: paramiko.Transport, watchdog: Watchdog, limits: Limits) -> Session:
         """Use a connection of the caller's. It is trusted as it is, and never closed."""
-        if not transport.is_active() or not transport.is_authenticated():
-            raise ConfigurationError("SSHOptions(sock=...) is a Transport that is not logged in. Log in first.")
+        if not (transport.is_active() and transport.is_alive() and transport.is_authenticated()):
+            raise ConfigurationError(
+                "SSHOptions(sock=...) is a Transport that is not logged in, or that was before a fork. Log in first."
+            )
+        keep_to_this_process(transport, owned=False)
         shown = fingerprint(transport.get_remote_server_key().asbytes())
         return cls(transport, watchdog, limits, owned=False, fingerprint=shown)
 
@@ -235,24 +235,15 @@ class Session:
         return failure if self._way is None else self._way.explain(failure, logged_in=True)
 
     def close(self) -> None:
-        """Close the connection, or on a Transport of the caller's only what was opened on it."""
-        self._watchdog.detach(self._end)
-        _live.discard(self)
+        """Close the connection, or on a Transport of the caller's only what was opened on it; not in a forked child."""
         if os.getpid() != self._process:
-            self.forget()
             return
+        self._watchdog.detach(self._end)
         self._end()
         if self._owned and self._transport is not threading.current_thread():
             self._transport.join(2.0)
         if self._way is not None:
             self._way.close()
-
-    def forget(self) -> None:
-        """Let go of the connection in a forked child without a word to the peer; it stays the parent's."""
-        if self._owned:
-            forget(self._transport)
-        if self._way is not None:
-            self._way.forget()
 
     def require_same_process(self) -> None:
         """Raise `StageError` in a process that was forked from the one that connected."""
@@ -308,8 +299,11 @@ class _Ending:
     def __init__(self, transport: paramiko.Transport | None, streams: list[Stream]) -> None:
         self._transport = transport
         self._streams = streams
+        self._process = os.getpid()
 
     def __call__(self) -> None:
+        if os.getpid() != self._process:  # a shutdown of the socket would end the parent's connection
+            return
         if self._transport is None:
             for stream in list(self._streams):
                 stream.close()
@@ -328,12 +322,3 @@ def quiet_paramiko() -> None:
         theirs.setLevel(logging.WARNING)
     if not theirs.handlers:
         theirs.addHandler(logging.NullHandler())
-
-
-def _forget_all_in_child() -> None:
-    for session in list(_live):
-        session.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all_in_child)

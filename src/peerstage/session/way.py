@@ -63,11 +63,6 @@ class Way:
         if self.hop is not None:
             self.hop.close()
 
-    def forget(self) -> None:
-        """Let go of it in a forked child."""
-        if self.command is not None:
-            self.command.forget()
-
 
 def find_way(
     destination: Destination,

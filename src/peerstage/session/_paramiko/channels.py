@@ -8,6 +8,7 @@ from typing import Any, cast
 import paramiko
 from paramiko.transport import ChannelMap
 
+from peerstage.session._paramiko.forks import keep_channel_to_this_process
 from peerstage.session._paramiko.packets import BoundedPacketizer
 from peerstage.session.pipe import ChunkPipe
 
@@ -42,6 +43,7 @@ class BufferedChannels(ChannelMap):
 
 def replace_buffers(channel: paramiko.Channel, window: int, stderr_bytes: int, *, patient: bool = False) -> ChunkPipe:
     """Give *channel* our buffers, before anything has come for it; return the one for data."""
+    keep_channel_to_this_process(channel)
     pipe = ChunkPipe(window, "more than the channel's window allows (RFC 4254, 5.2)", patient=patient)
     channel.in_buffer = cast(Any, pipe)
     channel.in_stderr_buffer = cast(Any, ChunkPipe(stderr_bytes, f"more than {stderr_bytes} bytes on stderr"))

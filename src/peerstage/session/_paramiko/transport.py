@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from paramiko.message import Message
 
 from peerstage.records import Limits
 from peerstage.session._paramiko.channels import BufferedChannels
+from peerstage.session._paramiko.forks import keep_to_this_process
 from peerstage.session._paramiko.packets import BoundedPacketizer
 from peerstage.session.algorithms import SIGNATURES, Algorithms, plain_algorithm
 from peerstage.session.certificates import plain_key
@@ -47,7 +49,7 @@ class ClientTransport(paramiko.Transport):
     """A client's side of a connection.
 
     After the first key exchange (RFC 4253, 8) nothing that comes is looked at before `trust` was called, so that a host
-    whose key is refused gets no byte from us after our NEWKEYS, whatever it sends.
+    whose key is refused gets no byte from us after our NEWKEYS, whatever it sends. In a forked child nothing is sent.
 
     Attributes:
         shown: The host key or certificate that the host showed, as SSH encodes it.
@@ -69,6 +71,8 @@ class ClientTransport(paramiko.Transport):
         self._trusted = threading.Event()
         self._accepted = threading.Event()
         self._held_back: list[Message] = []
+        self._process = os.getpid()
+        keep_to_this_process(self, owned=True)
         hidden: Any = self
         hidden._handler_table[MSG_SERVICE_ACCEPT] = self._parse_service_accept
         for number in frozenset(range(256)).difference(MSG_NAMES):  # paramiko fails over what it has no name for
@@ -126,7 +130,7 @@ class ClientTransport(paramiko.Transport):
     # its own too, which would then wait for itself; so what that one answers to the server is held back.
 
     def _send_user_message(self, data: Message) -> None:
-        if self._hold_back(data):
+        if os.getpid() != self._process or self._hold_back(data):
             return
         hidden: Any = self
         cast(Any, super())._send_user_message(data)
@@ -138,7 +142,7 @@ class ClientTransport(paramiko.Transport):
                     hidden.clear_to_send.clear()
 
     def _send_message(self, data: Message) -> None:
-        if not self._hold_back(data) and not self._is_too_late(data):
+        if os.getpid() == self._process and not self._hold_back(data) and not self._is_too_late(data):
             cast(Any, super())._send_message(data)
 
     def _is_too_late(self, data: Message) -> bool:
@@ -375,10 +379,3 @@ def watch_liveness(transport: paramiko.Transport, interval: float, count: int) -
         hidden._send_message(message)
 
     hidden.packetizer.liveness = Liveness(interval, count, ask)
-
-
-def forget(transport: paramiko.Transport) -> None:
-    """Make *transport* harmless in a forked child: nothing is sent on the parent's connection, only our copy closed."""
-    cast(Any, transport).active = False
-    with contextlib.suppress(OSError):
-        transport.sock.close()
