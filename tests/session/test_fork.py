@@ -28,9 +28,10 @@ class Behind:
         bastion, server = self.bastion, self.server
         line = bastion.known_hosts.read_text().split(" ", 1)[1]
         known = f"[{bastion.host}]:{port or bastion.port} {line}" + server.known_hosts.read_text()
-        options = server.options(
-            known_hosts=known.encode(), jump=f"{bastion.user}@{bastion.host}:{port or bastion.port}"
-        )
+        config = self.collect.with_name("config")
+        config.write_text("RekeyLimit 1M\n")  # new keys on the way, too
+        jump = f"{bastion.user}@{bastion.host}:{port or bastion.port}"
+        options = server.options(known_hosts=known.encode(), config=str(config), jump=jump)
         return RemotePeer(
             server.host, str(self.collect), "/tmp", server.user, ssh=options, retry=Retry(tries=1)
         )  # a lost connection is not hidden
@@ -87,7 +88,7 @@ def test_a_forked_child_works_by_a_connection_of_its_own(behind: Behind, tmp_pat
                 peer.writeStageIndicator()
 
         in_child(like_the_parent)
-        assert peer.stagePeer(str(tmp_path / "2")) == 2
+        assert peer.stagePeer(str(tmp_path / "2")) == 3, "with the mark of the child"
     for number in range(3):
         assert (tmp_path / f"{number}" / "a").read_bytes() == (behind.collect / "a").read_bytes()
     assert (behind.collect / "cback.stage").exists()

@@ -11,7 +11,15 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def recording(port: int) -> Iterator[tuple[int, bytearray]]:
     """Pass one connection on to *port*; yield the port to connect to, and what the client sends."""
-    sent = bytearray()
+    with recording_each(port, most=1) as (place, sent):
+        sent.append(bytearray())
+        yield place, sent[0]
+
+
+@contextlib.contextmanager
+def recording_each(port: int, most: int = 100) -> Iterator[tuple[int, list[bytearray]]]:
+    """Pass so many connections on to *port*, one after the other; yield the port, and what the client sends on each."""
+    sent: list[bytearray] = []
     server = socket.create_server(("127.0.0.1", 0))
 
     def copy(source: socket.socket, sink: socket.socket, record: bytearray | None) -> None:
@@ -26,12 +34,15 @@ def recording(port: int) -> Iterator[tuple[int, bytearray]]:
 
     def serve() -> None:
         with contextlib.suppress(OSError):
-            ours, _ = server.accept()
-            with ours, socket.create_connection(("127.0.0.1", port)) as theirs:
-                back = threading.Thread(target=copy, args=(theirs, ours, None))
-                back.start()
-                copy(ours, theirs, sent)
-                back.join()
+            for number in range(most):
+                ours, _ = server.accept()
+                if len(sent) == number:
+                    sent.append(bytearray())
+                with ours, socket.create_connection(("127.0.0.1", port)) as theirs:
+                    back = threading.Thread(target=copy, args=(theirs, ours, None))
+                    back.start()
+                    copy(ours, theirs, sent[number])
+                    back.join()
 
     thread = threading.Thread(target=serve)
     thread.start()

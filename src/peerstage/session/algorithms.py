@@ -78,6 +78,12 @@ def plain_algorithm(name: str) -> str:
     return plain + _DOMAIN if plain != name and plain.startswith("sk-") else plain
 
 
+def key_type(algorithm: str) -> str:
+    """Return the type of key, or of certificate, that signs by *algorithm* (RFC 8332, 3)."""
+    plain = plain_algorithm(algorithm)
+    return "ssh-rsa" + algorithm[len(plain) :] if plain.startswith("rsa-") else algorithm
+
+
 def select(listed: str, ours: tuple[str, ...], *, patterns: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return which of *ours* a list of ssh_config(5) takes, in which order, and which of its names it passes over.
 

@@ -31,20 +31,18 @@ def log_in(
     transport: ClientTransport,
     destination: Destination,
     options: SSHOptions,
+    hosts: HostKeys,
     watchdog: Watchdog,
-    connect_timeout: float,
     note: Note = say_nothing,
 ) -> str:
-    """Exchange keys, have the host's judged, and log in; return the fingerprint of the host key.
+    """Have the key judged that the host has shown, and log in; return its fingerprint.
 
     Raises:
-        ConnectError, ProtocolError: There is no SSH server, or none with algorithms that do.
+        ConnectError, ProtocolError: The connection ended, or what answers does not speak SSH as it should.
         HostKeyError: The host key was refused; nothing was sent after the key exchange.
         LoginError: Every way to log in was refused.
         LimitExceeded, Cancelled: It took too long, or was cancelled.
     """
-    hosts = HostKeys.read(destination)
-    exchange_keys(transport, destination, hosts, watchdog, connect_timeout, note)
     with _before_login(transport, watchdog):
         verdict = hosts.judge(transport.shown, sleep=watchdog.sleep)
     transport.trust()
@@ -57,19 +55,20 @@ def log_in(
 def exchange_keys(
     transport: ClientTransport,
     destination: Destination,
-    hosts: HostKeys,
+    key_types: tuple[str, ...],
     watchdog: Watchdog,
     seconds: float,
     note: Note = say_nothing,
 ) -> None:
     """Exchange keys within *seconds*; then `ClientTransport.shown` is the host's key, proved and not judged.
 
-    As for ssh, the time to connect holds for the key exchange too (ssh_config(5), ConnectTimeout).
+    The host is asked for a key of *key_types*, the first that it has. As for ssh, the time to connect holds for the key
+    exchange too (ssh_config(5), ConnectTimeout).
 
     Raises:
         ConnectError, ProtocolError, LimitExceeded, Cancelled: As `log_in`.
     """
-    transport.get_security_options().key_types = hosts.order(transport.preferred_keys)
+    transport.get_security_options().key_types = key_types
     agreed: Any = transport
     with _before_login(transport, watchdog), watchdog.phase("answer as an SSH server", seconds):
         done = threading.Event()

@@ -20,7 +20,7 @@ from peerstage.errors import (
     UnknownHostKey,
     escape,
 )
-from peerstage.session.algorithms import CERTIFICATE
+from peerstage.session.algorithms import CERTIFICATE, key_type
 from peerstage.session.certificates import Certificate, blob_type, rsa_bits
 from peerstage.session.config import Destination
 from peerstage.session.known_hosts import KnownHosts, fingerprint
@@ -48,6 +48,8 @@ class HostKeys:
     def __init__(self, destination: Destination, known: KnownHosts) -> None:
         self._destination = destination
         self._known = known
+        self._not_pinned: list[bytes] = []
+        self._not_asked: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, destination: Destination) -> HostKeys:
@@ -59,21 +61,35 @@ class HostKeys:
 
         Those that can be judged come first, and certificates only where an authority is known for this host: a host
         that has both would show one that nobody here vouches for. An order that is configured stands. Where all that
-        is known is an authority that is revoked, a certificate is what tells that this is why.
+        is known is an authority that is revoked, a certificate is what tells that this is why. Where a fingerprint is
+        pinned, known_hosts has no say in the order either.
         """
         destination = self._destination
         if destination.algorithms.host_keys_fixed:
             return offered
         with_authority = destination.pinned is None and self._known.may_be_certified(*destination.known_as)
-        known = set(self._known.key_types(*destination.known_as))
+        known = set(self._known.key_types(*destination.known_as)) if destination.pinned is None else set()
 
         def rank(name: str) -> bool:
-            if name.endswith(CERTIFICATE):
-                return not with_authority
-            return ("ssh-rsa" if name.startswith("rsa-sha2-") else name) not in known
+            return not with_authority if name.endswith(CERTIFICATE) else key_type(name) not in known
 
         wanted = [name for name in offered if with_authority or not name.endswith(CERTIFICATE)]
         return tuple(sorted(wanted, key=rank)) or offered
+
+    def further_types(self, shown: bytes, asked: tuple[str, ...], offered: tuple[str, ...]) -> tuple[str, ...]:
+        """Return by which algorithms the host may still show the pinned key; none if *shown* is it, or none is pinned.
+
+        Args:
+            shown: What it has shown.
+            asked: What it was asked for, in that order.
+            offered: What it says it has.
+        """
+        key = read_shown(shown)[1]
+        if self._destination.pinned in (None, fingerprint(key)):
+            return ()
+        self._not_pinned.append(key)
+        self._not_asked = tuple(name for name in asked if name in offered and key_type(name) != blob_type(shown))
+        return self._not_asked
 
     def judge(self, shown: bytes, *, sleep: Callable[[float], object] = time.sleep) -> Verdict:
         """Return what makes the host's key its own; a host of which nothing is known is learnt if that is asked for.
@@ -122,6 +138,9 @@ class HostKeys:
             HostKeyError, ProtocolError: As `judge`.
         """
         certificate, key = read_shown(shown)
+        pinned = self._destination.pinned
+        if pinned not in (None, fingerprint(key)):
+            raise self._is_not_pinned(key)
         try:
             bits, least = rsa_bits(key), self._destination.rsa_bits
         except ValueError:
@@ -131,17 +150,21 @@ class HostKeys:
                 f"The host shows the RSA key {fingerprint(key)} of {bits} bits, and {least} are the least "
                 "(RequiredRSASize). Give it a new key, best an Ed25519 one."
             )
-        pinned = self._destination.pinned
         if pinned is not None:
-            if pinned == fingerprint(key):
-                return Verdict(pinned, "the one that it must have")
-            raise MismatchedHostKey(
-                f"The host shows the {blob_type(key)} key {fingerprint(key)}, and {pinned} is the one that it must "
-                "have. Find out why it changed before anything else."
-            )
+            return Verdict(pinned, "the one that it must have")
         if certificate is not None:
             return Verdict(fingerprint(key), self._judge_certificate(certificate))
         return Verdict(fingerprint(key), f"known in {self._check(blob_type(key), key)}")
+
+    def _is_not_pinned(self, key: bytes) -> MismatchedHostKey:
+        keys = dict.fromkeys([*self._not_pinned, key])
+        shows = " and ".join(f"the {blob_type(one)} key {fingerprint(one)}" for one in keys)
+        advice = "Find out why it changed before anything else."
+        if self._not_asked:
+            advice = f"It was not asked for {', '.join(self._not_asked)}: SSHOptions(sock=...) serves one connection."
+        return MismatchedHostKey(
+            f"The host shows {shows}, and {self._destination.pinned} is the one that it must have. {advice}"
+        )
 
     def learn(self, shown: bytes, *, sleep: Callable[[float], object] = time.sleep) -> Verdict:
         """Add the host's key to the file that new keys go to; where somebody else was quicker, that counts.

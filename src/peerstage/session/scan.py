@@ -7,10 +7,10 @@ from typing import NamedTuple
 from peerstage.errors import HostKeyError
 from peerstage.records import Limits
 from peerstage.session.config import Destination
-from peerstage.session.handshake import exchange_keys
 from peerstage.session.host_key import HostKeys, Verdict
 from peerstage.session.options import SSHOptions
-from peerstage.session.session import quiet_paramiko, reach
+from peerstage.session.reach import reach
+from peerstage.session.session import Session, quiet_paramiko
 from peerstage.session.watchdog import Watchdog
 
 
@@ -45,9 +45,7 @@ def scan(destination: Destination, options: SSHOptions, *, limits: Limits, watch
     watchdog.renew()
     quiet_paramiko()
     hosts = HostKeys.read(destination)
-    reached = reach(destination, options, limits=limits, watchdog=watchdog)
-    with reached.watched(watchdog):
-        exchange_keys(reached.transport, destination, hosts, watchdog, max(0.1, reached.way.left))
+    reached = reach(destination, options, hosts, limits=limits, watchdog=watchdog, connect=Session.connect)
     reached.close()
     shown = reached.transport.shown
     try:

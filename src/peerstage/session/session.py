@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import paramiko
 
 from peerstage.errors import ConfigurationError, ConnectError, NoSFTP, RemoteError, StageError, escape
-from peerstage.records import MIB, Limits
+from peerstage.records import Limits
 from peerstage.session import jump
 from peerstage.session._paramiko.channels import replace_buffers
 from peerstage.session._paramiko.forks import keep_to_this_process
-from peerstage.session._paramiko.transport import ClientTransport, make_transport, watch_liveness
+from peerstage.session._paramiko.transport import watch_liveness
 from peerstage.session.config import Destination
 from peerstage.session.handshake import Note, log_in, say_nothing
+from peerstage.session.host_key import HostKeys
 from peerstage.session.jump import ChannelSocket
 from peerstage.session.known_hosts import fingerprint
 from peerstage.session.mapping import translate
 from peerstage.session.options import SSHOptions
+from peerstage.session.reach import PACKET, WINDOW, Ending, reach
 from peerstage.session.stream import ChannelStream, Stream
 from peerstage.session.watchdog import Watchdog
-from peerstage.session.way import Way, find_way
+from peerstage.session.way import Way
 
 log = logging.getLogger("peerstage.session")
-
-#: Bytes that the peer may send before we have read them: what may be in flight, and the replies around it.
-WINDOW = 28 * MIB
-#: The largest piece of channel data in one SSH packet.
-PACKET = 128 * 1024
 
 #: Seconds that a peer gets to notice that an earlier channel is closed, before its refusal of another is believed.
 _CHANNEL_PATIENCE = 2.0
@@ -70,7 +65,7 @@ class Session:
         self._streams: list[Stream] = []
         self._opened = False
         self._lost: StageError | None = None
-        self._end = _Ending(transport if owned else None, self._streams)
+        self._end = Ending(transport if owned else None, self._streams)
         watchdog.attach(self._end)
 
     @classmethod
@@ -105,13 +100,17 @@ class Session:
         quiet_paramiko()
         if isinstance(options.sock, paramiko.Transport):
             return cls._over(options.sock, watchdog, limits)
-        reached = reach(destination, options, limits=limits, watchdog=watchdog, depth=depth, note=note)
-        transport, way = reached.transport, reached.way
-        with reached.watched(watchdog), watchdog.phase("complete the login", limits.login_timeout):
-            shown = log_in(transport, destination, options, watchdog, max(0.1, way.left), note)
+        hosts = HostKeys.read(destination)
+        reached = reach(
+            destination, options, hosts, limits=limits, watchdog=watchdog, connect=cls.connect, depth=depth, note=note
+        )
+        transport = reached.transport
+        since = reached.since
+        with reached.watched(watchdog), watchdog.phase("complete the login", limits.login_timeout, since=since):
+            shown = log_in(transport, destination, options, hosts, watchdog, note)
         if destination.alive_interval:
             watch_liveness(transport, destination.alive_interval, destination.alive_count)
-        return cls(transport, watchdog, limits, owned=True, fingerprint=shown, way=way)
+        return cls(transport, watchdog, limits, owned=True, fingerprint=shown, way=reached.way)
 
     @classmethod
     def _over(cls, transport: paramiko.Transport, watchdog: Watchdog, limits: Limits) -> Session:
@@ -249,70 +248,6 @@ class Session:
         """Raise `StageError` in a process that was forked from the one that connected."""
         if os.getpid() != self._process:
             raise StageError("This connection was made before a fork and can not be used in the child. Connect anew.")
-
-
-class Reached(NamedTuple):
-    """The way to a host, and a transport on it over which no byte of SSH was sent yet."""
-
-    transport: ClientTransport
-    way: Way
-
-    @contextlib.contextmanager
-    def watched(self, watchdog: Watchdog) -> Iterator[None]:
-        """Have *watchdog* end what is done inside; what fails there is explained, and everything closed."""
-        try:
-            with watchdog.ending(_Ending(self.transport, [])):
-                yield
-        except BaseException as exc:
-            failure = self.way.explain(exc, logged_in=False) if isinstance(exc, StageError) else exc
-            self.close()
-            if failure is exc:
-                raise
-            raise failure from exc
-
-    def close(self) -> None:
-        """Go back all the way."""
-        _Ending(self.transport, [])()
-        if self.transport.is_alive():
-            self.transport.join(2.0)
-        self.way.close()
-
-
-def reach(
-    destination: Destination,
-    options: SSHOptions,
-    *,
-    limits: Limits,
-    watchdog: Watchdog,
-    depth: int = 0,
-    note: Note = say_nothing,
-) -> Reached:
-    """Find the way to the host at *destination*. See `Session.connect`."""
-    connect = Session.connect
-    way = find_way(destination, options, limits=limits, watchdog=watchdog, depth=depth, note=note, connect=connect)
-    return Reached(make_transport(way.sock, limits, WINDOW, PACKET, destination.algorithms), way)
-
-
-class _Ending:
-    """Ends a connection at once, from any thread: what waits for it wakes up. Calling it again is allowed."""
-
-    def __init__(self, transport: paramiko.Transport | None, streams: list[Stream]) -> None:
-        self._transport = transport
-        self._streams = streams
-        self._process = os.getpid()
-
-    def __call__(self) -> None:
-        if os.getpid() != self._process:  # a shutdown of the socket would end the parent's connection
-            return
-        if self._transport is None:
-            for stream in list(self._streams):
-                stream.close()
-            return
-        with contextlib.suppress(OSError, AttributeError):
-            self._transport.sock.shutdown(socket.SHUT_RDWR)
-        self._transport.close()
-        with contextlib.suppress(OSError):
-            self._transport.sock.close()
 
 
 def quiet_paramiko() -> None:

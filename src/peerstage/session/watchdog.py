@@ -78,13 +78,14 @@ class Watchdog:
             self.beat()
 
     @contextlib.contextmanager
-    def phase(self, what: str, seconds: float) -> Iterator[None]:
+    def phase(self, what: str, seconds: float, *, since: float | None = None) -> Iterator[None]:
         """Bound what is done inside to *seconds*; *what* completes "the peer did not ... within".
 
-        A phase inside another ends with that one at the latest.
+        They count from *since* (by the watchdog's clock), or from now. A phase inside another ends with that one at the
+        latest.
         """
         outer = self._phase
-        inner = (self._clock() + seconds, seconds, what)
+        inner = ((self._clock() if since is None else since) + seconds, seconds, what)
         self._phase = inner if outer is None else min(inner, outer)
         self._start_thread()
         try:

@@ -30,7 +30,7 @@ from peerstage.records import Limits
 from peerstage.session._paramiko.channels import BufferedChannels
 from peerstage.session._paramiko.forks import keep_to_this_process
 from peerstage.session._paramiko.packets import BoundedPacketizer
-from peerstage.session.algorithms import SIGNATURES, Algorithms, plain_algorithm
+from peerstage.session.algorithms import SIGNATURES, Algorithms, key_type, plain_algorithm
 from peerstage.session.certificates import plain_key
 from peerstage.session.liveness import Liveness
 from peerstage.session.pipe import Disconnected, Violation
@@ -53,6 +53,7 @@ class ClientTransport(paramiko.Transport):
 
     Attributes:
         shown: The host key or certificate that the host showed, as SSH encodes it.
+        host_key_algorithms: By which algorithms it says that it can show one (RFC 4253, 7.1).
         kex_name: The key exchange method that was agreed on.
     """
 
@@ -67,6 +68,7 @@ class ClientTransport(paramiko.Transport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.shown = b""
+        self.host_key_algorithms: tuple[str, ...] = ()
         self.kex_name = ""
         self._trusted = threading.Event()
         self._accepted = threading.Event()
@@ -102,13 +104,16 @@ class ClientTransport(paramiko.Transport):
         """Say that the host may be spoken to: the key that it showed is its own."""
         self._trusted.set()
 
+    def _really_parse_kex_init(self, m: Message, ignore_first_byte: bool = False) -> dict[str, Any]:
+        parsed: dict[str, Any] = cast(Any, super())._really_parse_kex_init(m, ignore_first_byte)
+        self.host_key_algorithms = tuple(parsed["server_key_algo_list"])
+        return parsed
+
     def _verify_key(self, host_key: bytes, sig: bytes) -> None:
         """Check that the key is of the type that was agreed on, and that it signed what was exchanged (RFC 4253, 8)."""
         agreed = cast(str, cast(Any, self).host_key_type)
         shown, signed = Message(host_key).get_text(), Message(sig).get_text()
-        plain = plain_algorithm(agreed)
-        wanted = "ssh-rsa" + agreed[len(plain) :] if plain.startswith("rsa-") else agreed
-        if shown != wanted or signed != plain:
+        if shown != key_type(agreed) or signed != plain_algorithm(agreed):
             raise Violation(f"a {shown!r} host key that signs by {signed!r}, where {agreed!r} was agreed on")
         if self.shown and host_key != self.shown:
             raise Violation("another host key than before, in the middle of a connection")
