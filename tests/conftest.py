@@ -28,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="leave out the tests against containers, and say at the end how many these are",
     )
+    parser.addoption(
+        "--every-fault",
+        action="store_true",
+        help="let every single system call of the library fail, with every error, and not one of each line (minutes)",
+    )
 
 
 #: What pytest-xdist gives to one worker: the containers, which are started once, and what changes or covers up the

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 
 from peerstage.errors import IncompleteStage, NothingToStage, RemoteError, StageError, escape
 from peerstage.landing.directory import DirectoryLanding
 from peerstage.records import KIB, FileResult, Ownership, StageReport
+from peerstage.system_errors import is_of_this_machine, system_error
 from peerstage.transport.base import Transport
 from peerstage.transport.output import CommandOutput
 
@@ -125,12 +127,16 @@ def execute(transport: Transport, command: str, *, peer: str = "", most: int = 6
 
 @contextlib.contextmanager
 def naming(peer: str) -> Iterator[None]:
-    """Name *peer* in every `StageError` that passes; raise what the system said in our words."""
+    """Name *peer* in every `StageError` that passes; raise what else the system said in our words."""
     try:
         yield
     except StageError as exc:
         exc.peer = exc.peer or peer
         raise
+    except OSError as exc:
+        failure = system_error("The system refuses", exc, path=exc.filename if isinstance(exc.filename, str) else None)
+        failure.peer = peer
+        raise failure from exc
 
 
 def _tell(report: StageReport) -> str:
@@ -146,11 +152,18 @@ def target_directory(target: str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
     Raises:
         ValueError: It is not.
+        StageError: It can not be looked at.
     """
     path = encodable_path(target, "Target directory")
     if not os.path.isabs(path):
         raise ValueError(f"Target directory must be an absolute path: {escape(path)}")
-    if not os.path.isdir(path):
+    try:
+        is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as exc:
+        if is_of_this_machine(exc):
+            raise system_error("The target directory can not be looked at", exc, path=path) from exc
+        is_directory = False
+    if not is_directory:
         raise ValueError(f"Target directory must exist and be a directory: {escape(path)}")
     return path
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from peerstage.errors import escape
 from peerstage.staging import encodable_path
+from peerstage.system_errors import require_descriptors
 from peerstage.transport.rcp.command import split_command_line
 
 
@@ -30,6 +31,7 @@ def getUidGid(user: str, group: str) -> tuple[int, int]:
 
     Raises:
         ValueError: There is no such user or group.
+        StageError: Nothing can be looked up now, for want of descriptors.
     """
     try:
         import grp
@@ -37,6 +39,7 @@ def getUidGid(user: str, group: str) -> tuple[int, int]:
 
         return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
     except (ImportError, KeyError, TypeError, ValueError):
+        require_descriptors(f"User {user!r} and group {group!r} can not be looked up")
         raise ValueError(f"Unable to look up uid and gid of user {user!r} and group {group!r}.") from None
 
 

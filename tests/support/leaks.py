@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,11 @@ class Snapshot:
 
     def compare(self, patience: float = 5.0) -> None:
         """Fail unless everything new is gone within *patience* seconds."""
+        for left in self.left_behind(patience):
+            raise AssertionError(left)
+
+    def left_behind(self, patience: float = 5.0) -> Iterator[str]:
+        """Yield what is new and is not gone within *patience* seconds."""
         until = time.monotonic() + patience
         while True:
             now = Snapshot.take()
@@ -31,7 +37,8 @@ class Snapshot:
             if not any(new):
                 return
             if time.monotonic() > until:
-                raise AssertionError(f"left behind: threads {new[0]}, descriptors {new[1]}, children {new[2]}")
+                yield f"left behind: threads {new[0]}, descriptors {new[1]}, children {new[2]}"
+                return
             time.sleep(0.05)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from peerstage.errors import ConfigurationError, NotAvailable
 from peerstage.records import Ownership
+from peerstage.system_errors import require_descriptors
 
 if sys.platform != "win32":
     import pwd
@@ -61,6 +62,7 @@ def copying_user(name: str | None) -> LocalUser | None:
     try:
         found = pwd.getpwnam(name)
     except (KeyError, ValueError, UnicodeError):
+        require_descriptors(f"The local user {name!r} can not be looked up")
         raise ConfigurationError(
             f"There is no local user {name!r} on this machine. Correct localUser, or make the account."
         ) from None
@@ -75,4 +77,5 @@ def _own_name() -> str | None:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
+        require_descriptors("The name of this user can not be looked up")
         return None

@@ -70,7 +70,8 @@ class LocalPeer(BackupPeer):
         self.last_report = None
         absolute_path("Target directory", required=True)(targetDir)
         self._require_collect_dir()
-        target = target_directory(targetDir)
+        with naming(self.name):
+            target = target_directory(targetDir)
         owner, mode = ownership_of(ownership), permissions_of(permissions)
         self._watchdog = watchdog = Watchdog(self._limits)
         transport = LocalTransport(watchdog, self._limits, dotfiles=True, links=False)

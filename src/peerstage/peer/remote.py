@@ -188,7 +188,8 @@ class RemotePeer(ManagedPeer):
             StageError: Anything else; the run has published nothing.
         """
         self.last_report = None
-        target = target_directory(targetDir)
+        with naming(self.name):
+            target = target_directory(targetDir)
         owner, mode = ownership_of(ownership), permissions_of(permissions)
         directory = self._collect_dir()
         try:

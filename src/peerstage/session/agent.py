@@ -29,7 +29,10 @@ class Agent:
     """
 
     def __init__(self, path: str) -> None:
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as exc:
+            raise UnusableKey(_reason(exc, _ANSWER)) from exc
         try:
             self._sock.settimeout(_ANSWER)
             self._sock.connect(path)

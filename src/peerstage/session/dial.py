@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from peerstage.errors import ConnectError, escape
+from peerstage.errors import ConnectError, StageError, escape
 from peerstage.session.watchdog import Watchdog
+from peerstage.system_errors import is_of_this_machine, require_descriptors, start_thread, system_error
 
 log = logging.getLogger("peerstage.session")
 
@@ -59,10 +60,11 @@ def dial(
             log.info("%s port %s: %s; trying again.", escape(host), port, escape(problem))
             watchdog.sleep(_PAUSE)
             until = time.monotonic() + timeout
-        sock, problem = _try_each(addresses, bind_address, until, watchdog)
+        sock, seen = _try_each(addresses, bind_address, until, watchdog)
         if sock is not None:
-            note("connection", f"{sock.getpeername()[0]} port {port}")
+            note("connection", f"{seen} port {port}")
             return sock, max(0.0, until - time.monotonic())
+        problem = seen
     tried = f" ({attempts} attempts)" if attempts > 1 else ""
     raise ConnectError(
         f"{host} port {port}: {problem}{tried}. Is the peer up, is that its port, and does no firewall stand between?"
@@ -72,22 +74,26 @@ def dial(
 def _try_each(
     addresses: list[Any], bind_address: str | None, until: float, watchdog: Watchdog
 ) -> tuple[socket.socket | None, str]:
-    """Return a socket connected to the first of *addresses* that answers, or None and what went wrong."""
+    """Return a socket connected to the first of *addresses* that answers, and which; or None and what went wrong."""
     problem = "no address"
     for number, (kind, sort, protocol, _name, address) in enumerate(addresses):
         left = until - time.monotonic()
         share = left / (len(addresses) - number)  # an address that swallows everything must not take the others' time
-        sock = socket.socket(kind, sort, protocol)
-        try:
-            problem = _bind(sock, bind_address, until, watchdog) if bind_address is not None else ""
+        with contextlib.ExitStack() as opened:
+            try:
+                sock = opened.enter_context(socket.socket(kind, sort, protocol))
+                problem = _bind(sock, bind_address, until, watchdog) if bind_address is not None else ""
+                if not problem:
+                    problem = _connect(sock, address, time.monotonic() + share, watchdog)
+            except StageError:
+                raise
+            except OSError as exc:
+                if is_of_this_machine(exc):
+                    raise system_error(f"No connection to {address[0]} can be made", exc) from exc
+                problem = exc.strerror or str(exc)
             if not problem:
-                problem = _connect(sock, address, time.monotonic() + share, watchdog)
-        except BaseException:
-            sock.close()
-            raise
-        if not problem:
-            return sock, ""
-        sock.close()
+                opened.pop_all()
+                return sock, str(address[0])
     return None, problem
 
 
@@ -114,7 +120,7 @@ def _look_up(host: str, port: int, family: int, until: float, watchdog: Watchdog
             found.append(exc)
 
     thread = threading.Thread(target=ask, name="peerstage-resolver", daemon=True)
-    thread.start()
+    start_thread(thread)
     while thread.is_alive() and time.monotonic() < until:
         watchdog.check()
         thread.join(_SLICE)
@@ -122,6 +128,7 @@ def _look_up(host: str, port: int, family: int, until: float, watchdog: Watchdog
     if not found:
         raise ConnectError(f"The name {host} was not resolved in time. Does DNS answer?")
     if isinstance(found[0], BaseException):
+        require_descriptors(f"The name {host} can not be resolved")
         reason = found[0].strerror if isinstance(found[0], OSError) else str(found[0])
         if family == socket.AF_UNSPEC:
             raise ConnectError(f"The name {host} can not be resolved: {reason}. Is it spelt right?") from found[0]

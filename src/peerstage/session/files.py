@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import re
 import stat
+
+from peerstage.system_errors import is_of_this_machine, system_error
 
 
 def read_regular(path: str, most: int) -> bytes:
@@ -36,3 +40,20 @@ def read_with_status(path: str, most: int) -> tuple[bytes, os.stat_result]:
     if not left:
         raise OSError(errno.EFBIG, f"larger than {most} bytes", path)
     return b"".join(pieces), status
+
+
+def matching_paths(pattern: str) -> list[str]:
+    """Return the paths that match *pattern* (glob(7)), sorted.
+
+    Raises:
+        StageError: The directory can not be listed for a reason of this machine's, of which `glob` says nothing.
+    """
+    fixed = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    if fixed != pattern:
+        directory = os.path.dirname(fixed)
+        try:
+            os.scandir(directory).close()
+        except OSError as exc:
+            if is_of_this_machine(exc):
+                raise system_error("It can not be listed", exc, path=directory) from exc
+    return sorted(glob.glob(pattern))

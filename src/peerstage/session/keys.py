@@ -8,7 +8,6 @@ import io
 import os
 import stat
 import struct
-from pathlib import Path
 
 import paramiko
 from cryptography.hazmat.primitives import serialization
@@ -160,5 +159,5 @@ def show(blob: bytes) -> str:
 
 def default_label(path: str) -> str:
     """Return *path* as it is shown in messages: below the home directory with ``~``."""
-    home = str(Path.home())
+    home = os.path.expanduser("~")
     return "~" + path[len(home) :] if path.startswith(home + "/") else path

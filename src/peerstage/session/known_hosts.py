@@ -21,6 +21,7 @@ from typing import NamedTuple
 from peerstage.errors import ChangedHostKey, MismatchedHostKey, RevokedHostKey, UnknownHostKey, escape
 from peerstage.session.options import expand
 from peerstage.session.patterns import match_pattern
+from peerstage.system_errors import is_of_this_machine, system_error
 
 log = logging.getLogger("peerstage.session")
 
@@ -267,7 +268,11 @@ class _Unreadable(Exception):
 
 
 def _read_file(path: str) -> bytes:
-    """Return what the file holds; nothing if it does not exist or, with a warning, if it can not be read."""
+    """Return what the file holds; nothing if it does not exist or, with a warning, if it can not be read.
+
+    Raises:
+        StageError: It can not be read for want of descriptors or memory, or because the disk fails.
+    """
     if path == os.devnull:
         return b""
     try:
@@ -282,6 +287,8 @@ def _read_file(path: str) -> bytes:
     except FileNotFoundError:
         pass
     except (OSError, ValueError, _Unreadable) as exc:
+        if isinstance(exc, OSError) and is_of_this_machine(exc):  # what it revokes would count
+            raise system_error("It can not be read", exc, path=path) from exc
         reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
         log.warning("%s can not be read (%s) and is passed over.", escape(path), reason)
     return b""

@@ -86,8 +86,8 @@ class LockedFile:
             with contextlib.suppress(OSError):
                 os.unlink(new)
             raise
-        os.close(self._fd)
-        self._fd = fd
+        replaced, self._fd = self._fd, fd
+        os.close(replaced)
         _sync_directory(directory)
 
     def close(self) -> None:
@@ -129,9 +129,12 @@ def _open(path: str) -> int:
         with contextlib.suppress(FileExistsError):  # somebody else was quicker
             os.mkdir(os.path.dirname(path), 0o700)
         fd = os.open(path, _FLAGS, 0o600)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+    except BaseException:
         os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file", path)
+        raise
     return fd
 
 

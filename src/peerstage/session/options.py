@@ -8,6 +8,9 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union
 
+from peerstage.errors import escape
+from peerstage.system_errors import require_descriptors
+
 if TYPE_CHECKING:
     import paramiko
 
@@ -132,7 +135,11 @@ def several(value: object) -> tuple[Any, ...]:
 
 def expand(path: Path) -> str:
     """Return *path* with ``~`` replaced by the home directory, as everywhere in Python (``$HOME`` first)."""
-    return os.path.expanduser(os.fspath(path))
+    given = os.fspath(path)
+    expanded = os.path.expanduser(given)
+    if given.startswith("~") and expanded == given:
+        require_descriptors(f"The home directory in {escape(given)} can not be looked up")
+    return expanded
 
 
 def _is_text(value: str) -> bool:

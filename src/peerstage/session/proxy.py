@@ -13,6 +13,7 @@ import time
 import weakref
 
 from peerstage.errors import ConnectError
+from peerstage.system_errors import is_of_this_machine, start_thread, system_error
 
 #: Bytes of what it says on standard error that are kept: the last ones.
 _KEPT = 2048
@@ -39,14 +40,40 @@ class ProxyCommand:
 
     Raises:
         ConnectError: It can not be started.
+        StageError: Nothing can be started now: no descriptors, no memory, no more processes or threads.
     """
 
     def __init__(self, command: str) -> None:
-        self.sock, theirs = socket.socketpair()
-        self._said, saying = socket.socketpair()
         shell = os.environ.get("SHELL") or "/bin/sh"
+        with contextlib.ExitStack() as opened:
+            try:
+                self._start(shell, command, opened)
+            except (OSError, ValueError) as exc:
+                if isinstance(exc, OSError) and is_of_this_machine(exc):
+                    raise system_error("The ProxyCommand can not be run", exc) from exc
+                reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+                raise ConnectError(f"The ProxyCommand can not be run by {shell}: {reason}. Is SHELL right?") from exc
+            opened.pop_all()
+        self._owner = os.getpid()
+        self._words = b""
+        self._closing = threading.Lock()
+        self._is_closed = False
+        self._listener = threading.Thread(target=self._listen, name="peerstage-proxy", daemon=True)
         try:
-            with theirs, saying:
+            start_thread(self._listener)
+        except BaseException:
+            self.close()
+            raise
+        _live.add(self)
+
+    def _start(self, shell: str, command: str, opened: contextlib.ExitStack) -> None:
+        """Run *command*; what has to be closed if that fails is *opened*."""
+        self.sock, theirs = socket.socketpair()
+        opened.enter_context(self.sock)
+        with theirs:
+            self._said, saying = socket.socketpair()
+            opened.enter_context(self._said)
+            with saying:
                 self._process = subprocess.Popen(
                     [shell, "-c", f"exec {command}"],
                     stdin=theirs.fileno(),
@@ -54,17 +81,6 @@ class ProxyCommand:
                     stderr=saying.fileno(),
                     start_new_session=True,
                 )
-        except (OSError, ValueError) as exc:
-            self.sock.close()
-            self._said.close()
-            reason = exc.strerror if isinstance(exc, OSError) else str(exc)
-            raise ConnectError(f"The ProxyCommand can not be run by {shell}: {reason}. Is SHELL right?") from exc
-        self._owner = os.getpid()
-        self._words = b""
-        self._closing = threading.Lock()
-        self._listener = threading.Thread(target=self._listen, name="peerstage-proxy", daemon=True)
-        self._listener.start()
-        _live.add(self)
 
     def last_words(self) -> str | None:
         """Return how it ended and what it said, as a sentence; None as long as it runs and says nothing.
@@ -92,8 +108,9 @@ class ProxyCommand:
         if os.getpid() != self._owner:
             return
         with self._closing:
-            if self._process.returncode is not None:
+            if self._is_closed:
                 return
+            self._is_closed = True
             _live.discard(self)
             _hang_up(self.sock)
             self._signal(signal.SIGHUP)
@@ -105,8 +122,10 @@ class ProxyCommand:
                 self._process.wait(_GONE)
             with contextlib.suppress(OSError):
                 self._said.shutdown(socket.SHUT_RDWR)
-            self._listener.join(_GONE)
-            self._said.close()
+            if self._listener.is_alive():
+                self._listener.join(_GONE)
+            with contextlib.suppress(OSError):
+                self._said.close()
 
     def forget(self) -> None:
         """Let go of it in a forked child; it stays the parent's."""
@@ -123,7 +142,10 @@ class ProxyCommand:
         """Whether it has ended; where the system can tell without taking its group's number away."""
         if self._process.returncode is not None or not hasattr(os, "waitid"):
             return self._process.poll() is not None
-        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # SIGCHLD is ignored, or something else in this program reaps its children
+            return self._process.poll() is not None
 
     def _status(self) -> str:
         code = self._code()
@@ -133,7 +155,10 @@ class ProxyCommand:
         """Return the exit status of one that has ended, the negative number of a signal that killed it."""
         if self._process.returncode is not None or not hasattr(os, "waitid"):
             return self._process.returncode or 0
-        told = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        try:
+            told = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return 0
         if told is None:
             return 0
         return told.si_status if told.si_code == os.CLD_EXITED else -told.si_status
@@ -148,7 +173,8 @@ class ProxyCommand:
 def _hang_up(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
-    sock.close()
+    with contextlib.suppress(OSError):
+        sock.close()
 
 
 @atexit.register

@@ -19,6 +19,7 @@ from peerstage.session.host_key import HostKeys
 from peerstage.session.options import SSHOptions
 from peerstage.session.watchdog import Watchdog
 from peerstage.session.way import Way, find_way
+from peerstage.system_errors import system_error
 
 if TYPE_CHECKING:
     import paramiko
@@ -77,11 +78,24 @@ class Ending:
             for stream in list(self._streams):
                 stream.close()
             return
+        sock = self._transport.sock
         with contextlib.suppress(OSError, AttributeError):
-            self._transport.sock.shutdown(socket.SHUT_RDWR)
-        self._transport.close()
-        with contextlib.suppress(OSError):
-            self._transport.sock.close()
+            sock.shutdown(socket.SHUT_RDWR)
+        for close in (self._transport.close, sock.close):
+            with contextlib.suppress(OSError):
+                close()
+
+
+def _on(way: Way, limits: Limits, destination: Destination) -> ClientTransport:
+    """Return a transport on *way*, or close that."""
+    try:
+        return make_transport(way.sock, limits, WINDOW, PACKET, destination.algorithms)
+    except BaseException as exc:
+        way.sock.close()
+        way.close()
+        if isinstance(exc, OSError):
+            raise system_error("The connection can not be used", exc) from exc
+        raise
 
 
 def reach(
@@ -117,7 +131,7 @@ def reach(
 
     def attempt(key_types: tuple[str, ...], note: Note) -> tuple[Reached, tuple[str, ...]]:
         way = find_way(destination, options, limits=limits, watchdog=watchdog, depth=depth, note=note, connect=connect)
-        transport = make_transport(way.sock, limits, WINDOW, PACKET, destination.algorithms)
+        transport = _on(way, limits, destination)
         reached = Reached(transport, way, time.monotonic())
         with reached.watched(watchdog), watchdog.phase("complete the login", limits.login_timeout):
             exchange_keys(transport, destination, key_types, watchdog, max(0.1, way.left), note)

@@ -190,7 +190,8 @@ class Session:
                 ask(channel)
             except Exception as exc:
                 channel.close()
-                if self._transport.is_active() and self._watchdog.failure is None:
+                is_answer = isinstance(exc, paramiko.SSHException) and self._transport.is_active()
+                if is_answer and self._watchdog.failure is None:
                     raise refused from exc
                 raise self.failure(exc) from exc
         stream = ChannelStream(channel, self._watchdog, self.failure)

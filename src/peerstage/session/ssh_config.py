@@ -16,12 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from peerstage.errors import ConfigurationError, escape
-from peerstage.session.files import read_with_status
+from peerstage.session.files import matching_paths, read_with_status
 from peerstage.session.keywords import describe_unknown, is_known
 from peerstage.session.patterns import match_hostname, match_pattern, match_pattern_list
 from peerstage.session.tokens import Tokens, local_user
 from peerstage.session.values import ADVICE, CHECKS, Setting, complaint, port_of, standing_at
 from peerstage.session.words import next_word, split_words
+from peerstage.system_errors import is_of_this_machine, system_error
 
 log = logging.getLogger("peerstage.session")
 
@@ -191,6 +192,8 @@ class SSHConfig:
                 return
             raise ConfigurationError(f"The ssh configuration {source.path} is not there.") from None
         except OSError as exc:
+            if is_of_this_machine(exc):
+                raise system_error("The ssh configuration can not be read", exc, path=source.path) from exc
             raise ConfigurationError(
                 f"The ssh configuration {source.path} can not be read: {exc.strerror}. {ADVICE}"
             ) from exc
@@ -257,7 +260,7 @@ class SSHConfig:
             pattern = self.expanded(setting, word)
             if not os.path.isabs(pattern):
                 pattern = os.path.join(glob.escape(source.base), pattern)
-            for path in sorted(glob.glob(pattern)):
+            for path in matching_paths(pattern):
                 inner = Source(path, required=False, checked=True, base=source.base)
                 self._read_file(inner, active=active, depth=depth + 1)
 
@@ -330,6 +333,8 @@ class SSHConfig:
         except subprocess.TimeoutExpired:
             raise complaint(setting, f"Match exec took more than {_EXEC_SECONDS:g} s") from None
         except OSError as exc:
+            if is_of_this_machine(exc):
+                raise system_error("Match exec can not be run", exc, path=setting.path) from exc
             raise complaint(setting, f"Match exec can not be run: {exc.strerror}") from None
         return done.returncode == 0
 

@@ -10,6 +10,8 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from peerstage.system_errors import require_descriptors
+
 _TOKEN = re.compile(r"%(.?)", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
 
@@ -26,6 +28,7 @@ def local_user() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except (ImportError, KeyError):
         pass
+    require_descriptors("The name of this user can not be looked up")
     try:
         return getpass.getuser()
     except (ImportError, KeyError, OSError):

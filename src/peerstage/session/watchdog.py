@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 from peerstage.errors import Cancelled, LimitExceeded, StageError
 from peerstage.records import Limits
+from peerstage.system_errors import start_thread
 
 log = logging.getLogger("peerstage.session")
 
@@ -55,9 +56,9 @@ class Watchdog:
         if self._started is not None:
             yield
             return
+        self._start_thread()
         self._promised = 0
         self._started = self._clock()
-        self._start_thread()
         try:
             yield
         finally:
@@ -84,10 +85,10 @@ class Watchdog:
         They count from *since* (by the watchdog's clock), or from now. A phase inside another ends with that one at the
         latest.
         """
+        self._start_thread()
         outer = self._phase
         inner = ((self._clock() if since is None else since) + seconds, seconds, what)
         self._phase = inner if outer is None else min(inner, outer)
-        self._start_thread()
         try:
             yield
         finally:
@@ -188,8 +189,9 @@ class Watchdog:
 
     def _start_thread(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="peerstage-watchdog", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="peerstage-watchdog", daemon=True)
+            start_thread(thread)
+            self._thread = thread
 
     def _run(self) -> None:
         limits = self.limits

@@ -35,6 +35,7 @@ from peerstage.session.certificates import plain_key
 from peerstage.session.liveness import Liveness
 from peerstage.session.pipe import Disconnected, Violation
 from peerstage.session.security_keys import SecurityKey
+from peerstage.system_errors import start_thread
 
 _SERVICE = "ssh-connection"
 #: What goes on a channel as long as it is open.
@@ -84,6 +85,10 @@ class ClientTransport(paramiko.Transport):
     def preferred_keys(self) -> tuple[str, ...]:
         """What is offered of host keys: just that (paramiko's own adds certificates behind everything else)."""
         return tuple(cast(Any, self)._preferred_keys)
+
+    def start(self) -> None:
+        """Start the thread; a system that starts no more is no fault of the peer's."""
+        start_thread(cast(Any, super()))
 
     # What paramiko stumbles over, or keeps to itself.
 

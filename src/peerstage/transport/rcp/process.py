@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import selectors
+import select
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from peerstage.errors import NotAvailable, escape
+from peerstage.errors import NotAvailable, StageError, escape
 from peerstage.records import KIB, Limits
 from peerstage.session.watchdog import Watchdog
+from peerstage.system_errors import is_of_this_machine, system_error
 
 log = logging.getLogger("peerstage.transport.rcp")
 
@@ -57,6 +58,7 @@ def run(
 
     Raises:
         NotAvailable: There is no such program, or it can not be run.
+        StageError: Nothing can be run now, or it can not be listened to.
         LimitExceeded, Cancelled: A bound was passed, or the run was cancelled.
     """
     try:
@@ -69,14 +71,15 @@ def run(
             bufsize=0,
         )
     except OSError as exc:
+        if is_of_this_machine(exc):
+            raise system_error(f"The command {argv[0]!r} can not be run", exc) from exc
         raise NotAvailable(f"The command {argv[0]!r} can not be run: {exc.strerror}. Install or correct it.") from exc
-    with process, _nothing_left(process):
+    with process, _nothing_left(process), _said_of(argv[0]):
         output = _Output(process, limits.stderr_bytes, said)
-        with contextlib.closing(output):
-            with watchdog.ending(lambda: _signal(process, signal.SIGTERM)):
-                _wait(process, output, watchdog, progress)
-            _signal(process, signal.SIGKILL)  # children that it has left behind
-            output.drain_for(_LAST_WORDS)
+        with watchdog.ending(lambda: _signal(process, signal.SIGTERM)):
+            _wait(process, output, watchdog, progress)
+        _signal(process, signal.SIGKILL)  # children that it has left behind
+        output.drain_for(_LAST_WORDS)
     watchdog.check()
     if output.kept and said is None:
         log.info("%s said: %s", escape(argv[0]), escape(output.kept[:_LOGGED]))
@@ -117,28 +120,23 @@ class _Output:
         self._most = most
         self._said = said
         self._pipe = process.stdout
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.poll()
         if self._pipe is not None:
             os.set_blocking(self._pipe.fileno(), False)
-            self._selector.register(self._pipe, selectors.EVENT_READ)
+            self._poll.register(self._pipe, select.POLLIN)
 
     def take(self, seconds: float) -> None:
         """Take what comes within so many seconds; sleep them once there will be nothing more."""
         if self._pipe is None:
             time.sleep(seconds)
-        elif self._selector.select(seconds):
+        elif self._poll.poll(seconds * 1000):
             data = self._pipe.read(64 * KIB)
             if data:
                 if self._said is not None:
                     self._said(data)
                 self.kept += data[: self._most - len(self.kept)]
             elif data is not None:
-                self._selector.unregister(self._pipe)
                 self._pipe = None
-
-    def close(self) -> None:
-        """Close what is held beside the pipe."""
-        self._selector.close()
 
     def drain_for(self, seconds: float) -> None:
         """Take what is still to come, for so many seconds at most."""
@@ -148,10 +146,21 @@ class _Output:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the command has ended; where the system can tell without taking its group's number away."""
+    """Whether the command has ended; where the system can tell without taking its group's number away.
+
+    Raises:
+        StageError: It has, and nobody can say how.
+    """
     if process.returncode is not None or not hasattr(os, "waitid"):
         return process.poll() is not None
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        if process.poll() is None:
+            return False
+        raise StageError(
+            "The command's exit status is lost: this program ignores SIGCHLD, or reaps children that are not its own."
+        ) from None
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
@@ -159,6 +168,17 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
+
+
+@contextlib.contextmanager
+def _said_of(command: str) -> Iterator[None]:
+    """Raise what the system says meanwhile as a `StageError`."""
+    try:
+        yield
+    except StageError:
+        raise
+    except OSError as exc:
+        raise system_error(f"The command {command!r} can not be watched", exc) from exc
 
 
 @contextlib.contextmanager

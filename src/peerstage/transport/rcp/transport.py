@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
-from peerstage.errors import ConnectError, LandingError, NotRegular, RemoteError, StageError
+from peerstage.errors import ConnectError, LandingError, NotRegular, RemoteError, StageError, escape
 from peerstage.landing.base import Buffer, Landing
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
@@ -17,6 +18,8 @@ from peerstage.transport.base import Transport, join
 from peerstage.transport.names import Names
 from peerstage.transport.rcp.command import escape_blanks, place_on, says_not_there, unescape
 from peerstage.transport.rcp.process import Outcome, run
+
+log = logging.getLogger("peerstage.transport.rcp")
 
 #: The status of ssh, and of what passes it on, when no connection came about or it was lost.
 _NO_CONNECTION = 255
@@ -68,7 +71,7 @@ class RcpTransport(Transport):
         if outcome.status != 0:
             raise self._failure(outcome, directory)
         names = Names(directory, self._limits)
-        with os.scandir(os.fsencode(place)) as entries:
+        with _local(place), os.scandir(os.fsencode(place)) as entries:
             for entry in entries:
                 names.add(entry.name)
         for name in sorted(names):  # a directory that is emptied while it is read may hide some of its names
@@ -85,7 +88,7 @@ class RcpTransport(Transport):
             target = place if any(char in name for char in "*?[") else arrived
             outcome = self._copy(lambda source: [source, target], path, about=path)
             if outcome.status == 0:
-                with contextlib.suppress(OSError):
+                with _local(place), contextlib.suppress(FileNotFoundError):
                     return stat.S_ISREG(os.lstat(arrived).st_mode)
                 if target == arrived:
                     raise RemoteError("The command says that all is well, and brought nothing.", path=path)
@@ -98,7 +101,7 @@ class RcpTransport(Transport):
         with self._temporary() as place:
             directory, _, name = path.rpartition(b"/")
             empty = os.path.join(os.fsencode(place), name)
-            with open(empty, "xb") as file:
+            with _local(place), open(empty, "xb") as file:
                 os.fchmod(file.fileno(), 0o666)
             # A command that takes a backslash literally would make it a part of the name: let it take the file's own.
             # Only where the directory has no blank, else rsync would make another directory.
@@ -165,14 +168,12 @@ class RcpTransport(Transport):
     def _temporary(self) -> Iterator[str]:
         if self._working_directory is None:
             raise ValueError("This peer has no working directory, and an rcp command needs one.")
-        try:
+        with _local(self._working_directory):
             directory = tempfile.TemporaryDirectory(prefix="peerstage-", dir=self._working_directory)
-        except OSError as exc:
-            raise LandingError(
-                f"The working directory can not be used: {exc.strerror}.", path=self._working_directory, errno=exc.errno
-            ) from exc
-        with directory as place:
-            yield place
+        try:
+            yield directory.name
+        finally:
+            _remove(directory)
 
     def _failure(self, outcome: Outcome, path: bytes) -> StageError:
         words = outcome.output.decode("utf-8", "backslashreplace").strip().rstrip(".")[-300:]
@@ -181,6 +182,29 @@ class RcpTransport(Transport):
         if outcome.status == _NO_CONNECTION:
             return ConnectError(f"{message} Is the peer up, and is its key known to that command?", path=path)
         return RemoteError(message, path=path)
+
+
+@contextlib.contextmanager
+def _local(directory: str) -> Iterator[None]:
+    """Raise what the system says of a local *directory* as a `LandingError`."""
+    try:
+        yield
+    except StageError:
+        raise
+    except OSError as exc:
+        message = f"The working directory can not be used: {exc.strerror or exc}."
+        raise LandingError(message, path=directory, errno=exc.errno) from exc
+
+
+def _remove(directory: tempfile.TemporaryDirectory[str]) -> None:
+    """Remove *directory* with all that a command has left there; try again if that fails, then log it."""
+    try:
+        with contextlib.suppress(OSError):
+            directory.cleanup()
+            return
+        directory.cleanup()
+    except OSError as exc:
+        log.warning("%s could not be removed: %s. Remove it.", escape(directory.name), exc.strerror)
 
 
 def _size_of(directory: str) -> int:

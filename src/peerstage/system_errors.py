@@ -1,0 +1,68 @@
+"""What the operating system refuses outside the target directory, in our words: one table."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+from peerstage.errors import StageError
+
+#: What is the matter with this process or machine, whatever was asked for.
+_OF_THIS_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EIO})
+_PROCESSES = "Raise the limit of processes and threads (ulimit -u), or stage fewer peers at a time."
+_MEMORY = "Free memory on this machine, or stage fewer peers at a time."
+_ADVICE = {
+    errno.EMFILE: "Raise this process's limit of open files (ulimit -n), or stage fewer peers at a time.",
+    errno.ENFILE: "Raise this machine's limit of open files (sysctl fs.file-max), or stage fewer peers at a time.",
+    errno.ENOMEM: _MEMORY,
+    errno.ENOBUFS: _MEMORY,
+    errno.EAGAIN: _PROCESSES,
+    errno.EIO: "A disk or a device of this machine fails: see the kernel's log.",
+}
+
+
+def is_of_this_machine(exc: OSError) -> bool:
+    """Return whether *exc* is about this process or machine, so that another address or file would fare no better."""
+    return exc.errno in _OF_THIS_MACHINE
+
+
+def system_error(failed: str, exc: OSError, *, path: str | bytes | None = None) -> StageError:
+    """Return the error as which *exc* leaves, with advice; the caller chains it.
+
+    Args:
+        failed: What failed, as the beginning of a sentence.
+        exc: What the system said.
+        path: The local path that is concerned.
+    """
+    words = f"{failed}: {(exc.strerror or str(exc)).rstrip('.')}. {_ADVICE.get(exc.errno or 0, '')}"
+    return StageError(words.rstrip(), path=path, errno=exc.errno)
+
+
+def require_descriptors(failed: str) -> None:
+    """Raise the reason if this process can not open a file now.
+
+    For look-ups whose functions say "not found" then, too: getpwnam(3), getaddrinfo(3).
+
+    Args:
+        failed: What failed, as the beginning of a sentence.
+
+    Raises:
+        StageError: No file can be opened.
+    """
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+    except OSError as exc:
+        raise system_error(failed, exc) from exc
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start *thread*.
+
+    Raises:
+        StageError: The system starts no more threads.
+    """
+    try:
+        thread.start()
+    except RuntimeError as exc:
+        raise StageError(f"No thread can be started: {exc}. {_PROCESSES}", errno=errno.EAGAIN) from exc
