@@ -87,27 +87,27 @@ def test_a_name_is_not_misspelt_because_no_file_can_be_opened(watchdog: Watchdog
 # Files that decide who is reached and trusted.
 
 
-def test_an_include_is_not_passed_over_because_its_directory_can_not_be_listed(tmp_path: Path) -> None:
+def test_an_include_is_not_passed_over_because_its_directory_cannot_be_listed(tmp_path: Path) -> None:
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d" / "real").write_text("Host db1\n HostName real\n")
     (tmp_path / "config").write_text(f"Include {tmp_path}/conf.d/*\n")
     options = SSHOptions(config=str(tmp_path / "config"))
     with Faults().failing(when("scandir", "session/files.py"), errno.EMFILE):
-        refused(lambda: resolve_destination("db1", "backup", options), "conf.d: It can not be listed")
+        refused(lambda: resolve_destination("db1", "backup", options), "conf.d: It cannot be listed")
     assert resolve_destination("db1", "backup", options).host == "real"
 
 
 @pytest.mark.parametrize(("name", "number"), [("open", errno.EMFILE), ("open", errno.EIO), ("fstat", errno.ENOMEM)])
-def test_known_hosts_is_not_empty_because_it_can_not_be_read_now(tmp_path: Path, name: str, number: int) -> None:
+def test_known_hosts_is_not_empty_because_it_cannot_be_read_now(tmp_path: Path, name: str, number: int) -> None:
     """Its @revoked lines would not count."""
     (tmp_path / "known").write_text("")
     with Faults().failing(when(name, "session/known_hosts.py"), number):
-        refused(lambda: KnownHosts.read([tmp_path / "known"]), "It can not be read")
+        refused(lambda: KnownHosts.read([tmp_path / "known"]), "It cannot be read")
     with Faults().failing(when(name, "session/known_hosts.py"), errno.EACCES):
         assert len(KnownHosts.read([tmp_path / "known"])) == 0, "what is the file's own matter is warned about"
 
 
-def test_a_target_is_no_wrong_argument_because_it_can_not_be_looked_at(tmp_path: Path) -> None:
+def test_a_target_is_no_wrong_argument_because_it_cannot_be_looked_at(tmp_path: Path) -> None:
     with Faults().failing(when("stat", "staging.py"), errno.EIO):
         refused(lambda: target_directory(tmp_path), "Input/output error")
 
@@ -181,7 +181,7 @@ def test_a_peer_that_resets_the_connection_at_once_is_no_error_of_the_system(
 
 
 @pytest.mark.parametrize("place", ["session/watchdog.py", "session/dial.py"])
-def test_a_thread_that_can_not_be_started_is_said_to_be_that(
+def test_a_thread_that_cannot_be_started_is_said_to_be_that(
     listener: socket.socket, tmp_path: Path, place: str, leaves_nothing: None
 ) -> None:
     options = SSHOptions(port=listener.getsockname()[1], config=(), known_hosts=(), agent=False)
@@ -207,7 +207,7 @@ def test_a_command_whose_status_somebody_else_has_taken_has_not_succeeded(tmp_pa
     peer.writeStageIndicator()
 
 
-def test_a_command_that_can_not_be_started_now_is_not_to_be_installed(tmp_path: Path) -> None:
+def test_a_command_that_cannot_be_started_now_is_not_to_be_installed(tmp_path: Path) -> None:
     peer = RemotePeer("127.0.0.1", "/collect", str(tmp_path), "backup", rcpCommand="/bin/true")
     with Faults().failing(when("_execute_child", "transport/rcp"), errno.EAGAIN):
         assert "Install" not in str(refused(peer.writeStageIndicator, r"temporarily unavailable.*ulimit -u"))

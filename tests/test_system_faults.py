@@ -203,3 +203,17 @@ def is_the(number: int) -> Callable[[Call], bool]:
     """Return a condition that holds for call *number* and the later ones."""
     turn = iter(range(number))
     return lambda call: next(turn, None) is None
+
+
+def test_a_packet_that_cannot_be_sent_ends_the_connection_at_once(site: Site) -> None:
+    """Whoever waits for the answer to it would wait for a minute, and nothing behind it would be understood."""
+    faults = Faults()
+    site.begin()
+    with faults.failing(lambda call: False, 0):
+        assert run(over_sftp(site), site) == []
+    sends = [number for number, call in enumerate(faults.seen) if call.name == "send"]
+    for number in sends[::4]:
+        site.begin()
+        with faults.failing(is_the(number), errno.ENOMEM):
+            failed = run(over_sftp(site), site)
+        assert not any("useful" in text or "within" in text for text in failed), failed

@@ -152,7 +152,7 @@ def target_directory(target: str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
     Raises:
         ValueError: It is not.
-        StageError: It can not be looked at.
+        StageError: If it cannot be looked at.
     """
     path = encodable_path(target, "Target directory")
     if not os.path.isabs(path):
@@ -161,7 +161,7 @@ def target_directory(target: str | bytes | os.PathLike[str] | os.PathLike[bytes]
         is_directory = stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as exc:
         if is_of_this_machine(exc):
-            raise system_error("The target directory can not be looked at", exc, path=path) from exc
+            raise system_error("The target directory cannot be looked at", exc, path=path) from exc
         is_directory = False
     if not is_directory:
         raise ValueError(f"Target directory must exist and be a directory: {escape(path)}")

@@ -40,7 +40,7 @@ def system_error(failed: str, exc: OSError, *, path: str | bytes | None = None) 
 
 
 def require_descriptors(failed: str) -> None:
-    """Raise the reason if this process can not open a file now.
+    """Raise the reason if this process cannot open a file now.
 
     For look-ups whose functions say "not found" then, too: getpwnam(3), getaddrinfo(3).
 
@@ -48,7 +48,7 @@ def require_descriptors(failed: str) -> None:
         failed: What failed, as the beginning of a sentence.
 
     Raises:
-        StageError: No file can be opened.
+        StageError: If no file can be opened.
     """
     try:
         os.close(os.open(os.devnull, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
@@ -60,7 +60,7 @@ def start_thread(thread: threading.Thread) -> None:
     """Start *thread*.
 
     Raises:
-        StageError: The system starts no more threads.
+        StageError: If the system starts no more threads.
     """
     try:
         thread.start()

@@ -31,7 +31,7 @@ def getUidGid(user: str, group: str) -> tuple[int, int]:
 
     Raises:
         ValueError: There is no such user or group.
-        StageError: Nothing can be looked up now, for want of descriptors.
+        StageError: If this process has no descriptor left to look it up.
     """
     try:
         import grp
@@ -39,7 +39,7 @@ def getUidGid(user: str, group: str) -> tuple[int, int]:
 
         return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
     except (ImportError, KeyError, TypeError, ValueError):
-        require_descriptors(f"User {user!r} and group {group!r} can not be looked up")
+        require_descriptors(f"User {user!r} and group {group!r} cannot be looked up")
         raise ValueError(f"Unable to look up uid and gid of user {user!r} and group {group!r}.") from None
 
 

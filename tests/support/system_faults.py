@@ -96,7 +96,7 @@ class Faults:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             place = _place(sys._getframe(1))
-            if place is None or _can_not_fail(name, args, kwargs) or not self._fails(Call(name, place, errnos)):
+            if place is None or _cannot_fail(name, args, kwargs) or not self._fails(Call(name, place, errnos)):
                 return original(*args, **kwargs)
             if name in _AFTERWARDS:
                 original(*args, **kwargs)
@@ -121,7 +121,7 @@ class Faults:
         return True
 
 
-def _can_not_fail(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _cannot_fail(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether it is no system call (a socket made of a descriptor), or one on a pipe or a socket of this machine."""
     if name == "__init__":
         return "fileno" in kwargs or len(args) > 4

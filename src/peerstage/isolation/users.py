@@ -62,7 +62,7 @@ def copying_user(name: str | None) -> LocalUser | None:
     try:
         found = pwd.getpwnam(name)
     except (KeyError, ValueError, UnicodeError):
-        require_descriptors(f"The local user {name!r} can not be looked up")
+        require_descriptors(f"The local user {name!r} cannot be looked up")
         raise ConfigurationError(
             f"There is no local user {name!r} on this machine. Correct localUser, or make the account."
         ) from None
@@ -77,5 +77,5 @@ def _own_name() -> str | None:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
-        require_descriptors("The name of this user can not be looked up")
+        require_descriptors("The name of this user cannot be looked up")
         return None

@@ -128,7 +128,7 @@ def _look_up(host: str, port: int, family: int, until: float, watchdog: Watchdog
     if not found:
         raise ConnectError(f"The name {host} was not resolved in time. Does DNS answer?")
     if isinstance(found[0], BaseException):
-        require_descriptors(f"The name {host} can not be resolved")
+        require_descriptors(f"The name {host} cannot be resolved")
         reason = found[0].strerror if isinstance(found[0], OSError) else str(found[0])
         if family == socket.AF_UNSPEC:
             raise ConnectError(f"The name {host} can not be resolved: {reason}. Is it spelt right?") from found[0]

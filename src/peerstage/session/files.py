@@ -46,7 +46,7 @@ def matching_paths(pattern: str) -> list[str]:
     """Return the paths that match *pattern* (glob(7)), sorted.
 
     Raises:
-        StageError: The directory can not be listed for a reason of this machine's, of which `glob` says nothing.
+        StageError: If this machine is short of descriptors or memory, or its disk fails; `glob` would find nothing.
     """
     fixed = re.split(r"[*?[]", pattern, maxsplit=1)[0]
     if fixed != pattern:
@@ -55,5 +55,5 @@ def matching_paths(pattern: str) -> list[str]:
             os.scandir(directory).close()
         except OSError as exc:
             if is_of_this_machine(exc):
-                raise system_error("It can not be listed", exc, path=directory) from exc
+                raise system_error("It cannot be listed", exc, path=directory) from exc
     return sorted(glob.glob(pattern))

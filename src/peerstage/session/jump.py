@@ -92,6 +92,10 @@ class ChannelSocket:
         """Send as much of *data* as the hop takes; 0 once it takes nothing more."""
         return self._channel.send(data)
 
+    def shutdown(self, how: int) -> None:
+        """End the channel both ways, whatever *how* says: `recv_into` and `send` return."""
+        self.close()
+
     def close(self) -> None:
         """Close the channel. Closing again is allowed, and so it is when its connection is gone."""
         with contextlib.suppress(Exception):  # one that can not be closed in good order goes with its connection

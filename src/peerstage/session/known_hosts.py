@@ -268,10 +268,10 @@ class _Unreadable(Exception):
 
 
 def _read_file(path: str) -> bytes:
-    """Return what the file holds; nothing if it does not exist or, with a warning, if it can not be read.
+    """Return what the file holds; nothing if it does not exist or, with a warning, if it cannot be read.
 
     Raises:
-        StageError: It can not be read for want of descriptors or memory, or because the disk fails.
+        StageError: If this machine is short of descriptors or memory, or its disk fails.
     """
     if path == os.devnull:
         return b""
@@ -287,8 +287,8 @@ def _read_file(path: str) -> bytes:
     except FileNotFoundError:
         pass
     except (OSError, ValueError, _Unreadable) as exc:
-        if isinstance(exc, OSError) and is_of_this_machine(exc):  # what it revokes would count
-            raise system_error("It can not be read", exc, path=path) from exc
+        if isinstance(exc, OSError) and is_of_this_machine(exc):  # its @revoked lines must count
+            raise system_error("It cannot be read", exc, path=path) from exc
         reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
         log.warning("%s can not be read (%s) and is passed over.", escape(path), reason)
     return b""

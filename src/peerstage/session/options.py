@@ -138,7 +138,7 @@ def expand(path: Path) -> str:
     given = os.fspath(path)
     expanded = os.path.expanduser(given)
     if given.startswith("~") and expanded == given:
-        require_descriptors(f"The home directory in {escape(given)} can not be looked up")
+        require_descriptors(f"The home directory in {escape(given)} cannot be looked up")
     return expanded
 
 

@@ -40,7 +40,7 @@ class ProxyCommand:
 
     Raises:
         ConnectError: It can not be started.
-        StageError: Nothing can be started now: no descriptors, no memory, no more processes or threads.
+        StageError: If this machine is short of descriptors, memory, processes or threads.
     """
 
     def __init__(self, command: str) -> None:
@@ -50,7 +50,7 @@ class ProxyCommand:
                 self._start(shell, command, opened)
             except (OSError, ValueError) as exc:
                 if isinstance(exc, OSError) and is_of_this_machine(exc):
-                    raise system_error("The ProxyCommand can not be run", exc) from exc
+                    raise system_error("The ProxyCommand cannot be run", exc) from exc
                 reason = exc.strerror if isinstance(exc, OSError) else str(exc)
                 raise ConnectError(f"The ProxyCommand can not be run by {shell}: {reason}. Is SHELL right?") from exc
             opened.pop_all()

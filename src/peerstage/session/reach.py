@@ -94,7 +94,7 @@ def _on(way: Way, limits: Limits, destination: Destination) -> ClientTransport:
         way.sock.close()
         way.close()
         if isinstance(exc, OSError):
-            raise system_error("The connection can not be used", exc) from exc
+            raise system_error("The connection cannot be used", exc) from exc
         raise
 
 
@@ -138,7 +138,7 @@ def reach(
             return reached, hosts.further_types(transport.shown, key_types, transport.host_key_algorithms)
 
     reached, further = attempt(hosts.order(destination.algorithms.host_keys), note)
-    if not further or options.sock is not None:  # a connection that was handed in can not be made again
+    if not further or options.sock is not None:  # a connection that was handed in cannot be made again
         return reached
     with watchdog.phase("show the pinned host key", destination.connect_timeout):
         while further:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -189,7 +190,8 @@ class Session:
             try:
                 ask(channel)
             except Exception as exc:
-                channel.close()
+                with contextlib.suppress(Exception):  # it goes with its connection, then
+                    channel.close()
                 is_answer = isinstance(exc, paramiko.SSHException) and self._transport.is_active()
                 if is_answer and self._watchdog.failure is None:
                     raise refused from exc

@@ -193,7 +193,7 @@ class SSHConfig:
             raise ConfigurationError(f"The ssh configuration {source.path} is not there.") from None
         except OSError as exc:
             if is_of_this_machine(exc):
-                raise system_error("The ssh configuration can not be read", exc, path=source.path) from exc
+                raise system_error("The ssh configuration cannot be read", exc, path=source.path) from exc
             raise ConfigurationError(
                 f"The ssh configuration {source.path} can not be read: {exc.strerror}. {ADVICE}"
             ) from exc
@@ -334,7 +334,7 @@ class SSHConfig:
             raise complaint(setting, f"Match exec took more than {_EXEC_SECONDS:g} s") from None
         except OSError as exc:
             if is_of_this_machine(exc):
-                raise system_error("Match exec can not be run", exc, path=setting.path) from exc
+                raise system_error("Match exec cannot be run", exc, path=setting.path) from exc
             raise complaint(setting, f"Match exec can not be run: {exc.strerror}") from None
         return done.returncode == 0
 

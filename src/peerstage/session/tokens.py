@@ -28,7 +28,7 @@ def local_user() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except (ImportError, KeyError):
         pass
-    require_descriptors("The name of this user can not be looked up")
+    require_descriptors("The name of this user cannot be looked up")
     try:
         return getpass.getuser()
     except (ImportError, KeyError, OSError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import struct
 import time
 from collections.abc import Callable
@@ -116,6 +118,18 @@ class BoundedPacketizer(Packetizer):
         line = bytes(self._view[self._start : newline]).rstrip(b"\r")
         self._start = newline + 1
         return line.decode("utf-8", "backslashreplace")
+
+    def write_all(self, out: Any) -> None:
+        """Send *out*, which was encrypted as the next packet; if that fails the connection is ended both ways.
+
+        Without that packet no other is understood (RFC 4253, 6.4), and whoever waits for the answer would wait in vain.
+        """
+        try:
+            super().write_all(out)
+        except EOFError:
+            with contextlib.suppress(OSError, AttributeError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # what has come already can still be read
+            raise
 
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
         """Return the next *n* bytes of the connection."""

@@ -58,7 +58,7 @@ def run(
 
     Raises:
         NotAvailable: There is no such program, or it can not be run.
-        StageError: Nothing can be run now, or it can not be listened to.
+        StageError: If this machine is short of descriptors, memory or processes, or the exit status is lost.
         LimitExceeded, Cancelled: A bound was passed, or the run was cancelled.
     """
     try:
@@ -72,7 +72,7 @@ def run(
         )
     except OSError as exc:
         if is_of_this_machine(exc):
-            raise system_error(f"The command {argv[0]!r} can not be run", exc) from exc
+            raise system_error(f"The command {argv[0]!r} cannot be run", exc) from exc
         raise NotAvailable(f"The command {argv[0]!r} can not be run: {exc.strerror}. Install or correct it.") from exc
     with process, _nothing_left(process), _said_of(argv[0]):
         output = _Output(process, limits.stderr_bytes, said)
@@ -149,7 +149,7 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     """Whether the command has ended; where the system can tell without taking its group's number away.
 
     Raises:
-        StageError: It has, and nobody can say how.
+        StageError: If it has, and its status is lost.
     """
     if process.returncode is not None or not hasattr(os, "waitid"):
         return process.poll() is not None
@@ -178,7 +178,7 @@ def _said_of(command: str) -> Iterator[None]:
     except StageError:
         raise
     except OSError as exc:
-        raise system_error(f"The command {command!r} can not be watched", exc) from exc
+        raise system_error(f"The command {command!r} cannot be watched", exc) from exc
 
 
 @contextlib.contextmanager
