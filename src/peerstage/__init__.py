@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from peerstage.errors import StageError
-    from peerstage.landing.private import sweep
+    from peerstage.landing.leftovers import sweep
     from peerstage.peer.base import BackupPeer
     from peerstage.peer.local import LocalPeer
     from peerstage.peer.remote import RemotePeer
@@ -30,7 +30,7 @@ _HOMES = {
     "SSHOptions": "peerstage.session.options",
     "StageError": "peerstage.errors",
     "StageReport": "peerstage.records",
-    "sweep": "peerstage.landing.private",
+    "sweep": "peerstage.landing.leftovers",
 }
 
 __all__ = [

@@ -20,6 +20,22 @@ class Ownership(NamedTuple):
     gid: int
 
 
+def permissions_of(value: Any) -> int | None:
+    """Return *value* as the permission bits of a file; None passes.
+
+    A decimal 640 is 0o1200: whoever writes it means 0o640. Set-id and sticky bits are no permissions, so that most such
+    slips are found.
+
+    Raises:
+        ValueError: If it is not an integer from 0 to 0o777.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0o777:
+        raise ValueError(f"Permissions must be an octal mode such as 0o640, 0o777 at most: {value!r}")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One file as the peer's listing describes it.

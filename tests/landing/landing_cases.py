@@ -110,3 +110,25 @@ def may_mount(test: Callable[..., None]) -> Callable[..., None]:
         in_a_child(isolated)
 
     return run
+
+
+class FailsAt:
+    """A function of ``os`` that fails at its *number*-th call, and did what it does before.
+
+    With *does_it* the failing call does its work as well: as close(2), which gives the descriptor back in any case.
+    """
+
+    def __init__(self, original: Callable[..., Any], code: int, *, number: int = 1, does_it: bool = False) -> None:
+        self.original = original
+        self.code = code
+        self.number = number
+        self.does_it = does_it
+        self.calls = 0
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.calls += 1
+        if self.calls != self.number:
+            return self.original(*arguments, **options)
+        if self.does_it:
+            self.original(*arguments, **options)
+        raise OSError(self.code, os.strerror(self.code))

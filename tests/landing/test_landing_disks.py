@@ -6,12 +6,11 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from landing_cases import MIB, may_mount, private_of, serving, serving_names, stage_into
+from landing_cases import MIB, FailsAt, may_mount, private_of, serving, serving_names, stage_into
 
 from peerstage.errors import LandingError, StageError
 from peerstage.landing import DirectoryLanding, durability
@@ -207,28 +206,6 @@ def test_a_private_directory_that_is_removed_meanwhile_publishes_nothing(target:
 
 
 # Disks that break
-
-
-class FailsAt:
-    """A function of ``os`` that fails at its *number*-th call, and did what it does before.
-
-    With *does_it* the failing call does its work as well: as close(2), which gives the descriptor back in any case.
-    """
-
-    def __init__(self, original: Callable[..., Any], code: int, *, number: int = 1, does_it: bool = False) -> None:
-        self.original = original
-        self.code = code
-        self.number = number
-        self.does_it = does_it
-        self.calls = 0
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        self.calls += 1
-        if self.calls != self.number:
-            return self.original(*arguments, **options)
-        if self.does_it:
-            self.original(*arguments, **options)
-        raise OSError(self.code, os.strerror(self.code))
 
 
 class ClosesBadly(FailsAt):

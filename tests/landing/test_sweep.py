@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -12,15 +14,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from landing_cases import NOBODY, Child, in_a_child, may_mount, private_of, serving, serving_names, stage_into
+from landing_cases import NOBODY, Child, FailsAt, in_a_child, may_mount, private_of, serving, serving_names, stage_into
 
 from peerstage import sweep
 from peerstage.errors import LandingError
 from peerstage.landing import DirectoryLanding
 from peerstage.landing import private as private_module
-from peerstage.landing.private import sweep_directory
+from peerstage.landing.leftovers import sweep_directory
+from peerstage.landing.walk import walk
 from peerstage.records import Entry
 from peerstage.testing.contract import landed
 from support.filesystems import tmpfs
@@ -297,7 +301,101 @@ def test_a_file_system_that_has_become_read_only_stops_neither_sweep_nor_clean_u
         assert len(sweep(tmp_path)) == 1
 
 
+def test_a_tree_that_is_deeper_than_the_stack_and_the_descriptors_is_swept(tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    left = leave_behind(pool)
+    depth = 1300
+
+    def sweep_with_few_descriptors() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        assert len(sweep(pool)) == 2
+
+    fd = os.open(pool, os.O_RDONLY)
+    for number in range(depth):
+        for name in ("deep", "beside"):
+            os.mkdir(name, dir_fd=fd)
+        if number == depth - 1:
+            os.rename(left, ".peerstage-deep", dst_dir_fd=fd)
+        fd, above = os.open("deep", os.O_RDONLY, dir_fd=fd), fd
+        os.close(above)
+    os.close(fd)
+    leave_behind(pool)
+    in_a_child(sweep_with_few_descriptors)
+    assert sweep(pool) == []
+    subprocess.run(["rm", "-rf", str(pool)], check=True)
+
+
+def test_a_directory_that_is_moved_while_it_is_swept_leads_the_sweep_nowhere_else(tmp_path: Path) -> None:
+    pool, elsewhere = tmp_path / "pool", tmp_path / "elsewhere"
+    for path in (pool / "a" / "b" / "c", pool / "z", elsewhere):
+        path.mkdir(parents=True)
+    outside = leave_behind(elsewhere)
+    seen = []
+    for parts, _fd, _names in walk(str(pool)):
+        seen.append("/".join(parts))
+        if parts == ["a", "b", "c"]:
+            (pool / "a" / "b").rename(elsewhere / "b")
+    assert sorted(seen) == ["", "a", "a/b", "a/b/c", "z"]
+    assert outside.exists()
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_what_can_not_be_read_while_it_is_swept_does_not_stop_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = tmp_path / "pool"
+    days = [pool / "2026" / day / "db1" for day in ("21", "22")]
+    for day in days:
+        day.mkdir(parents=True)
+    for name in ("open", "scandir", "fstat", "dup", "close", "unlink", "rmdir", "listdir"):
+        for number in range(1, 40):
+            for day in days:
+                if not any(one.name.startswith(".peerstage-") for one in day.iterdir()):
+                    leave_behind(day)
+            fails = FailsAt(getattr(os, name), errno.EIO, number=number, does_it=name == "close")
+            with monkeypatch.context() as patch:
+                patch.setattr(os, name, fails)
+                try:
+                    sweep(pool)
+                except LandingError as exc:
+                    assert str(pool) in str(exc)
+            if fails.calls < number:
+                break
+        assert len(os.listdir(pool / "2026")) == 2
+
+
 # At once
+
+
+@pytest.mark.parametrize("owner_is", ["at work", "done"])
+def test_a_run_that_starts_while_its_target_is_swept_is_no_leftover_and_no_warning(
+    target: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, owner_is: str
+) -> None:
+    private = target / ".peerstage-00000001"
+    private.mkdir()
+    rmdir = os.rmdir
+
+    def when_its_owner_has_made_the_lock(path: Any, **options: Any) -> None:
+        (private / "lock").touch()
+        with pytest.raises(OSError, match="not empty") as caught:
+            rmdir(path, **options)
+        if owner_is == "done":
+            (private / "lock").unlink()
+            rmdir(private)
+        raise caught.value
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", when_its_owner_has_made_the_lock)
+        assert swept(target) == []
+    assert caplog.text == ""
+
+
+def test_a_directory_of_our_name_that_is_not_ours_is_told_of(target: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (target / ".peerstage-full").mkdir()
+    (target / ".peerstage-full" / "file").touch()
+    assert swept(target) == []
+    assert ".peerstage-full could not be removed: Directory not empty" in caplog.text
 
 
 def test_a_name_that_is_taken_is_not_used(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

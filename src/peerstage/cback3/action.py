@@ -15,7 +15,7 @@ from peerstage.cback3.log import CbackLog, logging_to_cback
 from peerstage.cback3.places import Places
 from peerstage.cback3.settings import Settings, beside
 from peerstage.errors import StageError, escape
-from peerstage.landing.private import sweep
+from peerstage.landing.leftovers import sweep
 from peerstage.peer.base import BackupPeer
 from peerstage.peer.remote import RemotePeer
 

@@ -79,8 +79,8 @@ def parse_permissions(text: str | None) -> int | None:
     """
     if text is None:
         return None
-    if not re.fullmatch(r"(?:0o)?[0-7]{1,5}", text) or int(text, 8) > 0o7777:
-        raise ValueError(f"--permissions is an octal mode such as 640: {escape(text)!r}")
+    if not re.fullmatch(r"(?:0o)?[0-7]{1,5}", text) or int(text, 8) > 0o777:
+        raise ValueError(f"--permissions is an octal mode such as 640, 777 at most: {escape(text)!r}")
     return int(text, 8)
 
 

@@ -18,7 +18,8 @@ from peerstage.cli.show import Answer, Show, choose_show, complain, log_to_stder
 from peerstage.cli.signals import cancelling
 from peerstage.cli.spec import Spec, parse_owner, parse_permissions, parse_spec
 from peerstage.errors import IncompleteStage, LandingError, NothingToStage, StageError
-from peerstage.landing.private import require_posix, sweep
+from peerstage.landing.leftovers import sweep
+from peerstage.landing.private import require_posix
 from peerstage.peer.attributes import indicator_name
 from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, ownership_of
 from peerstage.session.watchdog import Watchdog

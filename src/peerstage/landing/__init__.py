@@ -2,6 +2,6 @@
 
 from peerstage.landing.base import Buffer, Landing, Ranges, Slot
 from peerstage.landing.directory import DirectoryLanding
-from peerstage.landing.private import sweep
+from peerstage.landing.leftovers import sweep
 
 __all__ = ["Buffer", "DirectoryLanding", "Landing", "Ranges", "Slot", "sweep"]

@@ -16,10 +16,11 @@ from peerstage.errors import EntryError, LandingError, NotRegular, ProtocolError
 from peerstage.landing import durability
 from peerstage.landing.adopt import NO_FILE, copy, entry_of, open_file, require_file_of
 from peerstage.landing.base import Landing, Slot
-from peerstage.landing.private import PrivateDirectory, empty_directory, open_directory, require_posix, sweep_directory
+from peerstage.landing.leftovers import sweep_directory
+from peerstage.landing.private import PrivateDirectory, empty_directory, open_directory, require_posix
 from peerstage.landing.slot import FileSlot
 from peerstage.landing.store import Store, disk_error
-from peerstage.records import MIB, Entry, FileResult, Ownership
+from peerstage.records import MIB, Entry, FileResult, Ownership, permissions_of
 
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -47,11 +48,13 @@ class DirectoryLanding(Landing):
         target: The directory; it is opened once and everything is done relative to that descriptor, so that a target
             that is renamed or replaced meanwhile is neither followed nor made anew.
         ownership: Owner and group of every file; None leaves them to the process.
-        permissions: Mode of every file (octal); None takes the peer's, & 0777 & ~umask, and 0600 where it is unknown.
+        permissions: Permission bits of every file (0o777 at most); None takes the peer's, & 0777 & ~umask, and 0600
+            where they are unknown.
         durable: Whether `commit` returns only when everything is on the disk.
         preserve_times: Whether files keep the peer's modification time.
 
     Raises:
+        ValueError: If *permissions* is not an integer from 0 to 0o777.
         LandingError: The target can not be written to. Raised on entering.
         NotAvailable: This is not a POSIX system. Raised on entering.
     """
@@ -67,7 +70,7 @@ class DirectoryLanding(Landing):
     ) -> None:
         self.target = target
         self.ownership = ownership
-        self.permissions = permissions
+        self.permissions = permissions_of(permissions)
         self.durable = durable
         self.preserve_times = preserve_times
         self._refused: dict[bytes, str] = {}

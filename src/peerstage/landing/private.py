@@ -1,4 +1,4 @@
-"""The private directory that a run fills inside its target, and the sweep of those that killed runs left.
+"""The private directory that a run fills inside its target.
 
 A private directory is called ``.peerstage-XXXXXXXX``, has mode 0700 and holds a file ``lock`` that its owner keeps
 locked (flock(2)) while it lives. The kernel drops the lock with the process, so what is not locked is a leftover.
@@ -14,7 +14,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 
-from peerstage.errors import LandingError, NotAvailable, escape
+from peerstage.errors import LandingError, NotAvailable
 
 if sys.platform != "win32":
     import fcntl
@@ -22,7 +22,7 @@ if sys.platform != "win32":
 PREFIX = ".peerstage-"
 LOCK = "lock"
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-_LOCK_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+LOCK_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 #: Directories that are cleared away in one go, each inside another or not; what is left is the next sweep's.
 _MOST_DIRECTORIES = 20_000
@@ -87,7 +87,7 @@ class PrivateDirectory:
         """Open and lock the directory; False if a sweep was quicker."""
         try:
             self.fd = open_directory(self.name, dir_fd=self._target_fd)
-            self._lock_fd = os.open(LOCK, _LOCK_FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd)
+            self._lock_fd = os.open(LOCK, LOCK_FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd)
         except FileNotFoundError:
             return False
         if os.fstat(self._lock_fd).st_uid != os.fstat(self.fd).st_uid or os.listdir(self.fd) not in ([LOCK], []):
@@ -95,79 +95,13 @@ class PrivateDirectory:
             raise LandingError(
                 "Another user exchanges the private directory for another. Stage where none but you write."
             )
-        return _lock(self._lock_fd, without_locks=True) and os.fstat(self._lock_fd).st_nlink > 0
+        return lock(self._lock_fd, without_locks=True) and os.fstat(self._lock_fd).st_nlink > 0
 
     def _close(self) -> None:
         for fd in (self._lock_fd, self.fd):
             if fd >= 0:
-                os.close(fd)
+                close_quietly(fd)
         self._lock_fd = self.fd = -1
-
-
-def sweep_directory(target_fd: int) -> list[str]:
-    """Remove the leftovers of killed runs that lie directly in *target_fd*; return their names.
-
-    Only directories with our name and owner are touched, and only if nobody holds their lock. Links are not followed.
-    """
-    with os.scandir(target_fd) as entries:
-        names = [entry.name for entry in entries if entry.name.startswith(PREFIX)]
-    return [name for name in names if _remove_stale(target_fd, name)]
-
-
-def sweep(root: str | os.PathLike[str]) -> list[str]:
-    """Remove what killed runs left anywhere below *root*, a staging directory or a whole pool of them.
-
-    Leftovers of runs that still live are not touched; links are not followed. Runs beside anything else.
-
-    Returns:
-        The paths of the directories that were removed.
-
-    Raises:
-        LandingError: *root* can not be read.
-    """
-    require_posix()
-    top = os.fspath(root)
-    removed: list[str] = []
-
-    try:
-        os.close(open_directory(top, follow=True))
-    except OSError as exc:
-        raise LandingError(f"It can not be swept: {exc.strerror}.", path=top, errno=exc.errno) from exc
-    # With a slash at its end a root that is a link is followed, as it was above.
-    for path, directories, _files, fd in os.fwalk(os.path.join(top, ""), follow_symlinks=False):
-        if any(name.startswith(PREFIX) for name in directories):
-            removed.extend(os.path.join(path, name) for name in sweep_directory(fd))
-            directories[:] = [name for name in directories if not name.startswith(PREFIX)]
-    return removed
-
-
-def _remove_stale(target_fd: int, name: str) -> bool:
-    try:
-        fd = open_directory(name, dir_fd=target_fd)
-    except OSError:  # not a directory, or gone meanwhile
-        return False
-    with _closing(fd):
-        if os.fstat(fd).st_uid != os.geteuid():
-            return False
-        lock_fd = None
-        try:
-            with contextlib.suppress(FileNotFoundError):  # then its owner died, or is, between mkdir and lock: it is
-                lock_fd = os.open(LOCK, _LOCK_FLAGS, dir_fd=fd)  # empty, and a living owner chooses another name
-            if lock_fd is not None:
-                if not _lock(lock_fd, without_locks=False):
-                    return False
-                empty_directory(fd)
-            os.rmdir(name, dir_fd=target_fd)
-        except FileNotFoundError:  # its owner, or another sweep, was quicker
-            return False
-        except OSError as exc:
-            log.warning("The leftover %s could not be removed: %s.", escape(name), exc.strerror)
-            return False
-        finally:
-            if lock_fd is not None:
-                os.close(lock_fd)
-    log.info("Removed %s, which a killed run had left.", escape(name))
-    return True
 
 
 def empty_directory(fd: int) -> None:
@@ -200,9 +134,9 @@ def _unlink_files(fd: int) -> list[str]:
 def _flatten(fd: int, name: str) -> None:
     """Remove the directory *name*, its own directories moved up beside it."""
     with contextlib.suppress(FileNotFoundError):
-        with _closing(_open_to_change(name, fd)) as inner:
+        with closing(_open_to_change(name, fd)) as inner:
             for directory in _unlink_files(inner):
-                with _closing(_open_to_change(directory, inner)):  # what is moved is written to: its ".." changes
+                with closing(_open_to_change(directory, inner)):  # what is moved is written to: its ".." changes
                     os.rename(directory, f"{PREFIX}{secrets.token_hex(8)}", src_dir_fd=inner, dst_dir_fd=fd)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(LOCK, dir_fd=inner)
@@ -222,7 +156,7 @@ def _open_to_change(name: str, dir_fd: int) -> int:
     return fd
 
 
-def _lock(fd: int, *, without_locks: bool) -> bool:
+def lock(fd: int, *, without_locks: bool) -> bool:
     """Take the lock without waiting; False if another process has it.
 
     On a file system that has no locks the answer is *without_locks*: a run goes on there, a sweep removes nothing.
@@ -235,8 +169,15 @@ def _lock(fd: int, *, without_locks: bool) -> bool:
 
 
 @contextlib.contextmanager
-def _closing(fd: int) -> Iterator[int]:
+def closing(fd: int) -> Iterator[int]:
+    """Close *fd*, of a directory or a lock, at the end; what the disk says about that does not matter."""
     try:
         yield fd
     finally:
+        close_quietly(fd)
+
+
+def close_quietly(fd: int) -> None:
+    """Close a descriptor that nothing was written to."""
+    with contextlib.suppress(OSError):
         os.close(fd)

@@ -65,16 +65,3 @@ def ownership_of(value: Any) -> Ownership | None:
         if isinstance(number, bool) or not isinstance(number, int) or not -1 <= number < 2**32 - 1:
             raise ValueError(f"Ownership must be a pair of numeric ids: {value!r}")
     return Ownership(uid, gid)
-
-
-def permissions_of(value: Any) -> int | None:
-    """Return *value* as a file mode; None passes.
-
-    Raises:
-        ValueError: It is not an integer from 0 to 0o7777.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0o7777:
-        raise ValueError(f"Permissions must be an octal mode such as 0o640: {value!r}")
-    return value

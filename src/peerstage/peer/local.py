@@ -8,8 +8,8 @@ from typing import Any
 
 from peerstage.errors import IncompleteStage, StageError, escape
 from peerstage.peer.attributes import Checked, absolute_path, indicator_name
-from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, BackupPeer, ownership_of, permissions_of
-from peerstage.records import Limits
+from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, BackupPeer, ownership_of
+from peerstage.records import Limits, permissions_of
 from peerstage.session.watchdog import Watchdog
 from peerstage.staging import naming, probe, stage, target_directory
 from peerstage.transport.base import join

@@ -21,9 +21,9 @@ from peerstage.peer.attributes import (
     optional_text,
     user_name,
 )
-from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, ownership_of, permissions_of
+from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, ownership_of
 from peerstage.peer.managed import ManagedPeer
-from peerstage.records import Limits, Ownership, Progress
+from peerstage.records import Limits, Ownership, Progress, permissions_of
 from peerstage.session.options import SSHOptions
 from peerstage.session.watchdog import Watchdog
 from peerstage.staging import mark, naming, probe, stage, target_directory

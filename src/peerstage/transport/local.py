@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from peerstage.errors import (
     ChangedFile,
@@ -15,15 +17,18 @@ from peerstage.errors import (
     RemoteError,
     RemoteNotFound,
 )
-from peerstage.landing.base import Landing
-from peerstage.records import Capabilities, Entry, Limits, Ownership
+from peerstage.landing.base import Landing, Slot
+from peerstage.records import Capabilities, Entry, Limits, Ownership, permissions_of
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import Transport, join
 
 _PIECE = 1024 * 1024
-_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_TOUCH = _FLAGS | _NOFOLLOW | os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | getattr(os, "O_CLOEXEC", 0)
+#: How often a name is cleared that somebody else keeps taking.
+_MAX_TRIES = 8
 
 
 class LocalTransport(Transport):
@@ -77,16 +82,43 @@ class LocalTransport(Transport):
             raise _refusal(exc, path) from exc
 
     def touch(self, path: bytes, *, ownership: Ownership | None = None, permissions: int | None = None) -> None:
-        """See `Transport.touch`. A link is refused: its owner may have planted it where root writes."""
+        """Make *path* a new, empty file; a regular file that is there is replaced. See `Transport.touch`.
+
+        An existing file is never opened. Whoever may write to the directory could plant a hard link to a file of
+        root's, and remove it between open(2) and fstat(2), so that even a link count of 1 proves nothing (TOCTOU); to
+        unlink a name is harmless whatever it leads to.
+
+        Args:
+            path: An absolute path.
+            ownership: Owner and group of the new file; None leaves them to this process.
+            permissions: Its permission bits (0o777 at most); None is 0666 & ~umask.
+
+        Raises:
+            ValueError: If *permissions* is not an integer from 0 to 0o777.
+            RemoteError: If it cannot be written, or something else than a regular file with one link has the name:
+                that is left as it is. If owner or mode are refused, there is no file afterwards.
+        """
+        mode = permissions_of(permissions)
+        parent, _, name = path.rpartition(b"/")
         try:
-            fd = os.open(path, _TOUCH, 0o666)
+            directory = os.open(parent or b"/", _DIRECTORY)
             try:
-                if ownership is not None:
-                    os.fchown(fd, *ownership)
-                if permissions is not None:
-                    os.fchmod(fd, permissions)
+                fd = _create(name, directory, path)
+                try:
+                    if ownership is not None:
+                        os.fchown(fd, *ownership)
+                    if mode is not None:
+                        os.fchmod(fd, mode)
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        os.unlink(name, dir_fd=directory)
+                    raise
+                finally:
+                    os.close(fd)
             finally:
-                os.close(fd)
+                os.close(directory)
+        except RemoteError:
+            raise
         except OSError as exc:
             raise _refusal(exc, path) from exc
 
@@ -103,28 +135,69 @@ class LocalTransport(Transport):
             slot.fail(EntryError(f"It could not be opened: {exc.strerror}.", path=entry.name))
             return
         try:
+            for start, piece in self._pieces(fd, entry, slot):
+                slot.write(start, [piece])
+            slot.finish()
+        except EntryError as exc:
+            slot.fail(exc)
+        finally:
+            with contextlib.suppress(OSError):  # nothing was written to it
+                os.close(fd)
+
+    def _pieces(self, fd: int, entry: Entry, slot: Slot) -> Iterator[tuple[int, bytes]]:
+        """Yield what is missing of the open file *fd*, with its offset.
+
+        Raises:
+            EntryError: If it is not the file that was listed, or cannot be read.
+        """
+        _require_unchanged(fd, entry)
+        for _ in range(2):  # what was kept of an earlier pull may turn out to be of another version
             for start, end in slot.missing():
                 while start < end:
                     self._watchdog.check()
-                    try:
-                        piece = os.pread(fd, min(_PIECE, end - start), start)
-                    except OSError as exc:
-                        slot.fail(EntryError(f"It could not be read: {exc.strerror}.", path=entry.name))
-                        return
+                    piece = _read(fd, min(_PIECE, end - start), start)
                     if not piece:
-                        slot.fail(IncompleteFile(f"It ends at byte {start}, and {entry.size} were promised."))
-                        return
-                    slot.write(start, [piece])
+                        raise IncompleteFile(f"It ends at byte {start}, and {entry.size} were promised.")
+                    yield start, piece
                     start += len(piece)
-            now = os.fstat(fd)
-            if not stat.S_ISREG(now.st_mode):
-                slot.fail(NotRegular("What was opened is no regular file.", path=entry.name))
-            elif (now.st_size, int(now.st_mtime)) != (entry.size, entry.mtime):
-                slot.fail(ChangedFile("It changed while it was staged. Let the peer finish collecting first."))
-            else:
-                slot.finish()
-        finally:
-            os.close(fd)
+        _require_unchanged(fd, entry)
+
+
+def _read(fd: int, size: int, offset: int) -> bytes:
+    try:
+        return os.pread(fd, size, offset)
+    except OSError as exc:
+        raise EntryError(f"It could not be read: {exc.strerror}.") from exc
+
+
+def _require_unchanged(fd: int, entry: Entry) -> None:
+    """Raise `EntryError` unless *fd* is open on a regular file as *entry* describes it."""
+    try:
+        now = os.fstat(fd)
+    except OSError as exc:
+        raise EntryError(f"It could not be looked at: {exc.strerror}.") from exc
+    if not stat.S_ISREG(now.st_mode):
+        raise NotRegular("What was opened is no regular file.", path=entry.name)
+    if (now.st_size, int(now.st_mtime)) != (entry.size, entry.mtime):
+        raise ChangedFile("It changed while it was staged. Let the peer finish collecting first.")
+
+
+def _create(name: bytes, directory: int, path: bytes) -> int:
+    """Return a descriptor of a new file *name*, in the place of the regular file that may have the name."""
+    for _ in range(_MAX_TRIES):
+        try:
+            return os.open(name, _CREATE, 0o666, dir_fd=directory)
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if not stat.S_ISREG(found.st_mode):
+                    raise RemoteError("No regular file has this name. Remove it.", path=path) from None
+                if found.st_nlink > 1:
+                    raise RemoteError(
+                        "The file with this name is a hard link of another. Remove it.", path=path
+                    ) from None
+                os.unlink(name, dir_fd=directory)
+    raise RemoteError("Another process keeps making a file with this name.", path=path)
 
 
 def _refusal(exc: OSError, path: bytes) -> RemoteError:
