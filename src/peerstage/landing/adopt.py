@@ -80,7 +80,11 @@ def copy(fd: int, found: os.stat_result, slot: Slot, check: Callable[[], object]
             return
         slot.write(at, [buffer[:count]])
         at += count
-    now = os.fstat(fd)
+    try:
+        now = os.fstat(fd)
+    except OSError as exc:
+        slot.fail(EntryError(f"It could not be looked at: {exc.strerror}."))
+        return
     if (now.st_size, now.st_mtime_ns, now.st_nlink) != (size, found.st_mtime_ns, found.st_nlink):
         slot.fail(ChangedFile("It changed while it was taken: something of the command still writes to it."))
     slot.finish()

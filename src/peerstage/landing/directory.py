@@ -17,7 +17,7 @@ from peerstage.landing import durability
 from peerstage.landing.adopt import NO_FILE, copy, entry_of, open_file, require_file_of
 from peerstage.landing.base import Landing, Slot
 from peerstage.landing.leftovers import sweep_directory
-from peerstage.landing.private import PrivateDirectory, empty_directory, open_directory, require_posix
+from peerstage.landing.private import PrivateDirectory, close_quietly, empty_directory, open_directory, require_posix
 from peerstage.landing.slot import FileSlot
 from peerstage.landing.store import Store, disk_error
 from peerstage.records import MIB, Entry, FileResult, Ownership, permissions_of
@@ -88,7 +88,7 @@ class DirectoryLanding(Landing):
                 sweep_directory(self._target_fd)
                 self._private = PrivateDirectory(self._target_fd)
             except BaseException:
-                os.close(self._target_fd)
+                close_quietly(self._target_fd)
                 raise
         except StageError:
             raise
@@ -103,10 +103,10 @@ class DirectoryLanding(Landing):
         try:
             self._store.close_all()
             if self._workspace_fd >= 0:
-                os.close(self._workspace_fd)
+                close_quietly(self._workspace_fd)
             self._private.remove()
         finally:
-            os.close(self._target_fd)
+            close_quietly(self._target_fd)
 
     def files(self) -> Iterator[FileResult]:
         """Yield what has become of each file whose slot was opened, and forget it: of many files both would be much."""
@@ -238,8 +238,12 @@ class DirectoryLanding(Landing):
         except NotRegular as exc:
             self.refuse(name, exc)
             return 0
+        except StageError:
+            raise
+        except OSError as exc:
+            raise self._store.error(exc) from exc
         finally:
-            os.close(fd)
+            close_quietly(fd)
         if not moved:
             with contextlib.suppress(OSError):  # it goes with the directory, then
                 os.unlink(name, dir_fd=directory)

@@ -150,9 +150,13 @@ def _open_to_change(name: str, dir_fd: int) -> int:
     except PermissionError:  # not for root, whom nothing that another user puts there may lead astray
         os.chmod(name, 0o700, dir_fd=dir_fd)
         fd = open_directory(name, dir_fd=dir_fd)
-    if os.geteuid() == 0 and os.fstat(fd).st_uid != 0:  # or who is still in it might fill it as fast as we empty it
-        os.fchown(fd, 0, 0)
-    os.fchmod(fd, 0o700)
+    try:
+        if os.geteuid() == 0 and os.fstat(fd).st_uid != 0:  # or who is still in it might fill it as fast as we empty it
+            os.fchown(fd, 0, 0)
+        os.fchmod(fd, 0o700)
+    except OSError:
+        close_quietly(fd)
+        raise
     return fd
 
 
