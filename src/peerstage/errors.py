@@ -33,13 +33,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peerstage.records import StageReport
 
+#: What `threading` says when the system refuses a thread; it has no exception of its own for that.
+_NO_THREAD = "can't start new thread"
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
 
 
@@ -65,6 +69,37 @@ def _escape_char(char: str) -> str:
     return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char) or (
         f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     )
+
+
+def exhausted(exc: BaseException) -> StageError | None:
+    """Return the error that a lack of memory or of threads leaves as; None if *exc* is something else.
+
+    It names the limit of this process, where there is one.
+    """
+    if isinstance(exc, RuntimeError) and _NO_THREAD in str(exc):
+        return StageError(
+            "No thread can be started. Raise the limit of this user's processes, or that of memory.", errno=errno.EAGAIN
+        )
+    if not isinstance(exc, MemoryError):
+        return None
+    for name in ("RLIMIT_AS", "RLIMIT_DATA"):
+        limit = _limit(name)
+        if limit is not None:
+            return StageError(
+                f"Memory ran out: this process may have {limit} bytes ({name}, ulimit in a shell). "
+                "Raise the limit, or stage fewer peers at a time.",
+                errno=errno.ENOMEM,
+            )
+    return StageError("Memory ran out on this machine. Stage fewer peers at a time.", errno=errno.ENOMEM)
+
+
+def _limit(name: str) -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit: int = resource.getrlimit(getattr(resource, name))[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 class StageError(OSError):

@@ -9,7 +9,7 @@ import stat
 import time
 from collections.abc import Iterator
 
-from peerstage.errors import IncompleteStage, NothingToStage, RemoteError, StageError, escape
+from peerstage.errors import IncompleteStage, NothingToStage, RemoteError, StageError, escape, exhausted
 from peerstage.landing.directory import DirectoryLanding
 from peerstage.records import KIB, FileResult, Ownership, StageReport
 from peerstage.system_errors import is_of_this_machine, system_error
@@ -127,7 +127,7 @@ def execute(transport: Transport, command: str, *, peer: str = "", most: int = 6
 
 @contextlib.contextmanager
 def naming(peer: str) -> Iterator[None]:
-    """Name *peer* in every `StageError` that passes; raise what else the system said in our words."""
+    """Name *peer* in every `StageError` that passes; map what the system or a lack of memory or threads raises."""
     try:
         yield
     except StageError as exc:
@@ -137,6 +137,12 @@ def naming(peer: str) -> Iterator[None]:
         failure = system_error("The system refuses", exc, path=exc.filename if isinstance(exc.filename, str) else None)
         failure.peer = peer
         raise failure from exc
+    except (MemoryError, RuntimeError) as exc:
+        error = exhausted(exc)
+        if error is None:
+            raise
+        error.peer = peer
+        raise error from exc
 
 
 def _tell(report: StageReport) -> str:

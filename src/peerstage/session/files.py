@@ -10,6 +10,9 @@ import stat
 
 from peerstage.system_errors import is_of_this_machine, system_error
 
+#: Bytes to ask for of a file that is longer than it says.
+_PIECE = 256 * 1024
+
 
 def read_regular(path: str, most: int) -> bytes:
     """Return the content of the regular file *path*, links followed. See `read_with_status`."""
@@ -30,16 +33,27 @@ def read_with_status(path: str, most: int) -> tuple[bytes, os.stat_result]:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
-        pieces = []
-        left = most + 1
-        while left and (piece := os.read(fd, left)):
-            pieces.append(piece)
-            left -= len(piece)
+        data = read_at_most(fd, most + 1)
     finally:
         os.close(fd)
-    if not left:
+    if len(data) > most:
         raise OSError(errno.EFBIG, f"larger than {most} bytes", path)
-    return b"".join(pieces), status
+    return data, status
+
+
+def read_at_most(fd: int, most: int) -> bytes:
+    """Return the rest of the file *fd*, *most* bytes of it at most; memory is taken for what is there, not for *most*.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    size = os.fstat(fd).st_size
+    pieces: list[bytes] = []
+    count = 0
+    while count < most and (piece := os.read(fd, min(most - count, max(_PIECE, size - count)))):
+        pieces.append(piece)
+        count += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def matching_paths(pattern: str) -> list[str]:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from peerstage.errors import ChangedHostKey, MismatchedHostKey, RevokedHostKey, UnknownHostKey, escape
+from peerstage.session.files import read_at_most
 from peerstage.session.options import expand
 from peerstage.session.patterns import match_pattern
 from peerstage.system_errors import is_of_this_machine, system_error
@@ -280,8 +281,7 @@ def _read_file(path: str) -> bytes:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise _Unreadable("not a regular file")
-            with open(fd, "rb", closefd=False) as file:
-                return file.read(MOST_BYTES + 1)
+            return read_at_most(fd, MOST_BYTES + 1)
         finally:
             os.close(fd)
     except FileNotFoundError:

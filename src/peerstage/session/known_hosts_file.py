@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 from peerstage.errors import NotAvailable
 from peerstage.session.certificates import blob_type
+from peerstage.session.files import read_at_most
 from peerstage.session.known_hosts import MOST_BYTES, lookup_name
 
 if sys.platform != "win32":
@@ -163,9 +164,8 @@ def _is_still(path: str, fd: int) -> bool:
 
 
 def _read_all(fd: int) -> bytes:
-    with open(fd, "rb", closefd=False) as file:
-        file.seek(0)
-        return file.read(MOST_BYTES)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return read_at_most(fd, MOST_BYTES)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -13,6 +13,7 @@ from peerstage.errors import (
     ProtocolError,
     RemoteError,
     StageError,
+    exhausted,
 )
 from peerstage.session.pipe import Disconnected, Violation
 
@@ -51,6 +52,8 @@ def translate(exc: BaseException | None, *, logged_in: bool) -> StageError:
         return exc
     if exc is None:
         exc = EOFError()
+    if (lack := exhausted(exc)) is not None:
+        return lack
     for kind, ours, message in _AFTER_LOGIN if logged_in else _BEFORE_LOGIN:
         if isinstance(exc, kind):
             return ours(message.format(_words(exc)))
