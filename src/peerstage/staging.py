@@ -7,11 +7,12 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from peerstage.errors import IncompleteStage, NothingToStage, RemoteError, StageError, escape, exhausted
+from peerstage.errors import IncompleteStage, LimitExceeded, NothingToStage, RemoteError, StageError, escape, exhausted
 from peerstage.landing.directory import DirectoryLanding
 from peerstage.records import KIB, FileResult, Ownership, StageReport
+from peerstage.session.watchdog import Watchdog
 from peerstage.system_errors import is_of_this_machine, system_error
 from peerstage.transport.base import Transport
 from peerstage.transport.output import CommandOutput
@@ -31,6 +32,7 @@ def stage(
     permissions: int | None = None,
     durable: bool = True,
     preserve_times: bool = False,
+    watchdog: Watchdog | None = None,
 ) -> StageReport:
     """Copy every file of the peer's *directory* into *target*, and publish them all at the end.
 
@@ -43,10 +45,15 @@ def stage(
         permissions: Mode of every file (octal); None takes the peer's, & 0777 & ~umask.
         durable: Whether everything is on the disk when this returns.
         preserve_times: Whether files keep the peer's modification time.
+        watchdog: The run's; if it was cancelled, or its deadline has passed, when everything is on the disk, nothing is
+            published.
 
     Raises:
+        ValueError: If *permissions* is not an integer from 0 to 0o777.
         IncompleteStage: Some entries could not be staged. The others are; the error's ``report`` tells.
         NothingToStage: The directory holds no file. Nothing was changed.
+        LandingError: The disk failed. If that was between two renames, ``report`` tells which files were published;
+            else it is None, and nothing was published.
         StageError: Any other: the run was cut off before its commit and has published nothing.
     """
     started, clock = time.time(), time.monotonic()
@@ -54,10 +61,9 @@ def stage(
         landing = DirectoryLanding(
             target, ownership=ownership, permissions=permissions, durable=durable, preserve_times=preserve_times
         )
-        with landing:
-            transport.pull(directory, landing)
-            landing.commit()
-            report = StageReport(
+
+        def tell() -> StageReport:
+            return StageReport(
                 peer=peer,
                 transport=transport.capabilities.name,
                 target=target,
@@ -69,6 +75,15 @@ def stage(
                 resumed_bytes=landing.resumed_bytes,
                 host_key=transport.host_key,
             )
+
+        with landing:
+            transport.pull(directory, landing)
+            try:
+                landing.commit(_check_of_time(watchdog, clock, landing.received))
+            except StageError as exc:
+                exc.report = tell() if landing.published else None
+                raise
+            report = tell()
         if report.failed:
             raise IncompleteStage(_tell(report), path=directory, report=report)
         if not report.files:
@@ -143,6 +158,23 @@ def naming(peer: str) -> Iterator[None]:
             raise
         error.peer = peer
         raise error from exc
+
+
+def _check_of_time(watchdog: Watchdog | None, started: float, received: int) -> Callable[[], None]:
+    """Return what raises `Cancelled` or `LimitExceeded` once the run has no time left."""
+    if watchdog is None:
+        return lambda: None
+    allowed = watchdog.limits.seconds_for(received)
+
+    def check() -> None:
+        watchdog.check_final()
+        if time.monotonic() - started > allowed:
+            raise LimitExceeded(
+                f"Not done within {allowed:g} s (Limits.deadline, min_rate): everything had come, and the disk was too "
+                "slow. Nothing was published; raise the limit."
+            )
+
+    return check
 
 
 def _tell(report: StageReport) -> str:

@@ -9,7 +9,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
 
 from peerstage.errors import EntryError, LandingError, NotRegular, ProtocolError, StageError
@@ -53,6 +54,10 @@ class DirectoryLanding(Landing):
         durable: Whether `commit` returns only when everything is on the disk.
         preserve_times: Whether files keep the peer's modification time.
 
+    Attributes:
+        published: How many files have got their names.
+        resumed_bytes: Bytes that a second connection did not have to send again.
+
     Raises:
         ValueError: If *permissions* is not an integer from 0 to 0o777.
         LandingError: The target can not be written to. Raised on entering.
@@ -74,6 +79,7 @@ class DirectoryLanding(Landing):
         self.durable = durable
         self.preserve_times = preserve_times
         self._refused: dict[bytes, str] = {}
+        self.published = 0
         self.resumed_bytes = 0
         self._slots: dict[bytes, FileSlot] = {}
         self._announced = False
@@ -108,6 +114,11 @@ class DirectoryLanding(Landing):
         finally:
             close_quietly(self._target_fd)
 
+    @property
+    def received(self) -> int:
+        """Bytes that have come and are kept."""
+        return sum(slot.received for slot in self._slots.values())
+
     def files(self) -> Iterator[FileResult]:
         """Yield what has become of each file whose slot was opened, and forget it: of many files both would be much."""
         slots, self._slots = self._slots, {}
@@ -126,8 +137,7 @@ class DirectoryLanding(Landing):
     def expect(self, files: int, size: int) -> None:
         """Compare what will come with the free space and inodes of the target's file system. See `Landing.expect`."""
         self._announced = True
-        here = sum(slot.received for slot in self._slots.values())
-        room = self._require_room(size - here)
+        room = self._require_room(size - self.received)
         inodes = room.f_ffree if os.geteuid() == 0 else room.f_favail
         if room.f_files and files - len(self._slots) > inodes:
             raise LandingError(
@@ -249,29 +259,44 @@ class DirectoryLanding(Landing):
                 os.unlink(name, dir_fd=directory)
         return found.st_size
 
-    def commit(self) -> None:
+    def commit(self, check: Callable[[], object] = lambda: None) -> None:
         """Publish every finished file: owner, mode and data of all first, then only renames, then the directory.
 
         A file whose final name is taken by a directory fails; whatever else has the name is replaced, never followed.
 
+        Args:
+            check: Called before each file is prepared and once more before the first rename; what it raises ends the
+                run, and nothing is published. From the first rename on it is not called any more.
+
         Raises:
-            LandingError: Ownership was refused, or the disk failed. Before the first rename nothing is published; after
-                it, each name is old or complete.
+            LandingError: If ownership is refused or the disk fails. Before the first rename nothing is published; after
+                it, each name is old or complete, `published` counts the new ones, and `files` tells which they are.
         """
-        ready = [slot for slot in self._slots.values() if slot.is_ready]
-        published = 0
-        each = self.durable and (len(ready) <= durability.FEW or not durability.has_syncfs())
+        ready = deque(slot for slot in self._slots.values() if slot.is_ready)
         try:
-            for slot in ready:
-                self._prepare(slot, sync=each)
-            if self.durable and ready and not each:
-                durability.syncfs(self._target_fd)
-            for slot in ready:
-                published += self._publish(slot)
-            if self.durable and published:
+            self._prepare_all(ready, check)
+            check()
+            while ready:
+                self.published += self._publish(ready[0])
+                ready.popleft()
+            if self.durable and self.published:
                 durability.sync_directory(self._target_fd)
+        except StageError:
+            raise
         except OSError as exc:
-            raise self._store.error(exc, published=published) from exc
+            error = self._store.error(exc, published=self.published)
+            for slot in ready:
+                slot.fail(EntryError("The run ended before it got its name."))
+            raise error from exc
+
+    def _prepare_all(self, ready: Collection[FileSlot], check: Callable[[], object]) -> None:
+        """Give every file its owner, mode and time, and put their data on the disk."""
+        each = self.durable and (len(ready) <= durability.FEW or not durability.has_syncfs())
+        for slot in ready:
+            check()
+            self._prepare(slot, sync=each)
+        if self.durable and ready and not each:
+            durability.syncfs(self._target_fd)
 
     def _prepare(self, slot: FileSlot, *, sync: bool) -> None:
         fd = os.open(slot.place, _READ, dir_fd=self._private.fd)

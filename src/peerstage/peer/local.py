@@ -65,7 +65,8 @@ class LocalPeer(BackupPeer):
         Raises:
             ValueError: The target is not absolute, the collect directory is none, or the target is none, in this order.
             IncompleteLocalStage: A `StageError` and `ValueError`: an entry is no regular file; the others are staged.
-            StageError: Nothing to stage, or the disk failed; nothing was published.
+            StageError: Nothing to stage, or the disk failed; nothing was published, unless ``report`` tells which files
+                were: the disk failed between two renames.
         """
         self.last_report = None
         absolute_path("Target directory", required=True)(targetDir)
@@ -77,10 +78,18 @@ class LocalPeer(BackupPeer):
         transport = LocalTransport(watchdog, self._limits, dotfiles=True, links=False)
         try:
             report = stage(
-                transport, os.fsencode(self.collectDir), target, peer=self.name, ownership=owner, permissions=mode
+                transport,
+                os.fsencode(self.collectDir),
+                target,
+                peer=self.name,
+                ownership=owner,
+                permissions=mode,
+                watchdog=watchdog,
             )
-        except IncompleteStage as exc:
+        except StageError as exc:
             self.last_report = exc.report
+            if not isinstance(exc, IncompleteStage):
+                raise
             raise IncompleteLocalStage(exc.message, peer=exc.peer, path=exc.path, report=exc.report) from exc
         finally:
             self._watchdog = None

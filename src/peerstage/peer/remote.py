@@ -185,7 +185,8 @@ class RemotePeer(ManagedPeer):
             ValueError: The target is not absolute or not a directory, or an argument can not be meant; nothing was
                 connected.
             IncompleteStage: Some entries could not be staged. The others are, and stay.
-            StageError: Anything else; the run has published nothing.
+            StageError: Anything else; the run has published nothing, unless its ``report`` tells which files: the disk
+                failed between two renames.
         """
         self.last_report = None
         with naming(self.name):
@@ -203,6 +204,7 @@ class RemotePeer(ManagedPeer):
                     permissions=mode,
                     durable=self.durable,
                     preserve_times=self.preserve_times,
+                    watchdog=self._watchdog,
                 )
         except StageError as exc:
             self.last_report = exc.report
