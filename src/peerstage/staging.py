@@ -32,6 +32,7 @@ def stage(
     permissions: int | None = None,
     durable: bool = True,
     preserve_times: bool = False,
+    threads: bool = True,
     watchdog: Watchdog | None = None,
 ) -> StageReport:
     """Copy every file of the peer's *directory* into *target*, and publish them all at the end.
@@ -45,6 +46,7 @@ def stage(
         permissions: Mode of every file (octal); None takes the peer's, & 0777 & ~umask.
         durable: Whether everything is on the disk when this returns.
         preserve_times: Whether files keep the peer's modification time.
+        threads: Whether a thread may be started that hands data to the disk while more arrives.
         watchdog: The run's; if it was cancelled, or its deadline has passed, when everything is on the disk, nothing is
             published.
 
@@ -59,7 +61,12 @@ def stage(
     started, clock = time.time(), time.monotonic()
     with naming(peer):
         landing = DirectoryLanding(
-            target, ownership=ownership, permissions=permissions, durable=durable, preserve_times=preserve_times
+            target,
+            ownership=ownership,
+            permissions=permissions,
+            durable=durable,
+            preserve_times=preserve_times,
+            threads=threads,
         )
 
         def tell() -> StageReport:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from peerstage.landing import durability
 from peerstage.records import StageReport
 from peerstage.staging import stage
 from peerstage.testing.memory import MemoryFile, MemoryTransport
@@ -83,6 +84,15 @@ class Child:
 def in_a_child(function: Callable[[], object], *, user: int | None = None) -> None:
     """Call *function* in a `Child`, and wait for it."""
     Child(function, user=user).wait()
+
+
+def syncs_all(target: Path) -> bool:
+    """Whether many files in *target* are put on the disk by one syncfs."""
+    fd = os.open(target, os.O_RDONLY)
+    try:
+        return durability.can_sync_all(fd)
+    finally:
+        os.close(fd)
 
 
 def may_mount(test: Callable[..., None]) -> Callable[..., None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from landing_cases import FailsAt, serving, serving_names, stage_into
+from landing_cases import FailsAt, serving, serving_names, stage_into, syncs_all
 
 from peerstage import Limits, LocalPeer, RemotePeer
 from peerstage.errors import Cancelled, LandingError, LimitExceeded
@@ -51,7 +51,7 @@ def test_a_run_that_is_cancelled_while_the_disk_syncs_publishes_nothing(
     (target / "f00").write_bytes(b"old")
     peer = LocalPeer("here", str(collect))
     where, last = (os, "fsync"), FEW
-    if count == MANY and durability.has_syncfs():
+    if count == MANY and syncs_all(target):
         where, last = (durability, "syncfs"), 1  # type: ignore[assignment]
     monkeypatch.setattr(*where, Before(getattr(*where), peer.cancel, last))
     with pytest.raises(Cancelled, match=r"^here"):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from landing_cases import NOBODY, ids_of, in_a_child, private_of, serving, serving_names, stage_into
+from landing_cases import NOBODY, ids_of, in_a_child, private_of, serving, serving_names, stage_into, syncs_all
 
 from peerstage.errors import (
     ConnectionLost,
@@ -412,7 +412,7 @@ def test_the_data_is_on_the_disk_before_the_first_name_and_the_names_are_before_
     names = ["name"] * count
     if not durable:
         assert steps == names
-    elif count > durability.FEW and durability.has_syncfs():
+    elif count > durability.FEW and syncs_all(target):
         assert steps == ["all data", *names, "directory"]
     else:
         assert steps == [*["data"] * count, *names, "directory"]

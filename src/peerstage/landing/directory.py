@@ -53,6 +53,7 @@ class DirectoryLanding(Landing):
             where they are unknown.
         durable: Whether `commit` returns only when everything is on the disk.
         preserve_times: Whether files keep the peer's modification time.
+        threads: Whether a thread may be started that hands data to the disk while more arrives (with *durable*).
 
     Attributes:
         published: How many files have got their names.
@@ -72,12 +73,14 @@ class DirectoryLanding(Landing):
         permissions: int | None = None,
         durable: bool = True,
         preserve_times: bool = False,
+        threads: bool = True,
     ) -> None:
         self.target = target
         self.ownership = ownership
         self.permissions = permissions_of(permissions)
         self.durable = durable
         self.preserve_times = preserve_times
+        self.threads = threads
         self._refused: dict[bytes, str] = {}
         self.published = 0
         self.resumed_bytes = 0
@@ -100,7 +103,7 @@ class DirectoryLanding(Landing):
             raise
         except OSError as exc:
             raise disk_error(exc, self.target) from exc
-        self._store = Store(self.target, self._private.fd, writeback=self.durable)
+        self._store = Store(self.target, self._private.fd, writeback=self.durable and self.threads)
         return self
 
     def __exit__(
@@ -112,6 +115,7 @@ class DirectoryLanding(Landing):
                 close_quietly(self._workspace_fd)
             self._private.remove()
         finally:
+            self._store.end_writeback()
             close_quietly(self._target_fd)
 
     @property
@@ -291,7 +295,7 @@ class DirectoryLanding(Landing):
 
     def _prepare_all(self, ready: Collection[FileSlot], check: Callable[[], object]) -> None:
         """Give every file its owner, mode and time, and put their data on the disk."""
-        each = self.durable and (len(ready) <= durability.FEW or not durability.has_syncfs())
+        each = self.durable and (len(ready) <= durability.FEW or not durability.can_sync_all(self._target_fd))
         for slot in ready:
             check()
             self._prepare(slot, sync=each)

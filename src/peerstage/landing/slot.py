@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 
 from peerstage.errors import IncompleteFile, ProtocolError, StageError
-from peerstage.landing import durability
 from peerstage.landing.base import Buffer, Ranges, Slot
 from peerstage.landing.store import Store
 from peerstage.records import Entry
@@ -21,12 +20,11 @@ _COMPLETE = ""
 class _Arriving:
     """What is kept of a file while it comes."""
 
-    __slots__ = ("created", "dirty", "fd", "ranges", "received")
+    __slots__ = ("created", "fd", "ranges", "received")
 
     def __init__(self) -> None:
         self.ranges = Ranges()
         self.received = 0
-        self.dirty = 0
         self.created = False
         self.fd = -1
 
@@ -93,10 +91,7 @@ class FileSlot(Slot):
         before = len(arriving.ranges)
         arriving.received += arriving.ranges.add(offset, end)
         self._store.count_pieces(len(arriving.ranges) - before)
-        arriving.dirty += length
-        if self._store.writeback and arriving.dirty >= durability.WRITEBACK_BYTES:
-            durability.start_writeback(fd, 0, 0)
-            arriving.dirty = 0
+        self._store.wrote(fd, length)
 
     def finish(self) -> None:
         if self.is_finished:
@@ -107,7 +102,9 @@ class FileSlot(Slot):
             self.fail(IncompleteFile(f"{self.received} of {size} bytes arrived. Stage again once the peer is well."))
             return
         try:
-            on_disk = os.fstat(self._descriptor()).st_size
+            fd = self._descriptor()
+            on_disk = os.fstat(fd).st_size
+            self._store.completes(fd, size)
             self.close()
         except OSError as exc:
             raise self._store.error(exc) from exc

@@ -9,6 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from peerstage.errors import LandingError, ProtocolError, StageError, escape
+from peerstage.landing import durability
+from peerstage.landing.writeback import EarlyWriteback
 
 if sys.platform != "win32":
     import resource
@@ -61,17 +63,19 @@ class Store:
     Args:
         target: The target's path, for messages.
         fd: Descriptor of the private directory.
-        writeback: Whether data is handed to the disk while it comes.
+        writeback: Whether data is handed to the disk while it comes, by a thread.
     """
 
     def __init__(self, target: str, fd: int, *, writeback: bool) -> None:
         self.target = target
         self.fd = fd
-        self.writeback = writeback
         self.reasons = Reasons()
         self._pieces = 0
         self._open: dict[FileSlot, None] = {}
         self._max_open = max(4, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+        self._writeback: EarlyWriteback | None = None
+        if writeback and durability.can_start_writeback():
+            self._writeback = EarlyWriteback(self._max_open // 4, durability.start_writeback)
 
     def open(self, slot: FileSlot, *, create: bool) -> int:
         """Open *slot*'s file, and close the one that has been open longest when there are too many."""
@@ -92,6 +96,16 @@ class Store:
         if self._pieces > _MOST_PIECES:
             raise ProtocolError(f"What comes is in more than {_MOST_PIECES} pieces with gaps between them.")
 
+    def wrote(self, fd: int, count: int) -> None:
+        """Account for *count* bytes that were written to *fd*."""
+        if self._writeback is not None:
+            self._writeback.wrote(fd, count)
+
+    def completes(self, fd: int, size: int) -> None:
+        """Say that the file of *size* bytes that *fd* is open on is complete and about to be closed."""
+        if self._writeback is not None:
+            self._writeback.closes(fd, size)
+
     def close(self, slot: FileSlot, fd: int) -> None:
         """Close *fd*, which was opened for *slot*."""
         self._open.pop(slot, None)
@@ -102,6 +116,11 @@ class Store:
         for slot in list(self._open):
             with contextlib.suppress(OSError):
                 slot.close()
+
+    def end_writeback(self) -> None:
+        """End the thread that hands data to the disk."""
+        if self._writeback is not None:
+            self._writeback.close()
 
     def error(self, exc: OSError, *, published: int = 0) -> LandingError:
         """Return *exc* as the error that leaves the landing: the target named, and what to do about it."""

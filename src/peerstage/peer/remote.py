@@ -204,6 +204,7 @@ class RemotePeer(ManagedPeer):
                     permissions=mode,
                     durable=self.durable,
                     preserve_times=self.preserve_times,
+                    threads=not self.isolated and copying_user(self.localUser) is None,
                     watchdog=self._watchdog,
                 )
         except StageError as exc:
