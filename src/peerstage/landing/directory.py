@@ -20,19 +20,11 @@ from peerstage.landing.base import Landing, Slot
 from peerstage.landing.leftovers import sweep_directory
 from peerstage.landing.private import PrivateDirectory, close_quietly, empty_directory, open_directory, require_posix
 from peerstage.landing.slot import FileSlot
+from peerstage.landing.spelling import NAME_ERRORS, bad_name, find_collisions
 from peerstage.landing.store import Store, disk_error
 from peerstage.records import MIB, Entry, FileResult, Ownership, permissions_of
 
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-
-#: What a rename can say that is the matter of that one name, and not of the disk.
-_NAME_ERRORS = frozenset(
-    {
-        *(errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL),
-        errno.EBUSY,  # something is mounted on what has the name
-        errno.EPERM,  # what has the name is immutable, or another user's in a sticky directory
-    }
-)
 
 _WORKSPACE = "workspace"
 
@@ -190,12 +182,12 @@ class DirectoryLanding(Landing):
         except FileNotFoundError:
             return slot
         except OSError as exc:
-            if exc.errno not in _NAME_ERRORS:
+            if exc.errno not in NAME_ERRORS:
                 raise self._store.error(exc) from exc
-            slot.fail(_bad_name(exc))
+            slot.fail(bad_name(exc))
             return slot
         if stat.S_ISDIR(mode):
-            slot.fail(_bad_name(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))))
+            slot.fail(bad_name(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))))
         return slot
 
     def refuse(self, name: bytes, error: StageError) -> None:
@@ -267,6 +259,8 @@ class DirectoryLanding(Landing):
         """Publish every finished file: owner, mode and data of all first, then only renames, then the directory.
 
         A file whose final name is taken by a directory fails; whatever else has the name is replaced, never followed.
+        On a file system that takes different names for the same one (by case, or by Unicode normalisation), the second
+        of two such files fails, and so does one that would replace a file of another spelling.
 
         Args:
             check: Called before each file is prepared and once more before the first rename; what it raises ends the
@@ -279,7 +273,10 @@ class DirectoryLanding(Landing):
         ready = deque(slot for slot in self._slots.values() if slot.is_ready)
         try:
             self._prepare_all(ready, check)
+            for slot, error in find_collisions(ready, self._target_fd, self._private.fd):
+                slot.fail(error)
             check()
+            ready = deque(slot for slot in ready if slot.is_ready)
             while ready:
                 self.published += self._publish(ready[0])
                 ready.popleft()
@@ -288,10 +285,10 @@ class DirectoryLanding(Landing):
         except StageError:
             raise
         except OSError as exc:
-            error = self._store.error(exc, published=self.published)
-            for slot in ready:
+            failure = self._store.error(exc, published=self.published)
+            for slot in ready if self.published else ():
                 slot.fail(EntryError("The run ended before it got its name."))
-            raise error from exc
+            raise failure from exc
 
     def _prepare_all(self, ready: Collection[FileSlot], check: Callable[[], object]) -> None:
         """Give every file its owner, mode and time, and put their data on the disk."""
@@ -319,9 +316,9 @@ class DirectoryLanding(Landing):
         try:
             os.rename(slot.place, slot.entry.name, src_dir_fd=self._private.fd, dst_dir_fd=self._target_fd)
         except OSError as exc:
-            if exc.errno not in _NAME_ERRORS:
+            if exc.errno not in NAME_ERRORS:
                 raise
-            slot.fail(_bad_name(exc))
+            slot.fail(bad_name(exc))
             return False
         return True
 
@@ -329,12 +326,6 @@ class DirectoryLanding(Landing):
         if self.permissions is not None:
             return self.permissions
         return 0o600 if entry.mode is None else entry.mode & 0o777 & ~self._umask
-
-
-def _bad_name(exc: OSError) -> EntryError:
-    if exc.errno == errno.EISDIR:
-        return EntryError("A directory has this name in the target. Move it away, then stage again.")
-    return EntryError(f"The target's file system refuses the name: {exc.strerror}.")
 
 
 def current_umask() -> int:
