@@ -31,7 +31,8 @@ from peerstage.isolation.frames import (
 )
 from peerstage.isolation.messages import MOST_MESSAGE
 from peerstage.isolation.ring import RingWriter
-from peerstage.landing.base import Buffer, Landing, Ranges, Slot
+from peerstage.landing.arrived import Arrived
+from peerstage.landing.base import Buffer, Landing, Slot
 from peerstage.records import KIB, MIB, Entry
 
 #: Frames are kept back until there are so many bytes, or so many seconds have passed since the last went.
@@ -148,6 +149,8 @@ class UpwardLanding(Landing):
         slot = self._slots.get(entry.name)
         if slot is None or slot.entry != entry or not (slot.is_finished or entry.mtime is not None):
             slot = self._slots[entry.name] = UpwardSlot(self._upward, entry, settled=not self.wants_content)
+        else:
+            slot.resume()
         slot.number = self._next
         self._next += 1
         self._upward.put(Open(slot.number, entry))
@@ -172,13 +175,13 @@ class UpwardLanding(Landing):
 class UpwardSlot(Slot):
     """One file on its way up."""
 
-    __slots__ = ("_ranges", "_settled", "_upward", "entry", "number")
+    __slots__ = ("_arrived", "_settled", "_upward", "entry", "number")
 
     def __init__(self, upward: Upward, entry: Entry, *, settled: bool) -> None:
         self.entry = entry
         self.number = 0
         self._upward = upward
-        self._ranges: Ranges | None = None
+        self._arrived: Arrived | None = None
         self._settled = settled
 
     @property
@@ -188,7 +191,12 @@ class UpwardSlot(Slot):
     def missing(self) -> Sequence[tuple[int, int]]:
         if self._settled or not self.entry.size:
             return ()
-        return ((0, self.entry.size),) if self._ranges is None else tuple(self._ranges.missing(self.entry.size))
+        return ((0, self.entry.size),) if self._arrived is None else tuple(self._arrived.missing())
+
+    def resume(self) -> None:
+        """Continue the file over another connection. The parent's slot compares what it has itself, and agrees."""
+        if self._arrived is not None:
+            self._arrived.resume()
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         length = sum(len(buffer) for buffer in buffers)
@@ -196,18 +204,18 @@ class UpwardSlot(Slot):
             raise ProtocolError("More bytes came than were promised.", path=self.entry.name)
         if not length:
             return
-        if self._ranges is None:
-            self._ranges = Ranges()
-        self._ranges.add(offset, offset + length)
+        if self._arrived is None:
+            self._arrived = Arrived(self.entry.size)
+        self._arrived.add(offset, buffers, length)
         self._upward.put_data(self.number, offset, buffers, length)
 
     def finish(self) -> None:
         if self._settled:
             return
-        missing = sum(end - start for start, end in self.missing())
-        if missing:
-            size = self.entry.size
-            self.fail(IncompleteFile(f"{size - missing} of {size} bytes arrived. Stage again once the peer is well."))
+        size = self.entry.size
+        if size and (self._arrived is None or not self._arrived.is_complete):
+            received = 0 if self._arrived is None else self._arrived.received
+            self.fail(IncompleteFile(f"{received} of {size} bytes arrived. Stage again once the peer is well."))
             return
         self._settle()
         self._upward.put(Finish(self.number))
@@ -219,7 +227,7 @@ class UpwardSlot(Slot):
 
     def _settle(self) -> None:
         self._settled = True
-        self._ranges = None
+        self._arrived = None
 
 
 class UpwardLog(logging.Handler):

@@ -32,6 +32,14 @@ class Ranges:
     def __len__(self) -> int:
         return len(self._starts)
 
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._starts, self._ends, strict=True)
+
+    def holds(self, start: int, end: int) -> bool:
+        """Whether all bytes from *start* up to *end* have arrived."""
+        at = bisect_right(self._starts, start) - 1
+        return start >= end or (at >= 0 and self._ends[at] >= end)
+
     def add(self, start: int, end: int) -> int:
         """Add the bytes from *start* up to *end*; return how many of them are new."""
         starts, ends = self._starts, self._ends
@@ -85,7 +93,12 @@ class Slot(ABC):
 
     @abstractmethod
     def missing(self) -> Sequence[tuple[int, int]]:
-        """Return the ranges that have not arrived, as (start, end); after a lost connection only these are fetched."""
+        """Return the ranges to fetch, as (start, end): the whole file, or after a lost connection what has not arrived.
+
+        After a lost connection they also hold a few short ranges that have arrived. They are compared when they are
+        written; if they differ, the file was replaced on the peer, and all that came over earlier connections is
+        missing again. So whoever has fetched these ranges asks once more before it calls `finish`.
+        """
 
     @abstractmethod
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
@@ -103,6 +116,12 @@ class Slot(ABC):
     @abstractmethod
     def fail(self, error: StageError) -> None:
         """Give this file up; the others are not concerned."""
+
+
+def ranges_to_fetch(slot: Slot) -> Iterator[tuple[int, int]]:
+    """Yield what is missing of a file, and then what has come to be missing while that was written."""
+    yield from slot.missing()
+    yield from slot.missing()
 
 
 class Landing(ABC):

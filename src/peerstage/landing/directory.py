@@ -169,7 +169,7 @@ class DirectoryLanding(Landing):
             raise ProtocolError("No file in a directory has such a name.", path=name)
         begun = self._slots.get(name)
         if begun is not None and begun.entry == entry and (begun.is_finished or entry.mtime is not None):
-            self.resumed_bytes += begun.received
+            self.resumed_bytes += begun.resume()
             return begun
         if begun is not None:
             begun.discard()

@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 
 from peerstage.errors import IncompleteFile, ProtocolError, StageError
-from peerstage.landing.base import Buffer, Ranges, Slot
+from peerstage.landing.arrived import Arrived
+from peerstage.landing.base import Buffer, Slot
 from peerstage.landing.store import Store
 from peerstage.records import Entry
 
@@ -20,11 +21,10 @@ _COMPLETE = ""
 class _Arriving:
     """What is kept of a file while it comes."""
 
-    __slots__ = ("created", "fd", "ranges", "received")
+    __slots__ = ("arrived", "created", "fd")
 
-    def __init__(self) -> None:
-        self.ranges = Ranges()
-        self.received = 0
+    def __init__(self, size: int) -> None:
+        self.arrived = Arrived(size)
         self.created = False
         self.fd = -1
 
@@ -69,13 +69,22 @@ class FileSlot(Slot):
     def received(self) -> int:
         """Bytes that have come and are kept."""
         if self._arriving is not None:
-            return self._arriving.received
+            return self._arriving.arrived.received
         return self.entry.size if self.is_ready else 0
 
     def missing(self) -> Sequence[tuple[int, int]]:
         if self._arriving is not None:
-            return tuple(self._arriving.ranges.missing(self.entry.size))
+            return tuple(self._arriving.arrived.missing())
         return () if self.is_finished or not self.entry.size else ((0, self.entry.size),)
+
+    def resume(self) -> int:
+        """Continue the file over another connection; return how many bytes need not come again."""
+        if self._arriving is not None:
+            arrived = self._arriving.arrived
+            before = arrived.pieces
+            arrived.resume()
+            self._store.count_pieces(arrived.pieces - before)
+        return self.entry.size - sum(end - start for start, end in self.missing()) if self.received else 0
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         length = sum(len(buffer) for buffer in buffers)
@@ -87,18 +96,17 @@ class FileSlot(Slot):
             _pwrite_all(fd, buffers, offset, length)
         except OSError as exc:
             raise self._store.error(exc) from exc
-        arriving = self._arrival()
-        before = len(arriving.ranges)
-        arriving.received += arriving.ranges.add(offset, end)
-        self._store.count_pieces(len(arriving.ranges) - before)
+        arrived = self._arrival().arrived
+        before = arrived.pieces
+        arrived.add(offset, buffers, length)
+        self._store.count_pieces(arrived.pieces - before)
         self._store.wrote(fd, length)
 
     def finish(self) -> None:
         if self.is_finished:
             return
         size = self.entry.size
-        ranges = self._arriving.ranges if self._arriving is not None else Ranges()
-        if not ranges.covers(size):
+        if size and (self._arriving is None or not self._arriving.arrived.is_complete):
             self.fail(IncompleteFile(f"{self.received} of {size} bytes arrived. Stage again once the peer is well."))
             return
         try:
@@ -144,12 +152,12 @@ class FileSlot(Slot):
 
     def _forget_ranges(self) -> None:
         if self._arriving is not None:
-            self._store.count_pieces(-len(self._arriving.ranges))
+            self._store.count_pieces(-self._arriving.arrived.pieces)
             self._arriving = None
 
     def _arrival(self) -> _Arriving:
         if self._arriving is None:
-            self._arriving = _Arriving()
+            self._arriving = _Arriving(self.entry.size)
         return self._arriving
 
     def _descriptor(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from peerstage.errors import IncompleteFile, NotRegular, RemoteError, RemoteNotFound, StageError
-from peerstage.landing.base import Landing
+from peerstage.landing.base import Landing, ranges_to_fetch
 from peerstage.records import Capabilities, Entry
 from peerstage.transport.base import Transport
 
@@ -95,7 +95,7 @@ class MemoryTransport(Transport):
         if file.error is not None:
             slot.fail(file.error)
             return
-        for start, end in slot.missing():
+        for start, end in ranges_to_fetch(slot):
             while start < end:
                 if self._before_piece is not None:
                     self._before_piece(self._written)

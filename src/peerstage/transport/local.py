@@ -17,7 +17,7 @@ from peerstage.errors import (
     RemoteError,
     RemoteNotFound,
 )
-from peerstage.landing.base import Landing, Slot
+from peerstage.landing.base import Landing, Slot, ranges_to_fetch
 from peerstage.records import Capabilities, Entry, Limits, Ownership, permissions_of
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import Transport, join
@@ -151,15 +151,14 @@ class LocalTransport(Transport):
             EntryError: If it is not the file that was listed, or cannot be read.
         """
         _require_unchanged(fd, entry)
-        for _ in range(2):  # what was kept of an earlier pull may turn out to be of another version
-            for start, end in slot.missing():
-                while start < end:
-                    self._watchdog.check()
-                    piece = _read(fd, min(_PIECE, end - start), start)
-                    if not piece:
-                        raise IncompleteFile(f"It ends at byte {start}, and {entry.size} were promised.")
-                    yield start, piece
-                    start += len(piece)
+        for start, end in ranges_to_fetch(slot):
+            while start < end:
+                self._watchdog.check()
+                piece = _read(fd, min(_PIECE, end - start), start)
+                if not piece:
+                    raise IncompleteFile(f"It ends at byte {start}, and {entry.size} were promised.")
+                yield start, piece
+                start += len(piece)
         _require_unchanged(fd, entry)
 
 

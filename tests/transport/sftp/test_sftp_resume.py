@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 
 from peerstage.errors import ConnectionLost
+from peerstage.isolation.frames import FrameParser
+from peerstage.isolation.receive import Receiver
+from peerstage.isolation.upward import Upward, UpwardLanding
 from peerstage.landing import DirectoryLanding
+from peerstage.landing.arrived import BLOCK
 from peerstage.landing.base import Landing
-from peerstage.records import Limits
+from peerstage.records import Entry, Limits
 from peerstage.session.watchdog import Watchdog
 from peerstage.testing.contract import landed
+from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
 from support.sftp_server import DiesAfter, HangsUp, Node, RecordingLanding, Server, transport_to
 
@@ -131,6 +136,128 @@ def test_a_file_that_changed_between_two_connections_starts_anew(target: Path, c
         landing.commit()
     assert sum(length for _, _, length in server.asked) == new.size
     assert landed(target) == {b"a": new.data}
+
+
+class DiesInTurn(DiesAfter):
+    """Answers in any order, so that what has arrived lies in many ranges, and dies."""
+
+    def arrange(self, replies: list[bytes]) -> list[bytes]:
+        chance.shuffle(replies)
+        return replies
+
+
+def versions(size: int) -> tuple[Node, Node]:
+    """Two versions of a file that look the same in every listing."""
+    return Node(random.Random(size).randbytes(size)), Node(random.Random(size + 1).randbytes(size))
+
+
+def stage_over(servers: list[Server], target: Path) -> int:
+    """Stage over one connection after the other, all but the last of which are lost; return the bytes asked of that."""
+    with DirectoryLanding(str(target), durable=False) as landing:
+        for server in servers[:-1]:
+            assert loses(server, landing)
+        assert not loses(servers[-1], landing)
+        landing.commit()
+    return sum(length for _, _, length in servers[-1].asked)
+
+
+@pytest.mark.parametrize("dies", [DiesAfter, DiesInTurn])
+def test_a_file_that_was_replaced_by_one_that_looks_the_same_is_never_a_mixture(
+    tmp_path: Path, dies: type[DiesAfter]
+) -> None:
+    old, new = versions(300_000)
+    small_old, small_new = versions(700)
+    for left in range(1000, 280_000, 9973):
+        target = tmp_path / str(left)
+        target.mkdir()
+        first = dies({b"big": old, b"small": small_old}, read_bytes=1024)
+        first.left = left
+        stage_over([first, Server({b"big": new, b"small": small_new}, read_bytes=1024)], target)
+        found = landed(target)
+        assert found[b"big"] == new.data
+        assert found[b"small"] in (small_old.data, small_new.data), "what was complete may be the old one, as a whole"
+
+
+def test_a_file_that_was_replaced_twice_is_the_last_version(target: Path) -> None:
+    old, new = versions(300_000)
+    connections = [dying(100_000, {b"big": old}), dying(60_000, {b"big": new}), dying(60_000, {b"big": old})]
+    asked = stage_over([*connections, Server({b"big": new}, read_bytes=1024)], target)
+    assert landed(target) == {b"big": new.data}
+    assert asked == new.size
+
+
+@pytest.mark.parametrize("at", [0, 400_000, 1_100_000, 2_300_000, -1])
+def test_a_change_in_any_block_that_is_compared_starts_the_file_anew(target: Path, at: int) -> None:
+    """At the start, at every doubling, and at the end of what had arrived."""
+    old = Node(random.Random(7).randbytes(4_000_000))
+    first = dying(3_000_000, {b"big": old})
+    with DirectoryLanding(str(target), durable=False) as landing:
+        assert loses(first, landing)
+        kept = landing.received
+        changed = bytearray(old.data)
+        landing.open(Entry(b"big", old.size, 0o644, old.mtime))
+        blocks = sorted(landing._slots[b"big"]._arriving.arrived._blocks)  # type: ignore[union-attr]
+        start, block = min(blocks, key=lambda one: abs(one[0] - (at if at >= 0 else kept)))
+        changed[start + len(block) // 2] ^= 1
+        server = Server({b"big": Node(bytes(changed))}, read_bytes=1024)
+        assert not loses(server, landing)
+        landing.commit()
+    assert landed(target) == {b"big": bytes(changed)}
+
+
+def test_a_file_that_is_still_the_same_is_fetched_again_in_a_few_blocks_alone(target: Path) -> None:
+    old = Node(random.Random(7).randbytes(6_000_000))
+    first = dying(5_000_000, {b"big": old})
+    with DirectoryLanding(str(target), durable=False) as landing:
+        assert loses(first, landing)
+        missing = old.size - landing.received
+        server = Server({b"big": old}, read_bytes=1024)
+        assert not loses(server, landing)
+        landing.commit()
+        asked = sum(length for _, _, length in server.asked)
+        assert missing < asked <= missing + 8 * BLOCK
+        assert landing.resumed_bytes == old.size - asked
+    assert landed(target) == {b"big": old.data}
+
+
+def test_a_file_that_changes_again_while_it_is_fetched_again_fails_alone(target: Path) -> None:
+    class ChangesLate(Server):
+        """Tells another time at the last FSTAT."""
+
+        def fstat(self, number: int, handle: bytes, rest: bytes) -> list[bytes]:
+            if self.kinds[wire.FSTAT] > 2:
+                self.files[b"big"].mtime += 1
+            return super().fstat(number, handle, rest)
+
+    old, new = versions(300_000)
+    with DirectoryLanding(str(target), durable=False) as landing:
+        assert loses(dying(100_000, {b"big": old}), landing)
+        assert not loses(ChangesLate({b"big": new}, read_bytes=1024), landing)
+        landing.commit()
+        assert [file.error for file in landing.files()] == [
+            "It was modified while it was staged. Let the peer finish collecting first."
+        ]
+    assert landed(target) == {}
+
+
+def test_a_replaced_file_is_noticed_by_a_child_too_and_its_parent_writes_the_new_one(target: Path) -> None:
+    old, new = versions(300_000)
+    frames = target.parent / "frames"
+    with open(frames, "wb") as file:
+        upward = Upward(file.fileno())
+        landing = UpwardLanding(upward)
+        for _ in range(3):
+            assert loses(dying(60_000, {b"big": old, b"also": old}), landing)
+        assert not loses(Server({b"big": new, b"also": new}, read_bytes=1024), landing)
+        upward.flush()
+    with DirectoryLanding(str(target), durable=False) as real:
+        receiver = Receiver(real, Limits(), tries=4)
+        for record in FrameParser().feed(memoryview(frames.read_bytes())):
+            receiver.take(record)
+        real.commit()
+    found = landed(target)
+    assert found[b"big"] == new.data
+    assert found[b"also"] in (old.data, new.data)
 
 
 def test_what_is_complete_is_not_opened_again() -> None:

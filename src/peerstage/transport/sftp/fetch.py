@@ -39,7 +39,17 @@ class _Op(Enum):
 class _File:
     """One file on its way."""
 
-    __slots__ = ("attributes_due", "entry", "handle", "outstanding", "path", "refusals", "slot", "todo")
+    __slots__ = (
+        "attributes_due",
+        "entry",
+        "handle",
+        "is_last_round",
+        "outstanding",
+        "path",
+        "refusals",
+        "slot",
+        "todo",
+    )
 
     def __init__(self, entry: Entry, path: bytes, slot: Slot) -> None:
         self.entry = entry
@@ -50,6 +60,7 @@ class _File:
         self.outstanding = 0
         self.attributes_due = True  # an FSTAT has yet to be sent behind the last READ
         self.refusals = 0
+        self.is_last_round = False
 
     @property
     def left(self) -> int:
@@ -169,8 +180,8 @@ class Fetch:
             self._read(file, reply, start, length, asked_at)
         else:
             self._compare(file, reply)
-        if not file.outstanding and not file.todo:  # the last FSTAT's reply is among those that came
-            self._finish(file)
+        if not file.outstanding and not file.todo and not self._fetch_again(file):
+            self._finish(file)  # the last FSTAT's reply is among those that came
 
     def _opened(self, file: _File, reply: Reply) -> None:
         try:
@@ -253,6 +264,17 @@ class Fetch:
             file.todo.clear()
             self._reading.remove(file)
         file.attributes_due = False
+
+    def _fetch_again(self, file: _File) -> bool:
+        """Fetch what was kept of an earlier connection and turned out to be of another version of the file; once."""
+        if file.slot.is_finished or file.is_last_round or not (missing := file.slot.missing()):
+            return False
+        file.is_last_round = True
+        file.todo.extend(missing)
+        self._backlog += file.left
+        file.attributes_due = True
+        self._reading.append(file)
+        return True
 
     def _finish(self, file: _File) -> None:
         self._client.request(wire.CLOSE, wire.string(file.handle), (_Op.CLOSE, file, 0, 0, 0.0))

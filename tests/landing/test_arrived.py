@@ -1,0 +1,107 @@
+"""What has arrived over several connections: what is asked for again, and what a difference does."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerstage.landing.arrived import BLOCK, Arrived
+
+MIB = 1 << 20
+
+
+def receive(arrived: Arrived, content: bytes, disk: bytearray, *, pieces: int, seed: int, piece: int = 512) -> int:
+    """Let so many pieces of what is missing arrive, in any order and cut into any buffers; return how many did."""
+    chance = random.Random(seed)
+    wanted = [(at, min(at + piece, end)) for start, end in arrived.missing() for at in range(start, end, piece)]
+    chance.shuffle(wanted)
+    for start, end in wanted[:pieces]:
+        data = content[start:end]
+        cut = chance.randint(0, len(data))
+        arrived.add(start, [data[:cut], memoryview(data)[cut:]], len(data))
+        disk[start:end] = data
+    return min(pieces, len(wanted))
+
+
+@given(st.integers(1, 6000), st.lists(st.tuples(st.booleans(), st.integers(0, 8)), max_size=6), st.integers(0, 99))
+def test_a_file_of_two_versions_that_differ_everywhere_is_one_of_them(
+    size: int, connections: list[tuple[bool, int]], seed: int
+) -> None:
+    versions = [bytes([number + 1]) * size for number in range(2)]
+    arrived, disk = Arrived(size), bytearray(size)
+    for which, pieces in connections:
+        receive(arrived, versions[which], disk, pieces=pieces, seed=seed)
+        if arrived.is_complete:
+            break
+        arrived.resume()
+    else:
+        for _ in range(2):
+            receive(arrived, versions[1], disk, pieces=10**9, seed=seed)
+    assert arrived.is_complete
+    assert arrived.received == size
+    assert bytes(disk) in versions
+
+
+def test_over_one_connection_nothing_is_asked_for_twice() -> None:
+    arrived = Arrived(10_000)
+    arrived.add(0, [b"x" * 4000], 4000)
+    arrived.add(6000, [b"x" * 1000], 1000)
+    assert list(arrived.missing()) == [(4000, 6000), (7000, 10_000)]
+
+
+def test_the_last_block_that_arrived_is_asked_for_again_with_what_follows_it() -> None:
+    arrived = Arrived(10 * MIB)
+    for at in range(0, 5 * MIB, MIB // 4):
+        arrived.add(at, [bytes(MIB // 4)], MIB // 4)
+    arrived.resume()
+    ranges = list(arrived.missing())
+    assert ranges[-1] == (5 * MIB - BLOCK, 10 * MIB)
+    assert ranges[0] == (MIB // 4 - BLOCK, MIB // 4)
+    assert len(ranges) >= 4
+    arrived.add(5 * MIB - BLOCK, [bytes(BLOCK)], BLOCK)
+    assert list(arrived.missing())[-1] == (5 * MIB, 10 * MIB), "once it was confirmed it is not asked for again"
+
+
+def test_what_came_over_this_connection_is_kept_when_what_came_before_is_dropped() -> None:
+    arrived = Arrived(10_000)
+    arrived.add(0, [b"a" * 3000], 3000)
+    arrived.resume()
+    arrived.add(5000, [b"b" * 1000], 1000)
+    arrived.add(0, [b"b" * 3000], 3000)
+    assert list(arrived.missing()) == [(3000, 5000), (6000, 10_000)]
+    assert arrived.received == 4000
+
+
+@pytest.mark.parametrize("at", [0, 1, 4999, 8191])
+def test_one_byte_that_differs_in_a_block_is_enough_however_the_block_comes(at: int) -> None:
+    old = bytearray(random.Random(1).randbytes(BLOCK))
+    for cut in (1, 700, BLOCK - 1):
+        arrived = Arrived(2 * BLOCK)
+        arrived.add(0, [bytes(old)], BLOCK)
+        arrived.resume()
+        new = bytearray(old)
+        new[at] ^= 1
+        arrived.add(0, [bytes(new[:cut])], cut)
+        arrived.add(cut, [bytes(new[cut:])], BLOCK - cut)
+        missing = sum(end - start for start, end in arrived.missing())
+        assert missing in (BLOCK, BLOCK + cut)
+        receive(arrived, bytes(new) + bytes(BLOCK), bytearray(2 * BLOCK), pieces=10**9, seed=0)
+        assert arrived.is_complete
+
+
+def test_many_connections_and_many_doublings_take_little_memory() -> None:
+    arrived = Arrived(1 << 40)
+    piece = bytes(256 * 1024)
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            arrived.add(number << 30, [piece], len(piece))
+            arrived.resume()
+        assert tracemalloc.get_traced_memory()[0] < 16 * BLOCK
+    finally:
+        tracemalloc.stop()
+    assert len(list(arrived.missing())) <= 210
