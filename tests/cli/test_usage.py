@@ -43,6 +43,7 @@ from peerstage.cli.spec import Spec, parse_owner, parse_permissions, parse_spec
         ["stage", "user@host:/x", "/nonexistent-target"],
         ["stage", "--permissions", "abc", "user@host:/x", "/tmp"],
         ["stage", "--permissions", "99", "user@host:/x", "/tmp"],
+        ["stage", "--permissions", "4755", "user@host:/x", "/tmp"],
         ["stage", "--owner", "somebody", "user@host:/x", "/tmp"],
         ["sweep"],
         ["demo", "--source", "/nonexistent-source"],

@@ -76,7 +76,7 @@ def test_what_came_over_this_connection_is_kept_when_what_came_before_is_dropped
     assert arrived.received == 4000
 
 
-@pytest.mark.parametrize("at", [0, 1, 4999, 8191])
+@pytest.mark.parametrize("at", [0, 1, 1000, BLOCK - 1])
 def test_one_byte_that_differs_in_a_block_is_enough_however_the_block_comes(at: int) -> None:
     old = bytearray(random.Random(1).randbytes(BLOCK))
     for cut in (1, 700, BLOCK - 1):
@@ -101,7 +101,7 @@ def test_many_connections_and_many_doublings_take_little_memory() -> None:
         for number in range(200):
             arrived.add(number << 30, [piece], len(piece))
             arrived.resume()
-        assert tracemalloc.get_traced_memory()[0] < 16 * BLOCK
+        assert tracemalloc.get_traced_memory()[0] < 64 * 1024
     finally:
         tracemalloc.stop()
     assert len(list(arrived.missing())) <= 210

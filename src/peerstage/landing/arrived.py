@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from peerstage.landing.base import Buffer, Ranges
 from peerstage.records import KIB, MIB
 
-#: Bytes of one block.
-BLOCK = 8 * KIB
-#: Blocks of one file: the first one, and the latest others. 512 files may be on their way.
+#: Bytes of one block, short since 4,096 files may be on their way: many places tell more than a long one.
+BLOCK = 2 * KIB
+#: Blocks of one file: the first one, and the latest others.
 _MAX_BLOCKS = 8
 
 
