@@ -22,6 +22,7 @@ from peerstage.cback3.action import ignores_failures
 from peerstage.cback3.log import CbackLog
 from peerstage.errors import ConfigurationError, LandingError
 from peerstage.testing.contract import landed
+from support.waiting import wait_until
 
 Log = Callable[[], Sequence[tuple[str, str]]]
 
@@ -280,7 +281,9 @@ def test_an_interrupt_ends_every_peer_and_publishes_nothing_half(
     """cback3 has no handler for SIGINT but Python's own."""
     site.reaching(parallel=parallel, transport="rcp")
     rcp = tmp_path / "rcp"
-    rcp.write_text(f'#!/bin/sh\ncase $1 in */cback.collect) : >"$2"; exit;; esac\ntouch {tmp_path}/begun\nsleep 1000\n')
+    rcp.write_text(
+        f'#!/bin/sh\ncase $1 in */cback.collect) : >"$2"; exit;; esac\ntouch {tmp_path}/begun.$$\nsleep 1000\n'
+    )
     rcp.chmod(0o755)
     site.options.rcpCommand = str(rcp)
     site.stage.remotePeers = [remote(name, ready) for name in ("a", "b", "c", "d", "e")]
@@ -299,10 +302,7 @@ def test_an_interrupt_ends_every_peer_and_publishes_nothing_half(
     assert process.stdin is not None
     process.stdin.write(pickle.dumps((str(site.config_path), site.config)))
     process.stdin.flush()
-    until = time.monotonic() + 30
-    while not (tmp_path / "begun").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    time.sleep(0.3)
+    wait_until(lambda: len(list(tmp_path.glob("begun.*"))) == parallel)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert out == b"interrupted\n"

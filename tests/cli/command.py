@@ -1,22 +1,38 @@
-"""What the tests of the command line share: the real command, in a process of its own."""
+"""What the tests of the command line share: the command, called in this process or started in one of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 import peerstage
+from peerstage.__main__ import main
+from support.leaks import children
 from support.sshd import Sshd
+from support.waiting import wait_until
 
 SOURCE = Path(peerstage.__file__).parents[1]
 
 
 @dataclass
 class Command:
-    """Runs ``python -m peerstage`` against a server."""
+    """Runs ``peerstage`` against a server.
+
+    Calling it calls `peerstage.__main__.main` in this process, which saves the start of an interpreter. What needs a
+    process of its own uses `start` or `in_a_process`: signals, terminals, packages that are missing, how it exits.
+    """
 
     sshd: Sshd
     environment: dict[str, str] = field(default_factory=dict)
@@ -35,6 +51,7 @@ class Command:
         return [sys.executable, "-m", "peerstage", *map(str, arguments)]
 
     def start(self, *arguments: object, **changes: object) -> subprocess.Popen[str]:
+        """Start the command in a process of its own."""
         options: dict[str, object] = {
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
@@ -48,11 +65,71 @@ class Command:
         paths = [self.environment.get("PYTHONPATH", ""), str(SOURCE)]
         return {**os.environ, **self.environment, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
-    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def in_a_process(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run the command in a process of its own."""
         with self.start(*arguments) as process:
             out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
+    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        argv = ["peerstage", *map(str, arguments)]
+        with _standard_streams() as (out, err), _nothing_stays_changed(), _started_with(argv, self.environment):
+            status = main()
+        return subprocess.CompletedProcess(argv, status, out.getvalue().decode(), err.getvalue().decode())
+
     def reach(self, verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Run a verb with the options that lead to the server."""
         return self(verb, *self.reaching, *arguments)
+
+
+@contextlib.contextmanager
+def _standard_streams() -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
+    """Put pipes in the place of standard output and error, as it were, and nothing in that of standard input."""
+    out, err = io.BytesIO(), io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch, open(os.devnull, encoding="utf-8") as nothing:
+        streams = [io.TextIOWrapper(raw, encoding="utf-8") for raw in (out, err)]
+        for name, stream in zip(("stdin", "stdout", "stderr"), (nothing, *streams), strict=True):
+            patch.setattr(sys, name, stream)
+        try:
+            yield out, err
+        finally:
+            for stream in streams:
+                stream.detach()  # flushes it; closing it would close what is to be read
+
+
+@contextlib.contextmanager
+def _started_with(argv: Sequence[str], environment: dict[str, str]) -> Iterator[None]:
+    """Put arguments and environment in the place of this process's own; width and temporary directory follow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", argv)
+        patch.setattr(tempfile, "tempdir", None)
+        patch.setenv("COLUMNS", "80")  # as wide as a pipe, wherever pytest itself writes to
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        expected = dict(os.environ)
+        yield
+        assert dict(os.environ) == expected
+
+
+@contextlib.contextmanager
+def _nothing_stays_changed() -> Iterator[None]:
+    """Fail if the command leaves anything to the next one that a process's end would hide; take its log off again."""
+    ours, running = logging.getLogger("peerstage"), set(threading.enumerate())
+    log = ours.handlers[:], ours.propagate, ours.level
+    before, processes = _state(), children()
+    try:
+        yield
+    finally:
+        ours.handlers[:], ours.propagate, level = log
+        ours.setLevel(level)
+    for thread in set(threading.enumerate()) - running:
+        if not thread.daemon:  # the end of a process waits for these
+            thread.join(60)
+            assert not thread.is_alive(), f"{thread.name} would keep the process from ending."
+    assert _state() == before
+    wait_until(lambda: children() <= processes)  # a server of the test may have some, and is still about to end them
+
+
+def _state() -> tuple[object, ...]:
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    return handlers, os.getcwd()

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from cli.command import Command
 from cli.test_terminal import on_terminal, text_of
+from support.waiting import wait_until
 
 FEW = ["--small", "5", "--large", "1", "--large-bytes", "300000"]
 
@@ -82,11 +82,8 @@ def test_empty_source_has_nothing_to_stage(
 
 def test_interrupted_demo_leaves_nothing(command: Command, own_temporary: Path) -> None:
     with command.start("demo", "--small", "1", "--large", "2", "--large-bytes", str(200 << 20)) as process:
-        end = time.monotonic() + 60
-        while not list(own_temporary.glob("*/staged/.peerstage-*/0")):
-            assert time.monotonic() < end
-            assert process.poll() is None
-            time.sleep(0.005)
+        wait_until(lambda: process.poll() is not None or list(own_temporary.glob("*/staged/.peerstage-*/0")))
+        assert process.poll() is None
         process.terminate()
         process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM
@@ -100,7 +97,7 @@ def test_missing_server_extra_is_not_available(
     stub.mkdir()
     (stub / "sitecustomize.py").write_text("import sys\nsys.modules['asyncssh'] = None\n")
     command.environment["PYTHONPATH"] = str(stub)
-    done = command("demo", *FEW)
+    done = command.in_a_process("demo", *FEW)
     assert done.returncode == 7
     one_line(done.stderr)
     assert "peerstage[" in done.stderr

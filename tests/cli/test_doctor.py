@@ -24,6 +24,8 @@ import pytest
 from cli.command import Command
 from cli.test_terminal import on_terminal, text_of
 from peerstage.session.known_hosts import fingerprint
+from support.children import status_of
+from support.keys import make_key
 from support.programs import program
 from support.ssh_server import (
     Policy,
@@ -36,6 +38,7 @@ from support.ssh_server import (
     speaks_http,
 )
 from support.sshd import Sshd, free_port
+from support.waiting import wait_until
 
 STEPS = ["configuration", "name", "TCP", "banner", "key exchange", "host key", "login", "SFTP", "directory",
          "indicator", "write"]  # fmt: skip
@@ -162,8 +165,7 @@ def test_what_a_stage_would_refuse_and_how_old_the_indicator_is_are_told(patient
 
 def test_every_way_to_log_in_that_was_tried_is_told(patient: Patient) -> None:
     patient.healthy()
-    other = patient.home / "other"
-    subprocess.run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
+    other = make_key(patient.home / "other")
     patient.configure(f"Port {patient.sshd.port}", f"IdentityFile {other}", "IdentityFile ~/.ssh/id_ed25519")
     logins = [(one["state"], one["seen"]) for one in patient.doctor()["steps"] if one["step"] == "login"]
     assert [state for state, _ in logins] == ["tried", "ok"]
@@ -337,12 +339,11 @@ def test_revoked_host_key(patient: Patient) -> None:
 def test_certificate_that_nobody_vouches_for_names_no_command_of_its_own(
     patient: Patient, own_sshd: Callable[..., Sshd], tmp_path: Path
 ) -> None:
-    keygen = program("ssh-keygen")
     for name in ("ca", "other", "host"):
-        subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
+        make_key(tmp_path / name)
     evil = "x`ssh-keygen -R evil`y`peerstage trust evil`"
-    signing = [keygen, "-q", "-s", tmp_path / "other", "-I", evil, "-h", "-n", "127.0.0.1", tmp_path / "host.pub"]
-    subprocess.run(signing, check=True)
+    keygen = [program("ssh-keygen"), "-q", "-s", tmp_path / "other"]
+    subprocess.run([*keygen, "-I", evil, "-h", "-n", "127.0.0.1", tmp_path / "host.pub"], check=True)
     patient.healthy(extra=f"HostKey {tmp_path}/host\nHostCertificate {tmp_path}/host-cert.pub")
     authority = " ".join((tmp_path / "ca.pub").read_text().split()[:2])
     patient.known_hosts.write_text(f"# ours\n@cert-authority * {authority}\n")
@@ -576,6 +577,13 @@ class WhenCreated(Policy):
         return next(path for path in places if os.path.exists(path))
 
 
+def pending(pid: int) -> set[int]:
+    """Return the signals that were sent to a process and that it has not taken yet."""
+    status = status_of(pid)
+    bits = int(status["SigPnd"][0], 16) | int(status["ShdPnd"][0], 16)
+    return {number for number in range(1, 65) if bits >> (number - 1) & 1}
+
+
 def beside(patient: Patient, port: int) -> None:
     """Know the server on another port by the same key."""
     key = " ".join((patient.sshd.home / "host.pub").read_text().split()[:2])
@@ -615,8 +623,9 @@ def test_a_signal_waits_until_the_file_is_removed(
     processes: list[subprocess.Popen[str]] = []
 
     def interrupt(channel: paramiko.Channel) -> None:
+        pid = processes[0].pid
         processes[0].send_signal(signum)
-        time.sleep(0.5)
+        wait_until(lambda: signum not in pending(pid))
 
     port = when_created(interrupt)
     spec = f"{patient.sshd.user}@db1:{patient.collect}"

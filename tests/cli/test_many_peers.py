@@ -11,6 +11,7 @@ import pytest
 
 from cli.command import Command
 from support.ssh_server import listening, never_speaks
+from support.waiting import wait_until
 
 
 @pytest.mark.parametrize("verb", ["check", "mark"])
@@ -49,10 +50,7 @@ def test_a_signal_ends_all_of_them_at_once(command: Command, signum: int) -> Non
     with listening(notes) as port:
         specs = [f"root@127.0.0.1:/{number}" for number in range(50)]
         with command.start("check", "--no-config", "--port", port, "--connect-timeout", "600", *specs) as process:
-            until = time.monotonic() + 60
-            while len(asked) < 16:
-                assert time.monotonic() < until
-                time.sleep(0.01)
+            wait_until(lambda: len(asked) >= 16)
             process.send_signal(signum)
             started = time.monotonic()
             out, err = process.communicate(timeout=60)

@@ -14,6 +14,7 @@ import pytest
 from cli.command import Command
 from cli.test_terminal import on_terminal, text_of
 from peerstage.session.known_hosts import KnownHosts, fingerprint
+from support.keys import certify, make_key
 from support.programs import program
 from support.ssh_server import listening, never_speaks, speaks_http
 from support.sshd import Sshd, free_port
@@ -280,13 +281,7 @@ def test_json_is_an_object_a_host(trust: Trust, sshd: Sshd, known: Path) -> None
 def test_a_certificate_is_shown_with_its_authority(
     trust: Trust, own_sshd: Callable[..., Sshd], known: Path, tmp_path: Path
 ) -> None:
-    keygen = program("ssh-keygen")
-    for name in ("ca", "key"):
-        subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
-    subprocess.run(
-        [keygen, "-q", "-s", str(tmp_path / "ca"), "-I", "db1", "-h", "-n", "127.0.0.1", str(tmp_path / "key.pub")],
-        check=True,
-    )
+    certify(make_key(tmp_path / "key"), make_key(tmp_path / "ca"), "127.0.0.1", host=True)
     server = own_sshd(extra=f"HostKey {tmp_path}/key\nHostCertificate {tmp_path}/key-cert.pub")
     authority = (tmp_path / "ca.pub").read_text().split()[1]
     known.write_text(f"@cert-authority * ssh-ed25519 {authority}\n")

@@ -111,7 +111,7 @@ def test_modes_and_owners() -> None:
 def test_without_the_extra_one_line_says_what_to_install(command: Command, tmp_path: Path, missing: str) -> None:
     (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError('none', name={missing!r})\n")
     command.environment["PYTHONPATH"] = str(tmp_path)
-    done = command("check", "u@h:/x")
+    done = command.in_a_process("check", "u@h:/x")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "pip install 'peerstage[cli]'" in done.stderr

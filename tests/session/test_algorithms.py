@@ -12,6 +12,7 @@ import pytest
 from peerstage import RemotePeer, Retry
 from peerstage.errors import HostKeyError, LoginError
 from peerstage.session.algorithms import CIPHERS, KEX, MACS, SIGNATURES, select
+from support.keys import make_key
 from support.programs import program
 from support.sshd import Sshd
 
@@ -27,8 +28,7 @@ def config(own_home: Path) -> Path:
 
 
 def key_of(path: Path, kind: str) -> str:
-    subprocess.run([program("ssh-keygen"), "-q", "-t", kind, "-N", "", "-f", str(path)], check=True)
-    return path.with_suffix(".pub").read_text()
+    return make_key(path, kind=kind).with_suffix(".pub").read_text()
 
 
 def peer_of(server: Sshd, collect: Path, config: Path, **options: object) -> RemotePeer:

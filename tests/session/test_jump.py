@@ -164,7 +164,8 @@ def test_a_hop_whose_connection_closes_ends_the_run_within_a_second(
     leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
 ) -> None:
     server, hop = own_sshd(), own_sshd()
-    (collect / "big").write_bytes(os.urandom(MIB) * 200)
+    with (collect / "big").open("wb") as file:
+        file.truncate(200 * MIB)
     peer = behind(server, hop, collect=collect)
     peer.on_progress = kill_once = KillsSessions(hop, after=10 * MIB)
     with pytest.raises(ConnectionLost):

@@ -22,6 +22,7 @@ from peerstage.session.config import resolve_destination
 from peerstage.session.host_key import HostKeys
 from peerstage.session.known_hosts import KnownHosts, fingerprint
 from peerstage.session.known_hosts_file import line_of, locked
+from support.keys import certify, make_key
 from support.programs import program
 from support.recording import bytes_after_newkeys, recording
 from support.sshd import Sshd
@@ -366,9 +367,7 @@ def test_peers_that_are_learnt_at_the_same_time_stand_there_once(
 def test_of_a_certificate_the_plain_key_is_learnt_unless_another_authority_should_vouch(
     tmp_path: Path, authority: str
 ) -> None:
-    for name in ("ca", "host"):
-        keygen("-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name)
-    keygen("-q", "-s", tmp_path / "ca", "-I", "db1", "-h", "-n", "db1", tmp_path / "host.pub")
+    certify(make_key(tmp_path / "host"), make_key(tmp_path / "ca"), "db1", host=True)
     shown, plain = (base64.b64decode((tmp_path / f"host{end}.pub").read_text().split()[1]) for end in ("-cert", ""))
     path = tmp_path / "known_hosts"
     if authority == "another":

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import paramiko
 import pytest
@@ -19,6 +20,7 @@ from peerstage.session.session import Session
 from peerstage.session.watchdog import Watchdog
 from support.ssh_server import Policy, listening, made_of_paramiko
 from support.sshd import Sshd
+from support.waiting import wait_until
 
 
 class Clock:
@@ -80,12 +82,23 @@ def session_of(server: Sshd, **options: object) -> tuple[Session, Watchdog]:
     return Session.connect(destination, ssh, limits=limits, watchdog=watchdog), watchdog
 
 
-def test_a_peer_that_answers_stays_however_long_the_silence(sshd: Sshd, leaves_nothing: None) -> None:
-    session, watchdog = session_of(sshd, keepalive_interval=0.1, keepalive_count=1)
-    time.sleep(1.5)
+def test_a_peer_that_answers_stays_however_long_the_silence(
+    own_sshd: Callable[..., Sshd], leaves_nothing: None
+) -> None:
+    server = own_sshd(extra="LogLevel DEBUG1")
+    session, watchdog = session_of(server, keepalive_interval=0.1, keepalive_count=1)
+    wait_until(lambda: server.log.count("keepalive@openssh.com") >= 10)
     session.open_subsystem("sftp").close()
     session.close()
     watchdog.close()
+
+
+def count_silences(session: Any) -> list[None]:
+    """Return a list that grows by one each time that nothing has come for as long as a read waits (0.1 s)."""
+    packets, silences = session._transport.packetizer, list[None]()
+    need_rekey = packets.need_rekey
+    packets.need_rekey = lambda: silences.append(None) or need_rekey()
+    return silences
 
 
 @pytest.mark.parametrize("interval", [0.2, 0])
@@ -105,7 +118,8 @@ def test_a_peer_that_is_stopped_is_given_up_unless_nobody_is_to_ask(
                 stream.receive()
             assert time.monotonic() - started < 5
         else:
-            time.sleep(1)
+            silences = count_silences(session)
+            wait_until(lambda: len(silences) >= 10)
             stream.send(b"\0")
     finally:
         for pid in stopped:
@@ -189,7 +203,7 @@ def test_the_question_wants_a_reply_and_is_not_asked_while_the_peer_talks() -> N
         while time.monotonic() < until:
             stream.receive()
         assert asked == []
-        time.sleep(1.2)
+        wait_until(lambda: asked)
         assert {kind for kind, _ in asked} == {"keepalive@openssh.com"}
         session.close()
         watchdog.close()

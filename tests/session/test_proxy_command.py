@@ -23,6 +23,7 @@ from support import relay
 from support.children import in_child
 from support.programs import program
 from support.sshd import Sshd
+from support.waiting import wait_until
 
 MIB = 1 << 20
 RELAY = f"{shlex.quote(sys.executable)} {shlex.quote(relay.__file__)}"
@@ -183,7 +184,8 @@ def test_what_it_says_is_bounded_and_does_not_stop_it(
 def test_a_command_that_ends_in_mid_transfer_ends_the_run_with_its_words(
     leaves_nothing: None, sshd: Sshd, collect: Path, config: Path, target: Path, tmp_path: Path
 ) -> None:
-    (collect / "big").write_bytes(os.urandom(MIB) * 100)
+    with (collect / "big").open("wb") as file:
+        file.truncate(100 * MIB)
     config.write_text(lines_for(sshd, f"{RELAY} {tmp_path}/record %h %p {10 * MIB} 'the tunnel fell in'"))
     started = time.monotonic()
     with pytest.raises(ConnectionLost, match=r"\(status 7\), saying the tunnel fell in"):
@@ -236,7 +238,8 @@ def test_a_command_that_heeds_no_signal_is_killed_with_its_children(
 def test_cancelling_and_what_progress_raises_end_the_command(
     leaves_nothing: None, sshd: Sshd, collect: Path, config: Path, target: Path, tmp_path: Path
 ) -> None:
-    (collect / "big").write_bytes(bytes(100 * MIB))
+    with (collect / "big").open("wb") as file:
+        file.truncate(100 * MIB)
     config.write_text(lines_for(sshd, f"{RELAY} {tmp_path}/record %h %p"))
     peer = peer_of(sshd, collect)
 
@@ -256,9 +259,16 @@ def test_cancelling_and_what_progress_raises_end_the_command(
         peer.stagePeer(str(target))
     config.write_text(lines_for(sshd, f"sh -c 'echo $$ 0 0 >>{tmp_path}/record; exec sleep 1000'"))
     with peer:
-        threading.Timer(0.5, peer.cancel).start()
+
+        def cancel_it() -> None:
+            wait_until(lambda: len(pids(tmp_path / "record")) == 3)
+            peer.cancel()
+
+        canceller = threading.Thread(target=cancel_it)
+        canceller.start()
         with pytest.raises(Cancelled):
             peer.stagePeer(str(target))
+        canceller.join()
     assert len(pids(tmp_path / "record")) == 3
     assert all(gone(pid) for pid in pids(tmp_path / "record"))
 
@@ -341,7 +351,8 @@ def test_a_hop_has_a_command_of_its_own(
         f"Host db1\n HostName {server.host}\n Port {server.port}\n ProxyJump gate\n ProxyCommand false\n"
     )
     config.write_text(text.format(""))
-    (collect / "big").write_bytes(bytes(50 * MIB))
+    with (collect / "big").open("wb") as file:
+        file.truncate(50 * MIB)
     assert peer_of(server, collect, known_hosts=known).stagePeer(str(target)) == 1
     (pid,) = pids(tmp_path / "record")
     assert (tmp_path / "record").read_text() == f"{pid} {gate.host} {gate.port}\n"

@@ -16,8 +16,7 @@ import pytest
 from peerstage import RemotePeer, SSHOptions
 from peerstage.errors import ConfigurationError, LoginError
 from support.children import in_child
-from support.keys import make_key, running_agent
-from support.programs import program
+from support.keys import fingerprint, make_key, make_key_by_openssh, running_agent
 from support.sshd import Sshd
 
 
@@ -32,9 +31,7 @@ def peer_of(sshd: Sshd, collect: Path, **options: Any) -> RemotePeer:
 
 
 def test_a_pinned_fingerprint_needs_no_known_hosts(sshd: Sshd, ready: Path) -> None:
-    shown = subprocess.run(
-        [program("ssh-keygen"), "-l", "-f", str(sshd.home / "host.pub")], capture_output=True, text=True, check=True
-    ).stdout.split()[1]
+    shown = fingerprint(sshd.home / "host")
     assert peer_of(sshd, ready, known_hosts=(), host_key=shown).checkCollectIndicator()
 
 
@@ -69,7 +66,7 @@ def test_wrong_keys_are_listed_one_by_one(sshd: Sshd, ready: Path, tmp_path: Pat
 def test_keys_of_every_type_log_in_with_their_passphrase(
     sshd: Sshd, ready: Path, tmp_path: Path, kind: str, passphrase: str
 ) -> None:
-    key = make_key(tmp_path / "key", passphrase, kind)
+    key = make_key_by_openssh(tmp_path / "key", passphrase, kind)
     authorized = sshd.home / "authorized_keys"
     before = authorized.read_text()
     authorized.write_text(before + key.with_suffix(".pub").read_text())

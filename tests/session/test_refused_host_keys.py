@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
+import sys
+import termios
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import paramiko
 import pytest
@@ -24,11 +26,14 @@ from peerstage.errors import (
     StageError,
     UnknownHostKey,
 )
+from peerstage.session import handshake
+from peerstage.session._paramiko.transport import ClientTransport
 from peerstage.session.host_key import HostKeys
 from support.keys import certify, make_key, public
 from support.recording import bytes_after_newkeys, recording
 from support.ssh_server import listening, made_of_paramiko
 from support.sshd import Sshd
+from support.waiting import wait_until
 
 
 class Case:
@@ -128,35 +133,49 @@ def host_key() -> paramiko.PKey:
     return paramiko.ECDSAKey.generate()
 
 
+QUESTIONS = 20 * [80, 90, 191, 5]
+
+
 def talks_on(transport: paramiko.Transport) -> None:
     """Once keys are exchanged, wants replies to requests, opens channels, and sends what nobody knows."""
 
     def talk() -> None:
         hidden: Any = transport
-        until = time.monotonic() + 10
-        while not hidden.initial_kex_done and time.monotonic() < until:
-            time.sleep(0.005)
+        wait_until(lambda: hidden.initial_kex_done)
         with contextlib.suppress(Exception):
-            for _ in range(20):
-                for kind in (80, 90, 191, 5):
-                    message = Message()
-                    message.add_byte(bytes([kind]))
-                    message.add_string("what-is@example.com")
-                    message.add_boolean(True)
-                    hidden._send_message(message)
-                time.sleep(0.01)
+            for kind in QUESTIONS:
+                message = Message()
+                message.add_byte(bytes([kind]))
+                message.add_string("what-is@example.com")
+                message.add_boolean(True)
+                hidden._send_message(message)
 
     threading.Thread(target=talk, daemon=True).start()
+
+
+def unread(transport: ClientTransport) -> int:
+    """Return how many bytes have come and were not looked at."""
+    hidden: Any = transport
+    waiting = fcntl.ioctl(hidden.sock, termios.FIONREAD, bytes(4))
+    return int.from_bytes(waiting, sys.byteorder) + cast(int, hidden.packetizer._end - hidden.packetizer._start)
 
 
 def test_a_server_that_asks_for_replies_gets_none_before_its_key_was_judged(
     host_key: paramiko.PKey, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(self: HostKeys, shown: bytes, **kwargs: object) -> None:
-        time.sleep(0.5)  # so that it has all the time to get an answer
+    transports: list[ClientTransport] = []
+    exchange_keys = handshake.exchange_keys
+
+    def exchange(transport: ClientTransport, *others: Any) -> None:
+        transports.append(transport)
+        exchange_keys(transport, *others)
+
+    def judge(self: HostKeys, shown: bytes, **kwargs: object) -> None:
+        wait_until(lambda: unread(transports[0]) > len(QUESTIONS) * 32)  # all that was asked has come
         raise UnknownHostKey("SHA256:")
 
-    monkeypatch.setattr(HostKeys, "judge", slowly)
+    monkeypatch.setattr(handshake, "exchange_keys", exchange)
+    monkeypatch.setattr(HostKeys, "judge", judge)
     with (
         listening(made_of_paramiko(key=host_key, prepare=talks_on)) as server,
         recording(server) as (port, sent),

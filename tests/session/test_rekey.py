@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from peerstage.session.config import resolve_destination
 from peerstage.session.session import Session
 from peerstage.session.watchdog import Watchdog
 from support.sshd import Sshd
+from support.waiting import wait_until
 
 MIB = 1 << 20
 #: What sshd writes down at this level of every key exchange.
@@ -104,15 +106,23 @@ def test_keys_are_made_anew_after_a_time_even_if_little_is_said(
     server = own_sshd(extra=VERBOSE)
     config.write_text("RekeyLimit default 1\n")
 
-    def wait(session: Session) -> None:
-        stream = session.open_command(b"sleep 4; echo done")
-        assert bytes(stream.receive()) == b"done\n"
+    def wait_for(line: str, times: int) -> Callable[[Session], None]:
+        """Say nothing until the server has written a line so many times; then show that the connection is good."""
 
-    with_session(server, config, wait)
-    assert 3 <= server.log.count(SEEN) <= 6
-    config.write_text("RekeyLimit default none\n")
+        def wait(session: Session) -> None:
+            stream = session.open_command(b"read word; echo $word")
+            wait_until(lambda: server.log.count(line) >= times)
+            stream.send(b"done\n")
+            assert bytes(stream.receive()) == b"done\n"
+
+        return wait
+
+    started = time.monotonic()
+    with_session(server, config, wait_for(SEEN, 3))
+    assert server.log.count(SEEN) <= time.monotonic() - started + 2, "one for the login, and one each second"
+    config.write_text("RekeyLimit default none\nServerAliveInterval 1\n")
     before = server.log.count(SEEN)
-    with_session(server, config, wait)
+    with_session(server, config, wait_for("keepalive@openssh.com", 2))
     assert server.log.count(SEEN) - before == 1
 
 

@@ -11,6 +11,7 @@ import pytest
 from peerstage.errors import Cancelled, LimitExceeded, StageError
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -18,6 +19,17 @@ def watchdog() -> Iterator[Watchdog]:
     one = Watchdog(Limits(login_timeout=0.1, stall_timeout=0.1, deadline=0.3, reply_timeout=0.1))
     yield one
     one.close()
+
+
+class Clock:
+    """The real time and some seconds more, which counts how often it is looked at."""
+
+    ahead = 0.0
+    looks = 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        return time.monotonic() + self.ahead
 
 
 def wait_for(event: threading.Event) -> None:
@@ -40,10 +52,13 @@ def test_a_phase_inside_another_ends_with_it(watchdog: Watchdog) -> None:
 
 
 def test_a_stall_counts_only_time_that_the_peer_was_waited_for(watchdog: Watchdog) -> None:
-    slow_disk = Watchdog(Limits(stall_timeout=0.1, deadline=5.0))
+    clock = Clock()
+    slow_disk = Watchdog(Limits(stall_timeout=0.1, deadline=5.0), clock=clock)
     ended = threading.Event()
     with slow_disk.ending(ended.set), slow_disk.operation():
-        time.sleep(0.3)
+        clock.ahead = 3.0
+        looks = clock.looks
+        wait_until(lambda: clock.looks > looks + 3)
         slow_disk.check()
         slow_disk.begin_wait()
         wait_for(ended)

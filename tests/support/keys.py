@@ -1,25 +1,63 @@
-"""Keys, certificates and agents, made by OpenSSH's own programs."""
+"""Keys, made in this process; certificates and agents, made by OpenSSH's own programs."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import os
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
 from support.programs import program
+
+_Key = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+_CURVES: dict[int, type[ec.EllipticCurve]] = {256: ec.SECP256R1, 384: ec.SECP384R1, 521: ec.SECP521R1}
 
 
 def make_key(path: Path, passphrase: str = "", kind: str = "ed25519", bits: int | None = None) -> Path:
-    """Make a key pair; return the private one's path."""
-    size = () if bits is None else ("-b", str(bits))
+    """Make a key pair as ``ssh-keygen`` makes it; return the private one's path.
+
+    Args:
+        path: The private key's file; the public one's gets ``.pub`` behind its name.
+        passphrase: Encrypts the private key; empty for a key that is not encrypted.
+        kind: "ed25519", "ecdsa" or "rsa".
+        bits: The size, by default that of ``ssh-keygen``: 256 (ecdsa), 3072 (rsa).
+    """
+    key = _generate(kind, bits)
+    encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = [program("ssh-keygen"), "-q", "-t", kind, *size, "-N", passphrase, "-C", path.name, "-f", str(path)]
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, encryption))
+    blob = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    Path(f"{path}.pub").write_text(f"{blob} {path.name}\n")
+    return path
+
+
+def make_key_by_openssh(path: Path, passphrase: str = "", kind: str = "ed25519") -> Path:
+    """Make a key pair by ``ssh-keygen`` itself, for tests of what its files hold; return the private one's path."""
+    command = [program("ssh-keygen"), "-q", "-t", kind, "-N", passphrase, "-C", path.name, "-f", str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return path
+
+
+def _generate(kind: str, bits: int | None) -> _Key:
+    if kind == "ecdsa":
+        return ec.generate_private_key(_CURVES[bits or 256]())
+    if kind == "rsa":
+        return rsa.generate_private_key(65537, bits or 3072)
+    return ed25519.Ed25519PrivateKey.generate()
 
 
 def certify(
@@ -63,10 +101,8 @@ def blob(path: Path) -> bytes:
 
 def fingerprint(path: Path) -> str:
     """Return the fingerprint of a private key's public one."""
-    told = subprocess.run(
-        [program("ssh-keygen"), "-l", "-f", f"{path}.pub"], capture_output=True, text=True, check=True
-    )
-    return told.stdout.split()[1]
+    digest = hashlib.sha256(blob(Path(f"{path}.pub"))).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
 @contextlib.contextmanager

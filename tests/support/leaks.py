@@ -21,7 +21,7 @@ class Snapshot:
     @classmethod
     def take(cls) -> Snapshot:
         names = frozenset(f"{thread.name}#{thread.ident}" for thread in threading.enumerate())
-        return cls(names, _descriptors(), _children())
+        return cls(names, _descriptors(), children())
 
     def compare(self, patience: float = 5.0) -> None:
         """Fail unless everything new is gone within *patience* seconds."""
@@ -52,7 +52,8 @@ def _descriptors() -> frozenset[str]:
     return frozenset(found)
 
 
-def _children() -> frozenset[int]:
+def children() -> frozenset[int]:
+    """Return the process ids of this process's children, zombies among them."""
     found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from peerstage.records import Progress
 from peerstage.session.options import SSHOptions
+from support.keys import make_key
 from support.programs import program
 
 
@@ -56,8 +59,11 @@ class Sshd:
 
     def sessions(self) -> list[int]:
         """Process ids of the servers of single connections."""
-        out = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True)
-        return [int(pid) for pid in out.stdout.split()]
+        pid = self.process.pid
+        try:
+            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        except OSError:  # it has ended
+            return []
 
     def stop(self) -> None:
         for pid in self.sessions():
@@ -106,11 +112,11 @@ def start_sshd(
         subsystem: Whether there is one.
         address: Where it listens.
     """
-    sshd, keygen = program("sshd"), program("ssh-keygen")
+    sshd = program("sshd")
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o755)
     for name in ("host", "id"):
-        subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(home / name)], check=True)
+        make_key(home / name)
     (home / "authorized_keys").write_bytes((home / "id.pub").read_bytes())
     (home / "authorized_keys").chmod(0o644)
     if os.geteuid() == 0:
@@ -136,12 +142,20 @@ def start_sshd(
 
 
 def _with_a_shell(home: Path, user: str) -> list[str]:
-    """Return what a command is run behind so that it alone sees *user* have a shell and a home (as root)."""
+    """Return what a command is run behind so that it alone sees *user* have a shell and a home (as root).
+
+    It sees another /etc: a mount over /etc/passwd alone would be gone as soon as somebody replaces that file.
+    """
+    etc = home / "etc"
+    etc.mkdir(exist_ok=True)
+    for name in ("group", "nsswitch.conf", "ld.so.cache"):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy(f"/etc/{name}", etc)
     lines = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
     shown = [[*line[:5], "/", "/bin/sh"] if line[0] == user else line for line in lines]
-    (home / "passwd").write_text("".join(":".join(line) + "\n" for line in shown))
-    script = 'mount --bind "$0" /etc/passwd && exec "$@"'
-    return ["unshare", "--mount", "sh", "-c", script, str(home / "passwd")]
+    (etc / "passwd").write_text("".join(":".join(line) + "\n" for line in shown))
+    (etc / "shadow").write_text(f"{user}:*:20000::::::\n")  # no password, and not locked
+    return ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc && exec "$@"', str(etc)]
 
 
 def free_port(address: str = "127.0.0.1") -> int:
