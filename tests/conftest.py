@@ -95,25 +95,17 @@ def public_path() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture(scope="session")
-def sshd_of_nobody() -> Iterator[Sshd]:
-    """The system's OpenSSH server, whose login is not root, one for the whole run."""
-    home = Path(tempfile.mkdtemp(prefix="peerstage-test-"))
-    home.chmod(0o755)
-    server = start_sshd(home, user="nobody" if os.geteuid() == 0 else None)
-    yield server
-    server.stop()
-    shutil.rmtree(home)
-
-
 @pytest.fixture
-def unprivileged_sshd(sshd_of_nobody: Sshd, public_path: Path) -> Sshd:
+def unprivileged_sshd(public_path: Path) -> Iterator[Sshd]:
     """A server whose login is not root, and that user's empty directory ``collect`` in *public_path*."""
+    user = "nobody" if os.geteuid() == 0 else None
+    server = start_sshd(public_path / "sshd", user=user)
     collect = public_path / "collect"
     collect.mkdir(mode=0o755)
-    if os.geteuid() == 0:
-        shutil.chown(collect, sshd_of_nobody.user)
-    return sshd_of_nobody
+    if user is not None:
+        shutil.chown(collect, user)
+    yield server
+    server.stop()
 
 
 @pytest.fixture

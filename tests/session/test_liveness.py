@@ -83,7 +83,7 @@ def session_of(server: Sshd, **options: object) -> tuple[Session, Watchdog]:
 
 
 def test_a_peer_that_answers_stays_however_long_the_silence(
-    own_sshd: Callable[..., Sshd], leaves_nothing: None
+    leaves_nothing: None, own_sshd: Callable[..., Sshd]
 ) -> None:
     server = own_sshd(extra="LogLevel DEBUG1")
     session, watchdog = session_of(server, keepalive_interval=0.1, keepalive_count=1)
