@@ -60,6 +60,38 @@ def test_nothing_in_the_source_is_left_for_later() -> None:
     assert found == []
 
 
+#: Tests that forget something, each of them another kind of thing.
+FORGETFUL = """
+import socket, subprocess, sys, threading
+
+def test_socket():
+    socket.socket()
+
+def test_file():
+    open(__file__)
+
+def test_process():
+    subprocess.Popen([sys.executable, "-c", ""])
+
+def test_thread():
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+
+def test_nothing():
+    pass
+"""
+
+
+def test_what_a_test_leaves_open_fails_it(tmp_path: Path) -> None:
+    (tmp_path / "test_forgetful.py").write_text(FORGETFUL)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml"]
+    done = subprocess.run([*command, "--rootdir", tmp_path, tmp_path], capture_output=True, text=True, check=False)
+    failed = re.findall(r"^FAILED .*::test_(\w+)", done.stdout, re.MULTILINE)
+    assert failed == ["socket", "file", "process", "thread"], done.stdout
+    assert "1 passed" in done.stdout
+
+
 def test_no_test_is_skipped_or_expected_to_fail() -> None:
     pattern = re.compile(r"pytest\.skip\(|mark\.skip|mark\.xfail|importorskip")
     found = [path.name for path in (ROOT / "tests").rglob("*.py") if pattern.search(path.read_text())]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.command import Command
 from peerstage import cback3
 from peerstage.cli.exits import Exit
 from support.site import FIVE_LINES, SCRIPT, TAKES_AWAY
@@ -56,13 +57,13 @@ def test_ci_runs_the_line_under_tests_and_nothing_else() -> None:
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_the_quick_start_is_one_line_and_every_verb_is_there() -> None:
+def test_the_quick_start_is_one_line_and_every_verb_is_there(sshd: Sshd) -> None:
     line = re.findall(r"^```console\n(.*?)\n```", README.split("\n## Quick start\n")[1], re.MULTILINE | re.DOTALL)[0]
     assert "\n" not in line
     assert line.endswith("peerstage demo")
     for verb in re.findall(r"^peerstage (\w+)", README, re.MULTILINE):
-        done = subprocess.run([sys.executable, "-m", "peerstage", verb, "--help"], capture_output=True, check=False)
-        assert done.returncode == 0
+        assert Command(sshd)(verb, "--help").returncode == 0
+    assert Command(sshd).in_a_process("--help").returncode == 0
 
 
 def test_every_exit_code_has_its_row() -> None:

@@ -347,9 +347,8 @@ def test_ctrl_c_in_a_terminal_ends_it_only_after_its_parent_is_done(collect: Pat
         assert is_gone(pid, 0)
 
 
-def test_a_stopped_server_is_killed(collect: Path, monkeypatch: pytest.MonkeyPatch, leaves_nothing: None) -> None:
-    monkeypatch.setattr(server_module, "_PATIENCE", 0.2)
-    with ssh_server(collect) as server:
+def test_a_stopped_server_is_killed(collect: Path, leaves_nothing: None) -> None:
+    with ssh_server(collect, shutdown_timeout=0.2) as server:
         os.kill(server.pid, signal.SIGSTOP)
     assert is_gone(server.pid, 0)
 

@@ -22,7 +22,6 @@ from peerstage.errors import NotAvailable, StageError, escape
 from peerstage.session.options import SSHOptions
 
 _HOST = "127.0.0.1"
-_PATIENCE = 5.0
 _MISSING = "The embedded SSH server needs an extra: pip install 'peerstage[testing]'"
 _SEE_MORE = "PEERSTAGE_SERVER_DEBUG=1 in the environment shows what it has to say."
 #: Finds modules where this process does. What this process has put into its path by itself comes last: a test
@@ -60,7 +59,11 @@ class EmbeddedServer:
 
 @contextlib.contextmanager
 def ssh_server(
-    directory: str | os.PathLike[str], *, username: str = "backup", startup_timeout: float = 30.0
+    directory: str | os.PathLike[str],
+    *,
+    username: str = "backup",
+    startup_timeout: float = 30.0,
+    shutdown_timeout: float = 5.0,
 ) -> Iterator[EmbeddedServer]:
     """Serve *directory* over SSH (SFTP and SCP) on a free loopback port while the block runs.
 
@@ -72,6 +75,7 @@ def ssh_server(
         directory: An existing directory.
         username: Who may log in.
         startup_timeout: Seconds until the server must listen.
+        shutdown_timeout: Seconds that the server gets to end with the block, before it is killed.
 
     Raises:
         NotAvailable: asyncssh can not be imported.
@@ -106,7 +110,7 @@ def ssh_server(
             pid=process.pid,
         )
     finally:
-        _stop(process)
+        _stop(process, shutdown_timeout)
 
 
 class _Key:
@@ -175,7 +179,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes], timeout: float) -> None:
     """End the server. In a process forked in the block nothing happens: `Popen` signals only children of its own."""
     try:
         for pipe in (process.stdin, process.stdout):
@@ -184,7 +188,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
                     pipe.close()
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_PATIENCE)
+            process.wait(timeout)
     finally:  # after a second Ctrl-C, too
         process.kill()  # does nothing to one that has ended
         process.wait()
