@@ -19,6 +19,7 @@ from peerstage.session.options import SSHOptions, expand, several
 from peerstage.session.settings import Settings
 from peerstage.session.ssh_config import Source, SSHConfig
 from peerstage.session.values import FAMILIES, HOST_KEY_CHECKS
+from peerstage.session.watchdog import Watchdog
 
 log = logging.getLogger("peerstage.session")
 
@@ -94,19 +95,23 @@ class Destination:
     rsa_bits: int
 
 
-def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Destination:
+def resolve_destination(
+    name: str, user: str | None, options: SSHOptions, *, watchdog: Watchdog | None = None
+) -> Destination:
     """Return how *user* at *name* is reached; options win over the configuration. Nothing is connected.
 
     Args:
         name: A host name, an address, or an alias.
         user: Who logs in; None for whom the configuration names, or else whoever runs this process, as for a hop.
         options: What the configuration does not say.
+        watchdog: Ends the commands of ``Match exec``.
 
     Raises:
         ConfigurationError: Something that the configuration or the options ask for can not be honoured; the message
             names file and line.
+        LimitExceeded, Cancelled: If the watchdog ended a command.
     """
-    config = read_config(name, user, options)
+    config = read_config(name, user, options, watchdog=watchdog)
     found = Settings(config)
     found.refuse_what_is_not_honoured()
     host = config.host if config.first("hostname") is not None else name
@@ -148,9 +153,9 @@ def resolve_destination(name: str, user: str | None, options: SSHOptions) -> Des
     )
 
 
-def read_config(name: str, user: str | None, options: SSHOptions) -> SSHConfig:
+def read_config(name: str, user: str | None, options: SSHOptions, *, watchdog: Watchdog | None = None) -> SSHConfig:
     """Return ssh's configuration for *user* at *name*. See `resolve_destination`."""
-    return SSHConfig.read(_sources(options), name, user, options.port, options.jump)
+    return SSHConfig.read(_sources(options), name, user, options.port, options.jump, watchdog)
 
 
 def _sources(options: SSHOptions) -> list[Source]:

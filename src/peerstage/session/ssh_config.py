@@ -11,16 +11,17 @@ import logging
 import os
 import re
 import stat
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from peerstage.errors import ConfigurationError, escape
+from peerstage.errors import ConfigurationError, StageError, escape
 from peerstage.session.files import matching_paths, read_with_status
 from peerstage.session.keywords import describe_unknown, is_known
+from peerstage.session.match_exec import succeeds
 from peerstage.session.patterns import match_hostname, match_pattern, match_pattern_list
 from peerstage.session.tokens import Tokens, local_user
 from peerstage.session.values import ADVICE, CHECKS, Setting, complaint, port_of, standing_at
+from peerstage.session.watchdog import Watchdog
 from peerstage.session.words import next_word, split_words
 from peerstage.system_errors import is_of_this_machine, system_error
 
@@ -95,6 +96,7 @@ class SSHConfig:
     _final: bool = False
     _wants_final: bool = False
     _host: str | None = None
+    _watchdog: Watchdog | None = None
 
     @classmethod
     def read(
@@ -104,17 +106,19 @@ class SSHConfig:
         user: str | None,
         port: int | None = None,
         jump: str | None = None,
+        watchdog: Watchdog | None = None,
     ) -> SSHConfig:
         """Read *sources*, the user's before the system's, for *user* at *name* and *port*, through *jump*.
 
         Without a *user* it is the one that is configured, or else whoever runs this process; without a *port* or a
-        *jump*, those that are configured.
+        *jump*, those that are configured. The *watchdog* ends the commands of ``Match exec``.
 
         Raises:
             ConfigurationError: A file can not be read, is open to others, or holds what ssh would refuse; with file and
                 line.
+            LimitExceeded, Cancelled: If the watchdog ended a command.
         """
-        config = cls(name, user, port)
+        config = cls(name, user, port, _watchdog=watchdog)
         if jump is not None:
             config._set("proxyjump", Setting((jump,), "SSHOptions(jump=...)", 0))
         for source in sources:
@@ -320,23 +324,16 @@ class SSHConfig:
         """Run the command of a Match exec by the user's shell, as ssh does; it holds if the command succeeds."""
         with standing_at(setting):
             line = self.tokens.expand(command)
-        shell = os.environ.get("SHELL") or "/bin/sh"
         try:
-            done = subprocess.run(
-                [shell, "-c", f"exec {line}"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=_EXEC_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
+            return succeeds(line, _EXEC_SECONDS, self._watchdog)
+        except StageError:
+            raise
+        except TimeoutError:
             raise complaint(setting, f"Match exec took more than {_EXEC_SECONDS:g} s") from None
         except OSError as exc:
             if is_of_this_machine(exc):
                 raise system_error("Match exec cannot be run", exc, path=setting.path) from exc
             raise complaint(setting, f"Match exec can not be run: {exc.strerror}") from None
-        return done.returncode == 0
 
 
 def _setting(keyword: str, value: str, path: str, number: int) -> Setting:

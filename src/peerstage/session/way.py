@@ -131,7 +131,7 @@ def _reach_hop(
         raise ConfigurationError(f"More than {jump.MOST_HOPS} hops: does {hop} jump through itself? See its ProxyJump.")
     theirs = hop_options(options, hop, tuple(before))
     try:
-        next_one = resolve_destination(hop.host, hop.user, theirs)
+        next_one = resolve_destination(hop.host, hop.user, theirs, watchdog=watchdog)
         return connect(next_one, theirs, limits=limits, watchdog=watchdog, depth=depth + 1)
     except StageError as exc:
         if not exc.message.startswith("Jump host "):

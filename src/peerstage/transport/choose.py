@@ -165,7 +165,7 @@ class _Way:
         from peerstage.transport.sftp.transport import SFTPTransport
 
         route, limits, watchdog = self._route, self._limits, self._watchdog
-        destination = resolve_destination(route.name, route.user, route.ssh)
+        destination = resolve_destination(route.name, route.user, route.ssh, watchdog=watchdog)
 
         def connect() -> Session:
             return Session.connect(destination, route.ssh, limits=limits, watchdog=watchdog)
