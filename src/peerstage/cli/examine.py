@@ -106,8 +106,9 @@ class Examination:
 
     def _configure(self) -> None:
         route, scene = self._route, self._scene
-        scene.config = config = read_config(route.name, route.user, route.ssh)
-        scene.destination = place = resolve_destination(route.name, route.user, route.ssh)
+        dog = self._watchdog
+        scene.config = config = read_config(route.name, route.user, route.ssh, watchdog=dog)
+        scene.destination = place = resolve_destination(route.name, route.user, route.ssh, watchdog=dog)
         if place.hops:
             self._left[self._left.index("name")] = "jump host"
         files = ", ".join(default_label(path) for path in config.files) or "no file"

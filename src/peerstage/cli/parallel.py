@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -13,6 +14,8 @@ from peerstage.errors import StageError
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
 
+log = logging.getLogger("peerstage.cli")
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -21,10 +24,11 @@ THREADS = 16
 _SLICE = 0.2
 
 
-def each(ask: Callable[[T, Watchdog], R], peers: Iterable[T], limits: Limits) -> Generator[R | StageError, None, None]:
-    """Yield what *ask* returns for each of *peers*, or the `StageError` that it raises, in their order.
+def each(ask: Callable[[T, Watchdog], R], peers: Iterable[T], limits: Limits) -> Generator[R | Exception, None, None]:
+    """Yield what *ask* returns for each of *peers*, or the exception that it raises, in their order.
 
-    Close it, lest threads go on for nobody.
+    No exception of *ask* is raised here, so that one peer never costs the others their answers. Closing the generator
+    before its end cancels every peer that is under way, asks no further one, and returns when the threads have ended.
 
     Args:
         ask: Called in a thread with a peer and a watchdog of its own, which a signal cancels.
@@ -36,26 +40,32 @@ def each(ask: Callable[[T, Watchdog], R], peers: Iterable[T], limits: Limits) ->
     """
     running = _Running()
 
-    def one(peer: T) -> R | StageError:
+    def one(peer: T) -> R | Exception:
         watchdog = Watchdog(limits)
         try:
             with running.one_more(watchdog):
                 return ask(peer, watchdog)
-        except StageError as exc:
+        except Exception as exc:
+            if not isinstance(exc, (StageError, ValueError)):
+                log.debug("A bug, or a problem of this machine.", exc_info=True)
             return exc
         finally:
             watchdog.close()
 
-    with (
-        cancelling(running.cancel),
-        ThreadPoolExecutor(THREADS, thread_name_prefix="peerstage-peer") as executor,
-    ):
-        for future in [executor.submit(one, peer) for peer in peers]:
-            while not wait([future], _SLICE).done:  # a signal may come in the instant before a wait without end
-                pass
-            if running.cancelled:  # nobody wants to read that of each of them
-                return
-            yield future.result()
+    executor = ThreadPoolExecutor(THREADS, thread_name_prefix="peerstage-peer")
+    with cancelling(running.cancel):
+        try:
+            for future in [executor.submit(one, peer) for peer in peers]:
+                while not wait([future], _SLICE).done:  # a signal may come in the instant before a wait without end
+                    pass
+                if running.cancelled:  # nobody wants to read that of each of them
+                    return
+                yield future.result()
+        except BaseException:  # GeneratorExit among them
+            running.cancel()
+            raise
+        finally:
+            executor.shutdown(cancel_futures=True)
 
 
 class _Running:

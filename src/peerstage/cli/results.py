@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peerstage.cli.exits import Exit
-from peerstage.errors import StageError, escape
+from peerstage.errors import escape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Seen:
     why: str = ""
     listed: bool | None = None
     added_to: str | None = None
-    error: StageError | None = None
+    error: Exception | None = None
     exit: Exit
 
     @property

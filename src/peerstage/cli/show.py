@@ -42,7 +42,7 @@ class Answer:
     spec: Spec
     indicator: str
     status: str
-    error: StageError | None = None
+    error: Exception | None = None
 
     @property
     def exit(self) -> Exit:
@@ -289,12 +289,14 @@ def choose_show(*, as_json: bool) -> Show:
     return PlainShow()
 
 
-def complain(error: BaseException) -> None:
-    """Say on standard error, in one line, what went wrong."""
+def complain(error: BaseException, peer: str = "") -> None:
+    """Say on standard error, in one line, what went wrong, and with which peer unless the error names it itself."""
     code = code_of(error)
     text = str(error)
     if code is Exit.UNEXPECTED:
         text = f"unexpected error: {type(error).__name__}: {text}"
+    if peer and not isinstance(error, StageError):
+        text = f"{peer}: {text}"
     print(f"peerstage: {escape(text)}", file=sys.stderr, flush=True)
 
 
@@ -354,7 +356,7 @@ def _peer(spec: Spec) -> dict[str, str]:
     return {"peer": spec.host, "user": spec.user, "directory": spec.directory}
 
 
-def _failure(error: StageError | None) -> dict[str, str | None]:
+def _failure(error: Exception | None) -> dict[str, str | None]:
     if error is None:
         return {"error": None, "kind": None}
     return {"error": str(error), "kind": type(error).__name__}

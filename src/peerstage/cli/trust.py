@@ -111,7 +111,7 @@ def trust_verb(
         raise ValueError("Name at least one host, or a file of hosts with --from.")
     listed = None if fingerprints is None else Fingerprints.read(fingerprints)
     show = choose_show(as_json=as_json)
-    found: list[_Found | StageError] = []
+    found: list[_Found | Exception] = []
     with contextlib.closing(each(lambda host, dog: _scan(access, host, dog), asked, access.limits)) as answers:
         found.extend(answers)
     seen = [_describe(host, one, listed, only_one=len(asked) == 1) for host, one in zip(asked, found, strict=True)]
@@ -123,7 +123,7 @@ def trust_verb(
     show.keys_settled(seen)
     for one in seen:
         if one.error is not None:
-            complain(one.error)
+            complain(one.error, one.host)
     left = sum(one.may_be_added for one in seen)
     if left:
         complain(UnknownHostKey(f"{left} new keys were not added. Compare their fingerprints, then run it with --yes."))
@@ -143,12 +143,12 @@ def _hosts_in(path: str | None) -> list[str]:
 def _scan(access: Access, host: Host, watchdog: Watchdog) -> _Found:
     ssh = access.ssh if host.port is None else dataclasses.replace(access.ssh, port=host.port)
     with naming(host.host):
-        destination = resolve_destination(host.host, host.user, ssh)
+        destination = resolve_destination(host.host, host.user, ssh, watchdog=watchdog)
         return _Found(destination, scan(destination, ssh, limits=access.limits, watchdog=watchdog))
 
 
-def _describe(host: Host, found: _Found | StageError, listed: Fingerprints | None, *, only_one: bool) -> Seen:
-    if isinstance(found, StageError):
+def _describe(host: Host, found: _Found | Exception, listed: Fingerprints | None, *, only_one: bool) -> Seen:
+    if isinstance(found, Exception):
         return Seen(host=str(host), state="unreachable", error=found, exit=code_of(found))
     scanned, key = found.scanned, found.key
     certificate, _ = read_shown(scanned.shown)
@@ -187,7 +187,7 @@ def _not_listed(host: Host, key: bytes) -> HostKeyError:
     )
 
 
-def _is_confirmed(wanted: list[_Found | StageError]) -> bool:
+def _is_confirmed(wanted: list[_Found | Exception]) -> bool:
     """Ask the person at the terminal; without one, the answer is no."""
     if not (sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()):
         return False
@@ -197,8 +197,8 @@ def _is_confirmed(wanted: list[_Found | StageError]) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _add(seen: Seen, found: _Found | StageError) -> Seen:
-    if isinstance(found, StageError):
+def _add(seen: Seen, found: _Found | Exception) -> Seen:
+    if isinstance(found, Exception):
         return seen
     try:
         verdict = HostKeys.read(found.destination).learn(found.scanned.shown)

@@ -212,10 +212,10 @@ def _each(
     worst = Exit.DONE
     with contextlib.closing(each(ask, specs, access.limits)) as answers:
         for said, spec in zip(answers, specs, strict=True):
-            error = said if isinstance(said, StageError) else None
+            error = said if isinstance(said, Exception) else None
             if error is not None:
-                complain(error)
-            status = "failed" if isinstance(said, StageError) else said
+                complain(error, spec.host)
+            status = "failed" if isinstance(said, Exception) else said
             answer = Answer(verb=verb, spec=spec, indicator=os.fsdecode(indicator), status=status, error=error)
             show.answered(answer)
             worst = max(worst, answer.exit)

@@ -1,0 +1,134 @@
+"""Many peers at once, whatever becomes of one of them, or of whoever asks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.command import Command
+from peerstage.cli.access import Access
+from peerstage.cli.parallel import THREADS, each
+from peerstage.errors import Cancelled, ConnectError, StageError
+from peerstage.records import Limits
+from peerstage.session.watchdog import Watchdog
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+PEERS = range(3 * THREADS)
+
+
+class Asked:
+    """Answers for the first peer at once, and for the others when they are cancelled."""
+
+    def __init__(self) -> None:
+        self.began: list[int] = []
+        self.ended: list[StageError] = []
+        self.all_busy = threading.Event()
+
+    def __call__(self, peer: int, watchdog: Watchdog) -> str:
+        self.began.append(peer)
+        if peer == 0:
+            return "ready"
+        if len(self.began) > THREADS:
+            self.all_busy.set()
+        try:
+            watchdog.sleep(600)
+        except StageError as exc:
+            self.ended.append(exc)
+            raise
+        return "late"
+
+
+def test_an_early_end_cancels_what_is_under_way_and_begins_nothing_more() -> None:
+    asked = Asked()
+    answers = each(asked, PEERS, Limits())
+    assert next(answers) == "ready"
+    assert asked.all_busy.wait(30)
+    answers.close()
+    assert [type(one) for one in asked.ended] == [Cancelled] * THREADS
+    assert sorted(asked.began) == list(range(THREADS + 1))
+
+
+def test_an_error_of_whoever_reads_the_answers_ends_the_rest() -> None:
+    asked = Asked()
+
+    def read() -> None:
+        with contextlib.closing(each(asked, PEERS, Limits())) as answers:
+            for _ in answers:
+                assert asked.all_busy.wait(30)
+                raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        read()
+    assert len(asked.ended) == THREADS
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), OSError(24, "Too many open files"), MemoryError()])
+def test_an_unexpected_error_of_one_peer_is_its_answer_and_no_other_s(error: Exception) -> None:
+    def ask(peer: int, watchdog: Watchdog) -> int:
+        if peer == 1:
+            raise error
+        if peer == 2:
+            raise ConnectError("refused")
+        return peer
+
+    with contextlib.closing(each(ask, range(4), Limits())) as found:
+        zero, one, two, three = found
+    assert (zero, three) == (0, 3)
+    assert isinstance(two, ConnectError)
+    assert one is error
+
+
+@pytest.fixture
+def one_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the operation on the peer ``breaks`` fail as nothing of ours should."""
+    watched = Access.watched
+
+    @contextlib.contextmanager
+    def breaks(self: Access, spec: Any, watchdog: Watchdog) -> Iterator[Any]:
+        if spec.host == "breaks":
+            raise RuntimeError("boom")
+        with watched(self, spec, watchdog) as transport:
+            yield transport
+
+    monkeypatch.setattr(Access, "watched", breaks)
+
+
+@pytest.mark.usefixtures("one_that_breaks")
+def test_a_check_of_many_survives_one_that_breaks(
+    command: Command, collect: Path, one_line: Callable[[str], None]
+) -> None:
+    (collect / "cback.collect").touch()
+    specs = [command.spec(collect), "root@breaks:/x", command.spec(collect)]
+    done = command.reach("check", *specs)
+    assert (done.returncode, done.stdout) == (1, f"{command.sshd.host}:{collect}: ready\n" * 2)
+    one_line(done.stderr)
+    assert done.stderr == "peerstage: breaks: unexpected error: RuntimeError: boom\n"
+    done = command.reach("check", "--json", *specs)
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["ready", "failed", "ready"]
+    assert [json.loads(line)["exit"] for line in done.stdout.splitlines()] == [0, 1, 0]
+
+
+def test_a_trust_of_many_survives_one_that_breaks(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peerstage.cli import trust
+
+    scan = trust.scan
+
+    def breaks(destination: Any, *others: Any, **named: Any) -> Any:
+        if destination.name == "breaks":
+            raise RuntimeError("boom")
+        return scan(destination, *others, **named)
+
+    monkeypatch.setattr(trust, "scan", breaks)
+    known, place = tmp_path / "known", f"[{command.sshd.host}]:{command.sshd.port}"
+    done = command("trust", "--yes", "--no-config", "--known-hosts", known, "breaks", place)
+    assert done.returncode == 1
+    assert known.read_text().startswith(f"{place} ")
+    assert "peerstage: breaks: unexpected error: RuntimeError: boom\n" in done.stderr
