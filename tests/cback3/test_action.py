@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from peerstage import cback3
 from peerstage.cback3.action import ignores_failures
 from peerstage.cback3.log import CbackLog
 from peerstage.errors import ConfigurationError, LandingError
+from peerstage.peer.local import LocalPeer
 from peerstage.testing.contract import landed
 from support.waiting import wait_until
 
@@ -140,6 +142,26 @@ def test_where_failures_are_ignored_their_reasons_are_information_too(site: Site
     site.stage.remotePeers = [remote(site.server.host, ready)]
     site.run()
     assert len([text for level, text in cback_log() if level == "ERROR"]) == 2
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_defect_that_one_peer_meets_does_not_cost_the_others(
+    site: Site, ready: Path, cback_log: Log, monkeypatch: pytest.MonkeyPatch, parallel: int
+) -> None:
+    stage = LocalPeer.stagePeer
+
+    def breaks(self: LocalPeer, *others: Any) -> int:
+        if self.name == "two":
+            raise RuntimeError("boom")
+        return stage(self, *others)
+
+    monkeypatch.setattr(LocalPeer, "stagePeer", breaks)
+    site.reaching(parallel=parallel)
+    site.stage.localPeers = [local(name, ready) for name in ("one", "two", "three")]
+    site.run()
+    assert {path.parent.name for path in site.day.glob("*/a")} == {"one", "three"}
+    errors = [text for level, text in cback_log() if level == "ERROR"]
+    assert errors == ["Error staging two: unexpected RuntimeError: boom"]
 
 
 def test_what_killed_runs_left_is_swept_on_every_day(site: Site, ready: Path) -> None:

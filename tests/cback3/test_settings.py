@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,9 +100,20 @@ def test_a_file_that_others_can_write_is_refused(path: Path, mode: int) -> None:
         read(path, "[stage]\n", mode)
 
 
-def test_a_file_that_can_not_be_read_is_refused(path: Path) -> None:
-    path.mkdir()
-    with pytest.raises(ConfigurationError, match="can not be read"):
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Path.mkdir, "not a regular file"),
+        (os.mkfifo, "not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+        (lambda path: path.write_text("# 🗄\n" * 200_000), "larger than 1048576 bytes"),
+        (lambda path: path.symlink_to(path), "symbolic links"),
+    ],
+    ids=["a directory", "a FIFO", "a device", "too large", "a loop"],
+)
+def test_what_is_no_small_regular_file_is_refused(path: Path, make: Callable[[Path], object], words: str) -> None:
+    make(path)
+    with pytest.raises(ConfigurationError, match=f"cannot be read: .*{words}"):
         Settings(str(path)).read()
 
 

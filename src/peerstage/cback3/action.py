@@ -102,6 +102,9 @@ class _Run:
                     peer.writeStageIndicator()
             except (ValueError, OSError) as exc:
                 log.error("Error staging %s: %s", name, escape(str(exc)))
+            except Exception as exc:  # a defect must not cost the other peers their backup
+                log.error("Error staging %s: unexpected %s: %s", name, type(exc).__name__, escape(str(exc)))
+                log.debug("A bug, or a problem of this machine.", exc_info=True)
 
 
 def _one_login(peer: BackupPeer) -> contextlib.AbstractContextManager[object]:

@@ -31,6 +31,7 @@ from typing import Any
 
 from peerstage.errors import ConfigurationError
 from peerstage.records import Limits
+from peerstage.session.files import read_with_status
 from peerstage.session.options import SSHOptions
 from peerstage.transport.choose import TRANSPORTS
 
@@ -136,18 +137,17 @@ class Settings:
         """Read the file, if there is one.
 
         Raises:
-            ConfigurationError: It can not be read, others could write it, or something in it can not be meant.
+            ConfigurationError: If it cannot be read, is not a regular file, holds more than 1 MiB, can be written by
+                others, or holds an invalid line.
         """
         try:
-            with open(self.path, encoding="utf-8", errors="surrogateescape") as file:
-                _require_safe(os.fstat(file.fileno()), self.path)
-                text = file.read(_MOST_BYTES)
+            data, status = read_with_status(self.path, _MOST_BYTES)
         except FileNotFoundError:
             return
         except OSError as exc:
-            if isinstance(exc, ConfigurationError):
-                raise
-            raise ConfigurationError(f"It can not be read: {exc.strerror}.", path=self.path) from exc
+            raise ConfigurationError(f"It cannot be read: {exc.strerror}.", path=self.path) from exc
+        _require_safe(status, self.path)
+        text = data.decode("utf-8", "surrogateescape")
         section: dict[str, Any] | None = None
         for number, raw in enumerate(text.split("\n"), 1):
             line = raw.strip()
