@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +28,7 @@ from peerstage.session._paramiko.packets import BoundedPacketizer
 from peerstage.session._paramiko.transport import has_strict_kex, is_protected, make_transport
 from peerstage.session.algorithms import CIPHERS
 from peerstage.session.config import resolve_destination
-from peerstage.session.pipe import ChunkPipe, Violation
+from peerstage.session.pipe import ChunkPipe, StderrPipe, Violation
 from peerstage.session.session import Session
 from peerstage.session.watchdog import Watchdog
 from support.ssh_server import Policy
@@ -253,6 +254,23 @@ def test_the_chunk_pipe_refuses_what_is_past_the_window_in_bytes_and_in_number()
         pipe.feed(b"x")
     with pytest.raises(Violation, match="too much"):
         deque(map(pipe.feed, [b"x"] * 100_000), maxlen=0)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 32 * 1024])
+@pytest.mark.parametrize("read", [False, True])
+def test_stderr_is_held_up_to_its_limit_and_not_a_byte_more(piece: int, read: bool) -> None:
+    most = 64 * 1024
+    tracemalloc.start()
+    pipe, said = StderrPipe(most), b""
+    for at in range(0, most, piece):
+        pipe.feed(b"x" * min(piece, most - at))
+        if read:
+            said += pipe.read(1 << 30)
+    assert tracemalloc.get_traced_memory()[0] < 3 * most
+    tracemalloc.stop()
+    assert said + pipe.empty() == b"x" * most
+    with pytest.raises(Violation, match="more than 65536 bytes on stderr"):
+        pipe.feed(b"x")
 
 
 def test_transports_still_have_what_is_looked_at() -> None:

@@ -21,6 +21,8 @@ _SMALL = 16 * 1024
 _SLICE = 0.5
 #: Characters of what a server says when it disconnects.
 _MAX_DESCRIPTION = 200
+#: Bytes below which a chunk of stderr is joined with the next one.
+_JOINED = 1024
 
 
 class Violation(paramiko.SSHException):
@@ -132,3 +134,26 @@ class ChunkPipe:
 
     def __len__(self) -> int:
         return self._cost - _CHUNK_COST * len(self._chunks)
+
+
+class StderrPipe(ChunkPipe):
+    """The buffer of a channel's stderr: *most* bytes over the life of the channel, read or not.
+
+    Small chunks are joined: a packet of one byte each would cost far more memory than it holds.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most, f"more than {most} bytes on stderr")
+        self._left = most
+
+    def feed(self, data: Any) -> None:
+        """Take a chunk; the byte that is one too many ends the connection."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise Violation(f"the server sent {self._complaint}")
+        with self._ready:
+            joined = bool(self._chunks) and len(self._chunks[-1]) < _JOINED
+            pieces = [self._chunks.pop(), data] if joined else [data]
+            self._chunks.append(memoryview(b"".join(pieces)))
+            self._cost += len(data) + (0 if joined else _CHUNK_COST)
+            self._ready.notify()

@@ -10,7 +10,7 @@ from paramiko.transport import ChannelMap
 
 from peerstage.session._paramiko.forks import keep_channel_to_this_process
 from peerstage.session._paramiko.packets import BoundedPacketizer
-from peerstage.session.pipe import ChunkPipe
+from peerstage.session.pipe import ChunkPipe, StderrPipe
 
 
 class BufferedChannels(ChannelMap):
@@ -46,5 +46,5 @@ def replace_buffers(channel: paramiko.Channel, window: int, stderr_bytes: int, *
     keep_channel_to_this_process(channel)
     pipe = ChunkPipe(window, "more than the channel's window allows (RFC 4254, 5.2)", patient=patient)
     channel.in_buffer = cast(Any, pipe)
-    channel.in_stderr_buffer = cast(Any, ChunkPipe(stderr_bytes, f"more than {stderr_bytes} bytes on stderr"))
+    channel.in_stderr_buffer = cast(Any, StderrPipe(stderr_bytes))
     return pipe
