@@ -65,6 +65,8 @@ class LocalPeer(BackupPeer):
         Raises:
             ValueError: The target is not absolute, the collect directory is none, or the target is none, in this order.
             IncompleteLocalStage: A `StageError` and `ValueError`: an entry is no regular file; the others are staged.
+            LimitExceeded: The directory holds too much, or 10 minutes and what the copied bytes take at 16 KiB/s have
+                passed; nothing was published. A system call that hangs, as on a dead NFS server, cannot be interrupted.
             StageError: Nothing to stage, or the disk failed; nothing was published, unless ``report`` tells which files
                 were: the disk failed between two renames.
         """
@@ -77,15 +79,16 @@ class LocalPeer(BackupPeer):
         self._watchdog = watchdog = Watchdog(self._limits)
         transport = LocalTransport(watchdog, self._limits, dotfiles=True, links=False)
         try:
-            report = stage(
-                transport,
-                os.fsencode(self.collectDir),
-                target,
-                peer=self.name,
-                ownership=owner,
-                permissions=mode,
-                watchdog=watchdog,
-            )
+            with watchdog.operation():
+                report = stage(
+                    transport,
+                    os.fsencode(self.collectDir),
+                    target,
+                    peer=self.name,
+                    ownership=owner,
+                    permissions=mode,
+                    watchdog=watchdog,
+                )
         except StageError as exc:
             self.last_report = exc.report
             if not isinstance(exc, IncompleteStage):

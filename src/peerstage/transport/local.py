@@ -12,15 +12,16 @@ from peerstage.errors import (
     ChangedFile,
     EntryError,
     IncompleteFile,
-    LimitExceeded,
     NotRegular,
     RemoteError,
     RemoteNotFound,
+    StageError,
 )
 from peerstage.landing.base import Landing, Slot, ranges_to_fetch
 from peerstage.records import Capabilities, Entry, Limits, Ownership, permissions_of
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import Transport, join
+from peerstage.transport.names import Names
 
 _PIECE = 1024 * 1024
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -35,7 +36,8 @@ class LocalTransport(Transport):
     """Copies files of a directory of this machine.
 
     Args:
-        watchdog: Asked between pieces whether the run was cancelled.
+        watchdog: Asked between any two system calls whether the run was cancelled or its deadline has passed. The
+            deadline moves with the bytes that were copied.
         limits: Bounds for the directory.
         dotfiles: Whether names that begin with a dot are brought too (PARITY 25).
         links: Whether links to regular files are followed; else a link is an entry that can not be staged.
@@ -48,16 +50,12 @@ class LocalTransport(Transport):
         self._limits = limits
         self._dotfiles = dotfiles
         self._links = links
+        self._copied = 0
 
     def pull(self, directory: bytes, landing: Landing) -> None:
         entries: list[Entry] = []
-        try:
-            names = sorted(os.listdir(directory))
-        except OSError as exc:
-            raise _refusal(exc, directory) from exc
-        if len(names) > self._limits.entries:
-            raise LimitExceeded(f"More than {self._limits.entries} entries (Limits.entries).", path=directory)
-        for name in names:
+        for name in self._list(directory):
+            self._watchdog.check()
             if name.startswith(b".") and not self._dotfiles:
                 continue
             try:
@@ -125,6 +123,21 @@ class LocalTransport(Transport):
     def close(self) -> None:
         pass
 
+    def _list(self, directory: bytes) -> list[bytes]:
+        """Return the names in *directory*, sorted; they are read one by one, as far as the limits allow."""
+        names = Names(directory, self._limits)
+        try:
+            with os.scandir(directory) as found:
+                for entry in found:
+                    self._watchdog.check()
+                    if entry.name not in names:  # one that is renamed while the directory is read may come twice
+                        names.add(entry.name)
+        except StageError:
+            raise
+        except OSError as exc:
+            raise _refusal(exc, directory) from exc
+        return sorted(names)
+
     def _copy(self, directory: bytes, entry: Entry, landing: Landing) -> None:
         slot = landing.open(entry)
         if slot.is_finished:
@@ -137,6 +150,8 @@ class LocalTransport(Transport):
         try:
             for start, piece in self._pieces(fd, entry, slot):
                 slot.write(start, [piece])
+                self._copied += len(piece)
+                self._watchdog.promise(self._copied)
             slot.finish()
         except EntryError as exc:
             slot.fail(exc)

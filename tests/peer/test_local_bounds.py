@@ -1,0 +1,98 @@
+"""A directory of this machine is not trusted either: a `LocalPeer` ends in time and takes no more than it may."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from peerstage import Limits, LocalPeer
+from peerstage.errors import Cancelled, LimitExceeded
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+
+def peer_of(collect: Path, **limits: Any) -> LocalPeer:
+    peer = LocalPeer("here", str(collect))
+    peer._limits = Limits(**limits)
+    return peer
+
+
+class Endless:
+    """Stands in for `os.scandir`: a directory whose names never end.
+
+    Attributes:
+        read: How many names were read.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, collect: Path, *, same: bool = False) -> None:
+        self.read = 0
+        self._same = same
+        scandir = os.scandir
+        wanted = os.fsencode(collect)
+        monkeypatch.setattr(os, "scandir", lambda path=".": self._names() if path == wanted else scandir(path))
+
+    @contextlib.contextmanager
+    def _names(self) -> Iterator[Iterator[SimpleNamespace]]:
+        yield (SimpleNamespace(name=b"name" if self._same else b"%d" % self._count(n)) for n in count())
+
+    def _count(self, number: int) -> int:
+        self.read += 1
+        return number
+
+
+def test_a_directory_that_never_ends_is_read_as_far_as_the_limit(
+    collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = Endless(monkeypatch, collect)
+    with pytest.raises(LimitExceeded, match=r"here .*More than 1000 entries \(Limits\.entries\)"):
+        peer_of(collect, entries=1000).stagePeer(str(target))
+    assert endless.read == 1001
+    assert list(target.iterdir()) == []
+
+
+def test_names_take_no_more_memory_than_is_allowed(
+    collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Endless(monkeypatch, collect)
+    with pytest.raises(LimitExceeded, match="listing_bytes"):
+        peer_of(collect, listing_bytes=10_000).stagePeer(str(target))
+
+
+def test_the_deadline_ends_a_listing(collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Endless(monkeypatch, collect, same=True)
+    with pytest.raises(LimitExceeded, match="deadline"):
+        peer_of(collect, deadline=0.3).stagePeer(str(target))
+
+
+def test_the_deadline_ends_a_copy_and_nothing_is_published(collect: Path, target: Path) -> None:
+    with (collect / "huge").open("wb") as file:
+        file.truncate(20 << 30)
+    with pytest.raises(LimitExceeded, match="deadline"):
+        peer_of(collect, deadline=0.3).stagePeer(str(target))
+    assert list(target.iterdir()) == []
+
+
+def test_cancelling_ends_a_copy_and_nothing_is_published(collect: Path, target: Path) -> None:
+    with (collect / "huge").open("wb") as file:
+        file.truncate(20 << 30)
+    peer = peer_of(collect)
+
+    def cancel() -> None:
+        wait_until(lambda: any(path.stat().st_size for path in target.glob(".peerstage-*/0")))
+        peer.cancel()
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    with pytest.raises(Cancelled):
+        peer.stagePeer(str(target))
+    canceller.join()
+    assert list(target.iterdir()) == []
