@@ -17,6 +17,7 @@ from peerstage.errors import Cancelled, ConnectError, UnknownHostKey
 from peerstage.session.dial import dial
 from peerstage.session.watchdog import Watchdog
 from support.sshd import Sshd, free_port
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -100,6 +101,58 @@ def test_attempts_end_when_the_run_is_cancelled(late: tuple[socket.socket, int],
     with pytest.raises(Cancelled):
         call(late[1], watchdog, attempts=1000)
     assert time.monotonic() - started < 3
+
+
+class HangingResolver:
+    """A getaddrinfo(3) that answers only once it is told to.
+
+    Attributes:
+        asked: Names that it was asked for, each time that it was.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self.answers = threading.Event()
+        self._resolve = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self)
+
+    def __call__(self, host: str, *others: Any) -> Any:
+        self.asked.append(host)
+        assert self.answers.wait(60)
+        return self._resolve("127.0.0.1", *others)
+
+    def threads(self) -> int:
+        return sum(thread.name == "peerstage-resolver" for thread in threading.enumerate())
+
+
+def test_a_resolver_that_hangs_holds_one_thread_for_each_name_however_often_it_is_asked(
+    leaves_nothing: None, watchdog: Watchdog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver = HangingResolver(monkeypatch)
+    try:
+        for name in ("db1", "db2") * 5:
+            with pytest.raises(ConnectError, match=f"The name {name} was not resolved in time"):
+                dial(name, 22, family=0, timeout=0.06, watchdog=watchdog)
+        assert sorted(resolver.asked) == ["db1", "db2"]
+        assert resolver.threads() == 2
+    finally:
+        resolver.answers.set()
+    wait_until(lambda: not resolver.threads())
+
+
+def test_an_answer_that_comes_late_serves_the_next_attempt(
+    leaves_nothing: None, watchdog: Watchdog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver = HangingResolver(monkeypatch)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ConnectError, match="not resolved in time"):
+            dial("db1", port, family=0, timeout=0.06, watchdog=watchdog)
+        resolver.answers.set()
+        for times_asked in (1, 2):
+            dial("db1", port, family=0, timeout=10, watchdog=watchdog)[0].close()
+            assert times_asked <= len(resolver.asked) <= 2
+            wait_until(lambda: not resolver.threads())
 
 
 def test_a_name_that_is_unknown_is_asked_for_once(watchdog: Watchdog) -> None:

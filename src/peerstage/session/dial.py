@@ -23,6 +23,9 @@ _SLICE = 0.05
 #: Seconds between two attempts, as for ssh.
 _PAUSE = 1.0
 
+#: Look-ups that have not ended, by what was asked.
+_under_way: dict[tuple[str, int, int], tuple[threading.Thread, list[Any]]] = {}
+
 
 def dial(
     host: str,
@@ -110,17 +113,14 @@ def _bind(sock: socket.socket, address: str, until: float, watchdog: Watchdog) -
 
 
 def _look_up(host: str, port: int, family: int, until: float, watchdog: Watchdog) -> list[Any]:
-    """getaddrinfo(3) knows no limit of time, so it runs in a thread that is left behind when it takes too long."""
-    found: list[Any] = []
+    """Return the addresses of *host*; see getaddrinfo(3).
 
-    def ask() -> None:
-        try:
-            found.append(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as exc:
-            found.append(exc)
-
-    thread = threading.Thread(target=ask, name="peerstage-resolver", daemon=True)
-    start_thread(thread)
+    That call has no timeout and cannot be interrupted, so it runs in a daemon thread, which is left behind when it
+    takes too long. A later look-up of the same name waits for that thread instead of starting another, so there is at
+    most one for each name. It ends when the resolver gives up: see resolv.conf(5), by default after two attempts of
+    5 s at each name server, for each search domain.
+    """
+    thread, found = _start_look_up(host, port, family)
     while thread.is_alive() and time.monotonic() < until:
         watchdog.check()
         thread.join(_SLICE)
@@ -139,6 +139,32 @@ def _look_up(host: str, port: int, family: int, until: float, watchdog: Watchdog
         ) from found[0]
     answer: list[Any] = found[0]
     return answer
+
+
+def _start_look_up(host: str, port: int, family: int) -> tuple[threading.Thread, list[Any]]:
+    """Return a thread that looks *host* up, and the list that gets the answer, or the exception."""
+    key = (host, port, family)
+    thread, found = _under_way.get(key, (None, []))
+    if thread is not None and thread.is_alive():  # after a fork, none of the parent's is
+        return thread, found
+    answer: list[Any] = []
+
+    def ask() -> None:
+        try:
+            answer.append(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as exc:
+            answer.append(exc)
+        finally:
+            _under_way.pop(key, None)
+
+    thread = threading.Thread(target=ask, name="peerstage-resolver", daemon=True)
+    _under_way[key] = thread, answer
+    try:
+        start_thread(thread)
+    except StageError:
+        _under_way.pop(key, None)
+        raise
+    return thread, answer
 
 
 def _connect(sock: socket.socket, address: Any, until: float, watchdog: Watchdog) -> str:
