@@ -14,7 +14,7 @@ import pytest
 
 from peerstage import RemotePeer
 from support.leaks import Snapshot
-from support.sshd import Sshd, start_sshd
+from support.sshd import Sshd, SshdPool, start_sshd
 
 
 def pytest_configure() -> None:
@@ -72,18 +72,32 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def sshd_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshdPool]:
+    """Servers that tests may have to themselves, one after the other."""
+    pool = SshdPool(tmp_path_factory.mktemp("sshds"))
+    yield pool
+    pool.stop()
+
+
 @pytest.fixture
-def own_sshd(tmp_path: Path) -> Iterator[Callable[..., Sshd]]:
-    """Starts servers that belong to one test: to be killed, or with configuration of their own."""
-    servers: list[Sshd] = []
+def own_sshd(tmp_path: Path, sshd_pool: SshdPool) -> Iterator[Callable[..., Sshd]]:
+    """Returns servers that belong to one test: to be killed, or with configuration of their own."""
+    own: list[Sshd] = []
+    taken: list[Sshd] = []
 
     def start(**changes: Any) -> Sshd:
-        servers.append(start_sshd(tmp_path / f"sshd{len(servers)}", **changes))
-        return servers[-1]
+        if "/" in repr(changes):  # files of this test
+            own.append(start_sshd(tmp_path / f"sshd{len(own)}", **changes))
+            return own[-1]
+        taken.append(sshd_pool.take(**changes))
+        return taken[-1]
 
     yield start
-    for server in servers:
+    for server in own:
         server.stop()
+    for server in taken:
+        sshd_pool.give_back(server)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import itertools
 import os
 import signal
 import socket
@@ -10,11 +12,14 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from peerstage.records import Progress
 from peerstage.session.options import SSHOptions
 from support.keys import make_key
+from support.leaks import expected_children
 from support.programs import program
+from support.waiting import wait_until
 
 
 @dataclass
@@ -63,14 +68,73 @@ class Sshd:
         except OSError:  # it has ended
             return []
 
+    def kill_sessions(self) -> None:
+        """Kill the servers of single connections, and wait until they are gone."""
+
+        def none_is_left() -> bool:
+            for pid in (pids := self.sessions()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not pids
+
+        wait_until(none_is_left)
+
     def stop(self) -> None:
-        for pid in self.sessions():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        if self.process.poll() is None:
+            self.kill_sessions()
         self.process.kill()
         self.process.wait()
+
+
+class SshdPool:
+    """Running servers that one test after the other has to itself, each time as they were when they were started.
+
+    Starting one costs more than most tests do with it. A server that a test has stopped is not used again.
+
+    Args:
+        home: A directory for the servers' own.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._started = 0
+        self._idle: dict[str, list[Sshd]] = {}
+        self._kept: dict[int, tuple[str, dict[Path, tuple[bytes, int]]]] = {}
+
+    def take(self, **changes: Any) -> Sshd:
+        """Return a server that was started with *changes*, see `start_sshd`; it is to be given back."""
+        key = repr(sorted(changes.items()))
+        while idle := self._idle.get(key):
+            server = idle.pop()
+            if server.process.poll() is None:
+                return server
+        self._started += 1
+        server = start_sshd(self._home / str(self._started), **changes)
+        files = (path for path in server.home.iterdir() if path.name != "log")
+        self._kept[server.process.pid] = key, {path: (path.read_bytes(), path.stat().st_mode) for path in files}
+        expected_children.add(server.process.pid)
+        return server
+
+    def give_back(self, server: Sshd) -> None:
+        """Take back a server, without connections, and with the files and the empty log that it began with."""
+        if server.process.poll() is not None:
+            expected_children.discard(server.process.pid)
+            return
+        server.kill_sessions()
+        key, files = self._kept[server.process.pid]
+        for path in server.home.iterdir():
+            if path.name == "log":
+                os.truncate(path, 0)
+            elif path not in files:
+                path.unlink()
+        for path, (content, mode) in files.items():
+            path.write_bytes(content)
+            path.chmod(mode)
+        self._idle.setdefault(key, []).append(server)
+
+    def stop(self) -> None:
+        for server in itertools.chain.from_iterable(self._idle.values()):
+            server.stop()
 
 
 class KillsSessions:
