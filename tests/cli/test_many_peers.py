@@ -29,9 +29,9 @@ def test_dead_peers_are_waited_for_together_and_answers_keep_their_order(
         names = [f"{'alive' if number in (3, 20) else 'dead'}{number}" for number in range(32)]
         specs = [f"{command.sshd.user}@{name}:{collect}" for name in names]
         started = time.monotonic()
-        done = command(verb, "--json", "--config", config, "--connect-timeout", "3", *specs)
+        done = command(verb, "--json", "--config", config, "--connect-timeout", "2", *specs)
         seconds = time.monotonic() - started
-    assert seconds < 32 * 3 / 3, "one after the other it would be 90 s"
+    assert seconds < 32 * 2 / 3, "one after the other it would be 60 s"
     said = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["peer"] for one in said] == names
     assert {one["peer"] for one in said if one["exit"] == 0} == {"alive3", "alive20"}
