@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from peerstage.errors import escape
 
 KIB = 1024
 MIB = 1024 * KIB
+#: For how many received bytes an answer without data counts: it costs packets in both directions.
+ANSWER_BYTES = 256
 
 
 class Ownership(NamedTuple):
@@ -105,12 +107,24 @@ class Limits:
         banner_bytes: Everything before the server's identification line has ended.
         stderr_bytes: What a remote command may say on stderr; of a managed peer's commands, what is logged.
         login_timeout: Seconds from the first packet to the end of authentication.
-        reply_timeout: Seconds that one request may stay unanswered.
-        stall_timeout: Seconds without any progress.
-        deadline: Seconds for one operation; None means 600 plus the promised bytes divided by `min_rate`, and for a
-            command on a managed peer 12 hours.
-        min_rate: Bytes per second below which a peer is too slow (used by ``deadline=None``).
+        reply_timeout: Seconds that one request may stay unanswered. They count from when the request was sent or, if
+            that is later, from when the last request before it was answered: on a slow line answers queue. Only the
+            time spent waiting for the peer counts.
+        stall_timeout: Seconds of waiting for the peer without any progress.
+        deadline: Seconds for one operation; None means `grace` plus the bytes received divided by `min_rate`, and for a
+            command on a managed peer 12 hours. Sizes that the peer promises do not count, nor do bytes that are not
+            kept or that a reconnect made it send again.
+        min_rate: Bytes per second below which a peer is too slow, whatever the deadline is. In every stretch of a
+            stage, the bytes received must be at least `min_rate` times the seconds spent waiting for the peer, less
+            `grace`. So a peer that becomes too slow is given up after at most ten minutes of waiting, however fast it
+            was before; shorter breaks are a matter of `stall_timeout`.
+        grace: Seconds that both deadline and rate allow on top: 600, for every transport.
+
+    Bytes received are those of files and listings, and 256 for every other answer. What an rcp command transfers is
+    measured by the size of the files that it has written.
     """
+
+    grace: ClassVar[float] = 600.0
 
     entries: int = 120_000
     name_bytes: int = 255
@@ -133,9 +147,9 @@ class Limits:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
                 raise ValueError(f"Limits: {name} must be a finite number above 0, not {value!r}.")
 
-    def seconds_for(self, promised: int) -> float:
-        """Return how many seconds an operation may take that was promised so many bytes."""
-        return self.deadline if self.deadline is not None else 600.0 + promised / self.min_rate
+    def seconds_for(self, received: int) -> float:
+        """Return the deadline, in seconds, for an operation that has brought *received* bytes so far."""
+        return self.deadline if self.deadline is not None else self.grace + received / self.min_rate
 
     @property
     def seconds_for_command(self) -> float:
@@ -159,7 +173,7 @@ class StageReport:
         files: One result a file whose transfer was begun.
         refused: One result an entry that was not read at all: directories, FIFOs, dangling links ...
         retries: How often a lost connection was made anew.
-        resumed_bytes: Bytes that did not have to be sent again because of that.
+        resumed_bytes: Bytes that survived a lost connection, and did not have to be sent again; each counts once.
         host_key: The SHA-256 fingerprint of the peer's host key, None where none was seen.
     """
 

@@ -198,6 +198,38 @@ def test_a_child_that_is_silent_endless_or_dead_ends_within_the_deadline_from_ou
         assert part in words
 
 
+class HardlyAnyGrace(Limits):
+    """Grants half a second in the place of ten minutes."""
+
+    grace = 0.5
+
+
+@pytest.mark.parametrize("promise", [wire(opened(b"a", 1 << 30)), wire(Expect(1, 1 << 30))], ids=["a file", "a total"])
+def test_what_a_child_promises_gives_it_no_more_time(puppet: Puppet, target: Path, promise: bytes) -> None:
+    started = time.monotonic()
+    with pytest.raises(LimitExceeded, match=r"Limits\.deadline, min_rate"):
+        tries(puppet.transport(promise, limits=HardlyAnyGrace(listing_bytes=1000)), target)
+    assert time.monotonic() - started < 0.5 + 5 + 2
+    assert landed(target) == {b"old": b"old"}
+
+
+@pytest.mark.parametrize("brings", [True, False])
+def test_a_child_may_announce_files_as_often_as_connections_make_progress(
+    puppet: Puppet, target: Path, brings: bool
+) -> None:
+    connections = [
+        wire(Expect(1, 4), opened(b"a", slot=slot), data(slot, 0, b"x" * (slot + 1) if brings else b""))
+        for slot in range(4)
+    ]
+    said = wire(*connections, Finish(3), Result(DONE))
+    if not brings:
+        with pytest.raises(ProtocolError, match="announces files more often"):
+            tries(puppet.transport(said), target)
+        return
+    assert tries(puppet.transport(said), target).count == 1
+    assert landed(target) == {b"old": b"old", b"a": b"xxxx"}
+
+
 def test_a_promise_that_does_not_fit_on_the_disk_is_refused_before_a_byte(puppet: Puppet, target: Path) -> None:
     for said in (wire(Expect(1, 2**62)), wire(opened(b"a", 2**62))):
         with pytest.raises(StageError, match="Make room"):

@@ -13,13 +13,16 @@ from typing import Any
 from peerstage.errors import LimitExceeded, ProtocolError, escape
 from peerstage.isolation.frames import Adopt, Data, Expect, Fail, Finish, Log, Open, Record, Refuse, Result, Said
 from peerstage.landing.base import Landing, Slot
-from peerstage.records import KIB, Limits
+from peerstage.records import ANSWER_BYTES, KIB, Limits
+from peerstage.transport.counting import CountingLanding
 from peerstage.transport.names import Names, check_name_length
 
 #: Files that may be on their way at once: what the engine has open, and what an ended connection has left.
 _MOST_BEGUN = 4 * KIB
 #: Log lines that one job may bring.
 _MOST_LINES = 1000
+#: Answers that a peer gives for one file beside its data, at most.
+_ANSWERS_EACH = 8
 
 _ROOMS = frozenset(
     f"peerstage.{room}" for room in ("session", "transport", "transport.rcp", "landing", "staging", "isolation")
@@ -48,7 +51,6 @@ class Receiver:
         said: Takes what a command on the peer says; None where none is run there.
 
     Attributes:
-        promised: Bytes that are to come, as far as that is known.
         result: What the job has come to; None until it has ended.
     """
 
@@ -62,9 +64,9 @@ class Receiver:
         adopt: Callable[[bytes], object] | None = None,
         said: Callable[[bytes], object] | None = None,
     ) -> None:
-        self.promised = 0
         self.result: dict[str, Any] | None = None
-        self._landing = landing
+        self._landing = None if landing is None else CountingLanding(landing)
+        self._progress = 0
         self._limits = limits
         self._tries = tries
         self._adopt = adopt
@@ -77,6 +79,15 @@ class Receiver:
         self._announced = 0
         self._opened = 0
         self._lines = 0
+
+    @property
+    def received(self) -> int:
+        """Bytes that have come, for the deadline: those that are kept, and as many as the child may receive beside.
+
+        That is a listing, and some answers for each file; nothing of it is seen here.
+        """
+        kept = 0 if self._landing is None else self._landing.most
+        return kept + self._limits.listing_bytes + _ANSWERS_EACH * ANSWER_BYTES * min(self._next, self._limits.entries)
 
     def take(self, record: Record) -> None:
         """Act on *record*.
@@ -118,7 +129,8 @@ class Receiver:
         else:
             raise ProtocolError("The child process says something that has no meaning here.")
 
-    def _expect(self, record: Expect, landing: Landing) -> None:
+    def _expect(self, record: Expect, landing: CountingLanding) -> None:
+        self._begin_again(landing)
         self._announced += 1
         if self._announced > self._tries:
             raise ProtocolError("The child process announces files more often than it may try.")
@@ -126,20 +138,25 @@ class Receiver:
             raise LimitExceeded(f"{record.files} files are announced (Limits.entries).")
         landing.expect(record.files, record.size)
         self._expected = (record.files, record.size)
-        self.promised = record.size
 
-    def _open(self, record: Open, landing: Landing) -> None:
+    def _begin_again(self, landing: CountingLanding) -> None:
+        """After progress, the child may try as often as at first."""
+        if landing.most > self._progress:
+            self._progress = landing.most
+            self._announced = self._opened = 0
+
+    def _open(self, record: Open, landing: CountingLanding) -> None:
         entry = record.entry
         if record.slot != self._next:
             raise ProtocolError("The child process counts its files wrongly.", path=entry.name)
         self._next += 1
+        if self._opened >= self._tries * self._limits.entries:
+            self._begin_again(landing)
         self._opened += 1
         if self._opened > self._tries * self._limits.entries:
             raise ProtocolError("The child process begins files more often than it may try.")
         self._name(entry.name)
-        if self._expected is None:
-            self.promised += entry.size
-        else:
+        if self._expected is not None:
             files, size = self._expected
             self._expected = (files - 1, size - entry.size)
             if min(self._expected) < 0:

@@ -144,7 +144,7 @@ class IsolatedTransport(Transport):
 
     def _run(self, job: dict[str, Any], receiver: Receiver, clock: _Clock | None = None, fd: int = -1) -> Any:
         """Have the child do *job*, and return what it comes to; after any failure but a reported one it is ended."""
-        clock = clock or _Clock(self._limits, self._watchdog, lambda: receiver.promised)
+        clock = clock or _Clock(self._limits, self._watchdog, lambda: receiver.received)
         child = self._started(clock)
         try:
             with self._watchdog.ending(child.wake):
@@ -222,16 +222,16 @@ class _Clock:
     Args:
         limits: The child's own.
         watchdog: Whether the run was cancelled.
-        promised: Returns how many bytes are to come, or have come where that is all that is known.
+        received: Returns how many bytes have come.
         allowed: Seconds, where they do not follow from that.
     """
 
     def __init__(
-        self, limits: Limits, watchdog: Watchdog, promised: Callable[[], int], allowed: float | None = None
+        self, limits: Limits, watchdog: Watchdog, received: Callable[[], int], allowed: float | None = None
     ) -> None:
         self._limits = limits
         self._watchdog = watchdog
-        self._promised = promised
+        self._received = received
         self._started = time.monotonic()
         self._allowed = limits.seconds_for(0) if allowed is None else allowed
 
@@ -246,7 +246,7 @@ class _Clock:
         left = self._started + self._allowed + _GRACE - time.monotonic()
         if left > 0:
             return left
-        self._allowed = max(self._allowed, self._limits.seconds_for(self._promised()))
+        self._allowed = max(self._allowed, self._limits.seconds_for(self._received()))
         left = self._started + self._allowed + _GRACE - time.monotonic()
         if left > 0:
             return left

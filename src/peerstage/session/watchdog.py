@@ -19,11 +19,36 @@ from peerstage.system_errors import start_thread
 log = logging.getLogger("peerstage.session")
 
 
+class Pace:
+    """Whether bytes come at `Limits.min_rate`, in every stretch of an operation (a token bucket of time).
+
+    Each byte buys the time that it takes at that rate; never more than `Limits.grace` is held in advance.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._grace = limits.grace
+        self._per_byte = 1 / limits.min_rate
+        self._until = self._grace
+
+    def restart(self, now: float) -> None:
+        """Grant the whole grace from *now* on, in seconds of waiting."""
+        self._until = now + self._grace
+
+    def received(self, size: int, now: float) -> None:
+        """Take note that *size* bytes came until *now*."""
+        self._until = min(now + self._grace, self._until + size * self._per_byte)
+
+    def is_too_slow(self, now: float) -> bool:
+        """Return whether the time that was bought is used up *now*."""
+        return now > self._until
+
+
 class Watchdog:
     """Ends what takes too long. One for each run of operations on a peer; it outlives a lost connection.
 
-    Three kinds of bound are in force: a *phase* (connect, login), a *stall* (nothing useful came while the peer was
-    waited for; time spent on the local disk does not count), and the *deadline* of the operation as a whole.
+    Four kinds of bound are in force: a *phase* (connect, login), a *stall* (nothing useful came while the peer was
+    waited for; time spent on the local disk does not count), the lowest *rate*, and the *deadline* of the operation as
+    a whole. Another connection may help against the first two; the others are final.
 
     Attributes:
         failure: Why things were ended, or None. What is interrupted raises this rather than what it felt.
@@ -42,7 +67,10 @@ class Watchdog:
         self._endings: list[Callable[[], None]] = []
         self._phase: tuple[float, float, str] | None = None
         self._started: float | None = None
-        self._promised = 0
+        self._pace = Pace(limits)
+        self._kept = 0
+        self._answered = 0
+        self._answered_before = 0
         self._patience: float | None = None
         self._waited = 0.0
         self._waiting_since: float | None = None
@@ -57,16 +85,13 @@ class Watchdog:
             yield
             return
         self._start_thread()
-        self._promised = 0
+        self._kept = self._answered = self._answered_before = 0
+        self._pace.restart(self.waited)
         self._started = self._clock()
         try:
             yield
         finally:
             self._started = None
-
-    def promise(self, size: int) -> None:
-        """Allow the time that *size* bytes take at the lowest rate that is tolerated."""
-        self._promised = size
 
     @contextlib.contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
@@ -136,29 +161,56 @@ class Watchdog:
         """Say that something useful came: the stall is measured from here."""
         self._waited_at_beat = self._waited
 
+    def received(self, size: int, *, content: bool = False) -> None:
+        """Say that *size* useful bytes came.
+
+        They count for the rate, and towards the deadline unless they are *content* of files: of that only what is
+        kept counts, see `keep`.
+        """
+        self._waited_at_beat = self._waited
+        self._pace.received(size, self._waited)
+        if not content:
+            self._answered += size
+
+    def keep(self, size: int) -> None:
+        """Say that *size* bytes of the operation's files are here: the deadline moves with the most there ever were."""
+        self._kept = max(self._kept, size)
+
     def check(self) -> None:
         """Raise what has ended the run, if anything has."""
         if self.failure is not None:
             raise self.failure
 
     def renew(self) -> None:
-        """Make ready for another connection after one was ended. Raises what can not be mended: deadline and cancel."""
+        """Make ready for another connection. Raises what ends the run for good: rate, deadline and cancel.
+
+        What the peer answers over the new one, such as the listing, it has answered before: it moves the deadline only
+        by what is more than over any connection before.
+        """
         self.check_final()
+        self._answered_before, self._answered = max(self._answered_before, self._answered), 0
         self.failure = None
         self.beat()
 
     def check_final(self) -> None:
         """Raise the failure that another connection would not mend, if there is one."""
-        if self.failure is not None and not self.failure.transient:
+        if self.failure is not None and self._is_over():
             raise self.failure
 
     def sleep(self, seconds: float) -> None:
-        """Wait *seconds*, or until the run is cancelled or its deadline has passed, and raise that."""
+        """Wait *seconds*, or until something ends the run meanwhile, and raise that."""
+        before = self.failure
         until = self._clock() + seconds
         with self._lock:
-            while (left := until - self._clock()) > 0 and not (self.failure and not self.failure.transient):
+            while (left := until - self._clock()) > 0 and self.failure is before and not self._is_over():
                 self._lock.wait(min(left, 0.5))  # signals are heeded in between
+        if self.failure is not before:
+            self.check()
         self.check_final()
+
+    def _is_over(self) -> bool:
+        """Return whether another connection would not help."""
+        return self.failure is not None and not self.failure.transient
 
     # What ends it.
 
@@ -205,7 +257,7 @@ class Watchdog:
                 if self._closed:
                     return
             failure = self._overdue()
-            if failure is not None and self.failure is None:
+            if failure is not None and (self.failure is None or (self.failure.transient and not failure.transient)):
                 self._end(failure)
 
     def _overdue(self) -> StageError | None:
@@ -213,14 +265,21 @@ class Watchdog:
         started, phase, limits, patience = self._started, self._phase, self.limits, self._patience
         if started is not None and patience is not None and now - started > patience:
             return LimitExceeded(f"The command did not end within {patience:g} s (Limits.deadline).")
-        if patience is None and started is not None and now - started > (allowed := limits.seconds_for(self._promised)):
+        if patience is None and started is not None and now - started > (allowed := self._allowed()):
             return LimitExceeded(
                 f"Not done within {allowed:g} s (Limits.deadline, min_rate). The peer or the network is too slow, "
                 "or the limit too low."
             )
+        if patience is None and started is not None and self._pace.is_too_slow(self.waited):
+            return LimitExceeded(
+                f"The peer sends fewer than {limits.min_rate} bytes a second (Limits.min_rate). Check the network, or "
+                "lower the limit."
+            )
         if phase is not None and now > phase[0]:
             _, seconds, what = phase
-            return LimitExceeded(f"The peer did not {what} within {seconds:.3g} s. Is it up, and is that its port?")
+            return LimitExceeded(
+                f"The peer did not {what} within {seconds:.3g} s. Is it up, and is that its port?", transient=True
+            )
         if (
             patience is None
             and self._waiting_since is not None
@@ -230,3 +289,7 @@ class Watchdog:
                 f"The peer sent nothing useful for {limits.stall_timeout:g} s (Limits.stall_timeout).", transient=True
             )
         return None
+
+    def _allowed(self) -> float:
+        """Return the deadline, in seconds from the beginning of the operation."""
+        return self.limits.seconds_for(self._kept + max(self._answered_before, self._answered))

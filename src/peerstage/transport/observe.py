@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from peerstage.errors import StageError
-from peerstage.landing.base import Buffer, Landing, Slot
-from peerstage.records import Capabilities, Entry, Ownership, Progress
+from peerstage.landing.base import Buffer, Landing
+from peerstage.records import Capabilities, Progress
 from peerstage.transport.base import Transport
+from peerstage.transport.counting import CountingLanding
 
 _INTERVAL = 0.1
 
@@ -43,9 +43,9 @@ class Observing(Transport):
         return self._transport.retries
 
     def pull(self, directory: bytes, landing: Landing) -> None:
-        counting = _CountingLanding(landing, self._on_progress, self._clock)
-        self._transport.pull(directory, counting)
-        counting.tell()
+        telling = _TellingLanding(landing, self._on_progress, self._clock)
+        self._transport.pull(directory, telling)
+        telling.tell()
 
     def exists(self, path: bytes) -> bool:
         return self._transport.exists(path)
@@ -60,95 +60,26 @@ class Observing(Transport):
         self._transport.close()
 
 
-class _CountingLanding(Landing):
-    """Passes everything on, and counts it."""
+class _TellingLanding(CountingLanding):
+    """Tells what it counts, at most ten times a second."""
 
     def __init__(self, landing: Landing, on_progress: Callable[[Progress], object], clock: Callable[[], float]) -> None:
-        self.wants_content = landing.wants_content
-        self._landing = landing
+        super().__init__(landing, self._tell_in_time)
         self._on_progress = on_progress
         self._clock = clock
         self._next = clock()
         self._expected: tuple[int | None, int | None] = (None, None)
-        self._unfinished: dict[bytes, int] = {}
-        self._files = 0
-        self._bytes = 0
 
     def expect(self, files: int, size: int) -> None:
-        self._landing.expect(files, size)
+        super().expect(files, size)
         self._expected = (files, size)
         self.tell()
-
-    def open(self, entry: Entry) -> Slot:
-        slot = self._landing.open(entry)
-        if not slot.is_finished:
-            kept = entry.size - sum(end - start for start, end in slot.missing())
-            self._bytes -= self._unfinished.get(entry.name, 0) - kept  # what was begun and is begun anew comes again
-            self._unfinished[entry.name] = kept
-        return _CountingSlot(slot, entry.name, self)
-
-    def refuse(self, name: bytes, error: StageError) -> None:
-        self._landing.refuse(name, error)
-
-    def workspace(self) -> str:
-        return self._landing.workspace()
-
-    def hand_over(self, owner: Ownership) -> int:
-        return self._landing.hand_over(owner)
-
-    def adopt(self, name: bytes, check: Callable[[], object] = lambda: None) -> int:
-        size = self._landing.adopt(name, check)
-        self._files += 1
-        self._bytes += size
-        self._tell_in_time()
-        return size
 
     def tell(self) -> None:
         """Tell now."""
         self._next = self._clock() + _INTERVAL
-        self._on_progress(Progress(self._files, self._expected[0], self._bytes, self._expected[1]))
-
-    def came(self, name: bytes, size: int) -> None:
-        """Count bytes of a file."""
-        if name in self._unfinished:
-            self._unfinished[name] += size
-        self._bytes += size
-        self._tell_in_time()
-
-    def settled(self, name: bytes) -> None:
-        """Count a file."""
-        if self._unfinished.pop(name, None) is not None:
-            self._files += 1
-            self._tell_in_time()
+        self._on_progress(Progress(self.files, self._expected[0], self.bytes, self._expected[1]))
 
     def _tell_in_time(self) -> None:
         if self._clock() >= self._next:
             self.tell()
-
-
-class _CountingSlot(Slot):
-    __slots__ = ("_landing", "_name", "_slot")
-
-    def __init__(self, slot: Slot, name: bytes, landing: _CountingLanding) -> None:
-        self._slot = slot
-        self._name = name
-        self._landing = landing
-
-    @property
-    def is_finished(self) -> bool:
-        return self._slot.is_finished
-
-    def missing(self) -> Sequence[tuple[int, int]]:
-        return self._slot.missing()
-
-    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
-        self._slot.write(offset, buffers)
-        self._landing.came(self._name, sum(len(buffer) for buffer in buffers))
-
-    def finish(self) -> None:
-        self._slot.finish()
-        self._landing.settled(self._name)
-
-    def fail(self, error: StageError) -> None:
-        self._slot.fail(error)
-        self._landing.settled(self._name)

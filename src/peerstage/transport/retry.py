@@ -1,4 +1,4 @@
-"""A lost connection is made anew, and the work goes on where it stopped."""
+"""After a lost connection: connect again, and continue where the work stopped."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from peerstage.errors import ConnectError, LimitExceeded, RemoteError, StageError, escape
-from peerstage.landing.base import Buffer
+from peerstage.errors import ConnectError, RemoteError, StageError, escape
+from peerstage.landing.base import Buffer, Landing
 from peerstage.records import Capabilities
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import Transport
+from peerstage.transport.counting import CountingLanding
 from peerstage.transport.wrapper import T, Wrapper
 
 log = logging.getLogger("peerstage.transport")
-
-#: What a peer that is just coming back may say to a second login; the first one is not tried again.
-_COMES_BACK = (ConnectError, LimitExceeded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +22,8 @@ class Retry:
     """How often and how patiently a lost connection is made anew, once a login has succeeded.
 
     Attributes:
-        tries: Attempts at one operation, the first included; 1 is no retry.
+        tries: Attempts at one operation, the first included; 1 is no retry. They count from the beginning again after
+            an attempt that made progress: more of the files is there than ever before.
         delay: Seconds before the second attempt.
         factor: What the delay is multiplied by from one attempt to the next.
         most: Seconds that a delay is at most.
@@ -45,13 +44,18 @@ class Retry:
 
     def pause(self, attempt: int) -> float:
         """Seconds to wait after *attempt* (1 is the first) has failed."""
-        return min(self.most, self.delay * self.factor ** (attempt - 1))
+        try:
+            return min(self.most, self.delay * float(self.factor) ** (attempt - 1))
+        except OverflowError:  # the factor's power, as a float
+            return self.most if self.delay else 0.0
 
 
 class Retrying(Wrapper):
     """Opens a transport when it is first needed, and another one when a transient error has ended that.
 
-    The deadline of an operation holds for all attempts together. The first login is never tried again.
+    The deadline of an operation holds for all attempts together: once it has passed, or the run is cancelled, nothing
+    is tried again. It moves only with bytes that are kept, so that a peer cannot prolong a run by sending little and
+    closing the connection. The first login is never tried again.
 
     Args:
         open_transport: Connects, and returns a transport.
@@ -82,14 +86,21 @@ class Retrying(Wrapper):
         if transport is not None:
             transport.close()
 
+    def pull(self, directory: bytes, landing: Landing) -> None:
+        """See `Transport.pull`."""
+        counting = CountingLanding(landing, lambda: self._watchdog.keep(counting.most))
+        self._attempt(lambda transport: transport.pull(directory, counting), progress=lambda: counting.most)
+
     def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
         """See `Transport.execute`: one attempt, whatever the retry says."""
         return self._attempt(lambda transport: transport.execute(command, said), tries=1)
 
-    def _attempt(self, operation: Callable[[Transport], T], tries: int | None = None) -> T:
+    def _attempt(
+        self, operation: Callable[[Transport], T], tries: int | None = None, progress: Callable[[], int] = lambda: 0
+    ) -> T:
         tries = tries or self._retry.tries
         with self._watchdog.operation():
-            attempt = 1
+            attempt, before = 1, progress()
             while True:
                 try:
                     self._watchdog.check_final()
@@ -97,12 +108,13 @@ class Retrying(Wrapper):
                 except RemoteError:  # an answer: the connection is as good as before
                     raise
                 except StageError as exc:
+                    self.close()
                     self._watchdog.check_final()
+                    if (now := progress()) > before:
+                        attempt, before = 1, now
                     logged_in = self.host_key is not None
                     if not (logged_in and exc.transient) or attempt >= tries:
-                        self.close()
                         raise
-                    self.close()
                     pause = self._retry.pause(attempt)
                     log.warning("%s Attempt %d of %d in %g s.", escape(str(exc)), attempt + 1, tries, pause)
                     self._watchdog.sleep(pause)
@@ -118,7 +130,7 @@ class Retrying(Wrapper):
             try:
                 self._transport = self._open_transport()
             except StageError as exc:
-                if reconnecting and isinstance(exc, _COMES_BACK):
+                if reconnecting and isinstance(exc, ConnectError):  # the peer may just be coming back
                     exc.transient = True
                 raise
             self.host_key = self._transport.host_key

@@ -237,6 +237,20 @@ def test_the_deadline_holds_for_a_command_that_keeps_busy(command: Command, targ
     publishes_nothing(command.peer(busy, limits=Limits(deadline=1.5)), target, LimitExceeded, "deadline")
 
 
+class HardlyAnyGrace(Limits):
+    """Grants half a second in the place of ten minutes."""
+
+    grace = 0.5
+
+
+@pytest.mark.parametrize("before", ["", 'head -c 9000000 /dev/zero >"$2/slow"; ', 'truncate -s 1T "$2/slow"; '])
+def test_a_command_that_brings_a_byte_now_and_then_is_ended(command: Command, target: Path, before: str) -> None:
+    started = time.monotonic()
+    drips = before + 'while :; do printf x >>"$2/slow"; sleep 0.1; done'
+    publishes_nothing(command.peer(drips, limits=HardlyAnyGrace()), target, LimitExceeded, "min_rate")
+    assert time.monotonic() - started < 10
+
+
 def test_children_that_stay_behind_do_not_keep_the_run(command: Command, target: Path) -> None:
     started = time.monotonic()
     assert command.peer('sleep 1000 & echo a >"$2/a"').stagePeer(str(target)) == 1

@@ -105,9 +105,9 @@ def _wait(process: subprocess.Popen[bytes], output: _Output, watchdog: Watchdog,
         elif now > measure_at:
             measure_at = now + _MEASURE
             if (size := progress()) > arrived:
+                watchdog.received(size - arrived, content=True)
+                watchdog.keep(size)
                 arrived = size
-                watchdog.promise(arrived)
-                watchdog.beat()
 
 
 class _Output:

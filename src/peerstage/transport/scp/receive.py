@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peerstage.errors import ConnectionLost, EntryError, NotRegular, ProtocolError, RemoteError
 from peerstage.landing.base import Landing, Slot
-from peerstage.records import Entry, Limits
+from peerstage.records import ANSWER_BYTES, Entry, Limits
 from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.names import Names
@@ -33,7 +33,7 @@ class Receiver:
         stream: A command that sends them, from its first byte on.
         directory: The collect directory.
         limits: Bounds for what is sent.
-        watchdog: Told of every promise and everything that comes.
+        watchdog: Told of everything that comes.
         times: Whether times were asked for.
         ahead: Whether records are acknowledged before they come, so that no file waits for a round trip. Only a program
             that reads a stream of bytes can be treated so: a server that takes one message on the channel as one
@@ -66,7 +66,6 @@ class Receiver:
         self._ahead, self._batch = (_AHEAD, _BATCH) if ahead else (0, 1)
         self._reader = RecordReader(stream.receive, longest=longest_line(limits))
         self._names = Names(directory, limits)
-        self._promised = 0
         self._due = 0
         self._unnamed: str | None = None
         self._about_any = ""
@@ -117,7 +116,7 @@ class Receiver:
         line = self._reader.line()
         if line is None:
             return None
-        self._watchdog.beat()
+        self._watchdog.received(ANSWER_BYTES)
         return parse_record(line, self._limits)
 
     def _acknowledge(self) -> None:
@@ -129,8 +128,6 @@ class Receiver:
     def _take(self, file: File, mtime: int | None) -> None:
         self._names.add(file.name)
         self.files += 1
-        self._promised += file.size
-        self._watchdog.promise(self._promised)
         slot = self._slot(Entry(file.name, file.size, file.mode, mtime))
         self._acknowledge()
         self._copy(file, slot)
@@ -167,7 +164,7 @@ class Receiver:
         offset = 0
         wanted = slot is not None and not slot.is_finished
         for piece in self._reader.data(file.size):
-            self._watchdog.beat()
+            self._watchdog.received(len(piece), content=self._landing.wants_content)
             if wanted and slot is not None:
                 slot.write(offset, (piece,))
                 offset += len(piece)

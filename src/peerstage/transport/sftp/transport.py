@@ -46,9 +46,7 @@ class SFTPTransport(Transport):
         listing = list_directory(client, directory, self._limits)
         for name, reason in listing.refused:
             landing.refuse(name, NotRegular(reason, path=name))
-        size = sum(entry.size for entry in listing.entries)
-        landing.expect(len(listing.entries), size)
-        self._watchdog.promise(size)
+        landing.expect(len(listing.entries), sum(entry.size for entry in listing.entries))
         Fetch(client, directory, landing, self._limits).run(listing.entries)
 
     def exists(self, path: bytes) -> bool:

@@ -1,0 +1,114 @@
+"""Counts the files and bytes that land, for progress and for the deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from peerstage.errors import StageError
+from peerstage.landing.base import Buffer, Landing, Slot
+from peerstage.records import Entry, Ownership
+
+
+class CountingLanding(Landing):
+    """Passes everything on to *landing*, and counts the bytes that are there.
+
+    Bytes that come again after a reconnect count once; those of a file that fails or starts over are subtracted.
+
+    Args:
+        landing: Where the files go.
+        on_change: Called after each change.
+
+    Attributes:
+        files: Files that are complete or have failed.
+        bytes: Bytes that are there.
+        most: The most *files* and *bytes* together that there ever were.
+    """
+
+    def __init__(self, landing: Landing, on_change: Callable[[], object] = lambda: None) -> None:
+        self.wants_content = landing.wants_content
+        self.files = 0
+        self.bytes = 0
+        self.most = 0
+        self._landing = landing
+        self._on_change = on_change
+        self._unfinished: dict[bytes, int] = {}
+
+    def expect(self, files: int, size: int) -> None:
+        self._landing.expect(files, size)
+
+    def open(self, entry: Entry) -> Slot:
+        slot = self._landing.open(entry)
+        if slot.is_finished:
+            return slot
+        missing = slot.missing()
+        kept = entry.size - sum(end - start for start, end in missing)
+        self.bytes -= self._unfinished.get(entry.name, 0) - kept  # a file may start over, with nothing
+        self._unfinished[entry.name] = kept
+        return _CountingSlot(slot, entry.name, missing[0][0] if missing else entry.size, self)
+
+    def refuse(self, name: bytes, error: StageError) -> None:
+        self._landing.refuse(name, error)
+
+    def workspace(self) -> str:
+        return self._landing.workspace()
+
+    def hand_over(self, owner: Ownership) -> int:
+        return self._landing.hand_over(owner)
+
+    def adopt(self, name: bytes, check: Callable[[], object] = lambda: None) -> int:
+        size = self._landing.adopt(name, check)
+        self.files += 1
+        self.bytes += size
+        self._changed()
+        return size
+
+    def came(self, name: bytes, size: int) -> None:
+        """Count *size* new bytes of a file."""
+        if name in self._unfinished:
+            self._unfinished[name] += size
+            self.bytes += size
+            self._changed()
+
+    def settled(self, name: bytes, *, failed: bool = False) -> None:
+        """Count a file."""
+        kept = self._unfinished.pop(name, None)
+        if kept is not None:
+            self.files += 1
+            self.bytes -= kept if failed else 0
+            self._changed()
+
+    def _changed(self) -> None:
+        self.most = max(self.most, self.bytes + self.files)
+        self._on_change()
+
+
+class _CountingSlot(Slot):
+    """A slot whose bytes are counted, from the first one on that is missing: SCP sends those before it again."""
+
+    __slots__ = ("_first_missing", "_landing", "_name", "_slot")
+
+    def __init__(self, slot: Slot, name: bytes, first_missing: int, landing: CountingLanding) -> None:
+        self._slot = slot
+        self._name = name
+        self._first_missing = first_missing
+        self._landing = landing
+
+    @property
+    def is_finished(self) -> bool:
+        return self._slot.is_finished
+
+    def missing(self) -> Sequence[tuple[int, int]]:
+        return self._slot.missing()
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        self._slot.write(offset, buffers)
+        size = sum(map(len, buffers))
+        self._landing.came(self._name, min(size, max(0, offset + size - self._first_missing)))
+
+    def finish(self) -> None:
+        self._slot.finish()
+        self._landing.settled(self._name)
+
+    def fail(self, error: StageError) -> None:
+        self._slot.fail(error)
+        self._landing.settled(self._name, failed=True)
