@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from peerstage.errors import ConnectionLost, IncompleteStage
 from peerstage.landing import DirectoryLanding
 from peerstage.landing.arrived import BLOCK
+from peerstage.records import Limits
 from peerstage.testing.contract import landed
 from peerstage.transport.sftp import wire
-from peerstage.transport.sftp.window import CEILING, FLOOR, Window
+from peerstage.transport.sftp.window import CEILING, LOCAL, Window
 from support.sftp_server import AnyOrder, DiesAfter, Erratic, Node, Server, stage_from, transport_to
 
 sizes = st.one_of(st.integers(0, 300), st.sampled_from([4095, 4096, 4097, 8192, 12289]), st.integers(0, 40_000))
@@ -179,7 +180,7 @@ def test_never_more_than_24_mib_are_in_flight(target: Path) -> None:
 
     server = Counting({b"big": Node(bytes(64 << 20))}, read_bytes=261120)
     stage_from(server, target)
-    assert FLOOR // 2 < server.peak_in_flight <= CEILING + 261120
+    assert LOCAL // 2 < server.peak_in_flight <= CEILING + 261120
 
 
 def test_opens_that_are_refused_while_others_are_open_are_tried_again(target: Path) -> None:
@@ -224,7 +225,7 @@ def test_links_are_followed_and_what_they_lead_to_is_judged(target: Path) -> Non
 
 def test_the_window_follows_the_line_up_and_down() -> None:
     now = [0.0]
-    window = Window(clock=lambda: now[0])
+    window = Window(Limits(), clock=lambda: now[0])
     for _ in range(200):
         now[0] += 0.01
         window.arrived(2 << 20, now[0] - 0.05)
@@ -232,4 +233,4 @@ def test_the_window_follows_the_line_up_and_down() -> None:
     for _ in range(200):
         now[0] += 0.01
         window.arrived(1 << 14, now[0] - 0.05)
-    assert window.size == FLOOR
+    assert window.size == LOCAL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import stat
 import struct
+import time
 import tracemalloc
 from collections import deque
 from collections.abc import Iterator
@@ -342,7 +343,8 @@ def test_reads_of_many_files_wait_for_their_replies_together(target: Path) -> No
 def test_reads_of_one_large_file_wait_for_their_replies_together(target: Path) -> None:
     server = AnswersInDozens({b"a": Node(bytes(20 * MIB))}, read_bytes=256 * 1024)
     server.waits_for, server.total, server.dozen = wire.READ, 80, 16
-    assert stage_from(server, target).count == 1
+    fast = Limits(min_rate=MIB)  # so that the window is wide before anything was measured
+    assert stage_from(server, target, fast).count == 1
 
 
 def test_requests_travel_in_batches(target: Path) -> None:
@@ -356,7 +358,7 @@ class FullWindow(Window):
     """Is always as large as it can be."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Limits())
         self.size = CEILING
 
     def arrived(self, size: int, asked_at: float) -> None:
@@ -496,6 +498,49 @@ def test_silence_ends_the_run_whatever_was_asked_for(target: Path, kind: int, le
     finally:
         watchdog.close()
     assert landed(target) == {}
+
+
+class HardlyAnyGrace(Limits):
+    """Grants half a second in the place of ten minutes."""
+
+    grace = 0.5
+
+
+class Drips(Server):
+    """Promises a petabyte, and gives a byte of it at a time."""
+
+    watchdog: Watchdog
+
+    def listing(self) -> list[tuple[bytes, bytes]]:
+        told = struct.pack(">IQIIIII", 0xF, 2**50, 0, 0, stat.S_IFREG | 0o644, 0, MTIME)
+        return [(b"boast", told)]
+
+    def node_of(self, path: bytes) -> Node | None:
+        return Node()
+
+    def fstat(self, number: int, handle: bytes, rest: bytes) -> list[bytes]:
+        return [packet(wire.ATTRS, number, self.listing()[0][1])]
+
+    def data(self, number: int, node: Node, offset: int, length: int) -> list[bytes]:
+        return [packet(wire.DATA, number, string(b"x"))]
+
+    def receive(self) -> Chunk:
+        self.watchdog.begin_wait()
+        time.sleep(0.01)
+        self.watchdog.end_wait()
+        self.watchdog.check()
+        return super().receive()
+
+
+def test_a_promise_does_not_prolong_the_run(leaves_nothing: None) -> None:
+    limits = HardlyAnyGrace()
+    server = Drips()
+    server.watchdog = watchdog = Watchdog(limits)
+    started = time.monotonic()
+    with pytest.raises(LimitExceeded, match=r"min_rate"), watchdog.operation():
+        transport_to(server, limits, watchdog).pull(b"/c", RecordingLanding())
+    watchdog.close()
+    assert time.monotonic() - started < 8
 
 
 def test_listing_of_nothing_is_empty() -> None:

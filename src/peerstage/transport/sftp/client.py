@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from peerstage.errors import LimitExceeded, ProtocolError, RemoteError, RemoteNotFound
 from peerstage.landing.base import Buffer
-from peerstage.records import KIB, Limits
+from peerstage.records import ANSWER_BYTES, KIB, Limits
 from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.sftp import wire
-from peerstage.transport.sftp.framing import PacketReader
+from peerstage.transport.sftp.framing import Packet, PacketReader
 
 #: Bytes to ask for at once of a server that does not say what it takes (draft, 6.4: 32768 always works).
 READ_BYTES = 32 * KIB
@@ -34,6 +34,8 @@ class Reply(NamedTuple):
 
 
 class _Pending(NamedTuple):
+    """A request: its context, and the watchdog's `waited` when it was made."""
+
     context: Any
     waited: float
 
@@ -55,7 +57,8 @@ class SFTPClient:
         self._watchdog = watchdog
         self._reader = PacketReader(stream.receive, most=limits.packet_bytes)
         self._number = secrets.randbits(32)  # a peer that answers before it was asked has to guess
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, _Pending] = {}  # in the order in which the requests were made
+        self._oldest_since = 0.0  # the watchdog's `waited` when the oldest one became that
         self._out: list[bytes] = []
         self._most_read = max(KIB, limits.packet_bytes - KIB)
         self.read_bytes = min(READ_BYTES, self._most_read)
@@ -72,7 +75,7 @@ class SFTPClient:
         version, extensions = wire.parse_version(self._reader.next_version())
         if version != wire.VERSION:
             raise ProtocolError(f"The peer speaks SFTP version {version}, not 3. Update its SSH server.")
-        self._watchdog.beat()
+        self._watchdog.received(ANSWER_BYTES)
         if wire.LIMITS in extensions:
             reply = self.call(wire.EXTENDED, wire.string(wire.LIMITS))
             if reply.kind == wire.EXTENDED_REPLY:
@@ -112,25 +115,36 @@ class SFTPClient:
 
         Raises:
             ProtocolError: It answers nothing that was asked, or is malformed.
-            LimitExceeded: Some request has been unanswered for too long.
+            LimitExceeded: A request has been unanswered for too long, although it was its turn: see
+                `Limits.reply_timeout`.
             ConnectionLost: The conversation ended.
         """
         if not self._reader.has_more and (len(self._out) >= _BATCH or len(self._pending) - len(self._out) < _BUSY):
             self.flush()
         packet = self._reader.next()
+        oldest = next(iter(self._pending), None)
         pending = self._pending.pop(packet.number, None)
         if pending is None:
             raise ProtocolError(f"The peer answers request {packet.number}, which is not open.")
-        watchdog = self._watchdog
-        watchdog.beat()
-        if self._pending:
-            oldest = next(iter(self._pending.values()))
-            if watchdog.waited - oldest.waited > self._limits.reply_timeout:
-                raise LimitExceeded(
-                    f"The peer left a request unanswered for {self._limits.reply_timeout:g} s (Limits.reply_timeout).",
-                    transient=True,
-                )
+        self._watchdog.received(_size_of(packet), content=packet.kind == wire.DATA)
+        if packet.number == oldest:
+            self._oldest_since = self._watchdog.waited
+        elif self._pending:
+            self._check_oldest()
         return Reply(pending.context, packet.kind, packet.body)
+
+    def _check_oldest(self) -> None:
+        """Raise `LimitExceeded` if the oldest request waits too long while others are answered.
+
+        Its time counts from when it became the oldest. Counted from when it was made, a slow line would be given up:
+        whatever was asked for before has to arrive first.
+        """
+        oldest = next(iter(self._pending.values()))
+        if self._watchdog.waited - max(oldest.waited, self._oldest_since) > self._limits.reply_timeout:
+            raise LimitExceeded(
+                f"The peer left a request unanswered for {self._limits.reply_timeout:g} s (Limits.reply_timeout).",
+                transient=True,
+            )
 
     @property
     def has_more(self) -> bool:
@@ -205,6 +219,13 @@ def refusal(status: wire.Status, path: bytes) -> RemoteError:
         return RemoteError("The peer denies permission. Let its user read it.", path=path)
     said = f", saying {status.message!r}" if status.message else ""
     return RemoteError(f"The peer refuses with status {status.code}{said}.", path=path)
+
+
+def _size_of(packet: Packet) -> int:
+    """Return for how many bytes *packet* counts: its data or names; any other answer for what it costs both ways."""
+    if packet.kind not in (wire.DATA, wire.NAME):
+        return ANSWER_BYTES
+    return len(packet.body) if isinstance(packet.body, bytes) else sum(map(len, packet.body))
 
 
 def _joined(reply: Reply) -> bytes:

@@ -84,7 +84,7 @@ class Fetch:
         self._directory = directory
         self._landing = landing
         self._limits = limits
-        self._window = window or Window()
+        self._window = window or Window(limits)
         self._waiting: deque[_File] = deque()
         self._alone: deque[_File] = deque()
         self._reading: deque[_File] = deque()
@@ -140,7 +140,7 @@ class Fetch:
     def _ask(self) -> None:
         """Ask for data of opened files, in turn, as far as the window allows."""
         client, window = self._client, self._window
-        most = client.read_bytes
+        most = min(client.read_bytes, window.read_bytes)
         while self._reading and self._in_flight < window.size:
             file = self._reading[0]
             now = window.now()
