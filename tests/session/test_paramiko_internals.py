@@ -12,12 +12,19 @@ import time
 import tracemalloc
 from collections import deque
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import paramiko
 import pytest
 from paramiko.buffered_pipe import BufferedPipe
-from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST, MSG_NAMES, MSG_UNIMPLEMENTED
+from paramiko.common import (
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_WINDOW_ADJUST,
+    MSG_KEXINIT,
+    MSG_NAMES,
+    MSG_UNIMPLEMENTED,
+)
 from paramiko.message import Message
 from paramiko.packet import NeedRekeyException, Packetizer
 from paramiko.transport import ChannelMap
@@ -339,3 +346,55 @@ def test_messages_that_paramiko_does_not_know_are_answered_as_not_implemented(ci
         assert answered == sent
     finally:
         pair.close()
+
+
+@pytest.fixture
+def slow_keys(cipher: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+    """A connection whose server takes a second for new keys, which is a minute by paramiko's clock."""
+    pair = Pair(cipher)
+    hidden: Any = pair.server
+    negotiate = hidden._negotiate_keys
+    hidden._handler_table[MSG_KEXINIT] = lambda message: (time.sleep(1.0), negotiate(message))
+    hidden.clear_to_send_timeout = 1e9
+    started = time.time()
+    fast = SimpleNamespace(time=lambda: started + 60 * (time.time() - started), sleep=time.sleep)
+    monkeypatch.setattr(paramiko.transport, "time", fast)
+    yield pair
+    pair.close()
+
+
+def begin_new_keys(client: Any) -> None:
+    """Have *client* ask for new keys, and wait until it has."""
+    client.packetizer._trigger_rekey()
+    until = time.monotonic() + 10
+    while client.clear_to_send.is_set() and time.monotonic() < until:
+        time.sleep(0.001)
+    assert not client.clear_to_send.is_set()
+
+
+def test_new_keys_may_take_longer_than_paramiko_would_wait(slow_keys: Pair) -> None:
+    channel = slow_keys.open()
+    begin_new_keys(slow_keys.client)
+    channel.sendall(b"x" * 1000)
+    assert bytes(channel.recv(1 << 20)) == b"x" * 1000
+
+
+def test_a_channel_may_be_opened_while_new_keys_take_their_time(slow_keys: Pair) -> None:
+    begin_new_keys(slow_keys.client)
+    channel = slow_keys.open()
+    channel.sendall(b"x" * 1000)
+    assert bytes(channel.recv(1 << 20)) == b"x" * 1000
+
+
+def test_a_channel_that_is_closed_meanwhile_waits_for_nothing_and_is_closed_on_the_peer_too(slow_keys: Pair) -> None:
+    channel = slow_keys.open()
+    hidden: Any = slow_keys.client
+    begin_new_keys(hidden)
+    channel.close()
+    assert not hidden.clear_to_send.is_set(), "it has waited for new keys"
+    theirs: Any = slow_keys.server
+    until = time.monotonic() + 10
+    while len(theirs._channels) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(theirs._channels) == 0
+    assert echoed(slow_keys.open(), b"y" * 1000) == b"y" * 1000, "the connection is as good as before"

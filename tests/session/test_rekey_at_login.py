@@ -1,4 +1,4 @@
-"""A server that wants new keys while somebody logs in: nothing else is sent meanwhile (RFC 4253, 7.1)."""
+"""A server that wants new keys at an awkward moment: nothing else is sent meanwhile (RFC 4253, 7.1)."""
 
 from __future__ import annotations
 
@@ -121,3 +121,29 @@ def test_new_keys_that_never_come_end_with_the_login(target: Path, after: int) -
     error = error_of(target, prepare, PasswordBehindAKey, password="sesame")
     assert isinstance(error, LimitExceeded), error
     assert "complete the login" in str(error)
+
+
+class NeverFinishes(ssh_server.Policy):
+    """Wants new keys once its subsystem runs, and never goes on with that."""
+
+    def serve(self, channel: paramiko.Channel) -> None:
+        time.sleep(0.3)  # until the request was answered
+        transport: Any = channel.get_transport()
+        transport._send_kex_init()
+        transport._send_message = lambda message: None
+
+
+@pytest.mark.parametrize("waits_for_keys", ["to send", "to receive"])
+def test_new_keys_that_never_come_later_end_with_the_time_for_progress(target: Path, waits_for_keys: str) -> None:
+    class Slow(NeverFinishes):
+        """Sends a version first, so that the client has something to send."""
+
+        def serve(self, channel: paramiko.Channel) -> None:
+            if waits_for_keys == "to send":
+                channel.recv(9)
+                channel.sendall(b"\0\0\0\x05\x02\0\0\0\x03")
+            super().serve(channel)
+
+    error = error_of(target, None, Slow)
+    assert isinstance(error, LimitExceeded), error
+    assert "stall_timeout" in str(error)

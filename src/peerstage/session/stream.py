@@ -141,8 +141,12 @@ class ChannelStream(Stream):
 
     @property
     def stderr(self) -> bytes:
-        while self._channel.recv_stderr_ready():
-            self._stderr += self._channel.recv_stderr(_MOST)
+        self._watchdog.begin_wait()  # to tell the peer that there is room again, new keys may have to come first
+        try:
+            while self._channel.recv_stderr_ready():
+                self._stderr += self._channel.recv_stderr(_MOST)
+        finally:
+            self._watchdog.end_wait()
         return self._stderr
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import socket
 import threading
@@ -13,7 +14,9 @@ from typing import Any, ClassVar, cast
 import paramiko
 from paramiko.auth_handler import AuthOnlyHandler
 from paramiko.common import (
+    MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EOF,
     MSG_CHANNEL_EXTENDED_DATA,
     MSG_CHANNEL_WINDOW_ADJUST,
     MSG_NAMES,
@@ -40,6 +43,8 @@ from peerstage.system_errors import start_thread
 _SERVICE = "ssh-connection"
 #: What goes on a channel as long as it is open.
 _DATA = frozenset({MSG_CHANNEL_WINDOW_ADJUST, MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA})
+#: What ends a channel, or one direction of it.
+_ENDS = frozenset({MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE})
 #: Message numbers below are those of the transport and of key exchange itself (RFC 4250, 4.1.2).
 _FIRST_AFTER_KEX = 50
 #: Answers that may be held back while keys are exchanged.
@@ -132,15 +137,17 @@ class ClientTransport(paramiko.Transport):
         while not self._trusted.wait(0.1):
             if not cast(Any, self).active:
                 raise EOFError
-        held_back, self._held_back = self._held_back, []
+        with cast(Any, self).clear_to_send_lock:
+            held_back, self._held_back = self._held_back, []
         for message in held_back:
             cast(Any, self)._send_message(message)
 
     # While keys are exchanged nothing else may be sent (RFC 4253, 7.1). paramiko has other threads wait for that, and
-    # its own too, which would then wait for itself; so what that one answers to the server is held back.
+    # its own too, which would then wait for itself; so what that one answers to the server is held back. So is the end
+    # of a channel: nothing bounds the wait of a thread that closes one.
 
     def _send_user_message(self, data: Message) -> None:
-        if os.getpid() != self._process or self._hold_back(data):
+        if os.getpid() != self._process or self._hold_back(data) or self._hold_back_end(data):
             return
         hidden: Any = self
         cast(Any, super())._send_user_message(data)
@@ -173,10 +180,22 @@ class ClientTransport(paramiko.Transport):
             return False
         if data.asbytes()[0] < _FIRST_AFTER_KEX:
             return False
-        if len(self._held_back) >= _MOST_HELD_BACK:
-            raise Violation("the server goes on asking while keys are exchanged")
-        self._held_back.append(data)
+        with hidden.clear_to_send_lock:
+            if len(self._held_back) >= _MOST_HELD_BACK:
+                raise Violation("the server goes on asking while keys are exchanged")
+            self._held_back.append(data)
         return True
+
+    def _hold_back_end(self, data: Message) -> bool:
+        """Hold back the end of a channel while keys are exchanged; return whether that is what *data* is."""
+        hidden: Any = self
+        if data.asbytes()[0] not in _ENDS or not hidden.initial_kex_done:
+            return False
+        with hidden.clear_to_send_lock:
+            if hidden.clear_to_send.is_set():
+                return False
+            self._held_back.append(data)
+            return True
 
     def _auth_trigger(self) -> None:
         cast(Any, super())._auth_trigger()
@@ -336,7 +355,9 @@ def make_transport(
     offer(transport, algorithms)
     hidden: Any = transport
     hidden._channels = BufferedChannels(hidden.packetizer, window, limits.stderr_bytes)
-    hidden.auth_timeout = None  # the watchdog bounds the login, and says what was waited for
+    # The watchdog bounds every wait, and says what was waited for; paramiko's own limits would end slow lines.
+    hidden.auth_timeout = None
+    hidden.clear_to_send_timeout = hidden.channel_timeout = math.inf
     return transport
 
 
