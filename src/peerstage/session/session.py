@@ -34,6 +34,8 @@ log = logging.getLogger("peerstage.session")
 
 #: Seconds that a peer gets to notice that an earlier channel is closed, before its refusal of another is believed.
 _CHANNEL_PATIENCE = 2.0
+#: Seconds that paramiko waits longer than the watchdog, which says what was waited for.
+_AFTER_WATCHDOG = 1.0
 
 
 class Session:
@@ -188,7 +190,8 @@ class Session:
         with self._watchdog.phase(what, self._limits.reply_timeout):
             channel = self._open_channel()
             try:
-                ask(channel)
+                with self._watchdog.ending(channel.close):
+                    ask(channel)
             except Exception as exc:
                 with contextlib.suppress(Exception):  # it goes with its connection, then
                     channel.close()
@@ -203,11 +206,11 @@ class Session:
     def _open_channel(self) -> paramiko.Channel:
         """Open a channel; where one was open before, its end may not have come through yet (``MaxSessions 1``)."""
         until = time.monotonic() + (_CHANNEL_PATIENCE if self._opened else 0.0)
+        # Of a connection of ours the watchdog ends every wait. It does not end the caller's, so paramiko has to.
+        timeout = None if self._owned else self._limits.reply_timeout + _AFTER_WATCHDOG
         while True:
             try:
-                channel = self._transport.open_session(
-                    window_size=WINDOW, max_packet_size=PACKET, timeout=self._limits.reply_timeout
-                )
+                channel = self._transport.open_session(window_size=WINDOW, max_packet_size=PACKET, timeout=timeout)
                 break
             except paramiko.ChannelException as exc:
                 if time.monotonic() > until or not self._transport.is_active():
