@@ -79,7 +79,7 @@ def stage(
                 files=tuple(landing.files()),
                 refused=tuple(landing.refused()),
                 retries=transport.retries,
-                resumed_bytes=landing.resumed_bytes,
+                resumed_bytes=landing.resumed_bytes if transport.capabilities.resumes else 0,
                 host_key=transport.host_key,
             )
 

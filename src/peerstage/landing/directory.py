@@ -49,7 +49,6 @@ class DirectoryLanding(Landing):
 
     Attributes:
         published: How many files have got their names.
-        resumed_bytes: Bytes that a second connection did not have to send again.
 
     Raises:
         ValueError: If *permissions* is not an integer from 0 to 0o777.
@@ -75,11 +74,15 @@ class DirectoryLanding(Landing):
         self.threads = threads
         self._refused: dict[bytes, str] = {}
         self.published = 0
-        self.resumed_bytes = 0
         self._slots: dict[bytes, FileSlot] = {}
         self._announced = False
         self._workspace_fd = -1
         self._umask = current_umask()
+
+    @property
+    def resumed_bytes(self) -> int:
+        """Bytes that survived a lost connection, and did not have to be sent again; each counts once."""
+        return sum(slot.resumed for slot in self._slots.values())
 
     def __enter__(self) -> DirectoryLanding:
         require_posix()
@@ -169,7 +172,7 @@ class DirectoryLanding(Landing):
             raise ProtocolError("No file in a directory has such a name.", path=name)
         begun = self._slots.get(name)
         if begun is not None and begun.entry == entry and (begun.is_finished or entry.mtime is not None):
-            self.resumed_bytes += begun.resume()
+            begun.resume()
             return begun
         if begun is not None:
             begun.discard()

@@ -33,13 +33,19 @@ class FileSlot(Slot):
     """A file in the private directory, named by a number until it is published.
 
     A directory may hold a hundred thousand of these: what only a file on its way needs is in its `_Arriving`.
+
+    Attributes:
+        entry: The file as the peer's listing describes it.
+        number: Its name in the private directory.
+        resumed: Bytes that survived a lost connection, and did not have to be sent again.
     """
 
-    __slots__ = ("_arriving", "_outcome", "_store", "entry", "number")
+    __slots__ = ("_arriving", "_outcome", "_store", "entry", "number", "resumed")
 
     def __init__(self, store: Store, entry: Entry, number: int) -> None:
         self.entry = entry
         self.number = number
+        self.resumed = 0
         self._store = store
         self._arriving: _Arriving | None = None
         self._outcome: str | None = None
@@ -77,14 +83,14 @@ class FileSlot(Slot):
             return tuple(self._arriving.arrived.missing())
         return () if self.is_finished or not self.entry.size else ((0, self.entry.size),)
 
-    def resume(self) -> int:
-        """Continue the file over another connection; return how many bytes need not come again."""
+    def resume(self) -> None:
+        """Continue the file over another connection."""
         if self._arriving is not None:
             arrived = self._arriving.arrived
             before = arrived.pieces
             arrived.resume()
             self._store.count_pieces(arrived.pieces - before)
-        return self.entry.size - sum(end - start for start, end in self.missing()) if self.received else 0
+        self.resumed = self.entry.size - sum(end - start for start, end in self.missing()) if self.received else 0
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         length = sum(len(buffer) for buffer in buffers)
@@ -97,8 +103,10 @@ class FileSlot(Slot):
         except OSError as exc:
             raise self._store.error(exc) from exc
         arrived = self._arrival().arrived
-        before = arrived.pieces
+        before, kept = arrived.pieces, arrived.received
         arrived.add(offset, buffers, length)
+        if arrived.received < kept:  # the file was replaced: what earlier connections brought is dropped
+            self.resumed = 0
         self._store.count_pieces(arrived.pieces - before)
         self._store.wrote(fd, length)
 

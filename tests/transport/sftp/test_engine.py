@@ -133,7 +133,6 @@ def test_after_a_lost_connection_only_what_is_missing_is_asked_for_and_a_few_blo
                 continue
         here = landing.received
         begun = sum(not slot.is_finished for slot in landing._slots.values())
-        landing.resumed_bytes = 0
         last = Server(files)
         transport_to(last).pull(b"/c", landing)
         asked = sum(length for _, _, length in last.asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections import deque
 from pathlib import Path
@@ -16,9 +17,13 @@ from peerstage.isolation.upward import Upward, UpwardLanding
 from peerstage.landing import DirectoryLanding
 from peerstage.landing.arrived import BLOCK
 from peerstage.landing.base import Landing
-from peerstage.records import Entry, Limits
+from peerstage.records import Entry, Limits, Progress
 from peerstage.session.watchdog import Watchdog
 from peerstage.testing.contract import landed
+from peerstage.transport.base import Transport
+from peerstage.transport.capabilities import SFTP
+from peerstage.transport.observe import Observing
+from peerstage.transport.retry import Retry, Retrying
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
 from support.sftp_server import DiesAfter, HangsUp, Node, RecordingLanding, Server, transport_to
@@ -288,3 +293,44 @@ def test_a_packet_of_which_the_half_has_come_counts_for_nothing() -> None:
 def test_numbers_of_requests_differ_from_one_connection_to_the_next() -> None:
     numbers = {SFTPClient(Server(), Limits(), Watchdog(Limits()))._number for _ in range(8)}
     assert len(numbers) > 6
+
+
+def test_a_byte_that_survives_two_lost_connections_counts_once_as_resumed(target: Path) -> None:
+    file = {b"a": Node(b"a" * 20_000)}
+    with DirectoryLanding(str(target), durable=False) as landing:
+        assert loses(dying(6000, file), landing)
+        assert loses(dying(6000, file), landing)
+        assert landing.resumed_bytes > 0
+        server = Server(file)
+        assert not loses(server, landing)
+        assert landing.resumed_bytes == 20_000 - sum(length for _, _, length in server.asked)
+        landing.commit()
+
+
+def test_a_file_that_starts_anew_was_not_resumed(target: Path) -> None:
+    with DirectoryLanding(str(target), durable=False) as landing:
+        assert loses(dying(6000, {b"a": Node(b"o" * 20_000)}), landing)
+        assert loses(dying(6000, {b"a": Node(b"o" * 20_000)}), landing)
+        assert landing.resumed_bytes > 0
+        assert not loses(Server({b"a": Node(b"n" * 20_000, mtime=9)}), landing)
+        assert landing.resumed_bytes == 0
+        landing.commit()
+
+
+def test_progress_never_tells_of_more_bytes_than_there_are() -> None:
+    told: list[Progress] = []
+    rest = iter([9000, 9000, 9000, 1 << 30])
+    watchdog = Watchdog(Limits())
+
+    def connect() -> Transport:
+        transport = transport_to(dying(next(rest), {b"a": Node(b"a" * 20_000)}))
+        transport.host_key = "SHA256:none"
+        return transport
+
+    stack = Observing(
+        Retrying(connect, SFTP, Retry(delay=0.0), watchdog), told.append, clock=itertools.count().__next__
+    )
+    stack.pull(b"/c", RecordingLanding())
+    watchdog.close()
+    assert [one.bytes_done for one in told] == sorted(one.bytes_done for one in told)
+    assert (told[-1].files_done, told[-1].bytes_done) == (1, 20_000)
