@@ -218,7 +218,7 @@ def test_a_child_may_announce_files_as_often_as_connections_make_progress(
     puppet: Puppet, target: Path, brings: bool
 ) -> None:
     connections = [
-        wire(Expect(1, 4), opened(b"a", slot=slot), data(slot, 0, b"x" * (slot + 1) if brings else b""))
+        wire(Expect(1, 4), opened(b"a", slot=slot), data(slot, 0, b"x" * (slot + 1)) if brings else b"")
         for slot in range(4)
     ]
     said = wire(*connections, Finish(3), Result(DONE))

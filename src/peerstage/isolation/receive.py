@@ -86,7 +86,7 @@ class Receiver:
 
         That is a listing, and some answers for each file; nothing of it is seen here.
         """
-        kept = 0 if self._landing is None else self._landing.most
+        kept = 0 if self._landing is None else self._landing.high_water
         return kept + self._limits.listing_bytes + _ANSWERS_EACH * ANSWER_BYTES * min(self._next, self._limits.entries)
 
     def take(self, record: Record) -> None:
@@ -141,8 +141,8 @@ class Receiver:
 
     def _begin_again(self, landing: CountingLanding) -> None:
         """After progress, the child may try as often as at first."""
-        if landing.most > self._progress:
-            self._progress = landing.most
+        if landing.high_water > self._progress:
+            self._progress = landing.high_water
             self._announced = self._opened = 0
 
     def _open(self, record: Open, landing: CountingLanding) -> None:

@@ -21,14 +21,14 @@ class CountingLanding(Landing):
     Attributes:
         files: Files that are complete or have failed.
         bytes: Bytes that are there.
-        most: The most *files* and *bytes* together that there ever were.
+        high_water: The highest sum of *files* and *bytes* so far.
     """
 
     def __init__(self, landing: Landing, on_change: Callable[[], object] = lambda: None) -> None:
         self.wants_content = landing.wants_content
         self.files = 0
         self.bytes = 0
-        self.most = 0
+        self.high_water = 0
         self._landing = landing
         self._on_change = on_change
         self._unfinished: dict[bytes, int] = {}
@@ -62,15 +62,15 @@ class CountingLanding(Landing):
         self._changed()
         return size
 
-    def came(self, name: bytes, size: int) -> None:
+    def count_bytes(self, name: bytes, size: int) -> None:
         """Count *size* new bytes of a file."""
         if name in self._unfinished:
             self._unfinished[name] += size
             self.bytes += size
             self._changed()
 
-    def settled(self, name: bytes, *, failed: bool = False) -> None:
-        """Count a file."""
+    def count_file(self, name: bytes, *, failed: bool = False) -> None:
+        """Count a file that is complete or has failed; the bytes of a failed one are discarded."""
         kept = self._unfinished.pop(name, None)
         if kept is not None:
             self.files += 1
@@ -78,7 +78,7 @@ class CountingLanding(Landing):
             self._changed()
 
     def _changed(self) -> None:
-        self.most = max(self.most, self.bytes + self.files)
+        self.high_water = max(self.high_water, self.bytes + self.files)
         self._on_change()
 
 
@@ -103,12 +103,12 @@ class _CountingSlot(Slot):
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         self._slot.write(offset, buffers)
         size = sum(map(len, buffers))
-        self._landing.came(self._name, min(size, max(0, offset + size - self._first_missing)))
+        self._landing.count_bytes(self._name, min(size, max(0, offset + size - self._first_missing)))
 
     def finish(self) -> None:
         self._slot.finish()
-        self._landing.settled(self._name)
+        self._landing.count_file(self._name)
 
     def fail(self, error: StageError) -> None:
         self._slot.fail(error)
-        self._landing.settled(self._name, failed=True)
+        self._landing.count_file(self._name, failed=True)

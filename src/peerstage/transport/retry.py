@@ -88,8 +88,8 @@ class Retrying(Wrapper):
 
     def pull(self, directory: bytes, landing: Landing) -> None:
         """See `Transport.pull`."""
-        counting = CountingLanding(landing, lambda: self._watchdog.keep(counting.most))
-        self._attempt(lambda transport: transport.pull(directory, counting), progress=lambda: counting.most)
+        counting = CountingLanding(landing, lambda: self._watchdog.keep(counting.high_water))
+        self._attempt(lambda transport: transport.pull(directory, counting), progress=lambda: counting.high_water)
 
     def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
         """See `Transport.execute`: one attempt, whatever the retry says."""
