@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import stat
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from peerstage.landing.arrived import BLOCK
 from peerstage.records import Limits
 from peerstage.testing.contract import landed
 from peerstage.transport.sftp import wire
-from peerstage.transport.sftp.window import CEILING, LOCAL, Window
+from peerstage.transport.sftp.window import CEILING, LOCAL, Mark, Window
 from support.sftp_server import AnyOrder, DiesAfter, Erratic, Node, Server, stage_from, transport_to
 
 sizes = st.one_of(st.integers(0, 300), st.sampled_from([4095, 4096, 4097, 8192, 12289]), st.integers(0, 40_000))
@@ -223,13 +224,21 @@ def test_links_are_followed_and_what_they_lead_to_is_judged(target: Path) -> Non
 
 
 def test_the_window_follows_the_line_up_and_down() -> None:
-    now = [0.0]
+    now = [100.0]
     window = Window(Limits(), clock=lambda: now[0])
-    for _ in range(200):
-        now[0] += 0.01
-        window.arrived(2 << 20, now[0] - 0.05)
+
+    def keep_asking(size: int, times: int, *, round_trip: float = 0.05) -> None:
+        """Have five requests of *size* in flight, always, for so many answers."""
+        asked: deque[Mark] = deque()
+        for _ in range(times):
+            if len(asked) == 5:
+                window.arrived(size, asked.popleft())
+            asked.append(window.mark())
+            now[0] += round_trip / 5
+
+    keep_asking(2 << 20, 100)
     assert window.size > 15 << 20
-    for _ in range(200):
-        now[0] += 0.01
-        window.arrived(1 << 14, now[0] - 0.05)
+    keep_asking(1 << 18, 100)
     assert window.size == LOCAL
+    keep_asking(1 << 17, 20, round_trip=40)
+    assert window.size == pytest.approx((1 << 17) * 5 / 40 * 15, abs=20_000)

@@ -24,7 +24,7 @@ from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
 from peerstage.transport.sftp.fetch import Fetch
 from peerstage.transport.sftp.listing import Listing, list_directory
-from peerstage.transport.sftp.window import CEILING, Window
+from peerstage.transport.sftp.window import CEILING, Mark, Window
 from support.sftp_server import (
     MTIME,
     AnyOrder,
@@ -361,7 +361,7 @@ class FullWindow(Window):
         super().__init__(Limits())
         self.size = CEILING
 
-    def arrived(self, size: int, asked_at: float) -> None:
+    def arrived(self, size: int, asked: Mark) -> None:
         pass
 
 

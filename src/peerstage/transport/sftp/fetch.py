@@ -23,7 +23,7 @@ from peerstage.transport.base import join
 from peerstage.transport.names import check_path
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import Reply, SFTPClient, attributes_of, handle_of, refusal, status_of
-from peerstage.transport.sftp.window import Window
+from peerstage.transport.sftp.window import Mark, Window
 
 #: Files are opened ahead until so many bytes of opened files wait to be asked for.
 _BACKLOG = 32 * MIB
@@ -135,7 +135,7 @@ class Fetch:
     def _begin(self, file: _File) -> None:
         self._open += 1
         self._backlog += file.left
-        self._client.request(wire.OPEN, wire.open_file(file.path, wire.FXF_READ), (_Op.OPEN, file, 0, 0, 0.0))
+        self._client.request(wire.OPEN, wire.open_file(file.path, wire.FXF_READ), (_Op.OPEN, file, 0, 0, None))
 
     def _ask(self) -> None:
         """Ask for data of opened files, in turn, as far as the window allows."""
@@ -143,7 +143,7 @@ class Fetch:
         most = min(client.read_bytes, window.read_bytes)
         while self._reading and self._in_flight < window.size:
             file = self._reading[0]
-            now = window.now()
+            mark = window.mark()
             while file.todo and self._in_flight < window.size:
                 start, end = file.todo.popleft()
                 if end - start > most:
@@ -153,7 +153,7 @@ class Fetch:
                 self._backlog -= length
                 self._in_flight += length
                 file.outstanding += 1
-                client.request(wire.READ, wire.read(file.handle, start, length), (_Op.READ, file, start, length, now))
+                client.request(wire.READ, wire.read(file.handle, start, length), (_Op.READ, file, start, length, mark))
             if not file.todo:
                 self._reading.popleft()
                 if file.attributes_due:
@@ -162,12 +162,12 @@ class Fetch:
 
     def _ask_attributes(self, file: _File) -> None:
         file.outstanding += 1
-        self._client.request(wire.FSTAT, wire.string(file.handle), (_Op.FSTAT, file, 0, 0, 0.0))
+        self._client.request(wire.FSTAT, wire.string(file.handle), (_Op.FSTAT, file, 0, 0, None))
 
     # In.
 
     def _take(self, reply: Reply) -> None:
-        op, file, start, length, asked_at = reply.context
+        op, file, start, length, asked = reply.context
         if op is _Op.OPEN:
             self._opened(file, reply)
             return
@@ -177,7 +177,7 @@ class Fetch:
         file.outstanding -= 1
         if op is _Op.READ:
             self._in_flight -= length
-            self._read(file, reply, start, length, asked_at)
+            self._read(file, reply, start, length, asked)
         else:
             self._compare(file, reply)
         if not file.outstanding and not file.todo and not self._fetch_again(file):
@@ -208,7 +208,7 @@ class Fetch:
             return
         file.slot.fail(EntryError(f"It could not be opened: {error.message}", path=file.entry.name))
 
-    def _read(self, file: _File, reply: Reply, start: int, length: int, asked_at: float) -> None:
+    def _read(self, file: _File, reply: Reply, start: int, length: int, asked: Mark) -> None:
         if reply.kind != wire.DATA:
             status = status_of(reply)
             if status.code == wire.FX_EOF:
@@ -228,7 +228,7 @@ class Fetch:
         if file.slot.is_finished:  # it has failed meanwhile
             return
         file.slot.write(start, pieces if isinstance(pieces, list) else [pieces])
-        self._window.arrived(came, asked_at)
+        self._window.arrived(came, asked)
         if came < length:  # a short read: ask for the rest, and for the attributes again after it
             if not file.todo:
                 self._reading.appendleft(file)
@@ -277,7 +277,7 @@ class Fetch:
         return True
 
     def _finish(self, file: _File) -> None:
-        self._client.request(wire.CLOSE, wire.string(file.handle), (_Op.CLOSE, file, 0, 0, 0.0))
+        self._client.request(wire.CLOSE, wire.string(file.handle), (_Op.CLOSE, file, 0, 0, None))
         self._open -= 1  # the server acts on CLOSE before the OPEN that follows it
         file.slot.finish()
 
