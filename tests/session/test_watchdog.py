@@ -76,7 +76,7 @@ def test_the_deadline_ends_an_operation_and_can_not_be_renewed(watchdog: Watchdo
         watchdog.renew()
 
 
-class Clock:
+class StoppedClock:
     """Time that passes when it is told to."""
 
     now = 0.0
@@ -93,7 +93,7 @@ class Timed:
     """
 
     def __init__(self, **limits: float) -> None:
-        self._clock = Clock()
+        self._clock = StoppedClock()
         self.watchdog = Watchdog(Limits(**{"stall_timeout": 1e6, **limits}), clock=self._clock)  # type: ignore[arg-type]
         self.watchdog._started = 0.0
         self.watchdog._pace.restart(0.0)

@@ -151,7 +151,7 @@ class LocalTransport(Transport):
             for start, piece in self._pieces(fd, entry, slot):
                 slot.write(start, [piece])
                 self._copied += len(piece)
-                self._watchdog.promise(self._copied)
+                self._watchdog.keep(self._copied)
             slot.finish()
         except EntryError as exc:
             slot.fail(exc)
