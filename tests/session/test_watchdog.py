@@ -90,13 +90,15 @@ class Timed:
 
     Attributes:
         watchdog: It is in the middle of an operation.
+        kept: Bytes of files that are there.
     """
 
     def __init__(self, **limits: float) -> None:
         self._clock = StoppedClock()
         self.watchdog = Watchdog(Limits(**{"stall_timeout": 1e6, **limits}), clock=self._clock)  # type: ignore[arg-type]
         self.watchdog._started = 0.0
-        self.watchdog._pace.restart(0.0)
+        self.kept = 0
+        self.watchdog.count_kept(lambda: self.kept)
 
     def wait(self, seconds: float, received: int = 0, **how: bool) -> None:
         """Wait for the peer, and then receive some bytes."""
@@ -124,7 +126,7 @@ def test_the_deadline_moves_with_bytes_that_are_kept_and_not_with_those_that_are
         for minute in range(1, 20):
             timed.wait(60, 60_000, content=True)
             if keeps:
-                timed.watchdog.keep(minute * 60_000)
+                timed.kept = minute * 60_000
         assert bool(timed.overdue) is not keeps
     assert "Not done within 600 s (Limits.deadline, min_rate)" in timed.overdue
 
@@ -141,8 +143,7 @@ def test_bytes_that_come_again_move_the_deadline_once() -> None:
     timed = Timed(min_rate=1000)
     for _ in range(10):
         timed.wait(100, 100_000, content=True)
-        timed.watchdog.keep(100_000)
-        timed.watchdog.keep(0)
+        timed.kept = 100_000
     assert "Not done within 700 s" in timed.overdue
 
 
@@ -153,7 +154,8 @@ def test_a_byte_a_minute_is_too_slow_within_ten_minutes_however_much_came_before
 ) -> None:
     timed = Timed(deadline=deadline)  # type: ignore[arg-type]
     timed.wait(1.0, before, content=True)
-    timed.watchdog.keep(before)
+    timed.kept = before
+    assert timed.overdue == ""
     for _ in range(9):
         timed.wait(60, 1, content=True)
         assert timed.overdue == ""
@@ -166,14 +168,12 @@ def test_a_byte_a_minute_is_too_slow_within_ten_minutes_however_much_came_before
 
 def test_the_lowest_rate_is_fast_enough_for_ever_and_a_break_is_forgiven() -> None:
     timed = Timed()
-    kept = 0
     for minute in range(1, 10_000):
         if minute % 1000:
             timed.wait(60, size := 60 * Limits().min_rate, content=True)
         else:
             timed.wait(500, size := 500 * 2 * Limits().min_rate, content=True)
-        kept += size
-        timed.watchdog.keep(kept)
+        timed.kept += size
         assert timed.overdue == "", minute
 
 

@@ -28,18 +28,19 @@ class Pace:
     def __init__(self, limits: Limits) -> None:
         self._grace = limits.grace
         self._per_byte = 1 / limits.min_rate
+        self._received = 0
         self._until = self._grace
 
     def restart(self, now: float) -> None:
         """Grant the whole grace from *now* on, in seconds of waiting."""
+        self._received = 0
         self._until = now + self._grace
 
-    def received(self, size: int, now: float) -> None:
-        """Take note that *size* bytes came until *now*."""
-        self._until = min(now + self._grace, self._until + size * self._per_byte)
-
-    def is_too_slow(self, now: float) -> bool:
-        """Return whether the time that was bought is used up *now*."""
+    def is_too_slow(self, received: int, now: float) -> bool:
+        """Return whether the time that *received* bytes have bought is used up *now*. To be asked again and again."""
+        bought = (received - self._received) * self._per_byte
+        self._received = received
+        self._until = min(now + self._grace, self._until + bought)
         return now > self._until
 
 
@@ -68,9 +69,10 @@ class Watchdog:
         self._phase: tuple[float, float, str] | None = None
         self._started: float | None = None
         self._pace = Pace(limits)
-        self._kept = 0
+        self._received = 0
         self._answered = 0
         self._answered_before = 0
+        self._kept: Callable[[], int] = _nothing
         self._patience: float | None = None
         self._waited = 0.0
         self._waiting_since: float | None = None
@@ -85,13 +87,14 @@ class Watchdog:
             yield
             return
         self._start_thread()
-        self._kept = self._answered = self._answered_before = 0
+        self._received = self._answered = self._answered_before = 0
         self._pace.restart(self.waited)
         self._started = self._clock()
         try:
             yield
         finally:
             self._started = None
+            self._kept = _nothing
 
     @contextlib.contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
@@ -165,16 +168,16 @@ class Watchdog:
         """Say that *size* useful bytes came.
 
         They count for the rate, and towards the deadline unless they are *content* of files: of that only what is
-        kept counts, see `keep`.
+        kept counts, see `count_kept`.
         """
         self._waited_at_beat = self._waited
-        self._pace.received(size, self._waited)
+        self._received += size
         if not content:
             self._answered += size
 
-    def keep(self, size: int) -> None:
-        """Say that *size* bytes of the operation's files are here: the deadline moves with the most there ever were."""
-        self._kept = max(self._kept, size)
+    def count_kept(self, kept: Callable[[], int]) -> None:
+        """Let the deadline of the operation move with *kept*, which returns the most bytes of files there ever were."""
+        self._kept = kept
 
     def check(self) -> None:
         """Raise what has ended the run, if anything has."""
@@ -270,7 +273,7 @@ class Watchdog:
                 f"Not done within {allowed:g} s (Limits.deadline, min_rate). The peer or the network is too slow, "
                 "or the limit too low."
             )
-        if patience is None and started is not None and self._pace.is_too_slow(self.waited):
+        if patience is None and started is not None and self._pace.is_too_slow(self._received, self.waited):
             return LimitExceeded(
                 f"The peer sends fewer than {limits.min_rate} bytes a second (Limits.min_rate). Check the network, or "
                 "lower the limit."
@@ -292,4 +295,9 @@ class Watchdog:
 
     def _allowed(self) -> float:
         """Return the deadline, in seconds from the beginning of the operation."""
-        return self.limits.seconds_for(self._kept + max(self._answered_before, self._answered))
+        return self.limits.seconds_for(self._kept() + max(self._answered_before, self._answered))
+
+
+def _nothing() -> int:
+    """Return how many bytes are kept where nobody counts them."""
+    return 0

@@ -24,7 +24,7 @@ class CountingLanding(Landing):
         high_water: The highest sum of *files* and *bytes* so far.
     """
 
-    def __init__(self, landing: Landing, on_change: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, landing: Landing, on_change: Callable[[], object] | None = None) -> None:
         self.wants_content = landing.wants_content
         self.files = 0
         self.bytes = 0
@@ -78,8 +78,11 @@ class CountingLanding(Landing):
             self._changed()
 
     def _changed(self) -> None:
-        self.high_water = max(self.high_water, self.bytes + self.files)
-        self._on_change()
+        now = self.bytes + self.files
+        if now > self.high_water:
+            self.high_water = now
+        if self._on_change is not None:
+            self._on_change()
 
 
 class _CountingSlot(Slot):

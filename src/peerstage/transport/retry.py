@@ -88,8 +88,14 @@ class Retrying(Wrapper):
 
     def pull(self, directory: bytes, landing: Landing) -> None:
         """See `Transport.pull`."""
-        counting = CountingLanding(landing, lambda: self._watchdog.keep(counting.high_water))
-        self._attempt(lambda transport: transport.pull(directory, counting), progress=lambda: counting.high_water)
+        counting = CountingLanding(landing)
+
+        def kept() -> int:
+            return counting.high_water
+
+        with self._watchdog.operation():
+            self._watchdog.count_kept(kept)
+            self._attempt(lambda transport: transport.pull(directory, counting), progress=kept)
 
     def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
         """See `Transport.execute`: one attempt, whatever the retry says."""

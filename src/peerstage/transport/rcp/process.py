@@ -89,6 +89,7 @@ def run(
 def _wait(process: subprocess.Popen[bytes], output: _Output, watchdog: Watchdog, progress: Callable[[], int]) -> None:
     """Wait for the end of the command; kill it if it does not heed the watchdog."""
     arrived = 0
+    watchdog.count_kept(lambda: arrived)
     measure_at = time.monotonic() + _MEASURE
     kill_at: float | None = None
     while not _has_ended(process):
@@ -106,7 +107,6 @@ def _wait(process: subprocess.Popen[bytes], output: _Output, watchdog: Watchdog,
             measure_at = now + _MEASURE
             if (size := progress()) > arrived:
                 watchdog.received(size - arrived, content=True)
-                watchdog.keep(size)
                 arrived = size
 
 

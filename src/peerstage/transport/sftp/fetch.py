@@ -27,6 +27,8 @@ from peerstage.transport.sftp.window import Mark, Window
 
 #: Files are opened ahead until so many bytes of opened files wait to be asked for.
 _BACKLOG = 32 * MIB
+#: Bytes of a reply before its body: length, type, number (3).
+_HEADER = 9
 
 
 class _Op(Enum):
@@ -135,7 +137,8 @@ class Fetch:
     def _begin(self, file: _File) -> None:
         self._open += 1
         self._backlog += file.left
-        self._client.request(wire.OPEN, wire.open_file(file.path, wire.FXF_READ), (_Op.OPEN, file, 0, 0, None))
+        context = (_Op.OPEN, file, 0, 0, self._window.mark())
+        self._client.request(wire.OPEN, wire.open_file(file.path, wire.FXF_READ), context)
 
     def _ask(self) -> None:
         """Ask for data of opened files, in turn, as far as the window allows."""
@@ -169,6 +172,7 @@ class Fetch:
     def _take(self, reply: Reply) -> None:
         op, file, start, length, asked = reply.context
         if op is _Op.OPEN:
+            self._window.arrived(_HEADER + len(reply.body), asked)
             self._opened(file, reply)
             return
         if op is _Op.CLOSE:
