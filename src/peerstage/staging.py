@@ -70,6 +70,7 @@ def stage(
         )
 
         def tell() -> StageReport:
+            resumed = landing.resumed_bytes if transport.capabilities.resumes else 0  # before `files` forgets them
             return StageReport(
                 peer=peer,
                 transport=transport.capabilities.name,
@@ -79,7 +80,7 @@ def stage(
                 files=tuple(landing.files()),
                 refused=tuple(landing.refused()),
                 retries=transport.retries,
-                resumed_bytes=landing.resumed_bytes if transport.capabilities.resumes else 0,
+                resumed_bytes=resumed,
                 host_key=transport.host_key,
             )
 

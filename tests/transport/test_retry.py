@@ -19,7 +19,8 @@ from peerstage.transport.base import Transport
 from peerstage.transport.retry import Retry, Retrying
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
-FILES = {name: MemoryFile(name * 5000, mtime=1) for name in (b"a", b"b", b"c")}
+#: Each takes several connections, which spend a part of what they bring on blocks to compare.
+FILES = {name: MemoryFile(name * 100_000, mtime=1) for name in (b"a", b"b", b"c")}
 
 
 class HardlyAnyGrace(Limits):
@@ -76,13 +77,13 @@ def landing(target: Path) -> Iterator[DirectoryLanding]:
 
 
 def test_tries_count_from_the_beginning_again_after_progress(landing: DirectoryLanding, target: Path) -> None:
-    rig = Rig(lambda: Loses(FILES, after=1000), Limits(), tries=2)
+    rig = Rig(lambda: Loses(FILES, after=40_000), Limits(), tries=2)
     rig.pull(landing)
     landing.commit()
     assert {name: data for name, data in landed(target).items() if not name.startswith(b".")} == {
         name: file.data for name, file in FILES.items()
     }
-    assert rig.stack.retries == rig.opened - 1 == 14
+    assert rig.stack.retries == rig.opened - 1 >= 7
 
 
 def test_without_progress_the_tries_are_few(landing: DirectoryLanding) -> None:
@@ -101,20 +102,20 @@ def test_bytes_that_come_again_are_no_progress(landing: DirectoryLanding) -> Non
 
 
 def test_no_retry_means_no_retry_after_progress_either(landing: DirectoryLanding) -> None:
-    rig = Rig(lambda: Loses(FILES, after=1000), Limits(), tries=1)
+    rig = Rig(lambda: Loses(FILES, after=40_000), Limits(), tries=1)
     with pytest.raises(ConnectionLost):
         rig.pull(landing)
     assert rig.opened == 1
 
 
-def test_a_byte_over_each_connection_does_not_prolong_the_run(landing: DirectoryLanding) -> None:
-    endless = {b"a": MemoryFile(bytes(1 << 20), mtime=1)}
+def test_progress_over_each_connection_does_not_put_the_deadline_off(landing: DirectoryLanding) -> None:
+    endless = {b"a": MemoryFile(bytes(1 << 24), mtime=1)}
 
     def connect() -> Transport:
         time.sleep(0.01)
-        return Loses(endless, after=1, piece=1)
+        return Loses(endless, after=20_000)
 
-    rig = Rig(connect, HardlyAnyGrace(stall_timeout=0.2))
+    rig = Rig(connect, HardlyAnyGrace(stall_timeout=0.2, min_rate=1 << 30))
     started = time.monotonic()
     with pytest.raises(LimitExceeded, match=r"Limits\.deadline"):
         rig.pull(landing)
@@ -152,7 +153,7 @@ def test_a_login_that_takes_too_long_is_tried_again_if_it_is_not_the_first(landi
                 while time.monotonic() < until:
                     rig.watchdog.check()
                     time.sleep(0.01)
-        return Loses(FILES, after=14_000)
+        return Loses(FILES, after=280_000)
 
     rig = Rig(connect, Limits(login_timeout=0.05), tries=3)
     rig.pull(landing)

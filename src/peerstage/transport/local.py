@@ -68,6 +68,7 @@ class LocalTransport(Transport):
             else:
                 landing.refuse(name, NotRegular("Only regular files are staged, and it is none.", path=name))
         landing.expect(len(entries), sum(entry.size for entry in entries))
+        self._watchdog.count_kept(lambda: self._copied)
         for entry in entries:
             self._copy(directory, entry, landing)
 
@@ -151,7 +152,6 @@ class LocalTransport(Transport):
             for start, piece in self._pieces(fd, entry, slot):
                 slot.write(start, [piece])
                 self._copied += len(piece)
-                self._watchdog.keep(self._copied)
             slot.finish()
         except EntryError as exc:
             slot.fail(exc)
