@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from peerstage import RemotePeer
+from support import bench_run
 from support.leaks import Snapshot
 from support.sshd import Sshd, SshdPool, start_sshd
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(bench_run)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background; what is started here inherits it
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -35,12 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-#: What pytest-xdist gives to one worker: the containers, which are started once, and what changes or covers up the
-#: password database of this machine.
-_TOGETHER = {
-    "tests/containers/": "containers",
-    **dict.fromkeys(("tests/isolation/", "tests/peer/test_parity.py", "tests/cli/test_doctor.py"), "accounts"),
-}
+#: What pytest-xdist gives to one worker: what changes or covers up the password database of this machine.
+_TOGETHER = dict.fromkeys(("tests/isolation/", "tests/peer/test_parity.py", "tests/cli/test_doctor.py"), "accounts")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -50,7 +48,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return next((group for place, group in _TOGETHER.items() if nodeid.startswith(place)), nodeid)
+            containers = config.stash[bench_run.PLAN].groups.get(nodeid)
+            return containers or next((group for place, group in _TOGETHER.items() if nodeid.startswith(place)), nodeid)
+
+        def _assign_work_unit(self, node: Any) -> None:
+            first = bench_run.next_group(config, self.workqueue)
+            if first is not None:
+                self.workqueue.move_to_end(first, last=False)
+            super()._assign_work_unit(node)
 
     return Together(config, log)
 

@@ -1,7 +1,7 @@
 """Runs inside the client container: checks, stages and marks one peer, as a master without any ssh program does.
 
-Reads a job, one line of JSON, and answers with another. PATH is empty, and whatever would start a process is refused
-and reported.
+Reads jobs, a line of JSON each, and answers each with another. PATH is empty, and whatever would start a process is
+refused and reported.
 """
 
 import hashlib
@@ -32,19 +32,28 @@ def refuse(event, arguments):
 
 
 def main():
-    job = json.loads(sys.stdin.readline())
     os.environ["PATH"] = ""
     sys.addaudithook(refuse)
-    from peerstage import Limits, RemotePeer, SSHOptions
+    for line in sys.stdin:
+        say(stage(json.loads(line)))
+
+
+def say(answer):
+    print(json.dumps(answer), flush=True)
+
+
+def stage(job):
+    from peerstage import Limits, RemotePeer, Retry, SSHOptions
 
     def hold(progress):
         nonlocal held
         if job["hold"] and not held and 0 < progress.bytes_done < (progress.bytes_total or 1 << 62):
             held = True
-            print(json.dumps({"holding": progress.bytes_done}), flush=True)
+            say({"holding": progress.bytes_done})
             sys.stdin.readline()
 
     held = False
+    started.clear()
     way = {"guarded": True} if job.get("transport") == "guarded" else {"transport": job.get("transport", "sftp")}
     ssh = SSHOptions(
         identity="/opt/id", known_hosts=job["known_hosts"].encode(), config=(), agent=False, **job.get("ssh", {})
@@ -58,6 +67,7 @@ def main():
             job["user"],
             ssh=ssh,
             limits=Limits(**job["limits"]),
+            retry=Retry(**job.get("retry", {})),
             on_progress=hold,
             **way,
         )
@@ -74,9 +84,9 @@ def main():
         for name in sorted(os.listdir(target)):
             with open(os.path.join(target, name), "rb") as file:
                 answer["files"][name] = hashlib.file_digest(file, "sha256").hexdigest()
-    answer["started"] = started
+    answer["started"] = list(started)
     answer["threads"] = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-    print(json.dumps(answer), flush=True)
+    return answer
 
 
 main()

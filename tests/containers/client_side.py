@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from support.containers import ROOT, USER, Bench, Container, docker, hops_to, seen_as
+from support.containers import USER, Bench, docker, hops_to, seen_as
+from support.once import make_once
 
 
 class Client:
@@ -19,13 +17,16 @@ class Client:
 
     DRIVER = Path(__file__).with_name("client_driver.py")
 
-    def __init__(self, bench: Bench, wheels: Path) -> None:
+    def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.container = bench.container("client")
-        folder = wheels_for(self.container, wheels)
-        docker("cp", f"{folder}/.", f"{self.container.id}:/wheels")
+        make_once(bench.home / "client", self._install)
+        self._driver: subprocess.Popen[str] | None = None
+
+    def _install(self) -> None:
+        docker("cp", f"{self.bench.home}/wheels/.", f"{self.container.id}:/wheels")
         for name in ("id", "id-cert.pub"):
-            docker("cp", str(bench.home / name), f"{self.container.id}:/opt/{name}")
+            docker("cp", str(self.bench.home / name), f"{self.container.id}:/opt/{name}")
         docker("cp", str(self.DRIVER), f"{self.container.id}:/opt/driver.py")
         pip = ("/opt/venv/bin/python", "-m", "pip", "install", "--quiet", "--no-index", "--find-links", "/wheels")
         self.container.execute(*pip, "--disable-pip-version-check", "peerstage")
@@ -35,6 +36,7 @@ class Client:
         service: str,
         *,
         meanwhile: Callable[[], object] | None = None,
+        afterwards: Callable[[], object] | None = None,
         limits: dict[str, Any] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
@@ -43,6 +45,7 @@ class Client:
         Args:
             service: The peer.
             meanwhile: Called while the client holds in mid-transfer.
+            afterwards: Called behind that, while the client goes on.
             limits: Fields of `Limits`.
             options: More for the driver.
         """
@@ -61,53 +64,40 @@ class Client:
             "limits": limits or {},
             **options,
         }
-        command = ["docker", "exec", "-i", self.container.id, "/opt/venv/bin/python", "-I", "/opt/driver.py"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.flush()
-            answer: dict[str, Any] = {}
-            for line in process.stdout:
-                answer = json.loads(line)
-                if answer.get("holding") and meanwhile is not None:
-                    meanwhile()
-                    process.stdin.write("go on\n")
-                    process.stdin.flush()
+        answer = self._ask(job)
+        if "holding" in answer and meanwhile is not None:
+            meanwhile()
+            self._send("go on")
+            if afterwards is not None:
+                afterwards()
+            answer = self._answer()
         assert "started" in answer, answer
         return answer
 
+    def close(self) -> None:
+        """End its driver."""
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.communicate()
 
-def wheels_for(container: Container, wheels: Path, *others: str) -> Path:
-    """Return a directory with our wheel and those of what it needs, for a container's Python; made once a source.
+    def _ask(self, job: dict[str, Any]) -> dict[str, Any]:
+        if self._driver is None or self._driver.poll() is not None:
+            command = ["docker", "exec", "-i", self.container.id, "/opt/venv/bin/python", "-I", "/opt/driver.py"]
+            pipe = subprocess.PIPE
+            self._driver = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+        self._send(json.dumps(job))
+        return self._answer()
 
-    Args:
-        container: It has the Python.
-        wheels: Where the directory is made, and kept for the next run.
-        others: More that is wanted.
-    """
-    digest = hashlib.sha256(repr(others).encode())
-    for path in sorted([ROOT / "pyproject.toml", ROOT / "README.md", *(ROOT / "src").rglob("*.py")]):
-        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    folder = wheels / digest.hexdigest()[:12]
-    if not folder.exists():
-        shutil.rmtree(wheels, ignore_errors=True)
-        making = wheels / "making"
-        question = "import platform as p; print(p.python_version(), p.machine(), p.libc_ver()[1])"
-        version, machine, libc = container.execute("python3", "-c", question).decode().split()
-        minors = range(17, int(libc.split(".")[1]) + 1)
-        platforms = [f"manylinux2014_{machine}", *(f"manylinux_2_{minor}_{machine}" for minor in minors)]
-        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        _run([*pip, "wheel", "--no-deps", "--wheel-dir", str(making), str(ROOT)])
-        ours = str(next(making.glob("peerstage-*.whl")))
-        only = [word for one in platforms for word in ("--platform", one)]
-        suits = ["--only-binary=:all:", "--python-version", version.rpartition(".")[0], *only]
-        _run([*pip, "download", "--dest", str(making), *suits, ours, *others])
-        making.rename(folder)
-    return folder
+    def _send(self, line: str) -> None:
+        assert self._driver is not None
+        assert self._driver.stdin is not None
+        self._driver.stdin.write(f"{line}\n")
+        self._driver.stdin.flush()
 
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command[:6])}: {done.stderr.strip()[-500:]}")
+    def _answer(self) -> dict[str, Any]:
+        assert self._driver is not None
+        assert self._driver.stdout is not None
+        line = self._driver.stdout.readline()
+        assert line, "The driver has ended."
+        answer: dict[str, Any] = json.loads(line)
+        return answer

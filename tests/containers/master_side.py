@@ -8,11 +8,8 @@ import stat
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from subprocess import PIPE, STDOUT, CompletedProcess, run
 from typing import NamedTuple
-
-from client_side import wheels_for
 
 from support.containers import USER, Bench, Container, docker
 from support.site import BIN, FIVE_LINES
@@ -67,11 +64,10 @@ class Ran:
 class Master:
     """The container that stages from the others as root, with the keys of its backup user."""
 
-    def __init__(self, bench: Bench, wheels: Path) -> None:
+    def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.container: Container = bench.container("master")
-        folder = wheels_for(self.container, wheels, "cedar-backup3>=3.12")
-        docker("cp", f"{folder}/.", f"{self.container.id}:/wheels")
+        docker("cp", f"{bench.home}/wheels/.", f"{self.container.id}:/wheels")
         docker("cp", str(bench.home / "id"), f"{self.container.id}:/opt/id")
         pip = f"{BIN}/python -m pip install --quiet --no-index --find-links /wheels --disable-pip-version-check"
         self.sh(f"{pip} peerstage cedar-backup3 && install -o {USER} -g {USER} -m 600 /opt/id ~{USER}/.ssh/id_ed25519")

@@ -1,4 +1,4 @@
-"""The test bench itself: loud where it can not run, and gone when it is stopped."""
+"""The test bench itself: loud where it can not run, and gone when it is stopped, however impatiently."""
 
 from __future__ import annotations
 
@@ -6,33 +6,39 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from kinds import KINDS
 
+from support.bench_run import groups_of
 from support.containers import ROOT, Bench, docker, services_in_file
 
-HERE = str(Path(__file__).parent)
+HERE = Path(__file__).parent
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
 
 #: pytest as in front of a terminal, even where these tests run in the background, with SIGINT ignored.
-STOPPABLE = (
-    "import signal, sys, pytest\n"
+IN_FRONT = (
+    "import os, signal, sys\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    "sys.exit(pytest.main(sys.argv[1:]))"
+    "os.execv(sys.argv[1], sys.argv[1:])"
 )
 
 
 def run_pytest(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run the container tests in a process of their own."""
     environment = {**os.environ, **({} if path is None else {"PATH": path})}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE, *arguments]
+    command = [*PYTEST, "-q", str(HERE / "test_client.py"), str(HERE / "test_bench.py"), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
-def test_without_an_engine_one_line_says_what_to_install(tmp_path: Path) -> None:
-    done = run_pytest("-k", "stages_and_starts", path=str(tmp_path))
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "a worker"])
+def test_without_an_engine_one_line_says_what_to_install(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    done = run_pytest("-k", "stages_and_starts", *workers, path=str(tmp_path))
     assert done.returncode == 1
     line = "There is no docker: install an engine (Debian: apt-get install docker.io docker-compose), or leave"
     assert [one for one in done.stdout.splitlines() if one.startswith(line)] != []
@@ -41,8 +47,11 @@ def test_without_an_engine_one_line_says_what_to_install(tmp_path: Path) -> None
     assert "Traceback" not in done.stdout
 
 
-def test_told_to_go_without_docker_the_last_line_says_how_many_are_left_out(tmp_path: Path) -> None:
-    done = run_pytest("--without-docker", "-k", "stages_and_starts or every_kind", path=str(tmp_path))
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "a worker"])
+def test_told_to_go_without_docker_the_last_line_says_how_many_are_left_out(
+    tmp_path: Path, workers: tuple[str, ...]
+) -> None:
+    done = run_pytest("--without-docker", "-k", "stages_and_starts or one_worker", *workers, path=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.strip().splitlines()[-1].split(maxsplit=1)
     assert int(last[0]) >= 6
@@ -50,28 +59,153 @@ def test_told_to_go_without_docker_the_last_line_says_how_many_are_left_out(tmp_
     assert "1 passed" in done.stdout
 
 
-@pytest.mark.kind("openssh92")
-def test_ctrl_c_leaves_no_container_network_or_volume(bench: Bench, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", STOPPABLE, "-q", "-p", "no:cacheprovider", HERE, "-k", "real_files and openssh92"]
-    with open(tmp_path / "said", "wb") as said:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
-    mine = f"name=peerstage-{process.pid}-"
-    try:
+class Started:
+    """A command as a terminal runs it: Ctrl-C goes to everything that it has started and that did not leave its group.
+
+    Args:
+        command: What is run.
+        directory: For its output and its temporary files.
+    """
+
+    def __init__(self, command: list[str], directory: Path) -> None:
+        self._mark = f"PEERSTAGE_STARTED_BY={uuid.uuid4().hex}"
+        self._temporary = Path(tempfile.mkdtemp(dir=directory))
+        self._output = directory / "output"
+        name, value = self._mark.split("=")
+        environment = {**os.environ, name: value, "TMPDIR": str(self._temporary)}
+        with open(self._output, "wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", IN_FRONT, *command],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def words(self) -> str:
+        """What it has printed."""
+        return self._output.read_text()
+
+    def wait_until(self, happened: Callable[[], object]) -> None:
+        """Wait until something has happened, while it runs."""
+        until = time.monotonic() + 240
+        while not happened():
+            assert self.process.poll() is None, self.words
+            assert time.monotonic() < until, self.words
+            time.sleep(0.02)
+
+    def interrupt(self, *, again: bool) -> int:
+        """Press Ctrl-C, if *again* until it has ended; return its status."""
+        os.killpg(self.process.pid, signal.SIGINT)
         until = time.monotonic() + 60
-        while not docker("ps", "-aq", "--filter", mine) and process.poll() is None and time.monotonic() < until:
+        while again and self.process.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+            os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(60)
+
+    def end(self) -> None:
+        """End it if it has not ended."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def containers(self) -> list[str]:
+        """Return its containers."""
+        return docker("ps", "-aq", "--filter", f"name=-{self.process.pid}[-_]").decode().split()
+
+    def volumes(self) -> list[str]:
+        """Return the volumes of its containers."""
+        mounts = "{{range .Mounts}}{{.Name}} {{end}}"
+        return docker("inspect", "--format", mounts, *self.containers()).decode().split()
+
+    def left(self, patience: float = 10.0) -> dict[str, list[str]]:
+        """Return everything of it that does not go away."""
+        until = time.monotonic() + patience
+        while (found := self._found()) and time.monotonic() < until:
             time.sleep(0.05)
-        before = docker("ps", "-aq", "--filter", mine).decode().split()
-        volumes = docker("inspect", "--format", "{{range .Mounts}}{{.Name}} {{end}}", *before).split() if before else []
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything that runs in front
-        status = process.wait(60)
-    finally:
-        process.kill()
-    words = (tmp_path / "said").read_text()
-    assert (len(before), status) == (1, 2), words
-    assert docker("ps", "-aq", "--filter", mine) == b""
-    assert docker("network", "ls", "-q", "--filter", mine) == b""
-    assert len(volumes) == 1
-    assert volumes[0] not in docker("volume", "ls", "-q").split()
+        return found
+
+    def _found(self) -> dict[str, list[str]]:
+        networks = docker("network", "ls", "--format", "{{.Name}}", "--filter", f"name=-{self.process.pid}[-_]")
+        found = {
+            "containers": self.containers(),
+            "networks": networks.decode().split(),
+            "processes": [path.parent.name for path in Path("/proc").glob("[0-9]*/environ") if self._is_mine(path)],
+            "directories": [path.name for path in self._temporary.glob("peerstage-*")],
+        }
+        return {what: names for what, names in found.items() if names}
+
+    def _is_mine(self, environment: Path) -> bool:
+        try:
+            return self._mark.encode() in environment.read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is another user's
+            return False
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[list[str]], Started]]:
+    """Starts a command as a terminal does, and sees to it that it ends."""
+    started: list[Started] = []
+
+    def start(command: list[str]) -> Started:
+        started.append(Started(command, tmp_path))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()
+
+
+#: Two groups for two workers, one of which has a volume.
+TWO_GROUPS = [*PYTEST, "-v", str(HERE / "test_sudo.py"), str(HERE / "test_container_faults.py"), "-k", "sudo or paused"]
+
+
+@pytest.mark.kind("faults", "sudo")
+@pytest.mark.parametrize(
+    ("workers", "again"),
+    [((), True), (("-n", "2"), False), (("-n", "2"), True)],
+    ids=["alone, impatiently", "two workers, once", "two workers, impatiently"],
+)
+def test_ctrl_c_in_mid_run_leaves_nothing(
+    bench: Bench, start: Callable[[list[str]], Started], workers: tuple[str, ...], again: bool
+) -> None:
+    run = start([*TWO_GROUPS, *workers])
+    run.wait_until(lambda: "PASSED" in run.words)
+    volumes = run.volumes()
+    assert volumes != []
+    assert run.interrupt(again=again) == 2, run.words
+    assert run.left() == {}, run.words
+    assert not set(volumes) & set(docker("volume", "ls", "-q").decode().split())
+
+
+@pytest.mark.kind("faults", "sudo")
+def test_ctrl_c_while_containers_start_leaves_nothing(bench: Bench, start: Callable[[list[str]], Started]) -> None:
+    run = start([*TWO_GROUPS, "-n", "2"])
+    run.wait_until(run.containers)
+    assert run.interrupt(again=True) == 2, run.words
+    assert run.left() == {}, run.words
+
+
+@pytest.mark.kind("faults", "sudo")
+@pytest.mark.parametrize("when", ["while it starts", "when it is up"])
+def test_a_peer_that_was_kept_up_is_gone_after_ctrl_c_however_impatient(
+    bench: Bench, start: Callable[[list[str]], Started], when: str
+) -> None:
+    peer = start([sys.executable, str(ROOT / "docker" / "peer"), "sudo"])
+    peer.wait_until(peer.containers if when == "while it starts" else lambda: "Ctrl-C removes it." in peer.words)
+    assert peer.interrupt(again=True) == 0, peer.words
+    assert "Traceback" not in peer.words
+    assert peer.left() == {}, peer.words
+
+
+def test_tests_that_use_one_container_go_to_one_worker() -> None:
+    needs = {"a": ("master", "guard"), "b": ("guard",), "c": ("client", "far"), "d": ("far",), "e": ("client",)}
+    groups = groups_of(needs)
+    assert groups["a"] == groups["b"]
+    assert groups["c"] == groups["d"]
+    assert len(set(groups.values())) == 3
 
 
 def test_every_service_is_a_kind_or_has_a_part_of_its_own() -> None:

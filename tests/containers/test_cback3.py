@@ -9,7 +9,6 @@ import io
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,11 +34,9 @@ FILES.file("set-id", b"s", 0o6755).file(".hidden", b"h").file(b"\xff not utf-8",
 
 
 @pytest.fixture(scope="session")
-def master(bench: Bench, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Master:
+def master(bench: Bench) -> Master:
     """The master, with cback3 and our wheel installed."""
-    cache = getattr(pytestconfig, "cache", None)
-    wheels = cache.mkdir("master-wheels") if cache is not None else tmp_path_factory.mktemp("wheels")
-    one = Master(bench, Path(wheels) / "wheels")
+    one = Master(bench)
     one.know(PEERS, ALIASES)
     return one
 

@@ -34,9 +34,7 @@ def show(bench: Bench) -> Iterator[Callable[..., None]]:
 
     def reload() -> None:
         certificate.chmod(0o644)
-        container.execute("kill", "-HUP", "1")
-        container.banner = ""
-        container.wait()
+        container.reload()
 
     def change(*principals: str, **how: Any) -> None:
         certify(host, authority, *principals, host=True, **how)

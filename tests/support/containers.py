@@ -1,166 +1,44 @@
-"""The peers of docker/docker-compose.yml: what is needed is built and started, filled with files and looked into."""
+"""The peers of docker/docker-compose.yml, as tests use them: filled with files, reached, looked into."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import ipaddress
 import itertools
-import json
-import random
 import re
 import shlex
-import shutil
 import socket
 import stat
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from peerstage import RemotePeer, SSHOptions
 from peerstage.testing.contract import Source
-from support.programs import program, rcp_command
+from support.archive import UID as UID
+from support.archive import Files as Files
+from support.archive import Found as Found
+from support.bench_home import USER as USER
+from support.bench_home import VARIABLES, variables
+from support.bench_home import services_in_file as services_in_file
+from support.engine import PROJECT, SERVICE, Commands, compose_line
+from support.engine import ROOT as ROOT
+from support.engine import docker as docker
+from support.programs import rcp_command
+from support.shell import Shell, ShellGone
 
-ROOT = Path(__file__).parents[2]
-DOCKER = ROOT / "docker"
-COMPOSE_FILE = DOCKER / "docker-compose.yml"
-
-USER = "backup"
 COLLECT = "/srv/collect"
-#: Debian's fixed number of that user and its group.
-UID = 34
 
 #: Debian suites of the services that are not on bookworm.
-_SUITES = {"openssh84": "bullseye", "openssh100": "trixie", "client": "trixie", "master": "trixie"}
+SUITES = {"openssh84": "bullseye", "openssh100": "trixie", "client": "trixie", "master": "trixie"}
 #: How a chrooted user sees the collect directory.
 _SEEN_AS = {"sftp-only": "/collect"}
 #: Services that are reached through others, the nearest of these first.
 _THROUGH = {"behind": ("bastion",), "far": ("bastion", "gate")}
 #: The one whose address stays, as docker-compose.yml says it.
 _FIXED = {"faults": 200}
-
-Say = Callable[[str], object]
-
-
-# The engine and its compose command.
-
-
-@cache
-def engine_problem() -> str | None:
-    """Return one line that says what is missing and what to install, None if everything is there."""
-    instead = "or leave the container tests out with --without-docker."
-    if shutil.which("docker") is None:
-        return f"There is no docker: install an engine (Debian: apt-get install docker.io docker-compose), {instead}"
-    if subprocess.run(["docker", "version"], capture_output=True).returncode != 0:
-        return f"No Docker engine answers: start it (systemctl start docker; is this user in the group?), {instead}"
-    if _compose() is None:
-        return f"There is no docker compose: install it (Debian: apt-get install docker-compose), {instead}"
-    return None
-
-
-@cache
-def _compose() -> str | None:
-    for command in ("docker compose", "docker-compose"):
-        if shutil.which(command.split()[0]) and (
-            subprocess.run([*command.split(), "version"], capture_output=True).returncode == 0
-        ):
-            return command
-    return None
-
-
-def docker(*arguments: str, stdin: bytes | None = None) -> bytes:
-    """Run docker and return what it says.
-
-    Raises:
-        RuntimeError: It failed; with its own words.
-    """
-    done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"docker {' '.join(arguments)[:200]}: {done.stderr.decode(errors='replace').strip()[-500:]}")
-    return done.stdout
-
-
-# What is made for one run: keys, a network's address, the variables of docker-compose.yml.
-
-
-def lay_out(home: Path) -> str:
-    """Make everything of this run in *home*, and return the compose command that knows of it."""
-    keys = home / "keys"
-    keys.mkdir()
-    _make_keys(home, keys)
-    variables = {"PEERSTAGE_KEYS": keys, "PEERSTAGE_NET": _free_network(), "PEERSTAGE_BUILD": _build()}
-    (home / "variables").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
-    command = _compose()
-    if command is None:
-        raise RuntimeError(engine_problem())
-    return f'{command} --env-file "{home / "variables"}"'
-
-
-def services_in_file() -> list[str]:
-    """Return the services of docker-compose.yml."""
-    section = COMPOSE_FILE.read_text().split("\nservices:\n")[1].split("\nnetworks:\n")[0]
-    return re.findall(r"^  ([a-z0-9-]+):$", section, re.MULTILINE)
-
-
-def _make_keys(home: Path, keys: Path) -> None:
-    """Make the user's key and certificate in *home*, and what containers may see of keys in *keys*."""
-    keygen = program("ssh-keygen")
-
-    def run(*arguments: str) -> None:
-        subprocess.run([keygen, "-q", *arguments], check=True, capture_output=True)
-
-    def make(path: Path) -> None:
-        run("-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path))
-
-    for name in ("id", "ca"):
-        make(home / name)
-        shutil.copy(home / f"{name}.pub", keys)
-    run("-s", str(home / "ca"), "-I", USER, "-n", USER, str(home / "id.pub"))
-    for service in (*services_in_file(), "another"):
-        make(keys / f"host_{service}")
-    run("-s", str(home / "ca"), "-I", "certs", "-h", "-n", "certs,127.0.0.1", str(keys / "host_certs.pub"))
-    for path in keys.iterdir():
-        path.chmod(0o644)  # a container's root is not always this user; the directory above is closed
-
-
-def _free_network() -> str:
-    """Return the first three numbers of a network that neither the engine nor this machine uses."""
-    ids = docker("network", "ls", "--quiet").split()
-    told = json.loads(docker("network", "inspect", *(one.decode() for one in ids)))
-    taken = [one["Subnet"] for network in told for one in network["IPAM"]["Config"] or () if "Subnet" in one]
-    taken += _routes()
-    used = [ipaddress.ip_network(one) for one in taken if ":" not in one]
-    while True:
-        prefix = f"10.{random.randrange(64, 250)}.{random.randrange(256)}"
-        if not any(ipaddress.ip_network(f"{prefix}.0/24").overlaps(one) for one in used):
-            return prefix
-
-
-def _routes() -> list[str]:
-    found = []
-    try:
-        lines = Path("/proc/net/route").read_text().splitlines()[1:]
-    except OSError:
-        return []
-    for line in lines:
-        destination, mask = (int.from_bytes(bytes.fromhex(line.split()[at]), "little") for at in (1, 7))
-        if mask:
-            found.append(f"{ipaddress.ip_address(destination)}/{mask.bit_count()}")
-    return found
-
-
-def _build() -> str:
-    """Return a tag for the images that changes with what they are made from."""
-    digest = hashlib.sha256()
-    for path in sorted(DOCKER.rglob("*")):
-        if path.is_file() and path.name not in ("base", "peer", COMPOSE_FILE.name):
-            digest.update(f"{path.relative_to(DOCKER)}\0{path.stat().st_mode & 0o111}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def hops_to(service: str) -> tuple[str, ...]:
@@ -173,73 +51,6 @@ def seen_as(service: str) -> str:
     return _SEEN_AS.get(service, COLLECT)
 
 
-# Files on their way in and out.
-
-
-class Files:
-    """Files of a collect directory that is still to be filled, of every kind that tar knows."""
-
-    def __init__(self, **files: bytes) -> None:
-        self._entries: list[tuple[tarfile.TarInfo, bytes]] = []
-        for name, data in files.items():
-            self.file(name, data)
-
-    def file(
-        self, name: str | bytes, data: bytes = b"", mode: int = 0o644, *, mtime: int | None = None, owner: int = UID
-    ) -> Files:
-        """Add a regular file."""
-        return self._add(name, tarfile.REGTYPE, mode, data=data, mtime=mtime, owner=owner)
-
-    def directory(self, name: str | bytes) -> Files:
-        """Add a directory."""
-        return self._add(name, tarfile.DIRTYPE, 0o755)
-
-    def link(self, name: str | bytes, to: str) -> Files:
-        """Add a symbolic link."""
-        return self._add(name, tarfile.SYMTYPE, 0o777, to=to)
-
-    def fifo(self, name: str | bytes) -> Files:
-        """Add a FIFO."""
-        return self._add(name, tarfile.FIFOTYPE, 0o644)
-
-    def archive(self) -> bytes:
-        """Return them as a tar archive."""
-        raw = io.BytesIO()
-        how: dict[str, Any] = {"format": tarfile.GNU_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
-        with tarfile.open(fileobj=raw, mode="w", **how) as tar:
-            for info, data in self._entries:
-                tar.addfile(info, io.BytesIO(data))
-        return raw.getvalue()
-
-    def _add(
-        self,
-        name: str | bytes,
-        kind: bytes,
-        mode: int,
-        *,
-        data: bytes = b"",
-        to: str = "",
-        mtime: int | None = None,
-        owner: int = UID,
-    ) -> Files:
-        text = name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
-        info = tarfile.TarInfo(f"./{text}")
-        info.type, info.mode, info.size, info.linkname = kind, mode, len(data), to
-        info.uid = info.gid = owner
-        info.mtime = int(time.time()) if mtime is None else mtime
-        self._entries.append((info, data))
-        return self
-
-
-@dataclass(frozen=True)
-class Found:
-    """A regular file as it lies in a container."""
-
-    data: bytes
-    mode: int
-    uid: int
-
-
 @dataclass
 class Container:
     """A running service."""
@@ -248,15 +59,64 @@ class Container:
     id: str
     banner: str = ""
 
+    _ports: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
+    _shell: Shell | None = field(default=None, init=False, repr=False, compare=False)
+
     @property
     def ports(self) -> tuple[int, ...]:
-        """The ports of this machine that lead to its port 22; they change when it is started again."""
-        told = docker("port", self.id).decode()
-        return tuple(int(port) for port in re.findall(r"^22/tcp -> 127\.0\.0\.1:(\d+)$", told, re.MULTILINE))
+        """The ports of this machine that lead to its port 22; `restart` changes them."""
+        if self._ports is None:
+            self._ports = published(docker("port", self.id).decode())
+        return self._ports
 
     def execute(self, *command: str, stdin: bytes | None = None) -> bytes:
-        """Run a command in it as root, and return what it says."""
-        return docker("exec", *(("-i",) if stdin is not None else ()), self.id, *command, stdin=stdin)
+        """Run a command in it as root, and return what it says.
+
+        Raises:
+            RuntimeError: If it fails, or the container does not run.
+        """
+        line = shlex.join(command)
+        try:
+            status, output, error = self._in_shell(line, stdin or b"")
+        except ShellGone as exc:
+            raise RuntimeError(f"{self.service}: {line[:200]}: {exc}") from None
+        if status != 0:
+            words = error.decode(errors="replace").strip()[-500:]
+            raise RuntimeError(f"{self.service}: {line[:200]} ended with status {status}: {words}")
+        return output
+
+    def _in_shell(self, line: str, stdin: bytes) -> tuple[int, bytes, bytes]:
+        if self._shell is not None:
+            try:
+                return self._shell.run(line, stdin)
+            except ShellGone:  # with the container, which may be up again
+                self._shell = None
+        shell = Shell(self.id)
+        answer = shell.run(line, stdin)
+        self._shell = shell
+        return answer
+
+    def restart(self) -> None:
+        """Start it again, and wait until it answers."""
+        self.close()
+        docker("restart", "-t", "0", self.id)
+        self.banner, self._ports = "", None
+        self.wait()
+
+    def reload(self) -> None:
+        """Have its sshd read its configuration again, and wait until it listens again."""
+        listening = "awk '$2 ~ /:0016$/ && $4 == \"0A\" {print $10}' /proc/net/tcp /proc/net/tcp6"
+        script = (
+            f"now() {{ {listening}; }}; before=$(now); kill -HUP 1; "
+            'while after=$(now); [ -z "$after" ] || [ "$after" = "$before" ]; do sleep 0.01; done'
+        )
+        self.execute("sh", "-c", script)
+
+    def close(self) -> None:
+        """End the shell in it that `execute` keeps."""
+        shell, self._shell = self._shell, None
+        if shell is not None:
+            shell.close()
 
     def fill(self, files: Files | None = None, *, directory: str = COLLECT, fresh: bool = False) -> None:
         """Lay *files* into the collect directory; if *fresh*, whatever was in it goes first."""
@@ -269,6 +129,10 @@ class Container:
             directory,
             stdin=(files or Files()).archive(),
         )
+
+    def unpack(self, archive: Path) -> None:
+        """Lay what a tar archive among the keys of the run holds into the collect directory."""
+        self.execute("tar", "-x", "-p", "--no-overwrite-dir", "-C", COLLECT, "-f", f"/run/keys/{archive.name}")
 
     def files(self, directory: str = COLLECT) -> dict[bytes, Found]:
         """Return the regular files of the collect directory."""
@@ -284,22 +148,24 @@ class Container:
     def wait(self, seconds: float = 30.0) -> None:
         """Wait until it runs, and says that it speaks SSH if it has a published port."""
         until = time.monotonic() + seconds
-        while not self.banner:
+        while not self._answers():
             if docker("inspect", "--format", "{{.State.Running}}", self.id).strip() != b"true":
                 raise RuntimeError(f"{self.service} does not come up: {self._log()}")
-            ports = self.ports
-            if not ports:
+            if not self.ports:
                 return
+            if time.monotonic() > until:
+                raise RuntimeError(f"{self.service} does not answer: {self._log()}")
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        for port in self.ports[:1]:
             try:
-                with socket.create_connection(("127.0.0.1", ports[0]), timeout=2) as sock:
-                    line = sock.makefile("rb").readline(256)
-                    self.banner = line.decode(errors="replace").strip() if line.startswith(b"SSH-") else ""
+                with socket.create_connection(("127.0.0.1", port), timeout=2) as sock, sock.makefile("rb") as file:
+                    line = file.readline(256)
             except OSError:
-                pass
-            if not self.banner:
-                if time.monotonic() > until:
-                    raise RuntimeError(f"{self.service} does not answer: {self._log()}")
-                time.sleep(0.05)
+                return False
+            self.banner = line.decode(errors="replace").strip() if line.startswith(b"SSH-") else ""
+        return bool(self.banner)
 
     def _log(self) -> str:
         done = subprocess.run(["docker", "logs", self.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -418,79 +284,45 @@ class BenchPeer:
 
 
 class Bench:
-    """The containers of one run.
+    """The containers of one run, as one process uses them; their owner starts and removes them.
 
     Args:
         home: Where `lay_out` made everything.
         project: Compose's name for the run.
-        compose: Runs a sub-command of compose.
-        say: Tells the person who waits.
     """
 
-    def __init__(self, home: Path, project: str, compose: Callable[[str], object], say: Say) -> None:
+    def __init__(self, home: Path, project: str) -> None:
         self.home = home
         self._project = project
-        self._compose = compose
-        self._say = say
         self._containers: dict[str, Container] = {}
-        lines = (home / "variables").read_text().splitlines()
-        self._variables = dict(line.split("=", 1) for line in lines)
-
-    def start(self, services: Iterable[str]) -> None:
-        """Build what is not built yet, start, and wait for the banners."""
-        wanted = sorted({one for service in services for one in (service, *_THROUGH.get(service, ()))})
-        tag = self._variables["PEERSTAGE_BUILD"]
-        told = docker("image", "ls", "--format", "{{.Repository}} {{.Tag}}", "--filter", "reference=peerstage-*")
-        there = [line.split() for line in told.decode().splitlines()]
-        missing = [service for service in wanted if [f"peerstage-{service}", tag] not in there]
-        if missing:
-            self._provide_bases({_SUITES.get(service, "bookworm") for service in missing})
-            self._say(f"building {', '.join(missing)}")
-            self._compose(f"build --force-rm {' '.join(missing)}")
-            for name, old in there:
-                if name.removeprefix("peerstage-") in missing and old != tag:
-                    subprocess.run(["docker", "image", "rm", f"{name}:{old}"], capture_output=True)
-        self._say(f"starting {', '.join(wanted)}")
-        self._compose(f"up -d --no-build {' '.join(wanted)}")
-        for service in wanted:
-            self.container(service).wait()
-
-    def _provide_bases(self, suites: Iterable[str]) -> None:
-        with subprocess.Popen([DOCKER / "base", *sorted(suites)], stderr=subprocess.PIPE, text=True) as process:
-            said = []
-            try:
-                for line in process.stderr or ():
-                    said.append(line.strip())
-                    self._say(said[-1].removeprefix("docker/base: "))
-            except BaseException:
-                process.terminate()
-                raise
-        if process.returncode != 0:
-            raise RuntimeError("; ".join(said[-3:]))
 
     def container(self, service: str) -> Container:
         """Return a service's container."""
         if service not in self._containers:
-            labels = (f"com.docker.compose.project={self._project}", f"com.docker.compose.service={service}")
-            filters = [word for label in labels for word in ("--filter", f"label={label}")]
-            self._containers[service] = Container(service, docker("ps", "-aq", *filters).decode().split()[0])
+            self._containers = {**find_containers(self._project), **self._containers}
         return self._containers[service]
 
     def recreate(self, service: str) -> Container:
         """Make a service's container anew, whatever was done to the old one."""
         self.thaw()
-        self._compose(f"rm -fsv {service}")  # its volume too, as up --force-recreate would not
-        self._compose(f"up -d --no-build --no-deps {service}")
-        self._containers.pop(service, None)
+        self.container(service).close()
+        for words in (("rm", "-fsv"), ("up", "-d", "--no-build", "--no-deps")):  # rm takes its volume too, unlike up
+            Commands().run(compose_line(self.home / VARIABLES, self._project, *words, service))
+        del self._containers[service]
         container = self.container(service)
         container.wait()
         return container
 
     def thaw(self) -> None:
-        """Unpause what is paused, or it can not be removed."""
-        label = f"label=com.docker.compose.project={self._project}"
+        """Unpause what is paused."""
+        label = f"label={PROJECT}={self._project}"
         for one in docker("ps", "-q", "--filter", label, "--filter", "status=paused").decode().split():
             docker("unpause", one)
+
+    def close(self) -> None:
+        """End what is kept open in the containers."""
+        for container in self._containers.values():
+            container.close()
 
     def peer(self, service: str) -> BenchPeer:
         """Return a peer with an empty collect directory."""
@@ -505,9 +337,22 @@ class Bench:
     def address(self, service: str) -> str:
         """What other containers call a service: its fixed address, or its name."""
         last = _FIXED.get(service)
-        return service if last is None else f"{self._variables['PEERSTAGE_NET']}.{last}"
+        return service if last is None else f"{variables(self.home)['PEERSTAGE_NET']}.{last}"
 
     @property
     def network(self) -> str:
         """The name of the network that the client shares with its peers."""
         return f"{self._project}_bench"
+
+
+def find_containers(project: str) -> dict[str, Container]:
+    """Return the containers of a project by their services."""
+    columns = f'{{{{.ID}}}}\t{{{{.Label "{SERVICE}"}}}}\t{{{{.Ports}}}}'
+    told = docker("ps", "-a", "--no-trunc", "--filter", f"label={PROJECT}={project}", "--format", columns)
+    rows = (line.split("\t") for line in told.decode().splitlines())
+    return {service: Container(service, number, _ports=published(ports)) for number, service, ports in rows}
+
+
+def published(text: str) -> tuple[int, ...]:
+    """Return the ports of this machine that lead to port 22, as ``docker ps`` or ``docker port`` tell them."""
+    return tuple(int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", text))
