@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import os
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from peerstage import Retry
 from support.containers import Bench, Files
+from support.random_files import random_bytes
 
-SERVICES = ("openssh84", "openssh92", "openssh100", "limited")
-pytestmark = pytest.mark.kind(*SERVICES)
+SERVICES = [
+    pytest.param(service, marks=pytest.mark.kind(service))
+    for service in ("openssh84", "openssh92", "openssh100", "limited")
+]
+
+
+@cache
+def files_of_all_sizes() -> dict[str, bytes]:
+    """Return files such that keys change several times while the large one is in flight, and between small ones."""
+    return {
+        "large": random_bytes(30_000_000),
+        **{f"small{number}": random_bytes(500 + number) for number in range(200)},
+    }
 
 
 @pytest.mark.parametrize("limit", ["1M", "256K", "64K 1"])
@@ -23,7 +35,7 @@ def test_everything_arrives_however_often_keys_are_made_anew(
     config = tmp_path / "config"
     config.write_text(f"RekeyLimit {limit}\n")
     peer = bench.peer(service)
-    files = {"large": os.urandom(30_000_000), **{f"small{number}": os.urandom(500) for number in range(200)}}
+    files = files_of_all_sizes()
     peer.container.fill(Files(**files))
     remote = peer.remote(transport, ssh=peer.options(config=str(config)), retry=Retry(tries=1))
     assert remote.stagePeer(str(target)) == len(files)
