@@ -17,9 +17,10 @@ from kinds import KINDS
 
 from support.bench_run import groups_of
 from support.containers import ROOT, Bench, docker, services_in_file
+from support.engine import PROJECT, remove_project
 
 HERE = Path(__file__).parent
-PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
 
 #: pytest as in front of a terminal, even where these tests run in the background, with SIGINT ignored.
 IN_FRONT = (
@@ -106,19 +107,27 @@ class Started:
         return self.process.wait(60)
 
     def end(self) -> None:
-        """End it if it has not ended."""
+        """End it if it has not ended, and remove what it has left."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        label = f'{{{{.Label "{PROJECT}"}}}}'
+        for project in {*self._mine("ps", "-a", label), *self._mine("network", "ls", label)}:
+            remove_project(project)
 
     def containers(self) -> list[str]:
         """Return its containers."""
-        return docker("ps", "-aq", "--filter", f"name=-{self.process.pid}[-_]").decode().split()
+        return self._mine("ps", "-a", "{{.ID}}")
+
+    def _mine(self, *command: str) -> list[str]:
+        *words, columns = command
+        return docker(*words, "--filter", f"name=-{self.process.pid}[-_]", "--format", columns).decode().split()
 
     def volumes(self) -> list[str]:
-        """Return the volumes of its containers."""
+        """Return the volumes of its containers; a test may be making one of these anew."""
         mounts = "{{range .Mounts}}{{.Name}} {{end}}"
-        return docker("inspect", "--format", mounts, *self.containers()).decode().split()
+        done = subprocess.run(["docker", "inspect", "--format", mounts, *self.containers()], capture_output=True)
+        return done.stdout.decode().split()
 
     def left(self, patience: float = 10.0) -> dict[str, list[str]]:
         """Return everything of it that does not go away."""
@@ -128,16 +137,15 @@ class Started:
         return found
 
     def _found(self) -> dict[str, list[str]]:
-        networks = docker("network", "ls", "--format", "{{.Name}}", "--filter", f"name=-{self.process.pid}[-_]")
         found = {
             "containers": self.containers(),
-            "networks": networks.decode().split(),
-            "processes": [path.parent.name for path in Path("/proc").glob("[0-9]*/environ") if self._is_mine(path)],
+            "networks": self._mine("network", "ls", "{{.Name}}"),
+            "processes": [path.parent.name for path in Path("/proc").glob("[0-9]*/environ") if self._has_mark(path)],
             "directories": [path.name for path in self._temporary.glob("peerstage-*")],
         }
         return {what: names for what, names in found.items() if names}
 
-    def _is_mine(self, environment: Path) -> bool:
+    def _has_mark(self, environment: Path) -> bool:
         try:
             return self._mark.encode() in environment.read_bytes().split(b"\0")
         except OSError:  # it has ended, or is another user's
@@ -172,9 +180,8 @@ def test_ctrl_c_in_mid_run_leaves_nothing(
     bench: Bench, start: Callable[[list[str]], Started], workers: tuple[str, ...], again: bool
 ) -> None:
     run = start([*TWO_GROUPS, *workers])
-    run.wait_until(lambda: "PASSED" in run.words)
+    run.wait_until(lambda: "PASSED" in run.words and run.volumes())
     volumes = run.volumes()
-    assert volumes != []
     assert run.interrupt(again=again) == 2, run.words
     assert run.left() == {}, run.words
     assert not set(volumes) & set(docker("volume", "ls", "-q").decode().split())
