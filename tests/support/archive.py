@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,12 @@ class Files:
     ) -> Files:
         """Add a regular file."""
         return self._add(name, tarfile.REGTYPE, mode, data=data, mtime=mtime, owner=owner)
+
+    def all(self, files: Mapping[bytes, bytes]) -> Files:
+        """Add regular files by their names."""
+        for name, data in files.items():
+            self.file(name, data)
+        return self
 
     def directory(self, name: str | bytes) -> Files:
         """Add a directory."""

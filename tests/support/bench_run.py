@@ -39,16 +39,20 @@ class Plan:
     Attributes:
         needs: The services that each container test needs, the kind that it is counted under first.
         left_out: How many tests were left out.
+        stories: Tests that are not run on every kind, but go through something of their own, which takes longer.
         groups: Tests that use one container have one group; it is given to one worker.
-        sizes: How many tests each group has.
+        sizes: How long each group takes, roughly.
     """
 
     needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: int = 0
+    stories: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.groups = groups_of(self.needs)
         self.sizes = Counter(self.groups.values())
+        for test in self.stories:
+            self.sizes[self.groups[test]] += 9
 
     @property
     def services(self) -> set[str]:
@@ -58,7 +62,7 @@ class Plan:
     def write(self, home: Path) -> None:
         """Leave it for the owner of the containers."""
         mine = home / f"{_PLAN}-{os.getpid()}"
-        mine.write_text(json.dumps({"needs": self.needs, "left_out": self.left_out}))
+        mine.write_text(json.dumps({"needs": self.needs, "left_out": self.left_out, "stories": self.stories}))
         mine.rename(home / _PLAN)
 
     @classmethod
@@ -137,7 +141,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         needed.why = f"{problem} {len(ours)} tests need it."
         items[:] = [*others, needed]
     else:
-        plan = config.stash[PLAN] = Plan({item.nodeid: needs[item] for item in ours})
+        stories = [item.nodeid for item in ours if item.get_closest_marker("kind")]
+        plan = config.stash[PLAN] = Plan({item.nodeid: needs[item] for item in ours}, stories=stories)
         for item in {plan.groups[item.nodeid]: item for item in reversed(ours)}.values():
             item.add_marker(pytest.mark.timeout(_START))  # it may have to wait
 
@@ -201,8 +206,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def next_group(config: pytest.Config, waiting: Iterable[str]) -> str | None:
-    """Return the group or test that is to be given out next: what uses containers as soon as they are up, the most
-    tests first, since that takes longest; and something else until then."""
+    """Return the group or test that is to be given out next: what uses containers as soon as they are up, the longest
+    first, so that nobody waits for it in the end; and something else until then."""
     groups = config.stash[PLAN].sizes
     if not config.stash[_OWNER].has_started:
         return next((one for one in waiting if one not in groups), None)

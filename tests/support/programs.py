@@ -48,10 +48,15 @@ def program(name: str) -> str:
 
 def rcp_command(ssh_arguments: list[str]) -> str:
     """Return OpenSSH's scp as an rcp-like command, over the protocol of that name where it knows two."""
-    scp = program("scp")
-    usage = subprocess.run([scp], capture_output=True, text=True).stderr
-    legacy = ["-O"] if "O" in usage.split("[-", 1)[1].split("]", 1)[0] else []  # from 8.7 on
-    return " ".join([scp, "-q", *legacy, *ssh_arguments])
+    legacy = ["-O"] if _scp_speaks_sftp() else []
+    return " ".join([program("scp"), "-q", *legacy, *ssh_arguments])
+
+
+@cache
+def _scp_speaks_sftp() -> bool:
+    """Whether scp has a switch for its old protocol, as from 8.7 on."""
+    usage = subprocess.run([program("scp")], capture_output=True, text=True).stderr
+    return "O" in usage.split("[-", 1)[1].split("]", 1)[0]
 
 
 def sftp_server() -> str:
