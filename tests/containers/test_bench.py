@@ -18,6 +18,7 @@ from kinds import KINDS
 from support.bench_run import groups_of
 from support.containers import ROOT, Bench, docker, services_in_file
 from support.engine import PROJECT, remove_project
+from support.random_files import random_bytes
 
 HERE = Path(__file__).parent
 PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
@@ -205,6 +206,22 @@ def test_a_peer_that_was_kept_up_is_gone_after_ctrl_c_however_impatient(
     assert peer.interrupt(again=True) == 0, peer.words
     assert "Traceback" not in peer.words
     assert peer.left() == {}, peer.words
+
+
+@pytest.mark.kind("faults", "sudo")
+def test_one_shell_runs_command_after_command_and_is_opened_again_behind_a_restart(bench: Bench) -> None:
+    container = bench.container("sudo")
+    data = random_bytes(300_000)
+    assert container.execute("cat", stdin=data) == data
+    assert container.execute("head", "-c", "3", stdin=data) == data[:3]  # what is not read is not the next command
+    assert container.execute("printf", "%s|", "a b", "$HOME", "'\n", "\udcff") == b"a b|$HOME|'\n|\xff|"
+    with pytest.raises(RuntimeError, match=r"sudo: ls /missing ended with status 2: .*No such file"):
+        container.execute("ls", "/missing")
+    assert len(container.execute("ls", "/tmp").split()) == 1  # the one shell's files
+    docker("restart", "-t", "0", container.id)
+    assert container.execute("echo", "again") == b"again\n"
+    container.restart()
+    assert container.banner.startswith("SSH-2.0-OpenSSH")
 
 
 def test_tests_that_use_one_container_go_to_one_worker() -> None:

@@ -200,9 +200,13 @@ def pytest_xdist_node_collection_finished(node: Any) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     owner = config.stash.get(_OWNER, None)
-    if owner is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if owner is None:
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
         owner.remove()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def next_group(config: pytest.Config, waiting: Iterable[str]) -> str | None:
