@@ -11,11 +11,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from kinds import KINDS
 
-from support.bench_run import groups_of
+from support.bench_run import OWNER, PLAN, Plan, groups_of, next_group
 from support.containers import ROOT, Bench, docker, services_in_file
 from support.engine import PROJECT, remove_project
 from support.random_files import random_bytes
@@ -230,6 +232,23 @@ def test_tests_that_use_one_container_go_to_one_worker() -> None:
     assert groups["a"] == groups["b"]
     assert groups["c"] == groups["d"]
     assert len(set(groups.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("up", "order"),
+    [
+        (False, ["plain", "the other", "containers of far", "containers of guard"]),
+        (True, ["containers of guard", "containers of far", "plain", "the other"]),
+    ],
+)
+def test_tests_in_containers_are_given_out_once_these_are_up_and_the_longest_first(up: bool, order: list[str]) -> None:
+    plan = Plan({"a": ("far",), "b": ("far",), "c": ("guard",)}, stories=["c"])
+    config: Any = SimpleNamespace(stash={PLAN: plan, OWNER: SimpleNamespace(has_started=up)})
+    waiting, given = ["plain", "containers of far", "the other", "containers of guard"], []
+    while waiting:
+        given.append(next_group(config, waiting) or waiting[0])
+        waiting.remove(given[-1])
+    assert given == order
 
 
 def test_every_service_is_a_kind_or_has_a_part_of_its_own() -> None:

@@ -88,7 +88,7 @@ def groups_of(needs: Mapping[str, Iterable[str]]) -> dict[str, str]:
 
 
 PLAN = pytest.StashKey[Plan]()
-_OWNER = pytest.StashKey[BenchOwner]()
+OWNER = pytest.StashKey[BenchOwner]()
 
 
 def needs_of(item: pytest.Item) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def pytest_configure(config: pytest.Config) -> None:
         project = f"peerstage-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         cache = getattr(config, "cache", None)
         kept = None if cache is None else Path(cache.mkdir("containers"))
-        config.stash[_OWNER] = BenchOwner(project, lambda line: _say(config, line), kept)
+        config.stash[OWNER] = BenchOwner(project, lambda line: _say(config, line), kept)
 
 
 @pytest.hookimpl(trylast=True)
@@ -169,7 +169,7 @@ def running_bench(config: pytest.Config) -> Bench:
     if hasattr(config, "workerinput"):
         wait_for_start(home, _START)
     else:
-        config.stash[_OWNER].start(config.stash[PLAN].services)
+        config.stash[OWNER].start(config.stash[PLAN].services)
     return Bench(home, project)
 
 
@@ -177,7 +177,7 @@ def _whereabouts(config: pytest.Config) -> tuple[Path, str]:
     if hasattr(config, "workerinput"):
         home, project = config.workerinput["bench"]
         return Path(home), project
-    owner = config.stash[_OWNER]
+    owner = config.stash[OWNER]
     return owner.home, owner.project
 
 
@@ -192,14 +192,14 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: Any) -> None:
-    owner = node.config.stash[_OWNER]
+    owner = node.config.stash[OWNER]
     plan = node.config.stash[PLAN] = Plan.read(owner.home)
     if plan.needs:
         owner.begin(plan.services)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    owner = config.stash.get(_OWNER, None)
+    owner = config.stash.get(OWNER, None)
     if owner is None:
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -213,7 +213,7 @@ def next_group(config: pytest.Config, waiting: Iterable[str]) -> str | None:
     """Return the group or test that is to be given out next: what uses containers as soon as they are up, the longest
     first, so that nobody waits for it in the end; and something else until then."""
     groups = config.stash[PLAN].sizes
-    if not config.stash[_OWNER].has_started:
+    if not config.stash[OWNER].has_started:
         return next((one for one in waiting if one not in groups), None)
     return max((one for one in waiting if one in groups), key=groups.__getitem__, default=None)
 
@@ -226,7 +226,7 @@ def _say(config: pytest.Config, line: str) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    needs, owner = config.stash[PLAN].needs, config.stash[_OWNER]
+    needs, owner = config.stash[PLAN].needs, config.stash[OWNER]
     if not owner.banners:
         return
     counts: dict[str, Counter[str]] = {services[0]: Counter() for services in needs.values()}
