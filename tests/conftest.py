@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import tempfile
@@ -16,6 +15,8 @@ from peerstage import RemotePeer
 from support import bench_run
 from support.leaks import Snapshot
 from support.sshd import Sshd, SshdPool, start_sshd
+
+pytest_plugins = ["support.accounts"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,19 +38,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-#: What pytest-xdist gives to one worker: what changes or covers up the password database of this machine.
-_TOGETHER = dict.fromkeys(("tests/isolation/", "tests/peer/test_parity.py", "tests/cli/test_doctor.py"), "accounts")
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Test by test to whoever is free, but for those that go together."""
+    """Test by test to whoever is free; container tests in groups that share their containers."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class Together(LoadScopeScheduling):
+    class ByContainers(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            containers = config.stash[bench_run.PLAN].groups.get(nodeid)
-            return containers or next((group for place, group in _TOGETHER.items() if nodeid.startswith(place)), nodeid)
+            return config.stash[bench_run.PLAN].groups.get(nodeid, nodeid)
 
         def _assign_work_unit(self, node: Any) -> None:
             first = bench_run.next_group(config, self.workqueue)
@@ -57,7 +53,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
                 self.workqueue.move_to_end(first, last=False)
             super()._assign_work_unit(node)
 
-    return Together(config, log)
+    return ByContainers(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -115,14 +111,13 @@ def public_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def unprivileged_sshd(public_path: Path) -> Iterator[Sshd]:
+def unprivileged_sshd(public_path: Path, unprivileged_user: str | None) -> Iterator[Sshd]:
     """A server whose login is not root, and that user's empty directory ``collect`` in *public_path*."""
-    user = "nobody" if os.geteuid() == 0 else None
-    server = start_sshd(public_path / "sshd", user=user)
+    server = start_sshd(public_path / "sshd", user=unprivileged_user)
     collect = public_path / "collect"
     collect.mkdir(mode=0o755)
-    if user is not None:
-        shutil.chown(collect, user)
+    if unprivileged_user is not None:
+        shutil.chown(collect, unprivileged_user)
     yield server
     server.stop()
 

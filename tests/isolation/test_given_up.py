@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from isolation.conftest import Account
 from peerstage import RemotePeer
 from peerstage.errors import StageError
 from peerstage.isolation.users import LocalUser
+from support.accounts import Account
 from support.children import children_apart, status_of
 from support.local_user import by_value
 from support.sshd import Sshd

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from isolation.conftest import Account
 from peerstage import RemotePeer, Retry
 from peerstage.errors import (
     ConfigurationError,
@@ -25,6 +24,7 @@ from peerstage.errors import (
     UnknownHostKey,
 )
 from peerstage.testing.contract import landed
+from support.accounts import Account
 from support.children import children_apart, in_child
 from support.local_user import by_value, rcp_as
 from support.sshd import KillsSessions, Sshd

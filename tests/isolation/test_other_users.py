@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from isolation.conftest import Account
 from peerstage import Limits, RemotePeer, sweep
 from peerstage.errors import IncompleteStage, LandingError, LimitExceeded, StageError
 from peerstage.landing import DirectoryLanding
 from peerstage.records import Entry, Ownership
 from peerstage.testing.contract import landed
+from support.accounts import Account
 from support.children import children_apart, status_of
 from support.local_user import by_value
 from support.sshd import Sshd

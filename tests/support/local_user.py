@@ -1,13 +1,9 @@
-"""Other local users than the one who runs the tests: one that every Debian has, and ones that are made for a run."""
+"""Peers that are reached as another local user than the one who runs the tests: one that every Debian has."""
 
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,25 +39,3 @@ def apart(over: str, server: Sshd, place: Path) -> dict[str, Any]:
         return {"isolated": True, "ssh": server.options(), **way}
     way = {"rcpCommand": rcp_as(LOCAL_USER, server, place)} if over == "rcp" else {"transport": over}
     return {"localUser": LOCAL_USER, "ssh": by_value(server), **way}
-
-
-@contextmanager
-def account(name: str, home: Path) -> Iterator[pwd.struct_passwd]:
-    """Make an account of this machine, with *home*, and remove it at the end.
-
-    Raises:
-        RuntimeError: It can not be made. The test fails: nothing is skipped.
-    """
-    command = ["useradd", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise RuntimeError("An account can not be made: install Debian's package passwd.") from None
-    if done.returncode:
-        raise RuntimeError(f"An account can not be made ({done.stderr.strip()}): run the tests as root.")
-    try:
-        home.mkdir(mode=0o755)
-        shutil.chown(home, name, name)
-        yield pwd.getpwnam(name)
-    finally:
-        subprocess.run(["userdel", "--force", name], check=True, capture_output=True)

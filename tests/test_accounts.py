@@ -1,0 +1,112 @@
+"""The accounts that tests run with: a pair for each worker, and none is left, however a run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+#: Two tests that write down whom they were given, leave a process of theirs behind, and do not end.
+WAITING = """
+import json, os, subprocess, time
+from pathlib import Path
+import pytest
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_that_waits(accounts, number):
+    become = ["setpriv", f"--reuid={accounts[0].uid}", "--clear-groups"]
+    subprocess.Popen([*become, "sleep", "1000"], start_new_session=True)
+    told = json.dumps([[one.name, one.uid, str(one.home)] for one in accounts])
+    Path(f"half-{number}").write_text(told)
+    os.rename(f"half-{number}", f"told-{number}")
+    time.sleep(1000)
+"""
+#: Workers that do not end by themselves are given less time than pytest-xdist gives them.
+IMPATIENT = "from xdist.workermanage import NodeManager\nNodeManager.EXIT_TIMEOUT = 1\n"
+
+
+@contextmanager
+def pytest_running(place: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A run of pytest in *place*, in a session of its own, with two workers; it is killed at the end."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "support.accounts", "-p", "no:cacheprovider", *arguments]
+    process = subprocess.Popen(
+        command,
+        cwd=place,
+        env={**environment, "PYTHONPATH": str(TESTS)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def exists(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def processes_of(uid: int) -> list[str]:
+    found = []
+    for path in Path("/proc").iterdir():
+        try:
+            if path.name.isdigit() and path.stat().st_uid == uid and (path / "exe").readlink():
+                found.append(path.name)
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("end", ["Ctrl-C", "Ctrl-C again and again", "SIGKILL"])
+def test_a_run_that_is_interrupted_leaves_no_account_and_no_process(tmp_path: Path, end: str) -> None:
+    (tmp_path / "test_waiting.py").write_text(WAITING)
+    (tmp_path / "conftest.py").write_text(IMPATIENT)
+    told = [tmp_path / f"told-{number}" for number in (0, 1)]
+    with pytest_running(tmp_path, "-n", "2") as process:
+        wait_until(lambda: all(path.exists() for path in told))
+        accounts = [tuple(one) for path in told for one in json.loads(path.read_text())]
+        assert len({name for name, _, _ in accounts}) == 4, "each worker has a pair of its own"
+        assert all(exists(name) for name, _, _ in accounts)
+        assert processes_of(accounts[0][1])
+        os.killpg(process.pid, signal.SIGKILL if end == "SIGKILL" else signal.SIGINT)
+        while end == "Ctrl-C again and again" and process.poll() is None:
+            time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGINT)
+        process.wait(60)
+    wait_until(lambda: not any(exists(name) for name, _, _ in accounts))
+    wait_until(lambda: not any(Path(home).exists() for _, _, home in accounts))
+    assert not any(processes_of(uid) for _, uid, _ in accounts)
+
+
+def test_a_run_of_quick_tests_makes_no_account(tmp_path: Path) -> None:
+    (tmp_path / "test_quick.py").write_text(
+        "def test_quick(request):\n    assert 'accounts' not in request.config.workerinput\n"
+    )
+    with pytest_running(tmp_path, "-n", "2", "-m", "not slow") as process:
+        assert process.wait(60) == 0
