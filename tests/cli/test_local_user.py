@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cli.command import Command
+from support.children import children_apart, is_gone
 from support.local_user import LOCAL_USER
 
 
@@ -80,18 +81,18 @@ def test_a_signal_in_mid_transfer_leaves_nothing(
         file.truncate(3 << 30)
     with command.start("stage", *reaching, command.spec(collect), target) as process:
         until = time.monotonic() + 30
-        while not list(target.glob(".peerstage-*/0")) and time.monotonic() < until:
+        while not is_coming(target) and time.monotonic() < until:
             time.sleep(0.01)
+        assert is_coming(target)
+        children = children_apart(process.pid)
+        assert len(children) == 1
         process.send_signal(signum)
         process.communicate(timeout=20)
     assert process.returncode == -signum
     assert os.listdir(target) == []
-    left = [pid for pid in os.listdir("/proc") if pid.isdigit() and str(process.pid) == parent_of(pid)]
-    assert left == []
+    assert all(is_gone(pid) for pid in children)
 
 
-def parent_of(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-    except OSError:
-        return ""
+def is_coming(target: Path) -> bool:
+    """Whether some bytes of a file have arrived, and it is not complete."""
+    return any(path.stat().st_size > 0 for path in target.glob(".peerstage-*/0"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +30,7 @@ from peerstage.isolation.frames import (
     Fail,
     Finish,
     Kind,
+    Log,
     Open,
     Record,
     Refuse,
@@ -47,16 +48,22 @@ from peerstage.transport.choose import Route
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
-#: Says what lies in the file that it is given, whatever it is asked, and then does what its second argument says.
+#: Says what lies in the first file, whatever it is asked, and then does what its last argument says: "wait" for more
+#: jobs as a real child does, or "endless": say what lies in the second file again and again.
 PUPPET = """
 import os, sys, time, signal
-said, then = open(sys.argv[1], "rb").read(), sys.argv[2]
+said, again = (open(path, "rb").read() for path in sys.argv[1:3])
+then = sys.argv[3]
+if then in ("deaf", "endless"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if then != "deaf":
     os.read(0, 1 << 20)
 while said:
     said = said[os.write(1, said):]
 while then == "endless":
-    os.write(1, b"\\0" * 65536)
+    left = again
+    while left:
+        left = left[os.write(1, left):]
 while then == "talk":
     os.write(2, b"la " * 20000)
 if then == "crash":
@@ -68,9 +75,10 @@ if then == "close":
     os.close(1)
 if then == "stop":
     os.kill(os.getpid(), signal.SIGSTOP)
-if then == "deaf":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-time.sleep(1000)
+while then == "wait" and os.read(0, 1 << 20):
+    pass
+if then != "wait":
+    time.sleep(1000)
 """
 
 DONE = {"value": True, "error": None, "transport": "sftp", "host_key": None, "retries": 0, "no_sftp": False}
@@ -84,12 +92,19 @@ class Puppet:
         self.watchdog = Watchdog(Limits())
 
     def transport(
-        self, said: bytes, then: str = "sleep", *, limits: Limits | None = None, by_command: bool = False
+        self,
+        said: bytes,
+        then: str = "wait",
+        *,
+        again: bytes = b"",
+        limits: Limits | None = None,
+        by_command: bool = False,
     ) -> IsolatedTransport:
-        script, words = self._place / "puppet.py", self._place / "words"
+        script, *words = (self._place / name for name in ("puppet.py", "said", "again"))
         script.write_text(PUPPET)
-        words.write_bytes(said)
-        command = [sys.executable, "-S", str(script), str(words), then]
+        for path, content in zip(words, (said, again), strict=True):
+            path.write_bytes(content)
+        command = [sys.executable, "-S", str(script), *map(str, words), then]
         return IsolatedTransport(
             Route(name="db1", user="backup", ssh=SSHOptions(), rcp_command="/bin/true" if by_command else None),
             None,
@@ -97,6 +112,7 @@ class Puppet:
             retry=Retry(tries=2),
             watchdog=self.watchdog,
             start=lambda environment: Child(environment, command),
+            grace=0.2,
         )
 
 
@@ -166,35 +182,41 @@ def test_what_a_child_may_not_say_ends_the_run_and_publishes_nothing(puppet: Pup
 
 BEGUN = wire(opened(b"a", 1 << 30), data(0, 0, b"begun"))
 
+#: Frames that a child may send, and that bring the run no further.
+POINTLESS = {
+    "log lines": wire(Log(30, "peerstage.session", "still here")) * 1000,
+    "refusals of one name": wire(Refuse(b"b", RemoteError("x"))) * 1000,
+}
+
 
 @pytest.mark.parametrize(
-    ("said", "then"),
+    ("said", "then", "again", "expected"),
     [
-        (b"", "sleep"),
-        *((BEGUN, then) for then in ("sleep", "deaf", "stop", "endless", "talk", "crash", "kill", "close")),
+        (b"", "sleep", b"", "Limits.deadline"),
+        (BEGUN, "sleep", b"", "Limits.deadline"),
+        (BEGUN, "deaf", b"", "Limits.deadline"),
+        (BEGUN, "stop", b"", "Limits.deadline"),
+        (BEGUN, "endless", bytes(65536), "a frame of kind 0"),
+        *((BEGUN, "endless", frames, "Limits.deadline") for frames in POINTLESS.values()),
+        (BEGUN, "talk", b"", "too much on stderr"),
+        (BEGUN, "crash", b"", r"status 3.*ValueError: \x1b[31mbad"),
+        (BEGUN, "kill", b"", "killed by signal 9"),
+        (BEGUN, "close", b"", "closed its channels"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "silent" if not value else "begun",
-)
+    ids=["silent", "sleep", "deaf", "stop", "endless zeros", *map("endless {}".format, POINTLESS),
+         "talk", "crash", "kill", "close"],
+)  # fmt: skip
 def test_a_child_that_is_silent_endless_or_dead_ends_within_the_deadline_from_outside(
-    puppet: Puppet, target: Path, said: bytes, then: str
+    puppet: Puppet, target: Path, said: bytes, then: str, again: bytes, expected: str
 ) -> None:
     started = time.monotonic()
     with pytest.raises(StageError) as caught:
-        tries(puppet.transport(said, then, limits=Limits(deadline=0.5)), target)
+        tries(puppet.transport(said, then, again=again, limits=Limits(deadline=0.5)), target)
     assert time.monotonic() - started < 0.5 + 5 + 2
     assert landed(target) == {b"old": b"old"}
-    expected = {
-        "sleep": "Limits.deadline",
-        "deaf": "Limits.deadline",
-        "stop": "Limits.deadline",
-        "talk": "too much on stderr",
-        "crash": r"status 3.*ValueError: \x1b[31mbad",
-        "kill": "killed by signal 9",
-        "close": "closed its channels",
-    }
     words = str(caught.value)
     assert words.isprintable()
-    for part in expected.get(then, "").split(".*"):
+    for part in expected.split(".*"):
         assert part in words
 
 
@@ -308,14 +330,24 @@ def test_log_lines_without_end_are_dropped_and_their_rooms_are_ours(
     assert all(record.getMessage().isprintable() for record in caplog.records)
 
 
-def test_cancel_ends_a_child_that_heeds_nothing(puppet: Puppet, target: Path) -> None:
-    transport = puppet.transport(wire(opened(b"a", 1 << 30)), "endless", limits=Limits())
-    signal.signal(signal.SIGALRM, lambda *_: puppet.watchdog.cancel())
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
-    started = time.monotonic()
-    with pytest.raises((Cancelled, ProtocolError)):
-        tries(transport, target)
-    assert time.monotonic() - started < 5
+@pytest.mark.parametrize(("then", "again"), [("deaf", b""), *(("endless", frames) for frames in POINTLESS.values())])
+def test_cancel_ends_a_child_that_heeds_nothing(puppet: Puppet, target: Path, then: str, again: bytes) -> None:
+    transport = puppet.transport(BEGUN, then, again=again, limits=Limits(deadline=60))
+    ended = threading.Event()
+
+    def cancel_once_begun() -> None:
+        while not list(target.glob(".peerstage-*/0")) and not ended.wait(0.01):
+            pass
+        puppet.watchdog.cancel()
+
+    thread = threading.Thread(target=cancel_once_begun)
+    thread.start()
+    try:
+        with pytest.raises(Cancelled):
+            tries(transport, target)
+    finally:
+        ended.set()
+        thread.join()
     assert landed(target) == {b"old": b"old"}
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def children_apart() -> list[int]:
-    """Return the process ids of those that this process has started."""
+def children_apart(parent: int | None = None) -> list[int]:
+    """Return the process ids of those that the process *parent*, by default this one, has started."""
+    parent = os.getpid() if parent is None else parent
     found = []
     for path in Path("/proc").iterdir():
         if not path.name.isdigit():
@@ -21,7 +22,7 @@ def children_apart() -> list[int]:
             status, command = (path / "status").read_text(), (path / "cmdline").read_bytes()
         except OSError:
             continue
-        if f"PPid:\t{os.getpid()}\n" in status and b"isolation/start.py" in command:
+        if f"PPid:\t{parent}\n" in status and b"isolation/start.py" in command:
             found.append(int(path.name))
     return found
 

@@ -79,6 +79,7 @@ class IsolatedTransport(Transport):
         watchdog: Tells whether the run was cancelled.
         on_fallback: Called when the peer turns out to have no SFTP.
         start: Starts a child with an environment.
+        grace: Seconds beyond its own deadline that a child gets to say that it has passed.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class IsolatedTransport(Transport):
         watchdog: Watchdog,
         on_fallback: Callable[[], object] | None = None,
         start: Callable[[dict[str, str]], Child] = Child,
+        grace: float = _GRACE,
     ) -> None:
         self._route = route
         self._user = user
@@ -98,6 +100,7 @@ class IsolatedTransport(Transport):
         self._retry = retry
         self._watchdog = watchdog
         self._start = start
+        self._grace = grace
         self._on_fallback = on_fallback or (lambda: None)
         self._settings = settings(route, limits, retry)
         self._capabilities = capabilities.expected(route.transport, by_command=route.by_command, guarded=route.guarded)
@@ -115,7 +118,7 @@ class IsolatedTransport(Transport):
             self._run(job, Receiver(landing, self._limits, tries=tries, directory=directory))
             return
         place = landing.hand_over(self._owner())
-        clock = _Clock(self._limits, self._watchdog, lambda: size_of(place, self._limits.entries))
+        clock = self._clock(lambda: size_of(place, self._limits.entries))
         begun: list[bytes] = []
 
         def adopt(name: bytes) -> None:
@@ -134,7 +137,7 @@ class IsolatedTransport(Transport):
 
     def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
         """See `Transport.execute`."""
-        clock = _Clock(self._limits, self._watchdog, lambda: 0, self._limits.seconds_for_command)
+        clock = self._clock(lambda: 0, self._limits.seconds_for_command)
         job = {"operation": "execute", "path": text_of(command)}
         status = self._run(job, Receiver(None, self._limits, said=said), clock)
         return None if status is None else integer(status, "status", 0, _MOST_STATUS)
@@ -144,7 +147,7 @@ class IsolatedTransport(Transport):
 
     def _run(self, job: dict[str, Any], receiver: Receiver, clock: _Clock | None = None, fd: int = -1) -> Any:
         """Have the child do *job*, and return what it comes to; after any failure but a reported one it is ended."""
-        clock = clock or _Clock(self._limits, self._watchdog, lambda: receiver.received)
+        clock = clock or self._clock(lambda: receiver.received)
         child = self._started(clock)
         try:
             with self._watchdog.ending(child.wake):
@@ -207,6 +210,9 @@ class IsolatedTransport(Transport):
             raise
         return child
 
+    def _clock(self, promised: Callable[[], int], allowed: float | None = None) -> _Clock:
+        return _Clock(self._limits, self._watchdog, promised, allowed, grace=self._grace)
+
     def _end(self, *, politely: bool) -> None:
         child, self._child = self._child, None
         if child is not None:
@@ -224,15 +230,23 @@ class _Clock:
         watchdog: Whether the run was cancelled.
         received: Returns how many bytes have come.
         allowed: Seconds, where they do not follow from that.
+        grace: Seconds beyond these.
     """
 
     def __init__(
-        self, limits: Limits, watchdog: Watchdog, received: Callable[[], int], allowed: float | None = None
+        self,
+        limits: Limits,
+        watchdog: Watchdog,
+        received: Callable[[], int],
+        allowed: float | None = None,
+        *,
+        grace: float,
     ) -> None:
         self._limits = limits
         self._watchdog = watchdog
         self._received = received
         self._started = time.monotonic()
+        self._grace = grace
         self._allowed = limits.seconds_for(0) if allowed is None else allowed
 
     def left(self) -> float:
@@ -243,11 +257,11 @@ class _Clock:
             Cancelled: The run was cancelled.
         """
         self._watchdog.check_final()
-        left = self._started + self._allowed + _GRACE - time.monotonic()
+        left = self._started + self._allowed + self._grace - time.monotonic()
         if left > 0:
             return left
         self._allowed = max(self._allowed, self._limits.seconds_for(self._received()))
-        left = self._started + self._allowed + _GRACE - time.monotonic()
+        left = self._started + self._allowed + self._grace - time.monotonic()
         if left > 0:
             return left
         raise LimitExceeded(
