@@ -7,12 +7,12 @@ import logging
 import multiprocessing
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from peerstage import RemotePeer, Retry
@@ -265,19 +265,36 @@ def stage_in_worker(peer: RemotePeer, target: str, queue: multiprocessing.Simple
         queue.put(repr(exc))
 
 
-def test_a_package_that_the_user_can_not_read_is_no_hindrance(
+#: Shows what it is given, in a mount namespace of its own, below the directory that is its first argument, and runs
+#: that Python: ``PREFIX=COPY ... -- PROGRAM ARGUMENT...``.
+MOVED = """
+closed=$1; shift
+while [ "$1" != -- ]; do mkdir -p "$closed/${1##*=}" && mount --bind "${1%=*}" "$closed/${1##*=}" || exit 9; shift; done
+shift; exec "$closed/$@"
+"""
+
+
+def test_a_package_and_a_python_that_the_user_can_not_read_are_no_hindrance(
     sshd: Sshd, collect: Path, target: Path, user: Account, tmp_path: Path
 ) -> None:
     """Everything, paramiko and the standard library included, lies where only root may go; all that is said works."""
     put(collect)
     user.knows(sshd)
     closed = tmp_path / "closed"
-    shutil.copytree(ROOT / "src", closed / "src")
-    closed.chmod(0o700)
+    closed.mkdir(mode=0o700)
+    prefix = Path(sys.base_prefix)
+    python = Path(sys.executable).resolve().relative_to(prefix.resolve())
+    shown = {prefix: "python", Path(paramiko.__file__).parents[1]: "site-packages", ROOT / "src": "src"}
     script = (
-        f"import sys; sys.path[:0] = [{str(closed / 'src')!r}]\n"
-        "import peerstage; assert 'closed' in peerstage.__file__\n"
+        f"import os, subprocess, sys; sys.path[:0] = [{str(closed / 'src')!r}, {str(closed / 'site-packages')!r}]\n"
+        "import encodings, paramiko, peerstage\n"
         "from peerstage import RemotePeer\n"
+        "places = [sys.executable, *(one.__file__ for one in (os, encodings, paramiko, peerstage))]\n"
+        f"unread = ['setpriv', '--reuid={user.uid}', '--regid={user.gid}', '--clear-groups', 'cat']\n"
+        "for place in places:\n"
+        f"    assert place.startswith({str(closed)!r}), place\n"
+        "    seen = subprocess.run([*unread, place], capture_output=True, text=True)\n"
+        "    assert 'Permission denied' in seen.stderr, place\n"
         "for way in ('sftp', 'scp'):\n"
         f"    peer = RemotePeer('db1', {str(collect)!r}, '/tmp', {sshd.user!r}, None, {user.name!r}, transport=way)\n"
         "    with peer:\n"
@@ -287,14 +304,13 @@ def test_a_package_that_the_user_can_not_read_is_no_hindrance(
         "try: peer.writeStageIndicator()\n"
         "except OSError as exc: print(type(exc).__name__)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.split("\n")[0] == "True 2", done.stderr
-    assert done.stdout.split("\n")[-2] == "LoginError", done.stderr
-    for path in (closed, Path(sys.executable).resolve().parent):
-        shown = subprocess.run(
-            ["setpriv", f"--reuid={user.uid}", "--clear-groups", "ls", str(path)], capture_output=True, text=True
-        )
-        assert path != closed or "Permission denied" in shown.stderr
+    mounts = [f"{real}={copy}" for real, copy in shown.items()]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", MOVED, "sh", str(closed), *mounts, "--", f"python/{python}", "-c", script],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["True 2", "True 3", "LoginError"], done.stderr
 
 
 def test_a_fork_of_the_caller_has_a_child_of_its_own(sshd: Sshd, collect: Path, target: Path, user: Account) -> None:

@@ -241,20 +241,30 @@ def test_what_is_no_file_of_its_own_is_refused_and_the_others_stay(
     assert landed(target) == {b"good": b"good\n"}
 
 
-def test_a_file_of_roots_that_was_linked_in_is_not_published(command: Command, target: Path, public_path: Path) -> None:
-    """Where the system lets users link what is not theirs (fs.protected_hardlinks=0), root must not fall for it."""
-    setting = Path("/proc/sys/fs/protected_hardlinks")
-    before = setting.read_text()
-    precious = public_path / "precious"
+def test_a_file_of_roots_that_was_linked_in_is_not_published(
+    command: Command, public_path: Path, owner: Ownership | None
+) -> None:
+    """As a user may do it where fs.protected_hardlinks is 0; here root makes the link."""
+    target, precious = public_path / "target", public_path / "target" / "precious"
+    target.mkdir()
     precious.write_bytes(b"precious")
     precious.chmod(0o600)
+    ended = threading.Event()
+
+    def link_once_begun() -> None:
+        while not (begun := list(target.glob(".peerstage-*/workspace/begun"))) and not ended.wait(0.01):
+            pass
+        os.link(precious, begun[0].with_name("bad"))
+
+    thread = threading.Thread(target=link_once_begun)
+    thread.start()
     try:
-        setting.write_text("0")
-        with pytest.raises(StageError):
-            command.peer(f"ln {precious} bad && echo a >a").stagePeer(str(target))
+        with pytest.raises(StageError, match="bad"):
+            command.peer(": >begun; until [ -e bad ]; do sleep 0.02; done; echo a >a").stagePeer(str(target), owner)
     finally:
-        setting.write_text(before)
-    assert b"bad" not in landed(target)
+        ended.set()
+        thread.join()
+    assert landed(target) == {b"a": b"a\n", b"begun": b"", b"precious": b"precious"}
     assert is_untouched(precious)
 
 
