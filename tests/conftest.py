@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
@@ -149,6 +150,17 @@ def target(tmp_path: Path) -> Path:
 def peer(sshd: Sshd, collect: Path) -> RemotePeer:
     """A remote peer on the real server, with an empty collect directory."""
     return RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options())
+
+
+@pytest.fixture(scope="session")
+def bulk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 96 MiB, no two pieces of which are the same: more than what is on its way at once. Link it, and leave
+    it as it is."""
+    path = tmp_path_factory.mktemp("bulk") / "bulk"
+    with path.open("wb") as file:
+        for _ in range(96):
+            file.write(os.urandom(1 << 20))
+    return path
 
 
 @pytest.fixture

@@ -31,8 +31,7 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 def apart(request: pytest.FixtureRequest, sshd: Sshd, collect: Path) -> RemotePeer:
     """A peer whose work is done in a child, with a file that takes a moment."""
     with (collect / "big").open("wb") as file:
-        for _ in range(128):
-            file.write(os.urandom(MIB))
+        file.truncate(128 * MIB)
     peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=by_value(sshd))
     if request.param == "localUser":
         peer.localUser = LOCAL_USER
@@ -105,8 +104,8 @@ def test_a_child_that_is_stopped_is_ended_by_the_deadline_from_outside(apart: Re
 
 
 def test_the_childs_own_deadline_is_what_is_told_where_it_can(apart: RemotePeer, old: Path) -> None:
-    apart.on_progress = lambda progress: time.sleep(0.3) if progress.bytes_done else None
-    apart.limits = Limits(deadline=1.0)
+    apart.on_progress = Once(lambda: time.sleep(2))
+    apart.limits = Limits(deadline=1.5)
     with pytest.raises(LimitExceeded, match="deadline"):
         apart.stagePeer(str(old))
 
@@ -143,9 +142,12 @@ def test_what_on_progress_raises_comes_out_after_clean_up(
 
 
 def test_an_interrupt_while_the_child_is_waited_for_ends_it(apart: RemotePeer, old: Path) -> None:
-    apart.on_progress = Once(signals(signal.SIGSTOP))
+    def stop_and_interrupt() -> None:
+        signals(signal.SIGSTOP)()
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+
+    apart.on_progress = Once(stop_and_interrupt)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 2.5)
     try:
         with pytest.raises(KeyboardInterrupt):
             apart.stagePeer(str(old))

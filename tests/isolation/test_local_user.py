@@ -101,12 +101,15 @@ def test_a_peer_without_sftp_is_remembered_across_children(
 
 
 def test_a_lost_connection_is_made_anew_by_the_child_and_told(
-    own_sshd: Callable[..., Sshd], collect: Path, target: Path, user: Account, caplog: pytest.LogCaptureFixture
+    own_sshd: Callable[..., Sshd],
+    collect: Path,
+    target: Path,
+    user: Account,
+    caplog: pytest.LogCaptureFixture,
+    bulk: Path,
 ) -> None:
     server = own_sshd()
-    with (collect / "big").open("wb") as file:
-        for _ in range(256):
-            file.write(os.urandom(1 << 20))
+    os.link(bulk, collect / "big")
     kill_once = KillsSessions(server, after=32 << 20)
     peer = RemotePeer(
         server.host, str(collect), "/tmp", server.user, None, user.name,

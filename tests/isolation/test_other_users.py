@@ -9,13 +9,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from peerstage import Limits, RemotePeer, sweep
 from peerstage.errors import IncompleteStage, LandingError, LimitExceeded, StageError
-from peerstage.landing import DirectoryLanding
+from peerstage.landing import DirectoryLanding, private
 from peerstage.records import Entry, Ownership
 from peerstage.testing.contract import landed
 from support.accounts import Account
@@ -25,31 +27,38 @@ from support.sshd import Sshd
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
-#: Swaps what it finds in the directory for links to a file of root's, and back, as fast as it can.
+#: Swaps what it finds in the directory for links to a file of root's, and back, as fast as it can; says "p" for each
+#: private directory of a run, and "f" for each file, that it has swapped. A directory that is not its own it can only
+#: rename where it is.
 SWAPS = """
 import os, sys
 place, precious = sys.argv[1:]
 os.chdir(place)
-os.mkdir("mine")
 print("ready", flush=True)
 turn = 0
 while True:
     turn += 1
     for name in os.listdir("."):
-        if name == "mine":
+        if name.startswith("mine"):
             continue
         try:
-            os.rename(name, f"mine/{name}-{turn}")
+            os.rename(name, f"mine{turn}")
+            os.write(1, b"p" if name.startswith(".") else b"f")
             if turn % 3 == 0:
                 os.symlink(precious, name)
             elif turn % 3 == 1:
                 os.mkdir(name)
-                os.symlink(precious, f"{name}/0")
+                for number in range(20):
+                    os.symlink(precious, f"{name}/{number}")
             else:
-                os.rename(f"mine/{name}-{turn}", name)
+                os.rename(f"mine{turn}", name)
         except OSError:
             pass
 """
+
+
+#: So many swaps of either kind meet a run at each of its steps.
+ENOUGH = 300
 
 
 def run_as(user: Account, command: list[str]) -> subprocess.Popen[bytes]:
@@ -65,9 +74,32 @@ def python() -> str:
     raise RuntimeError("These tests need a Python that every user can run: install Debian's package python3.")
 
 
+@dataclass
+class Swapping:
+    """A target that belongs to a user who swaps links in it all the time, and a file that must not be reached.
+
+    Attributes:
+        private: How many private directories of runs were swapped.
+        files: How many files were.
+    """
+
+    target: Path
+    precious: Path
+    said: IO[bytes]
+    private: int = 0
+    files: int = 0
+
+    def look(self) -> None:
+        """Count what was swapped since the last look, and check that the file was not reached."""
+        said = self.said.read() or b""
+        self.private += said.count(b"p")
+        self.files += said.count(b"f")
+        assert is_untouched(self.precious)
+
+
 @pytest.fixture
-def swapping(public_path: Path, user: Account) -> Iterator[tuple[Path, Path]]:
-    """A target that belongs to a user who swaps links in it all the time, and a file that must not be reached."""
+def swapping(public_path: Path, user: Account) -> Iterator[Swapping]:
+    """A user at it."""
     target, precious = public_path / "target", public_path / "precious"
     target.mkdir()
     user.give(target)
@@ -76,8 +108,9 @@ def swapping(public_path: Path, user: Account) -> Iterator[tuple[Path, Path]]:
     swaps = run_as(user, [python(), "-c", SWAPS, str(target), str(precious)])
     assert swaps.stdout is not None
     assert swaps.stdout.readline() == b"ready\n"
+    os.set_blocking(swaps.stdout.fileno(), False)
     try:
-        yield target, precious
+        yield Swapping(target, precious, swaps.stdout)
     finally:
         swaps.kill()
         swaps.wait()
@@ -91,42 +124,40 @@ def is_untouched(precious: Path) -> bool:
     )  # fmt: skip
 
 
-def test_links_that_are_swapped_while_root_gives_files_away_lead_nowhere(
-    swapping: tuple[Path, Path], user: Account
-) -> None:
-    target, precious = swapping
-    until = time.monotonic() + 8
-    outcomes: dict[str, int] = {}
-    while time.monotonic() < until:
+def test_links_that_are_swapped_while_root_gives_files_away_lead_nowhere(swapping: Swapping, user: Account) -> None:
+    until = time.monotonic() + 60
+    published = 0
+    while swapping.private < ENOUGH or swapping.files < ENOUGH or not published:
+        assert time.monotonic() < until, (swapping, published)
         try:
-            with DirectoryLanding(str(target), ownership=Ownership(user.uid, user.gid), permissions=0o644) as landing:
+            owner = Ownership(user.uid, user.gid)
+            with DirectoryLanding(str(swapping.target), ownership=owner, permissions=0o644) as landing:
                 for number in range(20):
                     slot = landing.open(Entry(b"%d" % number, 4))
                     slot.write(0, [b"data"])
                     slot.finish()
                 landing.commit()
-            outcome = "published"
+            published += 1
         except StageError as exc:
-            outcome = type(exc).__name__
             assert str(exc).isprintable()
-        outcomes[outcome] = outcomes.get(outcome, 0) + 1
-        assert is_untouched(precious), outcomes
-    assert outcomes.get("published", 0) > 0, outcomes
+        swapping.look()
 
 
 def test_a_whole_run_as_that_user_harms_nothing_either(
-    swapping: tuple[Path, Path], user: Account, sshd: Sshd, collect: Path
+    swapping: Swapping, user: Account, sshd: Sshd, collect: Path
 ) -> None:
-    target, precious = swapping
     for number in range(50):
         (collect / f"{number}").write_bytes(b"data")
-    for _ in range(5):
-        peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=by_value(sshd))
-        try:
-            peer.stagePeer(str(target))
-        except StageError as exc:
-            assert isinstance(exc, (LandingError, IncompleteStage))
-        assert is_untouched(precious)
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=by_value(sshd))
+    with peer:
+        for _ in range(5):
+            try:
+                peer.stagePeer(str(swapping.target))
+            except StageError as exc:
+                assert isinstance(exc, (LandingError, IncompleteStage))
+            swapping.look()
+    assert swapping.private
+    assert swapping.files
 
 
 def test_a_private_directory_that_was_exchanged_is_refused_and_not_emptied(
@@ -156,11 +187,11 @@ def test_a_private_directory_that_was_exchanged_is_refused_and_not_emptied(
         (theirs / "lock").unlink(missing_ok=True)
 
 
-#: Fills the directory that it is in with directories, one inside the other, for some seconds.
+#: Fills the directory that it is in with directories, one inside the other, until its argument exists.
 FILLS = """
-import os, time
-until, n = time.time() + 8, 0
-while time.time() < until:
+import os, sys
+n = 0
+while not os.path.exists(sys.argv[1]):
     n += 1
     try:
         os.mkdir(f"d{n}"); os.chdir(f"d{n}"); open("f", "w").close()
@@ -171,7 +202,7 @@ import os, sys
 open("good", "w").close()
 if os.fork() == 0:
     os.setsid()
-    os.execve(sys.executable, [sys.executable, "-c", FILLS], {})
+    os.execve(sys.executable, [sys.executable, "-c", FILLS, sys.argv[1]], {})
 """
 
 
@@ -270,55 +301,66 @@ def test_a_file_of_roots_that_was_linked_in_is_not_published(
 
 #: Leaves a file and a process that goes on writing to it, in a session and with an environment of its own.
 HOLDS_OPEN = """
-import os, sys, time
+import os, sys
 fd = os.open("held", os.O_RDWR | os.O_CREAT, 0o644)
 os.write(fd, b"good")
-if sys.argv[1:] and os.fork() == 0:
+if os.fork() == 0:
     os.setsid()
     os.dup2(fd, 9)
-    os.execve(sys.executable, [sys.executable, "-c", WRITES], {} if HIDES else os.environ)
+    os.execve(sys.executable, [sys.executable, "-c", WRITES, sys.argv[1]], {} if HIDES else os.environ)
 """
+#: Writes to the file, and how often it has to another one.
 WRITES = """
-import os, time
-for number in range(300):
+import os, sys, time
+count = os.open(sys.argv[1], os.O_WRONLY)
+for number in range(10_000):
     os.pwrite(9, b"%04d" % number, 0)
-    time.sleep(0.02)
+    os.pwrite(count, b"%d" % number, 0)
+    time.sleep(0.005)
 """
 
 
 @pytest.mark.parametrize("hides", [True, False])
 def test_who_still_holds_a_file_open_can_not_change_what_was_given_to_another(
-    command: Command, target: Path, public_path: Path, hides: bool
+    command: Command, target: Path, public_path: Path, hides: bool, user: Account
 ) -> None:
-    script = public_path / "holds.py"
+    script, count = public_path / "holds.py", public_path / "count"
     script.write_text(f"WRITES = {WRITES!r}\nHIDES = {hides}\n{HOLDS_OPEN}")
+    count.write_text("0")
+    user.give(count)
     try:
-        command.peer(f"{python()} {script} go").stagePeer(str(target), Ownership(12345, 54321))
+        command.peer(f"{python()} {script} {count}").stagePeer(str(target), Ownership(12345, 54321))
+        staged, written = (target / "held").read_bytes(), int(count.read_text())
+        assert bool(processes_of(user)) == hides, "who does not hide is found and killed"
+        while hides and int(count.read_text()) < written + 5:
+            assert processes_of(user)
+        assert (target / "held").read_bytes() == staged
+        assert (target / "held").stat().st_nlink == 1
     except IncompleteStage as exc:
         assert hides
         assert "changed while it was taken" in str(exc)
-        return
-    first = (target / "held").read_bytes()
-    time.sleep(0.2)
-    assert (target / "held").read_bytes() == first
-    assert (target / "held").stat().st_nlink == 1
+    finally:
+        for pid in processes_of(user):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_workspace_that_is_filled_as_fast_as_it_is_emptied_holds_nobody_up_and_is_swept(
-    command: Command, target: Path, public_path: Path
+    command: Command, target: Path, public_path: Path, user: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a process that has left its session and its environment behind, so that nobody finds it."""
-    fills = public_path / "fills.py"
+    monkeypatch.setattr(private, "_MOST_DIRECTORIES", 1000)
+    fills, stop = public_path / "fills.py", public_path / "stop"
     fills.write_text(f"FILLS = {FILLS!r}\n{LEAVES_FILLING}")
-    started = time.monotonic()
     try:
-        command.peer(f"{python()} {fills}", limits=Limits()).stagePeer(str(target), Ownership(12345, 54321))
+        command.peer(f"{python()} {fills} {stop}", limits=Limits()).stagePeer(str(target), Ownership(12345, 54321))
     except StageError as exc:
         assert str(exc).isprintable()
-    assert time.monotonic() - started < 30
-    time.sleep(max(0.0, started + 9 - time.monotonic()))
-    while sweep(target):
-        pass
+    assert processes_of(user), "it goes on"
+    stop.touch()
+    while processes_of(user):
+        time.sleep(0.01)
+    monkeypatch.undo()
+    sweep(target)
     assert sorted(os.listdir(target)) in ([], ["good"])
 
 
@@ -327,7 +369,7 @@ def test_a_command_that_hangs_is_killed_with_its_children(
     command: Command, target: Path, script: str, user: Account
 ) -> None:
     with pytest.raises(LimitExceeded, match="stall_timeout"):
-        command.peer(script).stagePeer(str(target))
+        command.peer(script, limits=Limits(stall_timeout=0.5, deadline=20)).stagePeer(str(target))
     assert landed(target) == {}
     assert processes_of(user) == []
 
