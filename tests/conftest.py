@@ -111,16 +111,24 @@ def public_path() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture(scope="session")
+def server_of_the_unprivileged(unprivileged_user: str | None) -> Iterator[Sshd]:
+    """A server whose login is not root, one for the whole run."""
+    with tempfile.TemporaryDirectory(prefix="peerstage-test-") as home:
+        Path(home).chmod(0o755)
+        server = start_sshd(Path(home) / "sshd", user=unprivileged_user)
+        yield server
+        server.stop()
+
+
 @pytest.fixture
-def unprivileged_sshd(public_path: Path, unprivileged_user: str | None) -> Iterator[Sshd]:
-    """A server whose login is not root, and that user's empty directory ``collect`` in *public_path*."""
-    server = start_sshd(public_path / "sshd", user=unprivileged_user)
+def unprivileged_sshd(server_of_the_unprivileged: Sshd, public_path: Path, unprivileged_user: str | None) -> Sshd:
+    """The server whose login is not root, and that user's empty directory ``collect`` in *public_path*."""
     collect = public_path / "collect"
     collect.mkdir(mode=0o755)
     if unprivileged_user is not None:
         shutil.chown(collect, unprivileged_user)
-    yield server
-    server.stop()
+    return server_of_the_unprivileged
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def phase_of(target: Path, old: dict[bytes, bytes], new: dict[bytes, bytes]) -> 
 
 def test_a_run_that_is_killed_at_any_of_100_instants_leaves_each_name_old_or_complete(quick_target: Path) -> None:
     names = [b"file-%02d" % number for number in range(60)]
-    old, new = generation(names, b"old", 65536), generation(names, b"new", 65536)
+    old, new = generation(names, b"old", 16384), generation(names, b"new", 16384)
 
     def run() -> None:
         stage_into(quick_target, serving_names(new, piece=8192))
@@ -106,10 +106,11 @@ class KilledBefore:
         return counted
 
 
-@pytest.mark.parametrize("count", [3, durability.FEW + 1])
+@pytest.mark.parametrize(("count", "few"), [(3, 4), (5, 4)], ids=["each file synced", "the file system synced"])
 def test_a_run_that_is_killed_between_any_two_steps_leaves_each_name_old_or_complete(
-    quick_target: Path, count: int
+    quick_target: Path, monkeypatch: pytest.MonkeyPatch, count: int, few: int
 ) -> None:
+    monkeypatch.setattr(durability, "FEW", few)
     names = [b"file-%02d" % number for number in range(count)]
     old, new = generation(names, b"old", 64), generation(names, b"new", 96)
     seen, step, killed = [], 0, True

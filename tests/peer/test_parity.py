@@ -633,15 +633,16 @@ def test_16_only_value_error_and_os_error_leave_the_methods(target: Path) -> Non
 
 
 def test_17_the_collect_indicator_is_a_regular_file_links_followed(peer: RemotePeer, collect: Path, over: str) -> None:
-    assert not peer.checkCollectIndicator()
-    put(collect, **{"cback.collect": b"", "mine": b""})
-    assert peer.checkCollectIndicator()
-    assert peer.checkCollectIndicator("mine")
-    assert not peer.checkCollectIndicator("cback.*")
-    (collect / "link").symlink_to("mine")
-    assert peer.checkCollectIndicator("link")
-    (collect / "directory").mkdir()
-    assert not peer.checkCollectIndicator("directory")
+    with peer:
+        assert not peer.checkCollectIndicator()
+        put(collect, **{"cback.collect": b"", "mine": b""})
+        assert peer.checkCollectIndicator()
+        assert peer.checkCollectIndicator("mine")
+        assert not peer.checkCollectIndicator("cback.*")
+        (collect / "link").symlink_to("mine")
+        assert peer.checkCollectIndicator("link")
+        (collect / "directory").mkdir()
+        assert not peer.checkCollectIndicator("directory")
 
 
 def test_17_what_fails_is_false_and_logged_at_info_or_where_a_person_must_act_at_error(

@@ -33,8 +33,9 @@ MIB = 1 << 20
 
 
 def fill(collect: Path, *, size: int = 64 * MIB) -> None:
-    """A file that takes a moment, and the indicator."""
-    (collect / "big").write_bytes(os.urandom(MIB) * (size // MIB))
+    """A file that takes a moment, and the indicator. It takes no room: what it holds is looked at elsewhere."""
+    with (collect / "big").open("wb") as file:
+        file.truncate(size)
     (collect / "cback.collect").touch()
 
 
@@ -115,10 +116,11 @@ def test_the_report_tells_what_was_done(peer: RemotePeer, sshd: Sshd, collect: P
 
 
 def test_a_connection_that_dies_is_made_anew_and_goes_on_where_it_stopped(
-    leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
+    bulk: Path, leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
 ) -> None:
     server = own_sshd()
-    fill(collect, size=256 * MIB)
+    os.link(bulk, collect / "big")
+    (collect / "cback.collect").touch()
     kill_once = KillsSessions(server, after=32 * MIB)
     peer = RemotePeer(
         server.host,
@@ -289,13 +291,20 @@ def test_a_session_that_is_stopped_is_ended_by_the_stall_limit(
 def test_the_deadline_ends_an_operation(own_sshd: Callable[..., Sshd], collect: Path, target: Path) -> None:
     server = own_sshd()
     fill(collect, size=256 * MIB)
+    slept: list[Progress] = []
+
+    def outlast_it(progress: Progress) -> None:
+        if progress.bytes_done and not slept:
+            slept.append(progress)
+            time.sleep(1.5)
+
     peer = RemotePeer(
         server.host,
         str(collect),
         "/tmp",
         server.user,
         ssh=server.options(),
-        on_progress=lambda progress: time.sleep(0.2) if progress.bytes_done else None,
+        on_progress=outlast_it,
         limits=Limits(deadline=1.0),
     )
     with pytest.raises(LimitExceeded, match="deadline"):
@@ -429,7 +438,8 @@ def test_many_peers_at_once_do_not_disturb_each_other(sshd: Sshd, tmp_path: Path
 
 
 def test_two_runs_into_one_target_leave_one_complete_set(sshd: Sshd, collect: Path, target: Path) -> None:
-    fill(collect, size=16 * MIB)
+    (collect / "big").write_bytes(os.urandom(8 * MIB))
+    (collect / "cback.collect").touch()
     peers = [RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options()) for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(lambda peer: peer.stagePeer(str(target)), peers)) == [2, 2, 2]
