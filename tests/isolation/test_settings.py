@@ -56,6 +56,17 @@ def test_a_path_means_the_same_wherever_the_child_is(tmp_path: Path, monkeypatch
     assert found.config == "~/c", "whose home that is, is the child's matter"
 
 
+def test_a_relative_path_where_the_current_directory_is_gone_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    peer = RemotePeer("db1", "/collect", "/tmp", "backup", ssh=SSHOptions(identity="keys/a"), isolated=True)
+    with pytest.raises(ConfigurationError, match=r"db1: SSHOptions\(identity='keys/a'\) is a relative path"):
+        peer.stagePeer(str(target))
+
+
 @pytest.mark.parametrize("option", ["pkey", "sock"])
 def test_what_lives_in_this_process_is_refused_by_name(option: str, target: Path, leaves_nothing: None) -> None:
     key = paramiko.ECDSAKey.generate()

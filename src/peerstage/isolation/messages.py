@@ -95,13 +95,23 @@ def _pack(value: Any, option: str, *, paths: bool) -> Any:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str) and paths and not value.startswith("~"):
-        value = os.path.abspath(value)
+        value = _absolute(value, option)
     if value is None or isinstance(value, (str, int, float)):
         return value
     raise ConfigurationError(
         f"SSHOptions({option}=...) holds an object of this process ({type(value).__name__}), which can not be sent to "
         "the child that localUser and isolated work in. Give it as a path or as bytes."
     )
+
+
+def _absolute(path: str, option: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"SSHOptions({option}={path!r}) is a relative path, and the current directory can not be found "
+            f"({exc.strerror}). Give an absolute path."
+        ) from exc
 
 
 def _unpack(value: Any) -> Any:

@@ -58,7 +58,7 @@ class Child:
         command: What is run; by default this package, as `peerstage.isolation.start` says.
 
     Raises:
-        NotAvailable: It can not be started.
+        NotAvailable: If it cannot be started. Nothing is left open then.
     """
 
     def __init__(self, environment: dict[str, str], command: Sequence[str] = ()) -> None:
@@ -67,18 +67,28 @@ class Child:
         self._said = 0
         self._is_reaped = False
         self._buffer = memoryview(bytearray(_PIECE))
-        self._ring = Ring.make()
         self._mark = new_mark()
-        self._frames = self._stderr = -1
-        self._sock = socket.socket(socket.AF_UNIX)
-        try:
-            with contextlib.ExitStack() as theirs:
-                self._process = self._launch(command or _command(), environment, theirs)
-        except BaseException as exc:
-            self._close()
-            if not isinstance(exc, (OSError, ValueError)) or isinstance(exc, StageError):
-                raise
-            raise NotAvailable(f"A child process of Python can not be started: {exc}.") from exc
+        with _as_not_available(), contextlib.ExitStack() as theirs, contextlib.ExitStack() as on_failure:
+            self._ring = Ring.make()
+            if self._ring is not None:
+                on_failure.callback(self._ring.close)
+            self._sock, jobs = socket.socketpair()
+            on_failure.callback(self._sock.close)
+            theirs.callback(jobs.close)
+            self._frames, frames = _pipe(on_failure, theirs)
+            self._stderr, stderr = _pipe(on_failure, theirs)
+            _enlarge(frames)
+            self._process = subprocess.Popen(
+                command or _command(),
+                stdin=jobs.fileno(),
+                stdout=frames,
+                stderr=stderr,
+                cwd="/",
+                env={**environment, MARK: self._mark},
+                close_fds=True,
+                start_new_session=True,
+            )
+            on_failure.pop_all()
         for fd in (self._frames, self._stderr):
             os.set_blocking(fd, False)
         self._sock.setblocking(False)
@@ -86,29 +96,6 @@ class Child:
         for fd in (self._frames, self._stderr, self._sock.fileno()):
             self._poll.register(fd, select.POLLIN)
         _live.add(self)
-
-    def _launch(
-        self, command: Sequence[str], environment: dict[str, str], theirs: contextlib.ExitStack
-    ) -> subprocess.Popen[bytes]:
-        """Make the channels and start *command*; its ends of them are closed with *theirs*."""
-        self._sock.close()
-        self._sock, jobs = socket.socketpair()
-        theirs.callback(jobs.close)
-        self._frames, frames = os.pipe()
-        theirs.callback(os.close, frames)
-        self._stderr, stderr = os.pipe()
-        theirs.callback(os.close, stderr)
-        _enlarge(frames)
-        return subprocess.Popen(
-            command,
-            stdin=jobs.fileno(),
-            stdout=frames,
-            stderr=stderr,
-            cwd="/",
-            env={**environment, MARK: self._mark},
-            close_fds=True,
-            start_new_session=True,
-        )
 
     @property
     def pid(self) -> int:
@@ -296,6 +283,25 @@ class Child:
         if ring is not None:
             ring.close()
         _live.discard(self)
+
+
+@contextlib.contextmanager
+def _as_not_available() -> Iterator[None]:
+    """Raise what the system refuses, and what it cannot be told, as `NotAvailable`."""
+    try:
+        yield
+    except StageError:
+        raise
+    except (OSError, ValueError) as exc:
+        raise NotAvailable(f"A child process of Python can not be started: {exc}.") from exc
+
+
+def _pipe(on_failure: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
+    """Return a pipe: the end to read from is closed on failure, the other one in any case."""
+    reading, writing = os.pipe()
+    on_failure.callback(os.close, reading)
+    theirs.callback(os.close, writing)
+    return reading, writing
 
 
 def _command() -> list[str]:

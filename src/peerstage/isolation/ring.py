@@ -46,15 +46,15 @@ class Ring:
         if not hasattr(os, "memfd_create"):
             return None
         try:
-            fd = os.memfd_create("peerstage", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            with contextlib.ExitStack() as on_failure:
+                fd = os.memfd_create("peerstage", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+                on_failure.callback(os.close, fd)
+                os.ftruncate(fd, SIZE + _DONE.size)
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+                ring = cls(fd)
+                on_failure.pop_all()
+                return ring
         except OSError:
-            return None
-        try:
-            os.ftruncate(fd, SIZE + _DONE.size)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            return cls(fd)
-        except OSError:
-            os.close(fd)
             return None
 
     def piece(self, position: int, length: int) -> memoryview:
@@ -84,11 +84,16 @@ class RingWriter:
 
     Args:
         fd: The memory that came from the parent; it is closed.
+
+    Raises:
+        OSError: If it cannot be mapped.
     """
 
     def __init__(self, fd: int) -> None:
-        self._memory = mmap.mmap(fd, SIZE + _DONE.size)
-        os.close(fd)
+        try:
+            self._memory = mmap.mmap(fd, SIZE + _DONE.size)
+        finally:
+            os.close(fd)
         self._mark = 0
 
     def place(self, buffers: Sequence[Buffer], length: int) -> tuple[int, int] | None:
