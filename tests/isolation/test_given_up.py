@@ -145,19 +145,60 @@ print("root has it:", find())
 give_up_root(user, set_id_programs=False)
 print("the user has it:", find())
 """
-DOES_NOT_WORK = """
-os.setresuid = lambda *ids: None
+FAILS = """
 try:
-    give_up_root(user, set_id_programs=True)
-except StageError as exc:
+    give_up_root(user, set_id_programs=False)
+    print("it goes on")
+except OSError as exc:
     print(exc)
+"""
+#: What a process does that is not let do one of the steps.
+BROKEN = {
+    "setresuid does nothing": ("os.setresuid = lambda *ids: None", "Root was not given up"),
+    "setresgid does nothing": ("os.setresgid = lambda *ids: None", "Root was not given up"),
+    "capset is refused": ("privileges._libc = lambda: Refusing('capset')", "capset: Operation not permitted"),
+    "prctl is refused": ("privileges._libc = lambda: Refusing('prctl')", "prctl(4): Operation not permitted"),
+    "the kernel tells nothing": ("import builtins; builtins.open = lambda *what: io.BytesIO()", "no capabilities"),
+}
+REFUSING = """
+import ctypes, errno, io
+from peerstage.isolation import privileges
+class Refusing:
+    def __init__(self, name):
+        self.name, self.libc = name, ctypes.CDLL(None, use_errno=True)
+    def refuse(self, *arguments):
+        ctypes.set_errno(errno.EPERM)
+        return -1
+    def __getattr__(self, name):
+        return self.refuse if name == self.name else getattr(self.libc, name)
+"""
+#: Has a session keyring of root's, and fills the quota of keys of a user whom nobody else is.
+HAS_TOO_MANY_KEYS = """
+import ctypes
+from peerstage.isolation import privileges
+user = LocalUser(user.name, 2_000_000_000 + os.getpid(), user.gid, "/", "/bin/sh")
+libc, keyctl = ctypes.CDLL(None, use_errno=True), privileges._SYS_KEYCTL[os.uname().machine]
+libc.syscall(keyctl, 1, None)
+os.setresuid(user.uid, user.uid, 0)
+number = 0
+while libc.syscall(keyctl - 2, b"user", b"%d" % number, b"x", ctypes.c_size_t(1), -4) > 0:
+    number += 1
+os.setresuid(0, 0, 0)
+"""
+#: Prints whether others of the user may look into it, as where fs.suid_dumpable is 1.
+IS_DUMPABLE = """
+import ctypes
+libc, become = ctypes.CDLL(None), os.setresuid
+os.setresuid = lambda *ids: (become(*ids), libc.prctl(4, 1, 0, 0, 0))
+give_up_root(user, set_id_programs=False)
+print(libc.prctl(3, 0, 0, 0, 0))
 """
 
 
-def run_as_child(user: Account, more: str) -> str:
-    """Run the child's own steps and *more* in another process."""
+def run_as_child(user: Account, more: str, *through: str) -> str:
+    """Run the child's own steps and *more* in another process, by the command *through*."""
     script = GIVES_UP.format(path=sys.path, user=user, more=more)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([*through, sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -171,8 +212,22 @@ def test_the_keys_in_roots_session_keyring_are_not_found_any_more(user: Account)
     assert run_as_child(user, LOOKS_FOR_KEYS).splitlines() == ["root has it: True", "the user has it: False"]
 
 
-def test_a_child_that_could_not_give_up_root_does_nothing(user: Account) -> None:
-    assert "Root was not given up" in run_as_child(user, DOES_NOT_WORK)
+@pytest.mark.parametrize(("breaks", "words"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_child_that_could_not_give_up_root_does_nothing(user: Account, breaks: str, words: str) -> None:
+    assert words in run_as_child(user, f"{REFUSING}\n{breaks}\n{FAILS}")
+
+
+def test_a_child_that_can_not_see_that_root_was_given_up_does_nothing(user: Account) -> None:
+    hide = 'mount -t tmpfs none /proc && exec "$@"'
+    assert "Mount it." in run_as_child(user, FAILS, "unshare", "--mount", "sh", "-c", hide, "sh")
+
+
+def test_a_child_that_can_not_leave_roots_keyring_does_nothing(user: Account) -> None:
+    assert "keyctl: Disk quota exceeded" in run_as_child(user, HAS_TOO_MANY_KEYS + FAILS)
+
+
+def test_others_of_that_user_can_not_look_into_it_whatever_the_system_lets_them(user: Account) -> None:
+    assert run_as_child(user, IS_DUMPABLE) == "0"
 
 
 def test_supplementary_groups_are_those_of_the_user(user: Account, sshd: Sshd, collect: Path) -> None:

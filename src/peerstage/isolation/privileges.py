@@ -1,15 +1,18 @@
 """Giving up root, for good: run in a child that has one thread, has imported what it needs, and has read nothing yet.
 
-What the kernel takes with the ids: effective, permitted and ambient capabilities, and that other processes of the user
-may look into this one (it stays undumpable, so that what root's caller has sent down stays between the two). What it
-leaves is taken here: supplementary groups, inheritable capabilities, root's session keyring, core files, and what a
-set-id program would give back.
+What the kernel takes with the ids: effective, permitted and ambient capabilities. What it leaves is taken here:
+supplementary groups, inheritable capabilities, root's session keyring, core files, what a set-id program would give
+back, and that other processes of the user may look into this one, which holds what root's caller has sent down (where
+fs.suid_dumpable is 1 they could).
+
+It fails closed: a step that fails, or that cannot be verified, is a `StageError` or `OSError`, and nothing is done.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import sys
@@ -23,6 +26,7 @@ if sys.platform != "win32":
 
 # prctl(2)
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 # capset(2), keyctl(2)
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -39,8 +43,8 @@ def give_up_root(user: LocalUser, *, set_id_programs: bool) -> None:
             one (ssh-keysign). This process itself starts none.
 
     Raises:
-        StageError: It did not work out. Nothing may be done then.
-        OSError: Likewise.
+        StageError: If root was not given up, or /proc does not show that it was. Nothing may be done then.
+        OSError: If the system refuses a step. Likewise.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.initgroups(user.name, user.gid)
@@ -51,6 +55,7 @@ def give_up_root(user: LocalUser, *, set_id_programs: bool) -> None:
     else:
         os.setgid(user.gid)
         os.setuid(user.uid)
+    _prctl(_PR_SET_DUMPABLE, 0)
     _drop_capabilities()
     _leave_session_keyring()
     if not set_id_programs:
@@ -87,36 +92,54 @@ def _real_effective_saved() -> tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
 def _capabilities() -> list[int]:
-    """Return the capabilities that this process has or could get: inheritable, permitted, effective, ambient."""
-    wanted = (b"CapInh:", b"CapPrm:", b"CapEff:", b"CapAmb:")
+    """Return the capabilities that this process has or could get: inheritable, permitted, effective, ambient.
+
+    Raises:
+        StageError: If they cannot be read, on a system that has them.
+    """
+    if not sys.platform.startswith("linux"):
+        return []
+    wanted = (b"CapInh:", b"CapPrm:", b"CapEff:", b"CapAmb:")  # the last one from Linux 4.3 on
     try:
         with open("/proc/self/status", "rb") as file:  # as bytes: a codec could not be imported any more
-            return [int(line.split()[1], 16) for line in file if line.startswith(wanted)]
-    except OSError:
-        return []
+            found = [int(line.split()[1], 16) for line in file if line.startswith(wanted)]
+    except OSError as exc:
+        raise StageError(f"/proc does not show that root was given up ({exc.strerror}). Mount it.") from exc
+    if len(found) < len(wanted) - 1:
+        raise StageError("/proc does not show that root was given up: it tells of no capabilities.")
+    return found
 
 
 def _drop_capabilities() -> None:
     """Empty every set of capabilities (a secure bit, or an old container engine, may have left some)."""
     libc = _libc()
-    if libc is None or not hasattr(libc, "capset"):
+    if libc is None:
         return
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    libc.capset(header, (ctypes.c_uint32 * 6)())
+    if libc.capset(header, (ctypes.c_uint32 * 6)()) != 0:
+        raise _failed("capset")
 
 
 def _leave_session_keyring() -> None:
-    """Leave root's session keyring for an empty one. Where this is not allowed, keyrings can not be read either."""
+    """Leave root's session keyring for an empty one. Where keyctl(2) is forbidden, no keyring can be read either."""
     libc, number = _libc(), _SYS_KEYCTL.get(platform.machine())
-    if libc is not None and number is not None and sys.maxsize > 2**32:
-        libc.syscall(ctypes.c_long(number), ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None)
+    if libc is None or number is None or sys.maxsize <= 2**32:
+        return
+    if libc.syscall(ctypes.c_long(number), ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None) < 0:
+        failure = _failed("keyctl")  # such as EDQUOT, where the user has too many keys
+        if failure.errno not in (errno.ENOSYS, errno.EPERM):
+            raise failure
 
 
 def _prctl(option: int, value: int) -> None:
     libc = _libc()
     if libc is not None and libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"prctl({option}): {os.strerror(code)}")
+        raise _failed(f"prctl({option})")
+
+
+def _failed(call: str) -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, f"{call}: {os.strerror(code)}")
 
 
 def _libc() -> Any:
