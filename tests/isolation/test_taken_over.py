@@ -26,6 +26,7 @@ from peerstage.errors import (
 from peerstage.isolation.frames import (
     HEADER,
     Adopt,
+    Alive,
     Expect,
     Fail,
     Finish,
@@ -49,7 +50,8 @@ from peerstage.transport.choose import Route
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 #: Says what lies in the first file, whatever it is asked, and then does what its last argument says: "wait" for more
-#: jobs as a real child does, or "endless": say what lies in the second file again and again.
+#: jobs as a real child does, be "endless": say what lies in the second file again and again, or "slow": say its first
+#: twenty headers one by one, for two seconds, and then the rest.
 PUPPET = """
 import os, sys, time, signal
 said, again = (open(path, "rb").read() for path in sys.argv[1:3])
@@ -75,6 +77,12 @@ if then == "close":
     os.close(1)
 if then == "stop":
     os.kill(os.getpid(), signal.SIGSTOP)
+if then == "slow":
+    for at in range(0, 20 * 17, 17):
+        os.write(1, again[at : at + 17])
+        time.sleep(0.1)
+    os.write(1, again[20 * 17 :])
+    then = "wait"
 while then == "wait" and os.read(0, 1 << 20):
     pass
 if then != "wait":
@@ -184,6 +192,7 @@ BEGUN = wire(opened(b"a", 1 << 30), data(0, 0, b"begun"))
 
 #: Frames that a child may send, and that bring the run no further.
 POINTLESS = {
+    "signs of life": wire(Alive()) * 1000,
     "log lines": wire(Log(30, "peerstage.session", "still here")) * 1000,
     "refusals of one name": wire(Refuse(b"b", RemoteError("x"))) * 1000,
 }
@@ -250,6 +259,21 @@ def test_a_child_may_announce_files_as_often_as_connections_make_progress(
         return
     assert tries(puppet.transport(said), target).count == 1
     assert landed(target) == {b"old": b"old", b"a": b"xxxx"}
+
+
+@pytest.mark.parametrize("then", ["sleep", "deaf", "stop"])
+def test_a_child_that_falls_silent_is_ended_by_the_stall_bound_from_outside(
+    puppet: Puppet, target: Path, then: str
+) -> None:
+    with pytest.raises(LimitExceeded, match=r"said nothing for 0\.5 s \(Limits\.stall_timeout\)"):
+        tries(puppet.transport(BEGUN, then, limits=Limits(stall_timeout=0.5)), target)
+    assert landed(target) == {b"old": b"old"}
+
+
+def test_a_child_whose_peer_takes_its_time_is_waited_for(puppet: Puppet, target: Path) -> None:
+    later = wire(*[Alive()] * 20, data(0, 0, b"late"), Finish(0), Result(DONE))
+    tries(puppet.transport(wire(opened(b"a")), "slow", again=later, limits=Limits(stall_timeout=0.5)), target)
+    assert (target / "a").read_bytes() == b"late"
 
 
 def test_a_promise_that_does_not_fit_on_the_disk_is_refused_before_a_byte(puppet: Puppet, target: Path) -> None:

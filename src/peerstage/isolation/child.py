@@ -21,6 +21,7 @@ import peerstage
 from peerstage.errors import StageError
 from peerstage.isolation.channel import JobReader
 from peerstage.isolation.frames import Result
+from peerstage.isolation.heartbeat import Heartbeat
 from peerstage.isolation.messages import bytes_of, error_to, route_of
 from peerstage.isolation.privileges import end_with_parent, give_up_root
 from peerstage.isolation.ring import RingWriter
@@ -64,14 +65,17 @@ def main() -> None:
             return
         said, memory = first
         if memory >= 0:
-            upward.share(RingWriter(memory))
+            with contextlib.suppress(OSError):  # without it the bytes go through the pipe
+                upward.share(RingWriter(memory))
         route, limits, retry = route_of(said), Limits(**said["limits"]), Retry(**said["retry"])
         _import_everything()
         if said["user"] is not None:
             give_up_root(LocalUser(**said["user"]), set_id_programs=route.by_command)
         watchdog = Watchdog(limits)
-        with contextlib.closing(watchdog):
+        heartbeat = Heartbeat(upward, watchdog)
+        with contextlib.closing(watchdog), contextlib.closing(heartbeat):
             _heed_signals(watchdog, said["parent"])
+            heartbeat.start()
             _log_to(upward, said["log_level"])
             work = _Work(upward)
             forget_sftp = work.remember_fallback
@@ -93,6 +97,7 @@ class _Work:
 
     def do(self, stack: Transport, job: dict[str, Any], fd: int) -> None:
         """Do *job* on *stack*, with the descriptor that came with it, and say how it ended."""
+        self._upward.begin()
         os.umask(job["umask"])
         value: Any = None
         error: Exception | None = None
@@ -112,8 +117,7 @@ class _Work:
             "retries": stack.retries,
             "no_sftp": self._has_no_sftp,
         }
-        self._upward.put(Result(said))
-        self._upward.flush()
+        self._upward.end(Result(said))
 
     def _operation(self, stack: Transport, job: dict[str, Any], fd: int) -> Any:
         """Do what the seam offers (`Transport`), an operation a name."""

@@ -47,6 +47,7 @@ class Kind(IntEnum):
     RESULT = 9
     SAID = 10
     SHARED = 11
+    ALIVE = 12
 
 
 class Expect(NamedTuple):
@@ -121,13 +122,17 @@ class Said(NamedTuple):
     piece: bytes
 
 
+class Alive(NamedTuple):
+    """The child works, though it has nothing to say: a peer may take its time."""
+
+
 class Result(NamedTuple):
     """The end of a job: its value and what is known of the connection, or an error."""
 
     fields: dict[str, Any]
 
 
-Record: TypeAlias = "Expect | Open | Data | Shared | Finish | Fail | Refuse | Adopt | Log | Said | Result"
+Record: TypeAlias = "Expect | Open | Data | Shared | Finish | Fail | Refuse | Adopt | Log | Said | Alive | Result"
 
 
 # Making them.
@@ -163,6 +168,8 @@ def encode(record: Record) -> bytes:
         return _frame(Kind.LOG, record.level, body=encode_json([record.room, record.message]))
     if isinstance(record, Said):
         return _frame(Kind.SAID, body=record.piece)
+    if isinstance(record, Alive):
+        return _frame(Kind.ALIVE)
     return _frame(Kind.RESULT, body=encode_json(record.fields))
 
 
@@ -248,6 +255,8 @@ def _decode(kind: int, slot: int, number: int, body: bytes) -> Record:
         return _log(slot, decode_json(body))
     if kind == Kind.SAID and body and not slot and not number:
         return Said(body)
+    if kind == Kind.ALIVE and not body and not slot and not number:
+        return Alive()
     if kind == Kind.RESULT:
         fields = decode_json(body)
         if isinstance(fields, dict):

@@ -57,11 +57,15 @@ class Child:
         environment: The whole environment that it gets.
         command: What is run; by default this package, as `peerstage.isolation.start` says.
 
+    Attributes:
+        has_spoken: Whether anything has come from it.
+
     Raises:
         NotAvailable: If it cannot be started. Nothing is left open then.
     """
 
     def __init__(self, environment: dict[str, str], command: Sequence[str] = ()) -> None:
+        self.has_spoken = False
         self._owner = os.getpid()
         self._words = b""
         self._said = 0
@@ -154,16 +158,18 @@ class Child:
     def receive(self, left: Callable[[], float]) -> memoryview:
         """Return what the child sends next; it is valid until the next call.
 
+        What has come is returned before *left* is asked.
+
         Raises:
             StageError: The child has ended, or what *left* raises.
         """
         while True:
-            seconds = left()
             with contextlib.suppress(BlockingIOError):
                 if count := os.readv(self._frames, [self._buffer]):
+                    self.has_spoken = True
                     return self._buffer[:count]
                 raise self.ended(left)
-            ready = dict(self._poll.poll(1000 * min(seconds, _LOOK)))
+            ready = dict(self._poll.poll(1000 * min(left(), _LOOK)))
             if self._stderr in ready:
                 self._listen()
             if self._sock.fileno() in ready and self._frames not in ready:

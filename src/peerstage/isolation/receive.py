@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peerstage.errors import LimitExceeded, ProtocolError, escape
-from peerstage.isolation.frames import Adopt, Data, Expect, Fail, Finish, Log, Open, Record, Refuse, Result, Said
+from peerstage.isolation.frames import Adopt, Alive, Data, Expect, Fail, Finish, Log, Open, Record, Refuse, Result, Said
 from peerstage.landing.base import Landing, Slot
 from peerstage.records import ANSWER_BYTES, KIB, Limits
 from peerstage.transport.counting import CountingLanding
@@ -105,6 +105,8 @@ class Receiver:
             self.result = record.fields
         elif isinstance(record, Log):
             self._log(record)
+        elif isinstance(record, Alive):
+            return
         elif isinstance(record, Said):
             if self._said is None:
                 raise ProtocolError("The child process sends the words of a command, and none was run.")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
-from peerstage.errors import ConfigurationError, HostKeyError, LimitExceeded, LoginError, ProtocolError, StageError
+from peerstage.errors import ConfigurationError, HostKeyError, LoginError, ProtocolError, StageError
+from peerstage.isolation.clock import GRACE, Clock
 from peerstage.isolation.frames import Data, FrameParser, Shared
 from peerstage.isolation.messages import error_from, fingerprint_of, integer, settings, text_of
 from peerstage.isolation.process import Child
@@ -25,9 +25,6 @@ from peerstage.transport.base import Transport
 from peerstage.transport.choose import Route, assemble
 from peerstage.transport.observe import Observing
 from peerstage.transport.retry import Retry
-
-#: Seconds beyond its own deadline that a child gets to say that it has passed; it is ended within one more.
-_GRACE = 4.0
 
 _MOST_RETRIES = 1 << 20
 _MOST_STATUS = 2**32 - 1
@@ -79,7 +76,7 @@ class IsolatedTransport(Transport):
         watchdog: Tells whether the run was cancelled.
         on_fallback: Called when the peer turns out to have no SFTP.
         start: Starts a child with an environment.
-        grace: Seconds beyond its own deadline that a child gets to say that it has passed.
+        grace: Seconds that a child gets beyond its own deadline, and beyond the stall bound, to say something.
     """
 
     def __init__(
@@ -92,7 +89,7 @@ class IsolatedTransport(Transport):
         watchdog: Watchdog,
         on_fallback: Callable[[], object] | None = None,
         start: Callable[[dict[str, str]], Child] = Child,
-        grace: float = _GRACE,
+        grace: float = GRACE,
     ) -> None:
         self._route = route
         self._user = user
@@ -145,7 +142,7 @@ class IsolatedTransport(Transport):
     def close(self) -> None:
         self._end(politely=True)
 
-    def _run(self, job: dict[str, Any], receiver: Receiver, clock: _Clock | None = None, fd: int = -1) -> Any:
+    def _run(self, job: dict[str, Any], receiver: Receiver, clock: Clock | None = None, fd: int = -1) -> Any:
         """Have the child do *job*, and return what it comes to; after any failure but a reported one it is ended."""
         clock = clock or self._clock(lambda: receiver.received)
         child = self._started(clock)
@@ -158,9 +155,10 @@ class IsolatedTransport(Transport):
             raise
         return self._outcome(receiver.result or {})
 
-    def _receive(self, child: Child, receiver: Receiver, clock: _Clock) -> None:
+    def _receive(self, child: Child, receiver: Receiver, clock: Clock) -> None:
         parser = FrameParser()
         while receiver.result is None:
+            clock.listen(starting=not child.has_spoken)
             for record in parser.feed(child.receive(clock.left)):
                 if isinstance(record, Shared):
                     with child.piece(record) as piece:
@@ -188,7 +186,7 @@ class IsolatedTransport(Transport):
             raise error
         return said.get("value")
 
-    def _started(self, clock: _Clock) -> Child:
+    def _started(self, clock: Clock) -> Child:
         if self._child is not None:
             self._child.require_same_process()
             clock.left()
@@ -210,8 +208,8 @@ class IsolatedTransport(Transport):
             raise
         return child
 
-    def _clock(self, promised: Callable[[], int], allowed: float | None = None) -> _Clock:
-        return _Clock(self._limits, self._watchdog, promised, allowed, grace=self._grace)
+    def _clock(self, received: Callable[[], int], allowed: float | None = None) -> Clock:
+        return Clock(self._limits, self._watchdog, received, allowed, grace=self._grace)
 
     def _end(self, *, politely: bool) -> None:
         child, self._child = self._child, None
@@ -220,51 +218,3 @@ class IsolatedTransport(Transport):
 
     def _owner(self) -> Ownership:
         return Ownership(os.geteuid(), os.getegid()) if self._user is None else self._user.ownership(None)
-
-
-class _Clock:
-    """How long one operation may still take, seen from outside.
-
-    Args:
-        limits: The child's own.
-        watchdog: Whether the run was cancelled.
-        received: Returns how many bytes have come.
-        allowed: Seconds, where they do not follow from that.
-        grace: Seconds beyond these.
-    """
-
-    def __init__(
-        self,
-        limits: Limits,
-        watchdog: Watchdog,
-        received: Callable[[], int],
-        allowed: float | None = None,
-        *,
-        grace: float,
-    ) -> None:
-        self._limits = limits
-        self._watchdog = watchdog
-        self._received = received
-        self._started = time.monotonic()
-        self._grace = grace
-        self._allowed = limits.seconds_for(0) if allowed is None else allowed
-
-    def left(self) -> float:
-        """Return how many seconds are left.
-
-        Raises:
-            LimitExceeded: None; the child does not even say that its own deadline has passed.
-            Cancelled: The run was cancelled.
-        """
-        self._watchdog.check_final()
-        left = self._started + self._allowed + self._grace - time.monotonic()
-        if left > 0:
-            return left
-        self._allowed = max(self._allowed, self._limits.seconds_for(self._received()))
-        left = self._started + self._allowed + self._grace - time.monotonic()
-        if left > 0:
-            return left
-        raise LimitExceeded(
-            f"Not done within {self._allowed:g} s (Limits.deadline, min_rate), and the child process does not say why; "
-            "it was ended. Is it stopped, or the machine overloaded?"
-        )

@@ -17,6 +17,7 @@ from peerstage.isolation.frames import (
     MOST_BODY,
     MOST_DATA,
     Adopt,
+    Alive,
     Expect,
     Fail,
     Finish,
@@ -24,6 +25,7 @@ from peerstage.isolation.frames import (
     Open,
     Record,
     Refuse,
+    Result,
     Said,
     Shared,
     data_header,
@@ -46,7 +48,10 @@ _SHARED_BATCH = MIB
 
 
 class Upward:
-    """The pipe to the parent. Frames are whole and in order, whichever threads they come from."""
+    """The pipe to the parent. Frames are whole and in order, whichever threads they come from.
+
+    The parent listens from the beginning of a job until its result; what is logged in between is kept for the next job.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -54,6 +59,7 @@ class Upward:
         self._kept: list[Buffer] = []
         self._size = 0
         self._placed = 0
+        self._is_heard = False
         self._sent_at = time.monotonic()
         self._ring: RingWriter | None = None
 
@@ -61,10 +67,41 @@ class Upward:
         """Put the bytes of large files there from now on."""
         self._ring = ring
 
+    def begin(self) -> None:
+        """Begin a job: send what was logged before it, and that it is being done."""
+        with self._lock:
+            self._is_heard = True
+            self.put(Alive())
+            self.flush()
+
+    def end(self, result: Result) -> None:
+        """End a job: send *result*, and nothing behind it until the next job begins, whichever thread wants to."""
+        with self._lock:
+            self.put(result)
+            self.flush()
+            self._is_heard = False
+
+    def beat(self) -> None:
+        """Send that the job is still being done, and everything that was kept back."""
+        with self._lock:
+            if self._is_heard:
+                self.put(Alive())
+                self.flush()
+
     def put(self, record: Record) -> None:
         """Say *record*, sooner or later."""
         with self._lock:
             self._keep(encode(record))
+
+    def put_log(self, record: Log) -> None:
+        """Say *record* now: the last line before a crash is the one that is needed. Between jobs it is kept."""
+        with self._lock:
+            if self._is_heard:
+                self.put(record)
+                self.flush()
+            elif self._size < _BATCH:
+                self._kept.append(frame := encode(record))
+                self._size += len(frame)
 
     def put_said(self, said: Buffer) -> None:
         """Say now what a command on the peer says: it may say no more for hours."""
@@ -239,6 +276,6 @@ class UpwardLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._upward.put(Log(min(record.levelno, 50), record.name, record.getMessage()[:MOST_MESSAGE]))
+            self._upward.put_log(Log(min(record.levelno, 50), record.name, record.getMessage()[:MOST_MESSAGE]))
         except OSError:  # nobody is there to read it any more
             pass
