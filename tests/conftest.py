@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,12 +16,15 @@ import pytest
 from peerstage import RemotePeer
 from support import bench_run
 from support.leaks import Snapshot
+from support.programs import program
+from support.slow import SlowTests
 from support.sshd import Sshd, SshdPool, start_sshd
 
 pytest_plugins = ["support.accounts"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SlowTests())
     config.pluginmanager.register(bench_run)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background; what is started here inherits it
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -64,6 +68,25 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     return home
+
+
+@pytest.fixture(scope="session")
+def fresh_interpreter() -> str:
+    """The Python that runs the tests, for those that start it anew."""
+    return sys.executable
+
+
+@pytest.fixture(scope="session")
+def openssh() -> None:
+    """OpenSSH's client programs, which the test runs."""
+    program("ssh")
+
+
+@pytest.fixture(scope="session")
+def root() -> None:
+    """The rights of root, without which the test fails."""
+    if os.geteuid() != 0:
+        pytest.fail("This test needs root: run it as root, or leave it out with -m 'not slow'.")
 
 
 @pytest.fixture(scope="session")
