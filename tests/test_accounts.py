@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("fresh_interpreter")
+
 TESTS = Path(__file__).parent
 
 #: Two tests that write down whom they were given, leave a process of theirs behind, and do not end.

@@ -83,6 +83,7 @@ def test_nothing():
 """
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
 def test_what_a_test_leaves_open_fails_it(tmp_path: Path) -> None:
     (tmp_path / "test_forgetful.py").write_text(FORGETFUL)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml"]

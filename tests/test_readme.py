@@ -44,6 +44,7 @@ def test_the_first_example_runs_and_prints_what_it_says(
     assert (collect / "cback.stage").exists()
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
 def test_the_example_for_tests_runs_as_it_stands() -> None:
     example = next(block for block in blocks("python") if "ssh_server" in block)
     subprocess.run([sys.executable, "-c", example], check=True)

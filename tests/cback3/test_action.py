@@ -41,6 +41,7 @@ def test_it_is_called_as_cback3_calls_its_actions() -> None:
     assert list(inspect.signature(cback3.executeAction).parameters) == ["configPath", "options", "config"]
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
 def test_naming_it_loads_nothing_that_other_actions_would_wait_for() -> None:
     code = (
         "import sys, peerstage.cback3; print([name for name in sys.modules if 'paramiko' in name or 'Cedar' in name])"

@@ -40,6 +40,7 @@ def run_pytest(*arguments: str, path: str | None = None) -> subprocess.Completed
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "a worker"])
 def test_without_an_engine_one_line_says_what_to_install(tmp_path: Path, workers: tuple[str, ...]) -> None:
     done = run_pytest("-k", "stages_and_starts", *workers, path=str(tmp_path))
@@ -51,6 +52,7 @@ def test_without_an_engine_one_line_says_what_to_install(tmp_path: Path, workers
     assert "Traceback" not in done.stdout
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "a worker"])
 def test_told_to_go_without_docker_the_last_line_says_how_many_are_left_out(
     tmp_path: Path, workers: tuple[str, ...]

@@ -60,6 +60,7 @@ def test_a_run_that_is_cancelled_while_the_disk_syncs_publishes_nothing(
     assert peer.last_report is None
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
 @pytest.mark.parametrize("isolated", [False, True])
 def test_a_remote_run_that_is_cancelled_while_the_disk_syncs_publishes_nothing(
     collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch, isolated: bool

@@ -155,6 +155,7 @@ def test_a_name_that_only_the_file_system_refuses_is_that_entry_s_error(
     assert landed(target) == {b"good": b"good"}
 
 
+@pytest.mark.usefixtures("root")
 @may_mount
 def test_a_file_that_something_is_mounted_on_is_that_entry_s_error(target: Path, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"other")

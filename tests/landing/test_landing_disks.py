@@ -32,6 +32,7 @@ def check(caught: pytest.ExceptionInfo[LandingError], target: Path, code: int) -
 # Small disks
 
 
+@pytest.mark.usefixtures("root")
 @may_mount
 def test_no_room_is_said_before_the_first_read(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "small", "size=1m") as target:
@@ -44,6 +45,7 @@ def test_no_room_is_said_before_the_first_read(tmp_path: Path) -> None:
         assert landed(target) == {b"old": b"old"}
 
 
+@pytest.mark.usefixtures("root")
 @may_mount
 def test_no_inodes_are_said_before_the_first_read(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "few", "size=8m,nr_inodes=20") as target:
@@ -56,6 +58,7 @@ def test_no_inodes_are_said_before_the_first_read(tmp_path: Path) -> None:
         assert landed(target) == {}
 
 
+@pytest.mark.usefixtures("root")
 @may_mount
 def test_what_just_fits_is_staged(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "small", "size=1m,nr_inodes=20") as target:
@@ -64,6 +67,7 @@ def test_what_just_fits_is_staged(tmp_path: Path) -> None:
         assert landed(target) == files
 
 
+@pytest.mark.usefixtures("root")
 @may_mount
 def test_what_has_come_already_is_not_counted_again(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "small", "size=1m,nr_inodes=10") as target:
@@ -79,6 +83,7 @@ def test_what_has_come_already_is_not_counted_again(tmp_path: Path) -> None:
                 landing.expect(11, 700_000)
 
 
+@pytest.mark.usefixtures("root")
 @may_mount
 def test_a_disk_that_fills_up_meanwhile_leaves_the_old_file(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "small", "size=1m") as target:
@@ -98,6 +103,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_the_old_file(tmp_path: Path) -> N
         assert landed(target) == {b"a": b"new"}
 
 
+@pytest.mark.usefixtures("root")
 @may_mount
 @pytest.mark.parametrize("free", range(4))
 def test_a_disk_that_runs_out_of_inodes_at_any_step_leaves_nothing(tmp_path: Path, free: int) -> None:
@@ -114,6 +120,7 @@ def test_a_disk_that_runs_out_of_inodes_at_any_step_leaves_nothing(tmp_path: Pat
         assert os.statvfs(target).f_ffree == free
 
 
+@pytest.mark.usefixtures("root")
 @may_mount
 def test_a_disk_that_runs_out_of_inodes_meanwhile_leaves_nothing(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "few", "size=8m,nr_inodes=12") as target:
@@ -130,6 +137,7 @@ def test_a_disk_that_runs_out_of_inodes_meanwhile_leaves_nothing(tmp_path: Path)
         assert all(name.startswith(b"taken") for name in landed(target))
 
 
+@pytest.mark.usefixtures("root")
 @may_mount
 def test_a_read_only_target_is_refused_before_the_peer_is_asked(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "ro", "size=1m,ro") as target:

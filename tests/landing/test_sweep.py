@@ -259,6 +259,7 @@ def test_a_directory_of_our_name_without_a_lock_is_removed_only_if_it_is_empty(t
     assert os.listdir(target / ".peerstage-full") == ["0"]
 
 
+@pytest.mark.usefixtures("root")
 @may_mount
 def test_what_can_not_be_removed_is_said_and_does_not_stop_the_sweep(
     target: Path, caplog: pytest.LogCaptureFixture
@@ -291,6 +292,7 @@ def test_directories_that_a_killed_command_left_are_removed_with_all_they_hold(t
     assert (tmp_path / "precious").exists()
 
 
+@pytest.mark.usefixtures("root")
 @may_mount
 def test_a_file_system_that_has_become_read_only_stops_neither_sweep_nor_clean_up(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "disk", "size=1m") as target:

@@ -331,6 +331,7 @@ def test_a_stage_after_a_command_has_its_own_deadline(over_session: MakesPeer, c
 # As another local user (the tests run as root).
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
 def test_an_rsh_command_runs_as_the_local_user(public_path: Path) -> None:
     rsh = public_path / "rsh"
     rsh.write_text('#!/bin/sh\necho "$(id -un) $HOME $1"; exit 3\n')

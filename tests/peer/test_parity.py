@@ -855,6 +855,7 @@ def test_the_public_names_are_these() -> None:
     assert set(peerstage.__all__) <= set(dir(peerstage))
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
 def test_importing_the_package_loads_neither_paramiko_nor_anything_optional() -> None:
     code = "import sys, peerstage; print(set(sys.modules) & {'paramiko', 'scp', 'typer', 'rich', 'asyncssh'} or '')"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

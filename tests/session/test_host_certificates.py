@@ -85,6 +85,7 @@ def test_an_authority_is_known_for_hosts_by_the_same_patterns_as_keys(
     assert ssh_says(server, trusting(server, authority, place))
 
 
+@pytest.mark.usefixtures("openssh")
 @pytest.mark.parametrize(
     ("principal", "holds"), [("127.*", True), ("*", True), ("127.0.0.?", True), ("128.*", False), ("127.0.0.1,x", True)]
 )
@@ -168,12 +169,14 @@ def test_rsa_keys_of_fewer_than_2048_bits_are_refused(
     assert "fewer than 2048 bits" in (Certificate.parse(blob(certificate)).why_not("127.0.0.1", 1e9) or "")
 
 
+@pytest.mark.usefixtures("openssh")
 def test_an_authority_that_signs_by_sha_1_is_refused(tmp_path: Path) -> None:
     authority, key = make_key(tmp_path / "authority", kind="rsa"), make_key(tmp_path / "key")
     certificate = certify(key, authority, "127.0.0.1", host=True, algorithm="ssh-rsa")
     assert "signs by ssh-rsa" in (Certificate.parse(blob(certificate)).why_not("127.0.0.1", 1e9) or "")
 
 
+@pytest.mark.usefixtures("openssh")
 def test_every_bit_of_a_certificate_is_signed(tmp_path: Path) -> None:
     authority, key = make_key(tmp_path / "authority"), make_key(tmp_path / "key")
     good = blob(certify(key, authority, "127.0.0.1", host=True))
@@ -188,6 +191,7 @@ def test_every_bit_of_a_certificate_is_signed(tmp_path: Path) -> None:
         assert why is not None or Certificate.parse(bytes(bad)).authority != Certificate.parse(good).authority
 
 
+@pytest.mark.usefixtures("openssh")
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
 def test_every_byte_of_a_signature_counts(tmp_path: Path, kind: str) -> None:
     authority, key = make_key(tmp_path / "authority", kind=kind), make_key(tmp_path / "key")
@@ -202,6 +206,7 @@ def test_every_byte_of_a_signature_counts(tmp_path: Path, kind: str) -> None:
         assert why is not None, f"byte {at} of {len(good)}"
 
 
+@pytest.mark.usefixtures("openssh")
 @pytest.mark.parametrize("cut", [0, 3, 40, 100, -1])
 def test_a_certificate_that_is_cut_off_is_none(tmp_path: Path, cut: int) -> None:
     authority, key = make_key(tmp_path / "authority"), make_key(tmp_path / "key")

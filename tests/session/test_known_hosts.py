@@ -140,6 +140,7 @@ def test_line_speaks_of_the_hosts_that_its_names_match(names: str, host: str, po
     assert known.key_types(host, port) == ((ED25519,) if is_known else ())
 
 
+@pytest.mark.usefixtures("openssh")
 @pytest.mark.parametrize(("names", "host", "port", "is_known"), NAMES, ids=NAME_IDS)
 def test_ssh_keygen_agrees_about_the_names(names: str, host: str, port: int, is_known: bool, tmp_path: Path) -> None:
     file = tmp_path / "known_hosts"
@@ -157,6 +158,7 @@ def test_empty_host_name_is_nobody(names: str) -> None:
     assert verdict(KnownHosts.read([make_line(names, OLD)]), "", 22, OLD) is UnknownHostKey
 
 
+@pytest.mark.usefixtures("openssh")
 def test_names_that_ssh_keygen_hashed_are_found(tmp_path: Path) -> None:
     file = tmp_path / "known_hosts"
     file.write_bytes(make_line("Db1,[db2]:2222,::1", OLD))
@@ -425,6 +427,7 @@ def test_hundred_thousand_lines_are_read_and_searched_in_seconds(hashed: bool) -
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("openssh")
 def test_fingerprint_is_the_one_that_ssh_keygen_shows(tmp_path: Path) -> None:
     for kind in ("ed25519", "ecdsa", "rsa"):
         keygen("-q", "-t", kind, "-N", "", "-f", tmp_path / kind)
@@ -449,6 +452,7 @@ def test_changed_key_is_shown_beside_the_known_one_and_its_place(tmp_path: Path)
     assert f"db1 is known by {fingerprint(OLD)} in {file}:2 (and 1 more of this type)" in said
 
 
+@pytest.mark.usefixtures("openssh")
 @pytest.mark.parametrize("port", [22, 2222])
 def test_command_that_is_given_for_a_changed_key_removes_it(port: int, tmp_path: Path) -> None:
     file = tmp_path / "known hosts"
@@ -520,6 +524,7 @@ LINES = st.tuples(
 )
 
 
+@pytest.mark.usefixtures("openssh")
 @settings(max_examples=100, deadline=None)
 @given(lines=st.lists(LINES, min_size=1, max_size=8), host=HOSTS, port=st.sampled_from([22, 2222]))
 def test_verdict_follows_from_the_lines_that_ssh_keygen_finds(

@@ -49,6 +49,7 @@ def leftovers(directory: Path, *expected: str) -> list[str]:
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("openssh")
 @pytest.mark.parametrize("hashed", [False, True], ids=["plain", "hashed"])
 @pytest.mark.parametrize(
     ("host", "port", "asked"),
@@ -75,6 +76,7 @@ def test_ssh_keygen_finds_and_removes_what_was_added(
     assert KnownHosts.read([path]).key_types("somebody-else", 22) == ("ssh-ed25519",)
 
 
+@pytest.mark.usefixtures("openssh")
 def test_a_file_that_ssh_keygen_has_hashed_is_added_to(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     add(path, "db1")
@@ -217,6 +219,7 @@ threads = [threading.Thread(target=add, args=(n,)) for n in range(2)]
 """
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
 def test_writers_in_many_processes_and_threads_lose_no_line(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_bytes(b"# first")
@@ -363,6 +366,7 @@ def test_peers_that_are_learnt_at_the_same_time_stand_there_once(
     assert ssh_trusts(sshd, path)
 
 
+@pytest.mark.usefixtures("openssh")
 @pytest.mark.parametrize("authority", ["unknown", "another"])
 def test_of_a_certificate_the_plain_key_is_learnt_unless_another_authority_should_vouch(
     tmp_path: Path, authority: str

@@ -47,12 +47,14 @@ def stage_with(limit: str, source: Path, target: Path, known_hosts_bytes: int = 
     return done.stdout + done.stderr
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
 def test_a_peer_is_staged_in_250_mib_of_address_space(collect: Path, target: Path) -> None:
     (collect / "a").write_bytes(b"a" * 3 * MIB)
     assert stage_with(str(250 * MIB), collect, target) == "staged 1\n"
     assert landed(target) == {b"a": b"a" * 3 * MIB}
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
 def test_where_memory_runs_out_the_error_names_the_limit_and_nothing_is_published(collect: Path, target: Path) -> None:
     (collect / "a").write_bytes(b"a")
     said = stage_with(f"+{40 * MIB}", collect, target, known_hosts_bytes=60 * MIB)

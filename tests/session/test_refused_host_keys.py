@@ -217,6 +217,7 @@ def as_certificate(key: paramiko.PKey, certificate: Path) -> paramiko.PKey:
     return key
 
 
+@pytest.mark.usefixtures("openssh")
 @pytest.mark.parametrize(
     "fault",
     ["another type", "a certificate for a key", "a key for a certificate", "another signature", "another curve"],

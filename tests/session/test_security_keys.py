@@ -207,6 +207,7 @@ def test_an_authority_signs_by_what_is_configured(
             log_in(server, target)
 
 
+@pytest.mark.usefixtures("openssh")
 @KINDS
 def test_every_byte_of_a_token_s_signature_counts(tmp_path: Path, kind: str) -> None:
     token, key = SoftwareToken(kind), make_key(tmp_path / "key")

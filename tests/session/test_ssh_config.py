@@ -250,6 +250,7 @@ def test_a_port_or_jump_that_is_given_is_the_one_that_tokens_and_matches_see(con
     assert [hop.host for hop in found.hops] == ["gate"]
 
 
+@pytest.mark.usefixtures("openssh")
 @pytest.mark.parametrize(
     ("text", "jump", "command", "hops"),
     [
@@ -288,6 +289,7 @@ def test_files_that_include_themselves_are_an_error(config: Path) -> None:
         reach(f"Include {config}\n", config)
 
 
+@pytest.mark.usefixtures("openssh")
 @pytest.mark.parametrize("mode", [0o666, 0o620, 0o602, 0o777])
 def test_a_configuration_that_others_can_write_is_refused_as_ssh_refuses_it(config: Path, mode: int) -> None:
     config.write_text("Port 2222\n")

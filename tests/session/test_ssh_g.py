@@ -29,6 +29,8 @@ from peerstage.session.values import HOST_KEY_CHECKS, port_of
 from support.oracle import ask_ours, ask_ssh
 from support.programs import program
 
+pytestmark = pytest.mark.usefixtures("openssh")
+
 #: Settings that are compared as they stand.
 PLAIN = (
     *("userknownhostsfile", "globalknownhostsfile", "hostkeyalias", "identityagent", "proxycommand", "bindaddress"),

@@ -1,6 +1,6 @@
 """Which tests are slow: decided by the fixtures that a test asks for, and enforced while the other tests run.
 
-A test is slow if it needs a real sshd, containers, accounts of this machine, root, OpenSSH's programs, or a fresh Python
+A test is slow if it needs a real sshd, containers, accounts of this machine, root, OpenSSH's programs or a new Python
 interpreter. ``pytest -m "not slow"`` runs the others, on any machine.
 """
 
@@ -14,7 +14,8 @@ import pytest
 
 #: What only slow tests may ask for, directly or through another fixture.
 SLOW_FIXTURES = frozenset(
-    {"sshd", "own_sshd", "unprivileged_sshd", "bench", "accounts", "fresh_interpreter", "openssh", "root"}
+    {"sshd", "own_sshd", "unprivileged_sshd", "sshd_pool", "bench", "accounts", "unprivileged_user"}
+    | {"fresh_interpreter", "openssh", "root", "puppet"}
 )
 
 _PYTHONS = {os.path.basename(sys.executable), "python", "python3"}
@@ -23,7 +24,9 @@ _SLOW_PROGRAMS = {
     **dict.fromkeys(_PYTHONS, "fresh_interpreter"),
     **dict.fromkeys(("ssh", "scp", "ssh-keygen", "ssh-agent", "ssh-add", "sftp-server"), "openssh"),
     **dict.fromkeys(("useradd", "userdel", "unshare", "mount"), "root"),
-    **{"sshd": "sshd", "docker": "bench", "docker-compose": "bench"},
+    "sshd": "sshd",
+    "docker": "bench",
+    "docker-compose": "bench",
 }
 
 

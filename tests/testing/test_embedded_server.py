@@ -28,6 +28,8 @@ from peerstage.testing import server as server_module
 from peerstage.testing.server import EmbeddedServer
 from support.programs import program
 
+pytestmark = pytest.mark.usefixtures("fresh_interpreter")
+
 NOT_UTF8 = b"\xff\xfe not utf-8"
 SOURCES = Path(peerstage.__file__).parents[1]
 
