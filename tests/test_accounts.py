@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("fresh_interpreter")
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("fresh_interpreter", "root")
 
 TESTS = Path(__file__).parent
 
@@ -76,13 +78,6 @@ def processes_of(uid: int) -> list[str]:
         except OSError:
             continue
     return found
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("end", ["Ctrl-C", "Ctrl-C again and again", "SIGKILL"])

@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from cli.command import Command
 from support.children import children_apart, is_gone
 from support.local_user import LOCAL_USER
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -80,10 +80,7 @@ def test_a_signal_in_mid_transfer_leaves_nothing(
     with (collect / "large").open("wb") as file:
         file.truncate(3 << 30)
     with command.start("stage", *reaching, command.spec(collect), target) as process:
-        until = time.monotonic() + 30
-        while not is_coming(target) and time.monotonic() < until:
-            time.sleep(0.01)
-        assert is_coming(target)
+        wait_until(lambda: is_coming(target))
         children = children_apart(process.pid)
         assert len(children) == 1
         process.send_signal(signum)
