@@ -190,6 +190,7 @@ def test_a_private_directory_that_was_exchanged_is_refused_and_not_emptied(
 
 
 #: Fills the directory that it is in with directories, one inside the other, and is there until its argument exists.
+#: Who starts it ends once it has left its session and environment: the pipe ends with execve(2).
 FILLS = """
 import os, sys, time
 n = 0
@@ -205,9 +206,12 @@ while not os.path.exists(sys.argv[1]):
 LEAVES_FILLING = """
 import os, sys
 open("good", "w").close()
+begun, begins = os.pipe()
 if os.fork() == 0:
     os.setsid()
     os.execve(sys.executable, [sys.executable, "-c", FILLS, sys.argv[1]], {})
+os.close(begins)
+os.read(begun, 1)
 """
 
 
@@ -309,10 +313,13 @@ HOLDS_OPEN = """
 import os, sys
 fd = os.open("held", os.O_RDWR | os.O_CREAT, 0o644)
 os.write(fd, b"good")
+begun, begins = os.pipe()
 if os.fork() == 0:
     os.setsid()
     os.dup2(fd, 9)
     os.execve(sys.executable, [sys.executable, "-c", WRITES, sys.argv[1]], {} if HIDES else os.environ)
+os.close(begins)
+os.read(begun, 1)
 """
 #: Writes to the file, and how often it has to another one.
 WRITES = """
