@@ -25,12 +25,12 @@ def time() -> Time:
     return Time()
 
 
-def clock_of(time: Time, limits: Limits, promised: int = 0) -> Clock:
-    return Clock(limits, Watchdog(limits), lambda: promised, now=time)
+def clock_of(time: Time, limits: Limits, received: int = 0) -> Clock:
+    return Clock(limits, Watchdog(limits), lambda: received, now=time)
 
 
 def test_a_child_that_is_silent_is_given_up_after_the_stall_bound_and_the_grace(time: Time) -> None:
-    clock = clock_of(time, Limits(stall_timeout=30), promised=100 << 30)
+    clock = clock_of(time, Limits(stall_timeout=30), received=100 << 30)
     clock.listen(starting=False)
     assert clock.left() == 30
     time.seconds += 30
@@ -42,7 +42,7 @@ def test_a_child_that_is_silent_is_given_up_after_the_stall_bound_and_the_grace(
 
 def test_a_child_that_is_heard_of_has_the_whole_deadline(time: Time) -> None:
     limits = Limits()
-    clock = clock_of(time, limits, promised=limits.min_rate * 1000)
+    clock = clock_of(time, limits, received=limits.min_rate * 1000)
     for _ in range(1600 // 50):
         time.seconds += 50
         clock.listen(starting=False)
