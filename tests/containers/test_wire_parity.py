@@ -229,7 +229,7 @@ def test_19_the_stage_indicator_is_an_empty_file_truncated_if_it_was_there(
 
 #: Where a set of real files goes beyond what is in flight at a time: on each program that serves files. The transport
 #: contract has 1200 files on every way.
-IN_BULK = ("openssh92", "dropbear", "dropbear-sftp")
+IN_BULK = ("openssh92", "dropbear", "dropbear-sftp", "proftpd")
 
 
 @each(WORKING)
