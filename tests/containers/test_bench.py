@@ -44,9 +44,9 @@ def run_pytest(*arguments: str, path: str | None = None) -> subprocess.Completed
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "a worker"])
 def test_without_an_engine_one_line_says_what_to_install(tmp_path: Path, workers: tuple[str, ...]) -> None:
     done = run_pytest("-k", "stages_and_starts", *workers, path=str(tmp_path))
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stdout + done.stderr
     line = "There is no docker: install an engine (Debian: apt-get install docker.io docker-compose), or leave"
-    assert [one for one in done.stdout.splitlines() if one.startswith(line)] != []
+    assert [one for one in done.stdout.splitlines() if one.startswith(line)] != [], done.stdout + done.stderr
     assert "tests need it" in done.stdout
     assert "1 failed" in done.stdout
     assert "Traceback" not in done.stdout
