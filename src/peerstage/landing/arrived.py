@@ -50,8 +50,8 @@ class Arrived:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every byte has arrived."""
-        return self._ranges.covers(self._size)
+        """Whether every byte has arrived, and what came over earlier connections is confirmed."""
+        return self._ranges.covers(self._size) and not any(self._unconfirmed())
 
     def resume(self) -> None:
         """Begin another connection: what is kept of earlier ones has to be confirmed."""
@@ -70,9 +70,8 @@ class Arrived:
         wanted = Ranges()
         for start, end in self._ranges.missing(self._size):
             wanted.add(start, end)
-        for start, block in self._blocks:
-            if not fresh.holds(start, start + len(block)):
-                wanted.add(start, start + len(block))
+        for start, end in self._unconfirmed():
+            wanted.add(start, end)
         yield from wanted
 
     def add(self, offset: int, buffers: Sequence[Buffer], length: int) -> None:
@@ -85,6 +84,14 @@ class Arrived:
         self.received += self._ranges.add(offset, offset + length)
         if length and not self.is_complete:
             self._keep_block(offset + length, buffers)
+
+    def _unconfirmed(self) -> Iterator[tuple[int, int]]:
+        """Yield the blocks of earlier connections that have not been compared yet."""
+        fresh = self._fresh
+        if fresh is not None:
+            for start, block in self._blocks:
+                if not fresh.holds(start, start + len(block)):
+                    yield start, start + len(block)
 
     def _forget_earlier(self) -> None:
         """Drop all that came over earlier connections: it is of another version of the file."""

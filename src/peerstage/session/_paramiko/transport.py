@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import paramiko
-from paramiko.auth_handler import AuthOnlyHandler
 from paramiko.common import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
@@ -33,6 +32,7 @@ from peerstage.records import Limits
 from peerstage.session._paramiko.channels import BufferedChannels
 from peerstage.session._paramiko.forks import keep_to_this_process
 from peerstage.session._paramiko.packets import BoundedPacketizer
+from peerstage.session._paramiko.userauth import SERVICE, Login, key_request
 from peerstage.session.algorithms import SIGNATURES, Algorithms, key_type, plain_algorithm
 from peerstage.session.certificates import plain_key
 from peerstage.session.liveness import Liveness
@@ -40,7 +40,6 @@ from peerstage.session.pipe import Disconnected, Violation
 from peerstage.session.security_keys import SecurityKey
 from peerstage.system_errors import start_thread
 
-_SERVICE = "ssh-connection"
 #: What goes on a channel as long as it is open.
 _DATA = frozenset({MSG_CHANNEL_WINDOW_ADJUST, MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA})
 #: What ends a channel, or one direction of it.
@@ -217,7 +216,7 @@ class ClientTransport(paramiko.Transport):
         while not self._accepted.wait(0.1):
             if not self.is_active():
                 raise self.get_exception() or EOFError()
-        hidden.auth_handler = _Login(self)
+        hidden.auth_handler = Login(self)
 
     def _parse_service_accept(self, m: Message) -> None:
         if m.get_text() == "ssh-userauth":
@@ -252,10 +251,10 @@ class ClientTransport(paramiko.Transport):
             paramiko.AuthenticationException: It was refused; `paramiko.BadAuthenticationType` tells what is offered.
             paramiko.SSHException, EOFError, OSError: The connection ended.
         """
-        login = cast(_Login, self.auth_handler)
+        login = cast(Login, self.auth_handler)
         if ask_first and not login.would_accept(user, algorithm, key):
             return []
-        request = _by_key(user, algorithm, key, signed=True)
+        request = key_request(user, algorithm, key, signed=True)
         signed = Message()
         signed.add_string(cast(Any, self).session_id)
         signature = sign(signed.asbytes() + request.asbytes())
@@ -266,71 +265,11 @@ class ClientTransport(paramiko.Transport):
         """Log in by a password (RFC 4252, 8). See `log_in_by_key`."""
         request = Message()
         request.add_byte(cMSG_USERAUTH_REQUEST)
-        for text in (user, _SERVICE, "password"):
+        for text in (user, SERVICE, "password"):
             request.add_string(text)
         request.add_boolean(False)
         request.add_string(password)
-        return cast(_Login, self.auth_handler).ask(user, "password", request)
-
-
-def _by_key(user: str, algorithm: str, key: bytes, *, signed: bool) -> Message:
-    """Return a request to log in by a key, up to the signature (RFC 4252, 7)."""
-    request = Message()
-    request.add_byte(cMSG_USERAUTH_REQUEST)
-    for text in (user, _SERVICE, "publickey"):
-        request.add_string(text)
-    request.add_boolean(signed)
-    request.add_string(algorithm)
-    request.add_string(key)
-    return request
-
-
-class _WouldAccept(paramiko.AuthenticationException):
-    """The server would let the user in by the key that it was asked about."""
-
-
-class _Login(AuthOnlyHandler):
-    """paramiko's reader of the server's answers; it is asked for one at a time."""
-
-    _asked_about: tuple[str, bytes] | None = None
-
-    def would_accept(self, user: str, algorithm: str, key: bytes) -> bool:
-        """Return whether the server wants a signature by this key; False if it let the user in without one.
-
-        Raises:
-            paramiko.AuthenticationException, paramiko.SSHException, EOFError, OSError: As for `ask`.
-        """
-        self._asked_about = algorithm, key
-        try:
-            self.ask(user, "publickey", _by_key(user, algorithm, key, signed=False))
-        except _WouldAccept:
-            cast(Any, self).transport.saved_exception = None
-            return True
-        finally:
-            self._asked_about = None
-        return False
-
-    def _parse_userauth_info_request(self, m: Message) -> None:
-        """Take a message of a number that has several meanings; here SSH_MSG_USERAUTH_PK_OK or PASSWD_CHANGEREQ."""
-        hidden: Any = self
-        if self._asked_about is not None:
-            if (m.get_text(), m.get_binary()) != self._asked_about:
-                raise Violation("an answer about another key than was asked about")
-            hidden.transport.saved_exception = _WouldAccept()
-            hidden.auth_event.set()
-            return
-        if hidden.auth_method != "password":
-            raise Violation("an answer that belongs to no question")
-        hidden.transport.saved_exception = paramiko.SSHException("it has expired, and the peer wants another one")
-        hidden.auth_event.set()
-
-    def ask(self, user: str, method: str, request: Message) -> list[str]:
-        hidden: Any = self
-        hidden.auth_method, hidden.username = method, user
-        hidden.transport.saved_exception = None  # what an earlier attempt came to
-        hidden.auth_event = threading.Event()
-        hidden.transport._send_user_message(request)  # not while the server wants new keys (RFC 4253, 7.1)
-        return cast("list[str]", hidden.wait_for_response(hidden.auth_event))
+        return cast(Login, self.auth_handler).ask(user, "password", request)
 
 
 def make_transport(
