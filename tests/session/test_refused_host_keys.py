@@ -26,7 +26,7 @@ from peerstage.errors import (
     StageError,
     UnknownHostKey,
 )
-from peerstage.session import handshake
+from peerstage.session import reach
 from peerstage.session._paramiko.transport import ClientTransport
 from peerstage.session.host_key import HostKeys
 from support.keys import certify, make_key, public
@@ -164,7 +164,7 @@ def test_a_server_that_asks_for_replies_gets_none_before_its_key_was_judged(
     host_key: paramiko.PKey, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transports: list[ClientTransport] = []
-    exchange_keys = handshake.exchange_keys
+    exchange_keys = reach.exchange_keys
 
     def exchange(transport: ClientTransport, *others: Any) -> None:
         transports.append(transport)
@@ -174,7 +174,7 @@ def test_a_server_that_asks_for_replies_gets_none_before_its_key_was_judged(
         wait_until(lambda: unread(transports[0]) > len(QUESTIONS) * 32)  # all that was asked has come
         raise UnknownHostKey("SHA256:")
 
-    monkeypatch.setattr(handshake, "exchange_keys", exchange)
+    monkeypatch.setattr(reach, "exchange_keys", exchange)
     monkeypatch.setattr(HostKeys, "judge", judge)
     with (
         listening(made_of_paramiko(key=host_key, prepare=talks_on)) as server,
