@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from peerstage.errors import StageError
-from peerstage.landing.base import Buffer, Landing, Slot
+from peerstage.landing.base import Buffer, Landing, Ranges, Slot
 from peerstage.records import Entry, Ownership
 
 
@@ -40,11 +40,10 @@ class CountingLanding(Landing):
         slot = self._landing.open(entry)
         if slot.is_finished:
             return slot
-        missing = slot.missing()
-        kept = entry.size - sum(end - start for start, end in missing)
+        here, kept = _ranges_here(slot, entry.size)
         self.bytes -= self._unfinished.get(entry.name, 0) - kept  # a file may start over, with nothing
         self._unfinished[entry.name] = kept
-        return _CountingSlot(slot, entry.name, missing[0][0] if missing else entry.size, self)
+        return _CountingSlot(slot, entry.name, here, self)
 
     def refuse(self, name: bytes, error: StageError) -> None:
         self._landing.refuse(name, error)
@@ -86,14 +85,14 @@ class CountingLanding(Landing):
 
 
 class _CountingSlot(Slot):
-    """A slot whose bytes are counted, from the first one on that is missing: SCP sends those before it again."""
+    """A slot whose bytes are counted, each once: some arrive again, and over SCP all of them."""
 
-    __slots__ = ("_first_missing", "_landing", "_name", "_slot")
+    __slots__ = ("_here", "_landing", "_name", "_slot")
 
-    def __init__(self, slot: Slot, name: bytes, first_missing: int, landing: CountingLanding) -> None:
+    def __init__(self, slot: Slot, name: bytes, here: Ranges, landing: CountingLanding) -> None:
         self._slot = slot
         self._name = name
-        self._first_missing = first_missing
+        self._here = here
         self._landing = landing
 
     @property
@@ -105,8 +104,7 @@ class _CountingSlot(Slot):
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         self._slot.write(offset, buffers)
-        size = sum(map(len, buffers))
-        self._landing.count_bytes(self._name, min(size, max(0, offset + size - self._first_missing)))
+        self._landing.count_bytes(self._name, self._here.add(offset, offset + sum(map(len, buffers))))
 
     def finish(self) -> None:
         self._slot.finish()
@@ -115,3 +113,12 @@ class _CountingSlot(Slot):
     def fail(self, error: StageError) -> None:
         self._slot.fail(error)
         self._landing.count_file(self._name, failed=True)
+
+
+def _ranges_here(slot: Slot, size: int) -> tuple[Ranges, int]:
+    """Return which ranges of a file of *size* bytes need not be fetched, and how many bytes these are."""
+    here, at, kept = Ranges(), 0, 0
+    for start, end in (*slot.missing(), (size, size)):
+        kept += here.add(at, start)
+        at = end
+    return here, kept
