@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from client_side import Client
+from pytest_docker.plugin import Services
 
 from peerstage import Limits, Progress, Retry
 from peerstage.errors import ConnectionLost, LimitExceeded
@@ -20,9 +21,9 @@ SIZE = 64 * MIB
 
 
 @pytest.fixture
-def faulty(bench: Bench) -> Iterator[BenchPeer]:
+def faulty(bench: Bench, docker_services: Services) -> Iterator[BenchPeer]:
     """A peer of this test's own, with a file that takes a while."""
-    bench.recreate("faults")
+    bench.recreate("faults", docker_services._docker_compose.execute)
     peer = bench.peer("faults")
     peer.container.execute("truncate", "-s", str(SIZE), "/srv/collect/big")
     yield peer

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import tarfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from support.archive import Found as Found
 from support.bench_home import USER as USER
 from support.bench_home import VARIABLES, variables
 from support.bench_home import services_in_file as services_in_file
-from support.engine import PROJECT, SERVICE, Commands, compose_line
+from support.engine import PROJECT, SERVICE, compose_command
 from support.engine import ROOT as ROOT
 from support.engine import docker as docker
 from support.programs import rcp_command
@@ -293,21 +294,31 @@ class Bench:
 
     def __init__(self, home: Path, project: str) -> None:
         self.home = home
-        self._project = project
+        self.project = project
         self._containers: dict[str, Container] = {}
 
     def container(self, service: str) -> Container:
         """Return a service's container."""
         if service not in self._containers:
-            self._containers = {**find_containers(self._project), **self._containers}
+            self._containers = {**find_containers(self.project), **self._containers}
         return self._containers[service]
 
-    def recreate(self, service: str) -> Container:
-        """Make a service's container anew, whatever was done to the old one."""
+    @property
+    def compose_command(self) -> str:
+        """The command of compose with this run's variables, as a shell takes it."""
+        return shlex.join([*(compose_command() or ()), "--env-file", str(self.home / VARIABLES)])
+
+    def recreate(self, service: str, compose: Callable[[str], object]) -> Container:
+        """Replace a service's container by a new one, whatever was done to the old one.
+
+        Args:
+            service: It belongs to one test.
+            compose: Runs a sub-command of compose.
+        """
         self.thaw()
         self.container(service).close()
-        for words in (("rm", "-fsv"), ("up", "-d", "--no-build", "--no-deps")):  # rm takes its volume too, unlike up
-            Commands().run(compose_line(self.home / VARIABLES, self._project, *words, service))
+        for words in ("rm -fsv", "up -d --no-build --no-deps"):  # rm takes its volume too, unlike up
+            compose(f"{words} {service}")
         del self._containers[service]
         container = self.container(service)
         container.wait()
@@ -315,7 +326,7 @@ class Bench:
 
     def thaw(self) -> None:
         """Unpause what is paused."""
-        label = f"label={PROJECT}={self._project}"
+        label = f"label={PROJECT}={self.project}"
         for one in docker("ps", "-q", "--filter", label, "--filter", "status=paused").decode().split():
             docker("unpause", one)
 
@@ -342,7 +353,7 @@ class Bench:
     @property
     def network(self) -> str:
         """The name of the network that the client shares with its peers."""
-        return f"{self._project}_bench"
+        return f"{self.project}_bench"
 
 
 def find_containers(project: str) -> dict[str, Container]:
