@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pwd
 import resource
 import signal
 import socket
@@ -54,16 +55,24 @@ def when(name: str, place: str) -> Callable[[Call], bool]:
 # Look-ups that say "not found" of every error.
 
 
+@pytest.fixture
+def runs_as_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process seems to be run by a user who stands in a file: of root, nss-systemd(8) knows without one."""
+    number = pwd.getpwnam("backup").pw_uid
+    monkeypatch.setattr(os, "getuid", lambda: number)
+
+
 @pytest.mark.parametrize(
     "look_up",
     [
-        lambda: getUidGid("root", "root"),
+        lambda: getUidGid("backup", "backup"),
         lambda: copying_user("backup"),
         lambda: local_user(),
         lambda: resolve_destination("db1", None, SSHOptions(config=(), known_hosts=())),
     ],
     ids=["getUidGid", "localUser", "%u", "whoever runs this process"],
 )
+@pytest.mark.usefixtures("runs_as_backup")
 def test_a_user_is_not_unknown_because_no_file_can_be_opened(look_up: Callable[[], object]) -> None:
     with contextlib.suppress(StageError):
         look_up()
@@ -71,6 +80,7 @@ def test_a_user_is_not_unknown_because_no_file_can_be_opened(look_up: Callable[[
         assert refused(look_up, r"Too many open files.*ulimit -n").errno == errno.EMFILE
 
 
+@pytest.mark.usefixtures("runs_as_backup")
 def test_the_home_directory_of_the_password_database_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
     options = SSHOptions(config=(), known_hosts="~/.ssh/known_hosts")

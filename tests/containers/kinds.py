@@ -86,6 +86,8 @@ class Way:
 WORKING = [Way(kind, transport) for kind in KINDS for transport in kind.transports]
 #: The same without a program that this machine has to have.
 ON_OUR_OWN = [way for way in WORKING if way.transport != "rcp"]
+#: One for each kind: for what is settled before a transport has begun.
+ONE_OF_EACH = [Way(kind, kind.transports[0]) for kind in KINDS]
 #: What a kind can not do.
 REFUSED = [Way(kind, transport) for kind in KINDS for transport in TRANSPORTS if (kind.name, transport) in CAN_NOT]
 

@@ -1,19 +1,16 @@
-"""The rows of PARITY that concern the wire, on every kind of peer."""
+"""What callers of the original rely on and the transport contract does not say, on every kind of peer."""
 
 from __future__ import annotations
 
 import logging
-import os
-import pickle
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kinds import ON_OUR_OWN, WORKING, Way, as_the_table_says, each, failure_of
+from kinds import ON_OUR_OWN, ONE_OF_EACH, WORKING, Way, as_the_table_says, each, failure_of
 
 from peerstage import RemotePeer, StageError
-from peerstage.errors import IncompleteStage, NothingToStage
+from peerstage.errors import IncompleteStage
 from peerstage.testing.contract import landed
 from support.containers import UID, BenchPeer, Files
 from support.once import make_once
@@ -31,40 +28,10 @@ def put(served: BenchPeer) -> Callable[[Files], None]:
 
 
 @each(WORKING)
-def test_06_a_pickled_peer_stages(remote: RemotePeer, put: Callable[[Files], None], target: Path) -> None:
-    put(Files(a=b"a"))
-    assert pickle.loads(pickle.dumps(remote)).stagePeer(str(target)) == 1
-
-
-@each(WORKING)
-def test_08_09_files_are_counted_without_recursion_and_dotfiles_and_again_when_staged_again(
-    remote: RemotePeer, put: Callable[[Files], None], target: Path
+def test_10_times_are_kept_only_if_asked(
+    way: Way, served: BenchPeer, put: Callable[[Files], None], target: Path
 ) -> None:
-    put(Files(a=b"1", b=b"2", **{".hidden": b"", "cback.collect": b""}))
-    assert remote.stagePeer(str(target)) == 3
-    put(Files(a=b"new", c=b"3"))
-    assert remote.stagePeer(str(target)) == 4
-    assert landed(target) == {b"a": b"new", b"b": b"2", b"c": b"3", b"cback.collect": b""}
-    assert remote.last_report is not None
-    assert remote.last_report.count == 4
-
-
-@each(WORKING)
-def test_10_mode_owner_and_time(
-    way: Way, served: BenchPeer, remote: RemotePeer, put: Callable[[Files], None], target: Path
-) -> None:
-    put(Files().file("a", b"a", 0o6755, mtime=1_000_000_000))
-    remote.stagePeer(str(target))
-    mask = os.umask(0)
-    os.umask(mask)
-    found = (target / "a").stat()
-    assert stat.S_IMODE(found.st_mode) == 0o755 & ~mask
-    assert found.st_uid == os.getuid()
-    assert found.st_mtime > 1_500_000_000
-    owner = (12345, 54321) if os.geteuid() == 0 else (os.getuid(), os.getgid())
-    remote.stagePeer(str(target), owner, 0o640)
-    found = (target / "a").stat()
-    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (*owner, 0o640)
+    put(Files().file("a", b"a", mtime=1_000_000_000))
     keeping = served.remote(way.transport, preserve_times=True)
     if way.transport == "rcp":  # times are the command's own matter
         keeping.rcpCommand = f"{keeping.rcpCommand} -p"
@@ -112,26 +79,16 @@ def test_12_what_can_not_be_staged_raises_after_the_rest_was_staged(
 
 
 @each(WORKING)
-def test_13_empty_missing_and_unlistable_directories_are_os_errors(
-    way: Way, served: BenchPeer, remote: RemotePeer, put: Callable[[Files], None], target: Path
-) -> None:
+def test_13_an_unlistable_directory_is_an_os_error(served: BenchPeer, remote: RemotePeer, target: Path) -> None:
     (target / "old").write_bytes(b"old")
-    with pytest.raises(StageError if way.transport == "rcp" else NothingToStage):
-        remote.stagePeer(str(target))
-    put(Files(**{".only-hidden": b""}))
-    with pytest.raises(OSError, match=r"no file|No such file"):
-        remote.stagePeer(str(target))
     served.container.execute("install", "-d", "-o", "root", "-m", "700", "/srv/collect/closed")
     remote.collectDir = f"{served.collect}/closed"
-    with pytest.raises(OSError, match=r"[Pp]ermission|guard: refused|may not be listed"):
-        remote.stagePeer(str(target))
-    remote.collectDir = f"{served.collect}/missing"
-    with pytest.raises(OSError, match=r"not there|guard: refused|No such file"):
+    with pytest.raises(OSError, match=r"[Pp]ermission|guard: refused"):
         remote.stagePeer(str(target))
     assert landed(target) == {b"old": b"old"}
 
 
-@each(ON_OUR_OWN)
+@each(ONE_OF_EACH)
 def test_13_a_wrong_user_key_or_host_key_is_an_os_error(
     way: Way, served: BenchPeer, put: Callable[[Files], None], target: Path
 ) -> None:
@@ -149,19 +106,6 @@ def test_13_a_wrong_user_key_or_host_key_is_an_os_error(
         with pytest.raises(StageError):
             remote.writeStageIndicator()
     assert landed(target) == {}
-
-
-@each(WORKING)
-def test_14_whatever_has_the_name_is_replaced_but_never_followed(
-    remote: RemotePeer, put: Callable[[Files], None], target: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "elsewhere").write_bytes(b"untouched")
-    put(Files(link=b"1", fifo=b"2"))
-    (target / "link").symlink_to(tmp_path / "elsewhere")
-    os.mkfifo(target / "fifo")
-    assert remote.stagePeer(str(target)) == 2
-    assert landed(target) == {b"link": b"1", b"fifo": b"2"}
-    assert (tmp_path / "elsewhere").read_bytes() == b"untouched"
 
 
 @each(ON_OUR_OWN)
@@ -198,7 +142,7 @@ def test_16_18_a_whole_run_in_one_login(
             remote.writeStageIndicator()
 
 
-@each(ON_OUR_OWN)
+@each(ONE_OF_EACH)
 def test_17_why_a_check_is_false_is_logged(
     way: Way, served: BenchPeer, remote: RemotePeer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -97,7 +97,7 @@ def test_a_forked_child_works_by_a_connection_of_its_own(behind: Behind, tmp_pat
 
 def test_a_fork_in_the_middle_of_a_transfer_does_not_disturb_it(behind: Behind, target: Path) -> None:
     """paramiko's thread is busy then, and holds locks that nobody releases in the child."""
-    (behind.collect / "big").write_bytes(os.urandom(30 * MIB))
+    (behind.collect / "big").write_bytes(os.urandom(6 * MIB))
     forks = 0
 
     def fork(_: object) -> None:

@@ -18,14 +18,14 @@ LIMITS = Limits(reply_timeout=60 / SCALE, stall_timeout=60 / SCALE, min_rate=Lim
 KB = 1000
 
 
-def peer_over(sshd: Sshd, port: int, collect: Path, transport: str = "sftp") -> RemotePeer:
+def peer_over(sshd: Sshd, port: int, collect: Path, transport: str = "sftp", limits: Limits = LIMITS) -> RemotePeer:
     known = sshd.known_hosts.read_text().replace(f":{sshd.port} ", f":{port} ").encode()
     ssh = sshd.options(port=port, known_hosts=known)
-    return RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=ssh, transport=transport, limits=LIMITS)
+    return RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=ssh, transport=transport, limits=limits)
 
 
 @pytest.mark.parametrize("transport", ["sftp", "scp"])
-@pytest.mark.parametrize(("rate", "files", "size"), [(20 * KB, 1, 2_500_000), (20 * KB, 300, 8192)])
+@pytest.mark.parametrize(("rate", "files", "size"), [(20 * KB, 1, 1_600_000), (20 * KB, 200, 8192)])
 def test_a_slow_line_is_no_reason_to_reconnect(
     sshd: Sshd, collect: Path, target: Path, transport: str, rate: float, files: int, size: int
 ) -> None:
@@ -58,3 +58,21 @@ def test_twenty_peers_share_a_line(sshd: Sshd, collect: Path, tmp_path: Path) ->
     assert line.connections == 20
     expected = (collect / "file").read_bytes()
     assert all((target / "file").read_bytes() == expected for target in targets)
+
+
+@pytest.mark.bulk
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("rate", "files", "size"), [(20 * KB, 1, 6_000_000), (60 * KB, 1, 14_000_000), (20 * KB, 500, 4096)]
+)
+def test_with_the_default_limits_a_slow_line_is_served_over_one_connection(
+    sshd: Sshd, collect: Path, target: Path, rate: float, files: int, size: int
+) -> None:
+    for number in range(files):
+        (collect / f"file{number}").write_bytes(os.urandom(size))
+    line = SlowLine(sshd.port, rate)
+    with line.open() as port:
+        assert peer_over(sshd, port, collect, limits=Limits()).stagePeer(str(target)) == files
+    assert line.connections == 1
+    for path in collect.iterdir():
+        assert (target / path.name).read_bytes() == path.read_bytes()

@@ -147,20 +147,20 @@ class HasEach(ListsMany):
 
 
 @pytest.mark.parametrize("kind", [RefusesEach, HasEach])
-@pytest.mark.parametrize(("count", "length"), [(12_000, 6), (11_500, 60), (3_900, 255)])
+@pytest.mark.parametrize(("count", "length"), [(4_000, 6), (3_800, 60), (1_300, 255)])
 def test_a_whole_stage_of_the_longest_listing_takes_little_memory(
     target: Path, kind: type[ListsMany], count: int, length: int
 ) -> None:
-    tenth = Limits(entries=Limits().entries // 10, listing_bytes=Limits().listing_bytes // 10)
+    part = Limits(entries=Limits().entries // 30, listing_bytes=Limits().listing_bytes // 30)
     server = kind()
     server.count, server.length = count, length
-    reasons = MIB // 2  # as many are kept of a tenth as of all
-    with little_memory((64 * MIB - reasons) // 10 + reasons):
+    reasons = MIB // 2  # as many are kept of a part as of all
+    with little_memory((64 * MIB - reasons) // 30 + reasons):
         if kind is HasEach:
-            assert stage_from(server, target, tenth).count == count
+            assert stage_from(server, target, part).count == count
         else:
             with pytest.raises(IncompleteStage, match="could not be opened") as caught:
-                stage_from(server, target, tenth)
+                stage_from(server, target, part)
             assert caught.value.report is not None
             assert len(caught.value.report.failed) == count
 
