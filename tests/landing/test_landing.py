@@ -29,6 +29,7 @@ from peerstage.landing import DirectoryLanding, Ranges, durability
 from peerstage.records import Entry, Ownership
 from peerstage.testing.contract import landed
 from peerstage.testing.memory import MemoryFile, MemoryTransport
+from support.children import in_child
 
 # Ranges
 
@@ -501,3 +502,14 @@ def test_a_slot_that_has_failed_stays_failed(target: Path) -> None:
         landing.commit()
     assert landed(target) == {}
     assert [file.error for file in landing.files()] == ["first"]
+
+
+def test_a_forked_child_that_leaves_the_block_takes_nothing_of_its_parent_with_it(target: Path) -> None:
+    with DirectoryLanding(str(target)) as landing:
+        slot = landing.open(Entry(b"a", 4))
+        slot.write(0, [b"half"[:2]])
+        in_child(lambda: landing.__exit__(None, None, None))
+        slot.write(2, [b"lf"])
+        slot.finish()
+        landing.commit()
+    assert landed(target) == {b"a": b"half"}

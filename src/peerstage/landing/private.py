@@ -52,6 +52,7 @@ class PrivateDirectory:
 
     def __init__(self, target_fd: int) -> None:
         self._target_fd = target_fd
+        self._process = os.getpid()
         for _ in range(8):  # a sweep that runs right between mkdir and flock takes the name away: choose another
             self.name = PREFIX + secrets.token_hex(4)
             self.fd = self._lock_fd = -1
@@ -73,7 +74,13 @@ class PrivateDirectory:
         raise LandingError("Another process keeps removing the private directory; let its sweep end, then run again.")
 
     def remove(self) -> None:
-        """Remove the directory with all it holds. What can not be removed is logged and left to the next sweep."""
+        """Remove the directory with all it holds. What can not be removed is logged and left to the next sweep.
+
+        In a forked child nothing is removed: the directory is the parent's.
+        """
+        if os.getpid() != self._process:
+            self._close()
+            return
         try:
             empty_directory(self.fd)
             with contextlib.suppress(FileNotFoundError):  # a sweep was quicker
