@@ -304,6 +304,20 @@ def test_tcp_connections_do_not_wait_to_send_small_requests() -> None:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
+def test_small_answers_are_acknowledged_at_once() -> None:
+    """A server that has Nagle's algorithm on would wait for it; by default an exchange of small packets delays it."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
+        theirs, _ = server.accept()
+        with theirs:
+            packets = BoundedPacketizer(sock, Limits())
+            for _ in range(20):
+                sock.sendall(b"question")
+                theirs.recv(100)
+                theirs.sendall(b"answer\n")
+                assert packets.readline(5) == "answer"
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 1
+
+
 def test_nothing_goes_on_a_channel_that_was_closed_while_its_sender_waited(cipher: str) -> None:
     pair = Pair(cipher)
     try:

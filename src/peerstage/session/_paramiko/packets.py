@@ -23,6 +23,10 @@ _GCM_TAG = 16
 _MOST_EXTENSIONS = 64
 #: Bytes that the server may still send with old keys when new ones were asked for: more than can be under way.
 _OLD_KEYS_BYTES = 1 << 30
+#: Bytes below which what was received at once is taken for an answer, and not for a part of a file.
+_SMALL_ANSWER = 4096
+#: Linux alone has it.
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _uint32 = struct.Struct(">I")
 
 
@@ -64,6 +68,7 @@ class BoundedPacketizer(Packetizer):
         self._fixed_iv = b""
         self._counter = 0
         self._received = 0
+        self._is_tcp = isinstance(sock, socket.socket) and sock.family in (socket.AF_INET, socket.AF_INET6)
         self.wakers: tuple[Callable[[], None], ...] = ()  # called when all that has come was handed on
         self.liveness: Liveness | None = None
 
@@ -208,7 +213,19 @@ class BoundedPacketizer(Packetizer):
             if self.liveness is not None:
                 self.liveness.heard()
             self._end += count
+            if count < _SMALL_ANSWER:
+                self._acknowledge()
             return
+
+    def _acknowledge(self) -> None:
+        """Have the system acknowledge at once what it has received (TCP_QUICKACK in tcp(7), which does not last).
+
+        Until a session starts sshd leaves Nagle's algorithm on, so that the second of two small answers waits for the
+        acknowledgement of the first, and a delayed one costs 40 ms at each login.
+        """
+        if self._is_tcp and _QUICKACK is not None:
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
 
 class _ChannelData(Message):
