@@ -83,6 +83,11 @@ def openssh() -> None:
 
 
 @pytest.fixture(scope="session")
+def patience() -> None:
+    """Seconds: for a test that waits out a limit, or handles so much that it takes as long."""
+
+
+@pytest.fixture(scope="session")
 def root() -> None:
     """The rights of root, without which the test fails."""
     if os.geteuid() != 0:

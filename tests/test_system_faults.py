@@ -157,6 +157,7 @@ _TRIED_ELSEWHERE = "landing/"
 _tried: set[Call] = set()
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("kind", [over_sftp, learning, through_a_command, by_a_command, of_this_machine])
 def test_a_system_call_that_fails_is_an_error_of_ours_and_leaves_nothing(
     site: Site, kind: Callable[[Site], BackupPeer], caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest

@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from peerstage import Limits
 from peerstage.cli.preview import PreviewLanding
 from peerstage.isolation.frames import Expect, Finish, FrameParser, Open, Result, encode
 from peerstage.isolation.receive import Receiver
 from peerstage.records import Entry
+
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 def test_the_frames_of_120_000_files_are_taken_in_seconds(target: Path) -> None:

@@ -77,6 +77,7 @@ def test_a_remote_run_that_is_cancelled_while_the_disk_syncs_publishes_nothing(
         assert peer.stagePeer(str(target)) == FEW, "a later call is another run"
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("number", [1, FEW])
 def test_a_deadline_that_passes_while_the_disk_syncs_publishes_nothing(
     target: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -19,6 +19,8 @@ from landing_cases import serving_names, stage_into
 from peerstage.landing import durability
 from peerstage.testing.contract import landed
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 INSTANTS = 100
 #: What the landing does to the disk.
 STEPS = ("mkdir", "open", "pwrite", "close", "fchmod", "fchown", "utime", "fsync", "rename", "unlink", "rmdir")

@@ -19,6 +19,8 @@ from peerstage.landing import DirectoryLanding
 from peerstage.records import Entry, Ownership
 from peerstage.testing.contract import landed
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 OURS = Ownership(os.getuid(), os.getgid())
 OLD, NEW = b"old", b"new content"
 

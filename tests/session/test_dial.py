@@ -57,6 +57,7 @@ def late() -> Iterator[tuple[socket.socket, int]]:
         yield sock, sock.getsockname()[1]
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_server_that_comes_up_late_is_reached_if_there_are_attempts_enough(
     late: tuple[socket.socket, int], watchdog: Watchdog, leaves_nothing: None
 ) -> None:
@@ -83,6 +84,7 @@ def test_attempts_are_a_second_apart_and_counted(
     assert caplog.text.count("Connection refused; trying again") == 2
 
 
+@pytest.mark.usefixtures("patience")
 def test_each_attempt_has_the_time_to_connect(watchdog: Watchdog) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         port = full.getsockname()[1]
@@ -125,6 +127,7 @@ class HangingResolver:
         return sum(thread.name == "peerstage-resolver" for thread in threading.enumerate())
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_resolver_that_hangs_holds_one_thread_for_each_name_however_often_it_is_asked(
     leaves_nothing: None, watchdog: Watchdog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def attempt(
     return error
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
     ("handler", "kind", "words"),
     [
@@ -100,6 +101,7 @@ def test_the_time_to_connect_holds_until_the_keys_are_exchanged(target: Path, ho
     assert "did not answer as an SSH server within 0." in str(error)
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
     ("transport", "policy", "kind", "words"),
     [
@@ -132,6 +134,7 @@ def test_servers_that_misbehave_after_the_key_exchange_end_in_an_error(
     assert words in str(error)
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_byte_at_a_time_is_ended_by_the_deadline(target: Path, host_key: paramiko.PKey) -> None:
     handler = made_of_paramiko(ssh_server.Drips, key=host_key)
     limits = Limits(stall_timeout=0.7, deadline=2.0)

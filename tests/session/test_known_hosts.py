@@ -414,6 +414,7 @@ def test_no_source_at_all_trusts_nobody() -> None:
     assert "no known_hosts file is given" in message(KnownHosts.read([]), "db1", 22, OLD)
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("hashed", [False, True], ids=["plain", "hashed"])
 def test_hundred_thousand_lines_are_read_and_searched_in_seconds(hashed: bool) -> None:
     names = (hash_name(f"db{i}", b"%020d" % i) if hashed else f"db{i}.example.com,db{i}" for i in range(100_000))

@@ -168,6 +168,7 @@ def test_a_stage_goes_on_over_another_connection_when_the_peer_was_given_up(
     assert peer.last_report.retries == 1
 
 
+@pytest.mark.usefixtures("patience")
 def test_the_question_wants_a_reply_and_is_not_asked_while_the_peer_talks() -> None:
     key = paramiko.ECDSAKey.generate()
     asked: list[tuple[str, bool]] = []

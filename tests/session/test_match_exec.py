@@ -45,6 +45,7 @@ def pids(record: Path) -> list[int]:
     return [int(pid) for pid in record.read_text().split()]
 
 
+@pytest.mark.usefixtures("patience")
 def test_its_children_end_with_it(script: Callable[[str], Path]) -> None:
     for last, port in (("exit 0", 2222), ("exit 1", 22)):
         record = script(last)
@@ -53,6 +54,7 @@ def test_its_children_end_with_it(script: Callable[[str], Path]) -> None:
         record.unlink()
 
 
+@pytest.mark.usefixtures("patience")
 def test_its_children_end_with_its_time(script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peerstage.session.ssh_config._EXEC_SECONDS", 0.5)
     record = script("sleep 1000")
@@ -77,6 +79,7 @@ def test_cancelling_ends_it(script: Callable[[str], Path], target: Path) -> None
     wait_until(lambda: all(is_gone(pid) for pid in pids(record)))
 
 
+@pytest.mark.usefixtures("patience")
 def test_the_deadline_ends_it_for_a_hop_too(
     config: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,6 +263,7 @@ def test_the_chunk_pipe_refuses_what_is_past_the_window_in_bytes_and_in_number()
         deque(map(pipe.feed, [b"x"] * 100_000), maxlen=0)
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("piece", [1, 7, 32 * 1024])
 @pytest.mark.parametrize("read", [False, True])
 def test_stderr_is_held_up_to_its_limit_and_not_a_byte_more(piece: int, read: bool) -> None:
@@ -386,6 +387,7 @@ def begin_new_keys(client: Any) -> None:
     assert not client.clear_to_send.is_set()
 
 
+@pytest.mark.usefixtures("patience")
 def test_new_keys_may_take_longer_than_paramiko_would_wait(slow_keys: Pair) -> None:
     channel = slow_keys.open()
     begin_new_keys(slow_keys.client)
@@ -393,6 +395,7 @@ def test_new_keys_may_take_longer_than_paramiko_would_wait(slow_keys: Pair) -> N
     assert bytes(channel.recv(1 << 20)) == b"x" * 1000
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_channel_may_be_opened_while_new_keys_take_their_time(slow_keys: Pair) -> None:
     begin_new_keys(slow_keys.client)
     channel = slow_keys.open()
@@ -400,6 +403,7 @@ def test_a_channel_may_be_opened_while_new_keys_take_their_time(slow_keys: Pair)
     assert bytes(channel.recv(1 << 20)) == b"x" * 1000
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_channel_that_is_closed_meanwhile_waits_for_nothing_and_is_closed_on_the_peer_too(slow_keys: Pair) -> None:
     channel = slow_keys.open()
     hidden: Any = slow_keys.client

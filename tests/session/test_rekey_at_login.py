@@ -94,6 +94,7 @@ class PasswordBehindAKey(ssh_server.RefusesSubsystems):
         return paramiko.AUTH_FAILED
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
     "after", [NEWKEYS, SERVICE_ACCEPT, FAILURE], ids=["the first keys", "the service", "a refusal"]
 )
@@ -103,6 +104,7 @@ def test_new_keys_during_the_login_do_not_hinder_it(target: Path, after: int) ->
     assert "subsystem" in str(error)
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
     "after", [NEWKEYS, SERVICE_ACCEPT, FAILURE], ids=["the first keys", "the service", "a refusal"]
 )
@@ -133,6 +135,7 @@ class NeverFinishes(ssh_server.Policy):
         transport._send_message = lambda message: None
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("waits_for_keys", ["to send", "to receive"])
 def test_new_keys_that_never_come_later_end_with_the_time_for_progress(target: Path, waits_for_keys: str) -> None:
     class Slow(NeverFinishes):

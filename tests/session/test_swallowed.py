@@ -80,6 +80,7 @@ class Server:
                 self.ended.set()
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
     ("transport", "swallows"),
     [("sftp", "channel"), ("sftp", "subsystem"), ("scp", "channel"), ("scp", "command")],
@@ -91,6 +92,7 @@ def test_another_connection_is_made_whatever_is_swallowed(transport: str, swallo
     assert server.connections == 2
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(("transport", "swallows"), [("sftp", "channel"), ("sftp", "subsystem"), ("scp", "command")])
 def test_a_peer_that_swallows_over_every_connection_is_given_up(transport: str, swallows: str, target: Path) -> None:
     server = Server(swallows, first=10)
@@ -99,6 +101,7 @@ def test_a_peer_that_swallows_over_every_connection_is_given_up(transport: str, 
     assert server.connections == 2
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("swallows", ["channel", "subsystem"])
 def test_a_connection_of_the_callers_is_not_waited_for_any_longer(swallows: str, target: Path) -> None:
     server = Server(swallows)

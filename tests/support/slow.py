@@ -1,7 +1,7 @@
 """Which tests are slow: decided by the fixtures that a test asks for, and enforced while the other tests run.
 
-A test is slow if it needs a real sshd, containers, accounts of this machine, root, OpenSSH's programs or a new Python
-interpreter. ``pytest -m "not slow"`` runs the others, on any machine.
+A test is slow if it needs a real sshd, containers, accounts of this machine, root, OpenSSH's programs, a new Python
+interpreter, or seconds of patience. ``pytest -m "not slow"`` runs the others, on any machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 #: What only slow tests may ask for, directly or through another fixture.
 SLOW_FIXTURES = frozenset(
     {"sshd", "own_sshd", "unprivileged_sshd", "sshd_pool", "bench", "accounts", "unprivileged_user"}
-    | {"fresh_interpreter", "openssh", "root", "puppet"}
+    | {"fresh_interpreter", "openssh", "root", "puppet", "patience"}
 )
 
 _PYTHONS = {os.path.basename(sys.executable), "python", "python3"}

@@ -200,6 +200,7 @@ def test_a_quote_that_is_not_closed_is_a_value_error_on_use(line: str, target: P
             call()
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
     "script",
     [
@@ -227,11 +228,13 @@ def test_a_gibibyte_of_output_is_drained_and_not_kept(command: Command, target: 
     assert peer.stagePeer(str(target)) == 1
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_command_that_goes_on_slowly_is_not_stalled(command: Command, target: Path) -> None:
     peer = command.peer('for n in 1 2 3 4 5; do echo more >>"$2/slow"; sleep 0.6; done', limits=Limits(stall_timeout=2))
     assert peer.stagePeer(str(target)) == 1
 
 
+@pytest.mark.usefixtures("patience")
 def test_the_deadline_holds_for_a_command_that_keeps_busy(command: Command, target: Path) -> None:
     busy = 'while :; do echo more >>"$2/slow"; sleep 0.1; done'
     publishes_nothing(command.peer(busy, limits=Limits(deadline=1.5)), target, LimitExceeded, "deadline")
@@ -243,6 +246,7 @@ class HardlyAnyGrace(Limits):
     grace = 0.5
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("before", ["", 'head -c 9000000 /dev/zero >"$2/slow"; ', 'truncate -s 1T "$2/slow"; '])
 def test_a_command_that_brings_a_byte_now_and_then_is_ended(command: Command, target: Path, before: str) -> None:
     started = time.monotonic()

@@ -127,6 +127,7 @@ def test_whatever_is_sent_is_staged_as_a_naive_reader_reads_it(
         assert landed(Path(target)) == staged
 
 
+@pytest.mark.usefixtures("patience")
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(st.binary(max_size=60), SENT.map(lambda s: b"".join(file(n, d) for n, d, _, _ in s)))))
 def test_noise_ends_in_an_error_of_ours_or_is_no_noise_and_leaves_nothing_else(chunks: list[bytes]) -> None:

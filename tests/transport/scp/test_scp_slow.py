@@ -61,6 +61,7 @@ def stage_slowly(chunks: Iterable[bytes], target: Path, limits: Limits) -> Stage
         watchdog.close()
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
     "record",
     [b"C0644 9000000000000000000 odd\\^Jname\n", b"C0644 1000000 name\n"],
@@ -74,12 +75,14 @@ def test_a_promise_does_not_prolong_the_run(target: Path, record: bytes) -> None
     assert landed(target) == {}
 
 
+@pytest.mark.usefixtures("patience")
 def test_bytes_that_are_dropped_do_not_prolong_the_run(target: Path) -> None:
     chunks = itertools.chain([b"C0644 9000000000000000000 odd\\^Jname\n"], itertools.repeat(bytes(65536), 1000))
     with pytest.raises(LimitExceeded, match=r"Limits\.deadline"):
         stage_slowly(chunks, target, HardlyAnyGrace())
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_file_that_comes_at_the_lowest_rate_has_all_the_time_that_it_needs(target: Path) -> None:
     limits = HardlyAnyGrace(min_rate=4000)
     chunks = [b"C0644 20000 name\n", *[bytes(100)] * 200, b"\0"]
@@ -87,6 +90,7 @@ def test_a_file_that_comes_at_the_lowest_rate_has_all_the_time_that_it_needs(tar
     assert landed(target) == {b"name": bytes(20_000)}
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_peer_that_is_fast_and_then_drips_is_ended(target: Path) -> None:
     chunks = itertools.chain([b"C0644 9000000 name\n", bytes(8_000_000)], itertools.repeat(b"x", 1000))
     with pytest.raises(LimitExceeded, match=r"Limits\.min_rate"):

@@ -98,6 +98,7 @@ class ListsMany(Server):
         return self.status(number, wire.FX_FAILURE, b"%d" % number + b"\xff" * 2000)
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("mode", [stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777])
 @pytest.mark.parametrize(("longest", "length"), [(39_000, 255), (120_000, 6)])
 def test_an_entry_takes_so_little_memory_that_the_longest_listing_fits(mode: int, longest: int, length: int) -> None:
@@ -146,6 +147,7 @@ class HasEach(ListsMany):
         return [packet(wire.DATA, number, string(b"x"))]
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("kind", [RefusesEach, HasEach])
 @pytest.mark.parametrize(("count", "length"), [(4_000, 6), (3_800, 60), (1_300, 255)])
 def test_a_whole_stage_of_the_longest_listing_takes_little_memory(
@@ -532,6 +534,7 @@ class Drips(Server):
         return super().receive()
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_promise_does_not_prolong_the_run(leaves_nothing: None) -> None:
     limits = HardlyAnyGrace()
     server = Drips()
