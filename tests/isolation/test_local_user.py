@@ -172,6 +172,7 @@ def refuses(
         peer.writeStageIndicator()
 
 
+@pytest.mark.usefixtures("root")
 def test_a_user_that_is_not_there_or_has_roots_id_is_named(
     target: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,6 +170,7 @@ def test_a_file_that_something_is_mounted_on_is_that_entry_s_error(target: Path,
     assert landed(target) == {b"a": b"old", b"good": b"good"}
 
 
+@pytest.mark.usefixtures("root")
 def test_another_user_s_file_in_a_sticky_directory_is_that_entry_s_error(public_path: Path) -> None:
     if os.geteuid() != 0:
         raise RuntimeError("Only root can make files of two users: run the tests as root.")

@@ -215,6 +215,7 @@ def test_a_file_and_a_fifo_of_our_name_are_left_alone(target: Path) -> None:
     assert sorted(os.listdir(target)) == [".peerstage-00000000", ".peerstage-11111111", "a"]
 
 
+@pytest.mark.usefixtures("root")
 def test_another_user_s_leftover_is_left_alone(public_path: Path) -> None:
     if os.geteuid() != 0:
         raise RuntimeError("Only root can make files of two users: run the tests as root.")

@@ -228,6 +228,8 @@ class DirectoryLanding(Landing):
         moved = owner == os.geteuid() or (self.ownership is not None and self.ownership[0] == owner)
         try:
             if moved:
+                if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                    raise NotRegular(NO_FILE)  # one that its owner may not write to cannot be moved (rename(2), EACCES)
                 directory, place = self._private.fd, f"taken{len(self._slots)}-{len(self._refused)}"
                 os.rename(name, place, src_dir_fd=self._workspace_fd, dst_dir_fd=directory)
             fd = open_file(place, directory)
