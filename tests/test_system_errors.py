@@ -66,11 +66,10 @@ def runs_as_backup(monkeypatch: pytest.MonkeyPatch) -> None:
     "look_up",
     [
         lambda: getUidGid("backup", "backup"),
-        lambda: copying_user("backup"),
         lambda: local_user(),
         lambda: resolve_destination("db1", None, SSHOptions(config=(), known_hosts=())),
     ],
-    ids=["getUidGid", "localUser", "%u", "whoever runs this process"],
+    ids=["getUidGid", "%u", "whoever runs this process"],
 )
 @pytest.mark.usefixtures("runs_as_backup")
 def test_a_user_is_not_unknown_because_no_file_can_be_opened(look_up: Callable[[], object]) -> None:
@@ -78,6 +77,12 @@ def test_a_user_is_not_unknown_because_no_file_can_be_opened(look_up: Callable[[
         look_up()
     with no_descriptors():
         assert refused(look_up, r"Too many open files.*ulimit -n").errno == errno.EMFILE
+
+
+@pytest.mark.usefixtures("root")
+def test_a_local_user_is_not_unknown_because_no_file_can_be_opened() -> None:
+    with no_descriptors():
+        assert refused(lambda: copying_user("backup"), r"Too many open files.*ulimit -n").errno == errno.EMFILE
 
 
 @pytest.mark.usefixtures("runs_as_backup")
