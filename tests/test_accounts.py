@@ -90,7 +90,7 @@ def test_a_run_that_is_interrupted_leaves_no_account_and_no_process(tmp_path: Pa
         accounts = [tuple(one) for path in told for one in json.loads(path.read_text())]
         assert len({name for name, _, _ in accounts}) == 4, "each worker has a pair of its own"
         assert all(exists(name) for name, _, _ in accounts)
-        assert processes_of(accounts[0][1])
+        wait_until(lambda: processes_of(accounts[0][1]))
         os.killpg(process.pid, signal.SIGKILL if end == "SIGKILL" else signal.SIGINT)
         while end == "Ctrl-C again and again" and process.poll() is None:
             time.sleep(0.1)

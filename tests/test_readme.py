@@ -54,7 +54,7 @@ def test_ci_runs_the_line_under_tests_and_nothing_else() -> None:
     section = README.split("\n## Tests\n")[1]
     line = re.findall(r"^```console\n(.*?)\n```", section, re.MULTILINE | re.DOTALL)[0]
     assert "\n" not in line
-    assert line.endswith("""-m pytest -n 2 -m "not bulk\"""")
+    assert line.endswith("""-m pytest -n 4 -m "not bulk\"""")
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 

@@ -9,6 +9,8 @@ import pwd
 import resource
 import signal
 import socket
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,9 @@ from peerstage.session.known_hosts import KnownHosts
 from peerstage.session.tokens import local_user
 from peerstage.session.watchdog import Watchdog
 from peerstage.staging import target_directory
+from peerstage.system_errors import start_process
 from peerstage.util import getUidGid
+from support.children import is_gone
 from support.system_faults import Call, Faults
 
 
@@ -224,5 +228,26 @@ def test_a_command_whose_status_somebody_else_has_taken_has_not_succeeded(tmp_pa
 
 def test_a_command_that_cannot_be_started_now_is_not_to_be_installed(tmp_path: Path) -> None:
     peer = RemotePeer("127.0.0.1", "/collect", str(tmp_path), "backup", rcpCommand="/bin/true")
-    with Faults().failing(when("_execute_child", "transport/rcp"), errno.EAGAIN):
+    with Faults().failing(when("_execute_child", "system_errors"), errno.EAGAIN):
         assert "Install" not in str(refused(peer.writeStageIndicator, r"temporarily unavailable.*ulimit -u"))
+
+
+# Processes.
+
+
+def test_an_interrupt_while_a_process_starts_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        """Ctrl-C comes when the process runs, and its starter does not know it yet."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self.pid)
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(0.2)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_process(["sleep", "1000"])
+    assert is_gone(started[0])

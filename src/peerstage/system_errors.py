@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 from peerstage.errors import StageError
 
 #: What is the matter with this process or machine, whatever was asked for.
 _OF_THIS_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EIO})
 _PROCESSES = "Raise the limit of processes and threads (ulimit -u), or stage fewer peers at a time."
+#: Seconds to wait, after an interrupt, for a process that is just being started.
+_STARTS_WITHIN = 5.0
 _MEMORY = "Free memory on this machine, or stage fewer peers at a time."
 _ADVICE = {
     errno.EMFILE: "Raise this process's limit of open files (ulimit -n), or stage fewer peers at a time.",
@@ -66,3 +72,46 @@ def start_thread(thread: threading.Thread) -> None:
         thread.start()
     except RuntimeError as exc:
         raise StageError(f"No thread can be started: {exc}. {_PROCESSES}", errno=errno.EAGAIN) from exc
+
+
+def start_process(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process; an interrupt leaves none behind.
+
+    `subprocess.Popen` is called in a thread: signal handlers run in the main thread alone, where KeyboardInterrupt
+    could be raised when the process has begun and nobody can end it yet.
+
+    Args:
+        argv: The program and its arguments.
+        options: As for `subprocess.Popen`; the process gets a session and so a process group of its own.
+
+    Raises:
+        OSError: If it cannot be started.
+        StageError: If the system starts no more threads.
+    """
+    started: list[subprocess.Popen[bytes]] = []
+    failed: list[BaseException] = []
+    done = threading.Event()
+
+    def start() -> None:
+        try:
+            started.append(subprocess.Popen(argv, start_new_session=True, **options))
+        except BaseException as exc:
+            failed.append(exc)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=start, name="peerstage-start")
+    try:
+        start_thread(thread)
+        thread.join()
+    except StageError:  # it has not been started
+        raise
+    except BaseException:
+        done.wait(_STARTS_WITHIN)  # not without a limit: the interrupt may have come before the thread
+        for process in started:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        raise
+    if failed:
+        raise failed[0]
+    return started[0]

@@ -25,6 +25,8 @@ _PACKAGE = str(Path(peerstage.__file__).parent) + os.sep
 #: Other people's code, and what makes calls for whoever asks it to.
 _NOT_OURS = tuple(_PACKAGE + name for name in ("testing", "cli", "system_errors.py"))
 
+_STARTER = _PACKAGE + "system_errors.py"
+
 _FILES = (errno.EIO, errno.ENOMEM)
 _DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _SOCKETS = (errno.ENOBUFS, errno.ENOMEM, errno.ECONNRESET)
@@ -137,9 +139,12 @@ def _cannot_fail(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
 
 def _place(frame: Any) -> str | None:
     """Return the line of the library by which *frame* was reached, None if it was not."""
+    shared = None
     while frame is not None:
         file = frame.f_code.co_filename
         if file.startswith(_PACKAGE) and not file.startswith(_NOT_OURS):
             return f"{file.removeprefix(_PACKAGE)}:{frame.f_lineno}"
+        if file == _STARTER:
+            shared = f"{file.removeprefix(_PACKAGE)}:{frame.f_lineno}"
         frame = frame.f_back
-    return None
+    return shared  # a thread that starts a process for whoever waits for it

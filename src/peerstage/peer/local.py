@@ -79,7 +79,7 @@ class LocalPeer(BackupPeer):
         self._watchdog = watchdog = Watchdog(self._limits)
         transport = LocalTransport(watchdog, self._limits, dotfiles=True, links=False)
         try:
-            with watchdog.operation():
+            with naming(self.name), watchdog.operation():
                 report = stage(
                     transport,
                     os.fsencode(self.collectDir),

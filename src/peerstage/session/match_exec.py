@@ -9,6 +9,7 @@ import subprocess
 import time
 
 from peerstage.session.watchdog import Watchdog
+from peerstage.system_errors import start_process
 
 _SLICE = 0.01
 
@@ -32,9 +33,7 @@ def succeeds(command: str, seconds: float, watchdog: Watchdog | None) -> bool:
     shell = os.environ.get("SHELL") or "/bin/sh"
     nothing = subprocess.DEVNULL
     until = time.monotonic() + seconds
-    process = subprocess.Popen(
-        [shell, "-c", f"exec {command}"], stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
-    )
+    process = start_process([shell, "-c", f"exec {command}"], stdin=nothing, stdout=nothing, stderr=nothing)
     try:
         while not _has_exited(process):
             if watchdog is not None:

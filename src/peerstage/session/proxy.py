@@ -13,7 +13,7 @@ import time
 import weakref
 
 from peerstage.errors import ConnectError
-from peerstage.system_errors import is_of_this_machine, start_thread, system_error
+from peerstage.system_errors import is_of_this_machine, start_process, start_thread, system_error
 
 #: Bytes of what it says on standard error that are kept: the last ones.
 _KEPT = 2048
@@ -74,12 +74,11 @@ class ProxyCommand:
             self._said, saying = socket.socketpair()
             opened.enter_context(self._said)
             with saying:
-                self._process = subprocess.Popen(
+                self._process = start_process(
                     [shell, "-c", f"exec {command}"],
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=saying.fileno(),
-                    start_new_session=True,
                 )
 
     def last_words(self) -> str | None:

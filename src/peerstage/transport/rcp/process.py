@@ -15,7 +15,7 @@ from typing import NamedTuple
 from peerstage.errors import NotAvailable, StageError, escape
 from peerstage.records import KIB, Limits
 from peerstage.session.watchdog import Watchdog
-from peerstage.system_errors import is_of_this_machine, system_error
+from peerstage.system_errors import is_of_this_machine, start_process, system_error
 
 log = logging.getLogger("peerstage.transport.rcp")
 
@@ -62,13 +62,8 @@ def run(
         LimitExceeded, Cancelled: A bound was passed, or the run was cancelled.
     """
     try:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            bufsize=0,
+        process = start_process(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
         )
     except OSError as exc:
         if is_of_this_machine(exc):
