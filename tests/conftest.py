@@ -26,8 +26,10 @@ pytest_plugins = ["support.accounts"]
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SlowTests())
     config.pluginmanager.register(bench_run)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background; what is started here inherits it
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A job in the background ignores SIGINT, and one behind nohup SIGHUP; what is started here inherits that.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
