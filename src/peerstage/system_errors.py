@@ -115,3 +115,14 @@ def start_process(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes
     if failed:
         raise failed[0]
     return started[0]
+
+
+def has_exited(process: subprocess.Popen[bytes]) -> bool:
+    """Return whether *process* has exited, leaving it unreaped so that its process group id is not reused.
+
+    Raises:
+        ChildProcessError: If its status is lost: this program ignores SIGCHLD, or reaps children that are not its own.
+    """
+    if process.returncode is not None or not hasattr(os, "waitid"):
+        return process.poll() is not None
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -9,7 +9,7 @@ import subprocess
 import time
 
 from peerstage.session.watchdog import Watchdog
-from peerstage.system_errors import start_process
+from peerstage.system_errors import has_exited, start_process
 
 _SLICE = 0.01
 
@@ -35,7 +35,7 @@ def succeeds(command: str, seconds: float, watchdog: Watchdog | None) -> bool:
     until = time.monotonic() + seconds
     process = start_process([shell, "-c", f"exec {command}"], stdin=nothing, stdout=nothing, stderr=nothing)
     try:
-        while not _has_exited(process):
+        while not has_exited(process):
             if watchdog is not None:
                 watchdog.check()
             if time.monotonic() > until:
@@ -47,10 +47,3 @@ def succeeds(command: str, seconds: float, watchdog: Watchdog | None) -> bool:
                 os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     return process.returncode == 0
-
-
-def _has_exited(process: subprocess.Popen[bytes]) -> bool:
-    """Return whether *process* has exited, leaving it unreaped so that its process group id is not reused."""
-    if not hasattr(os, "waitid"):
-        return process.poll() is not None
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -13,7 +13,7 @@ import time
 import weakref
 
 from peerstage.errors import ConnectError
-from peerstage.system_errors import is_of_this_machine, start_process, start_thread, system_error
+from peerstage.system_errors import has_exited, is_of_this_machine, start_process, start_thread, system_error
 
 #: Bytes of what it says on standard error that are kept: the last ones.
 _KEPT = 2048
@@ -139,10 +139,8 @@ class ProxyCommand:
 
     def _has_ended(self) -> bool:
         """Whether it has ended; where the system can tell without taking its group's number away."""
-        if self._process.returncode is not None or not hasattr(os, "waitid"):
-            return self._process.poll() is not None
         try:
-            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            return has_exited(self._process)
         except ChildProcessError:  # SIGCHLD is ignored, or something else in this program reaps its children
             return self._process.poll() is not None
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from peerstage.errors import NotAvailable, StageError, escape
 from peerstage.records import KIB, Limits
 from peerstage.session.watchdog import Watchdog
-from peerstage.system_errors import is_of_this_machine, start_process, system_error
+from peerstage.system_errors import has_exited, is_of_this_machine, start_process, system_error
 
 log = logging.getLogger("peerstage.transport.rcp")
 
@@ -146,10 +146,8 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     Raises:
         StageError: If it has, and its status is lost.
     """
-    if process.returncode is not None or not hasattr(os, "waitid"):
-        return process.poll() is not None
     try:
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return has_exited(process)
     except ChildProcessError:
         if process.poll() is None:
             return False
