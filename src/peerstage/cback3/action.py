@@ -21,7 +21,7 @@ from peerstage.peer.remote import RemotePeer
 
 log = logging.getLogger("peerstage.cback3")
 
-#: Seconds between two attempts to end peers that are still under way.
+#: Seconds between two looks at signals, and between two attempts to end peers that are still under way.
 _AGAIN = 0.2
 
 
@@ -67,9 +67,13 @@ class _Run:
                 self.one_peer(peer)
             return
         with ThreadPoolExecutor(parallel, thread_name_prefix="peerstage-stage") as pool:
-            futures = [pool.submit(self.one_peer, peer) for peer in self.plan.peers]
+            futures: list[Future[None]] = []
             try:
+                for peer in self.plan.peers:
+                    futures.append(pool.submit(self.one_peer, peer))
                 for future in futures:
+                    while not wait([future], _AGAIN).done:  # endless, it could miss a signal that comes just before it
+                        pass
                     future.result()
             except BaseException:
                 self._stop(futures)
