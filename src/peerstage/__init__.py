@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from peerstage.peer.base import BackupPeer
     from peerstage.peer.local import LocalPeer
     from peerstage.peer.remote import RemotePeer
+    from peerstage.reasons import Reason
     from peerstage.records import Limits, Progress, StageReport
     from peerstage.session.options import SSHOptions
     from peerstage.transport.retry import Retry
@@ -25,6 +26,7 @@ _HOMES = {
     "Limits": "peerstage.records",
     "LocalPeer": "peerstage.peer.local",
     "Progress": "peerstage.records",
+    "Reason": "peerstage.reasons",
     "RemotePeer": "peerstage.peer.remote",
     "Retry": "peerstage.transport.retry",
     "SSHOptions": "peerstage.session.options",
@@ -38,6 +40,7 @@ __all__ = [
     "Limits",
     "LocalPeer",
     "Progress",
+    "Reason",
     "RemotePeer",
     "Retry",
     "SSHOptions",

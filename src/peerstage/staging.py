@@ -9,11 +9,21 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 
-from peerstage.errors import IncompleteStage, LimitExceeded, NothingToStage, RemoteError, StageError, escape, exhausted
+from peerstage.errors import (
+    IncompleteStage,
+    LimitExceeded,
+    MissingTarget,
+    NothingToStage,
+    RemoteError,
+    StageError,
+    escape,
+    exhausted,
+)
 from peerstage.landing.directory import DirectoryLanding
+from peerstage.reasons import Reason
 from peerstage.records import KIB, FileResult, Ownership, StageReport
 from peerstage.session.watchdog import Watchdog
-from peerstage.system_errors import is_of_this_machine, system_error
+from peerstage.system_errors import is_of_this_machine, system_error, target_reason_of
 from peerstage.transport.base import Transport
 from peerstage.transport.output import CommandOutput
 
@@ -70,14 +80,15 @@ def stage(
         )
 
         def tell() -> StageReport:
-            resumed = landing.resumed_bytes if transport.capabilities.resumes else 0  # before `files` forgets them
+            resumes = transport.capabilities.resumes
+            resumed = landing.resumed_bytes if resumes else 0  # before `files` forgets them
             return StageReport(
                 peer=peer,
                 transport=transport.capabilities.name,
                 target=target,
                 started=started,
                 seconds=time.monotonic() - clock,
-                files=tuple(landing.files()),
+                files=tuple(landing.files(resumes=resumes)),
                 refused=tuple(landing.refused()),
                 retries=transport.retries,
                 resumed_bytes=resumed,
@@ -144,7 +155,10 @@ def execute(transport: Transport, command: str, *, peer: str = "", most: int = 6
         if status != 0:
             how = "was killed, or ended without a status" if status is None else f"ended with status {status}"
             words = output.last_words
-            raise RemoteError(f"The command {command!r} {how}, saying {repr(words) if words else 'nothing'}.")
+            raise RemoteError(
+                f"The command {command!r} {how}, saying {repr(words) if words else 'nothing'}.",
+                reason=Reason.COMMAND_FAILED,
+            )
     log.info("%s: %s is done.", escape(peer), escape(command))
 
 
@@ -179,7 +193,9 @@ def _check_of_time(watchdog: Watchdog | None, started: float, received: int) -> 
         if time.monotonic() - started > allowed:
             raise LimitExceeded(
                 f"Not done within {allowed:g} s (Limits.deadline, min_rate): everything had come, and the disk was too "
-                "slow. Nothing was published; raise the limit."
+                "slow. Nothing was published; raise the limit.",
+                reason=Reason.DEADLINE_PASSED,
+                limit="deadline",
             )
 
     return check
@@ -194,23 +210,24 @@ def _tell(report: StageReport) -> str:
 
 
 def target_directory(target: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> str:
-    """Return *target* as a path, if it is an absolute one of a directory that exists (PARITY 7).
+    """Return *target* as a path, if it is an absolute one of a directory that exists.
 
     Raises:
-        ValueError: It is not.
+        ValueError: If it is no absolute path.
+        MissingTarget: If it is not there, or no directory; a `ValueError`, too.
         StageError: If it cannot be looked at.
     """
     path = encodable_path(target, "Target directory")
     if not os.path.isabs(path):
         raise ValueError(f"Target directory must be an absolute path: {escape(path)}")
     try:
-        is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+        reason = None if stat.S_ISDIR(os.stat(path).st_mode) else Reason.TARGET_NOT_A_DIRECTORY
     except OSError as exc:
         if is_of_this_machine(exc):
             raise system_error("The target directory cannot be looked at", exc, path=path) from exc
-        is_directory = False
-    if not is_directory:
-        raise ValueError(f"Target directory must exist and be a directory: {escape(path)}")
+        reason = target_reason_of(exc)
+    if reason is not None:
+        raise MissingTarget(f"Target directory must exist and be a directory: {escape(path)}", reason=reason)
     return path
 
 

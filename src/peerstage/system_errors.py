@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peerstage.errors import StageError
+from peerstage.reasons import Reason
 
 #: What is the matter with this process or machine, whatever was asked for.
 _OF_THIS_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EIO})
@@ -18,6 +19,31 @@ _PROCESSES = "Raise the limit of processes and threads (ulimit -u), or stage few
 #: Seconds to wait, after an interrupt, for a process that is just being started.
 _STARTS_WITHIN = 5.0
 _MEMORY = "Free memory on this machine, or stage fewer peers at a time."
+_REASONS = {
+    errno.EMFILE: Reason.OUT_OF_DESCRIPTORS,
+    errno.ENFILE: Reason.OUT_OF_DESCRIPTORS,
+    errno.ENOMEM: Reason.OUT_OF_MEMORY,
+    errno.ENOBUFS: Reason.OUT_OF_MEMORY,
+    errno.EAGAIN: Reason.OUT_OF_THREADS,
+    errno.EIO: Reason.LOCAL_IO_ERROR,
+    errno.ENOSPC: Reason.NO_SPACE,
+    errno.EDQUOT: Reason.QUOTA_EXCEEDED,
+    errno.EROFS: Reason.READ_ONLY_TARGET,
+}
+#: Those that have another meaning for a target directory, and for a file that is to be read.
+_OF_TARGET = {
+    errno.EACCES: Reason.TARGET_NOT_WRITABLE,
+    errno.EPERM: Reason.TARGET_NOT_WRITABLE,
+    errno.ENOENT: Reason.TARGET_MISSING,
+    errno.ESTALE: Reason.TARGET_MISSING,
+    errno.ENOTDIR: Reason.TARGET_NOT_A_DIRECTORY,
+}
+_OF_ENTRY = {
+    errno.EACCES: Reason.PERMISSION_DENIED,
+    errno.EPERM: Reason.PERMISSION_DENIED,
+    errno.ENOENT: Reason.VANISHED,
+    errno.ELOOP: Reason.VANISHED,
+}
 _ADVICE = {
     errno.EMFILE: "Raise this process's limit of open files (ulimit -n), or stage fewer peers at a time.",
     errno.ENFILE: "Raise this machine's limit of open files (sysctl fs.file-max), or stage fewer peers at a time.",
@@ -33,6 +59,21 @@ def is_of_this_machine(exc: OSError) -> bool:
     return exc.errno in _OF_THIS_MACHINE
 
 
+def reason_of(exc: OSError) -> Reason:
+    """Return the reason that the system's error number stands for, whatever was asked for."""
+    return _REASONS.get(exc.errno or 0, Reason.LOCAL_FAILURE)
+
+
+def target_reason_of(exc: OSError) -> Reason:
+    """Return the reason of what the system says about a directory that is written to."""
+    return _OF_TARGET.get(exc.errno or 0) or reason_of(exc)
+
+
+def entry_reason_of(exc: OSError) -> Reason:
+    """Return the reason of what the system says about a single file that is read."""
+    return _OF_ENTRY.get(exc.errno or 0, Reason.ENTRY_UNREADABLE)
+
+
 def system_error(failed: str, exc: OSError, *, path: str | bytes | None = None) -> StageError:
     """Return the error as which *exc* leaves, with advice; the caller chains it.
 
@@ -42,7 +83,7 @@ def system_error(failed: str, exc: OSError, *, path: str | bytes | None = None) 
         path: The local path that is concerned.
     """
     words = f"{failed}: {(exc.strerror or str(exc)).rstrip('.')}. {_ADVICE.get(exc.errno or 0, '')}"
-    return StageError(words.rstrip(), path=path, errno=exc.errno)
+    return StageError(words.rstrip(), path=path, errno=exc.errno, reason=reason_of(exc))
 
 
 def require_descriptors(failed: str) -> None:
@@ -71,7 +112,9 @@ def start_thread(thread: threading.Thread) -> None:
     try:
         thread.start()
     except RuntimeError as exc:
-        raise StageError(f"No thread can be started: {exc}. {_PROCESSES}", errno=errno.EAGAIN) from exc
+        raise StageError(
+            f"No thread can be started: {exc}. {_PROCESSES}", errno=errno.EAGAIN, reason=Reason.OUT_OF_THREADS
+        ) from exc
 
 
 def start_process(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:

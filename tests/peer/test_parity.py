@@ -843,6 +843,7 @@ def test_the_public_names_are_these() -> None:
         "Limits",
         "LocalPeer",
         "Progress",
+        "Reason",
         "RemotePeer",
         "Retry",
         "SSHOptions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pickle
 from typing import Any
 
@@ -11,20 +12,50 @@ import pytest
 from paramiko import ssh_exception
 
 from peerstage import errors
-from peerstage.errors import ConnectionLost, StageError, escape
+from peerstage.errors import (
+    ConnectError,
+    ConnectionLost,
+    LimitExceeded,
+    Location,
+    LoginAttempt,
+    LoginError,
+    StageError,
+    escape,
+)
 from peerstage.peer.local import IncompleteLocalStage
+from peerstage.reasons import Reason
 from peerstage.records import FileResult, Limits, StageReport
 from peerstage.session.mapping import translate
 
+#: What only errors of one class carry.
+DETAILS: dict[type[StageError], dict[str, Any]] = {
+    ConnectError: {"algorithm": "cipher"},
+    LimitExceeded: {"limit": "stall_timeout"},
+    LoginError: {"attempts": (LoginAttempt("~/.ssh/id", Reason.PASSPHRASE_MISSING, "it has one", "/root/.ssh/id"),)},
+}
 OURS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, StageError)]
 
 
 @pytest.mark.parametrize("kind", [*OURS, IncompleteLocalStage])
 def test_errors_travel_with_all_they_carry(kind: type[StageError]) -> None:
+    details = DETAILS.get(kind, {})
     report = StageReport("peer", "sftp", "/t", files=(FileResult("a", 1),))
-    error = kind("What.", peer="peer", path=b"/x/\xff", transient=True, report=report, errno=28)
+    error = kind(
+        "What.",
+        peer="peer",
+        path=b"/x/\xff",
+        transient=True,
+        report=report,
+        errno=28,
+        reason=Reason.STALLED,
+        hop="jump:22",
+        location=Location("/etc/ssh/ssh_config", 7),
+        **details,
+    )
     copy: Any = pickle.loads(pickle.dumps(error))
     assert type(copy) is kind
+    assert {name: getattr(copy, name) for name in details} == details
+    assert (copy.reason, copy.hop, str(copy.location)) == (Reason.STALLED, "jump:22", "/etc/ssh/ssh_config:7")
     assert (copy.message, copy.peer, copy.path, copy.transient, copy.report, copy.errno) == (
         "What.",
         "peer",
@@ -42,7 +73,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     for kind in OURS:
         assert kind.__name__ in drawn
     assert ConnectionLost("x").transient
-    assert not StageError("x").transient
+    assert not StageError("x", reason=Reason.STALLED).transient
 
 
 @pytest.mark.parametrize(
@@ -50,7 +81,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 )
 def test_what_a_peer_says_becomes_one_printable_line(text: str | bytes) -> None:
     assert escape(text).isprintable()
-    assert str(StageError("x", peer="p", path=text)).isprintable()
+    assert str(StageError("x", peer="p", path=text, reason=Reason.STALLED)).isprintable()
 
 
 def test_what_is_printable_stays_as_it_is() -> None:
@@ -117,9 +148,37 @@ def test_limits_are_finite_and_positive(values: dict[str, Any]) -> None:
 
 
 def test_a_report_reads_back_what_it_wrote_and_refuses_anything_else() -> None:
-    report = StageReport("p", "sftp", "/t", files=(FileResult("a\udcff", 3), FileResult("b", error="no")))
+    files = (
+        FileResult("a\udcff", 3),
+        FileResult("b", error="no", reason=Reason.VANISHED),
+        FileResult("c", 4, outcome="resumed"),
+        FileResult("d", 5, outcome="linked"),
+        FileResult("e", 6, outcome="excluded"),
+    )
+    report = StageReport("p", "sftp", "/t", files=files)
     assert StageReport.from_json(report.to_json()) == report
-    assert (report.count, report.bytes, len(report.failed)) == (1, 3, 1)
+    assert (report.count, report.bytes, len(report.failed)) == (3, 12, 1)
+    assert json.loads(report.to_json())["schema"] == 1
+    assert [one["outcome"] for one in json.loads(report.to_json())["files"]] == [
+        "staged", "failed", "resumed", "linked", "excluded",
+    ]  # fmt: skip
     for text in ("", "[]", "{}", '{"peer": 1}', "nonsense"):
         with pytest.raises(ValueError, match="report"):
             StageReport.from_json(text)
+
+
+def test_a_report_of_a_later_version_is_read_as_far_as_it_is_understood() -> None:
+    report = StageReport("p", "sftp", "/t", files=(FileResult("a", error="no", reason=Reason.VANISHED),))
+    later = json.loads(report.to_json())
+    later.update(schema=2, encrypted=True)
+    later["files"][0].update(reason="eaten-by-a-grue", checksum="x")
+    read = StageReport.from_json(json.dumps(later))
+    assert read.schema == 2
+    assert read.files == (FileResult("a", error="no", outcome="failed", reason=None),)
+
+
+@pytest.mark.parametrize("schema", ["1", None, True, []])
+def test_a_report_whose_schema_is_no_number_is_refused(schema: object) -> None:
+    text = json.dumps({**json.loads(StageReport("p", "sftp", "/t").to_json()), "schema": schema})
+    with pytest.raises(ValueError, match="schema"):
+        StageReport.from_json(text)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from peerstage.errors import Cancelled, LimitExceeded, StageError
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
 from support.waiting import wait_until
@@ -195,7 +196,7 @@ def test_a_command_may_be_silent_and_slow() -> None:
 def test_a_deadline_that_passes_between_two_connections_ends_the_wait(leaves_nothing: None) -> None:
     one = Watchdog(Limits(stall_timeout=0.05, deadline=0.3))
     with one.operation():
-        one._end(LimitExceeded("stalled", transient=True))
+        one._end(LimitExceeded("stalled", transient=True, reason=Reason.STALLED))
         with pytest.raises(LimitExceeded, match="deadline"):
             one.sleep(30)
     one.close()
@@ -228,7 +229,7 @@ def test_what_is_attached_after_the_end_is_ended_at_once(watchdog: Watchdog) -> 
 
 
 def test_a_stall_is_forgotten_for_the_next_connection(watchdog: Watchdog) -> None:
-    watchdog._end(LimitExceeded("stalled", transient=True))
+    watchdog._end(LimitExceeded("stalled", transient=True, reason=Reason.STALLED))
     watchdog.renew()
     watchdog.check()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from peerstage.errors import LimitExceeded
+from peerstage.reasons import Reason
 from peerstage.records import Limits, StageReport
 from peerstage.session.stream import Chunk, Stream
 from peerstage.session.watchdog import Watchdog
@@ -73,7 +74,7 @@ class TakesMessages(Says):
 
     def receive(self) -> Chunk:
         if not self._sent:
-            raise LimitExceeded("It waits for an acknowledgement, and so would the client.")
+            raise LimitExceeded("It waits for an acknowledgement, and so would the client.", reason=Reason.STALLED)
         return self._sent.pop(0)
 
 

@@ -14,14 +14,14 @@ from peerstage.cback3.config import Plan, read_plan
 from peerstage.cback3.log import CbackLog, logging_to_cback
 from peerstage.cback3.places import Places
 from peerstage.cback3.settings import Settings, beside
-from peerstage.errors import StageError, escape
+from peerstage.errors import StageError, escape, log_line
 from peerstage.landing.leftovers import sweep
 from peerstage.peer.base import BackupPeer
 from peerstage.peer.remote import RemotePeer
 
 log = logging.getLogger("peerstage.cback3")
 
-#: Seconds between two looks at signals, and between two attempts to end peers that are still under way.
+#: Seconds between two attempts to end peers that are still under way.
 _AGAIN = 0.2
 
 
@@ -67,13 +67,9 @@ class _Run:
                 self.one_peer(peer)
             return
         with ThreadPoolExecutor(parallel, thread_name_prefix="peerstage-stage") as pool:
-            futures: list[Future[None]] = []
+            futures = [pool.submit(self.one_peer, peer) for peer in self.plan.peers]
             try:
-                for peer in self.plan.peers:
-                    futures.append(pool.submit(self.one_peer, peer))
                 for future in futures:
-                    while not wait([future], _AGAIN).done:  # endless, it could miss a signal that comes just before it
-                        pass
                     future.result()
             except BaseException:
                 self._stop(futures)
@@ -105,7 +101,7 @@ class _Run:
                     log.info("Staged %d files for peer %s.", count, name)
                     peer.writeStageIndicator()
             except (ValueError, OSError) as exc:
-                log.error("Error staging %s: %s", name, escape(str(exc)))
+                log.error("Error staging %s: %s", name, log_line(exc))
             except Exception as exc:  # a defect must not cost the other peers their backup
                 log.error("Error staging %s: unexpected %s: %s", name, type(exc).__name__, escape(str(exc)))
                 log.debug("A bug, or a problem of this machine.", exc_info=True)
@@ -120,4 +116,4 @@ def _sweep(staging: str) -> None:
     try:
         sweep(staging)
     except StageError as exc:
-        log.warning("%s", escape(str(exc)))
+        log.warning("%s", log_line(exc))

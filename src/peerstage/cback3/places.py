@@ -13,6 +13,7 @@ from peerstage.landing.private import open_directory
 from peerstage.peer.base import STAGE_INDICATOR
 from peerstage.records import Limits, Ownership
 from peerstage.session.watchdog import Watchdog
+from peerstage.system_errors import target_reason_of
 from peerstage.transport.local import LocalTransport
 
 log = logging.getLogger("peerstage.cback3")
@@ -88,6 +89,8 @@ class Places:
                 raise LandingError(
                     f"The stage indicator can not be written: {exc.message}",
                     path=os.path.join(self._path, STAGE_INDICATOR),
+                    errno=exc.errno,
+                    reason=exc.reason,
                 ) from exc
 
     def _make_day(self) -> int:
@@ -167,5 +170,8 @@ def _telling(path: str) -> Iterator[None]:
         yield
     except OSError as exc:
         raise LandingError(
-            f"The staging directory can not be used: {exc.strerror}.", path=path, errno=exc.errno
+            f"The staging directory can not be used: {exc.strerror}.",
+            path=path,
+            errno=exc.errno,
+            reason=target_reason_of(exc),
         ) from exc

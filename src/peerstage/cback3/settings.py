@@ -29,7 +29,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from peerstage.errors import ConfigurationError
+from peerstage.errors import ConfigurationError, Location
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session.files import read_with_status
 from peerstage.session.options import SSHOptions
@@ -145,7 +146,12 @@ class Settings:
         except FileNotFoundError:
             return
         except OSError as exc:
-            raise ConfigurationError(f"It cannot be read: {exc.strerror}.", path=self.path) from exc
+            raise ConfigurationError(
+                f"It cannot be read: {exc.strerror}.",
+                path=self.path,
+                reason=Reason.CONFIGURATION_UNREADABLE,
+                location=Location(self.path),
+            ) from exc
         _require_safe(status, self.path)
         text = data.decode("utf-8", "surrogateescape")
         section: dict[str, Any] | None = None
@@ -187,7 +193,9 @@ class Settings:
         self.parallel = self._stage.get("parallel", 1)
 
     def _complaint(self, number: int, what: str) -> ConfigurationError:
-        return ConfigurationError(f"Line {number}: {what.rstrip('.')}.", path=self.path)
+        return ConfigurationError(
+            f"Line {number}: {what.rstrip('.')}.", path=self.path, location=Location(self.path, number)
+        )
 
 
 def beside(config_path: str) -> str:
@@ -199,4 +207,9 @@ def _require_safe(status: os.stat_result, path: str) -> None:
     """Refuse a file that others can write: it says which hosts are trusted, and what runs on them."""
     own = {0, os.geteuid()} if hasattr(os, "geteuid") else {status.st_uid}
     if status.st_uid not in own or stat.S_IMODE(status.st_mode) & 0o022:
-        raise ConfigurationError("Others can write it. Let it belong to root, with mode 644 or less.", path=path)
+        raise ConfigurationError(
+            "Others can write it. Let it belong to root, with mode 644 or less.",
+            path=path,
+            reason=Reason.INSECURE_CONFIGURATION,
+            location=Location(path),
+        )

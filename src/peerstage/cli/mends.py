@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from peerstage.cli.spec import Spec
-from peerstage.errors import NoSFTP, ProtocolError, RemoteNotFound, RevokedHostKey, StageError, UnknownHostKey, escape
+from peerstage.errors import (
+    LoginAttempt,
+    NoSFTP,
+    ProtocolError,
+    RemoteNotFound,
+    RevokedHostKey,
+    StageError,
+    UnknownHostKey,
+    escape,
+)
+from peerstage.reasons import Reason
 from peerstage.session.config import Destination, hop_options, resolve_destination
 from peerstage.session.host_key import trust_command
 from peerstage.session.known_hosts import KnownHosts
@@ -189,7 +199,12 @@ def _login(error: StageError, scene: Scene) -> Mend:
     if scene.destination is None:
         return Mend("", "")
     place, unusable = scene.destination, []
-    with Offers(place, scene.options, lambda label, why: unusable.append((label, why))) as offers:
+
+    def tell(one: LoginAttempt) -> None:
+        if one.reason is not Reason.AGENT_EMPTY:
+            unusable.append((one.label, one.outcome))
+
+    with Offers(place, scene.options, tell) as offers:
         keys = [(offer.label, offer.blob) for offer in offers]
     for label, why in unusable:
         if "others can read it" in why:

@@ -28,6 +28,7 @@ from peerstage.errors import (
     UnknownHostKey,
     escape,
 )
+from peerstage.reasons import Reason
 from peerstage.session.certificates import blob_type
 from peerstage.session.config import Destination, resolve_destination
 from peerstage.session.files import read_regular
@@ -126,7 +127,12 @@ def trust_verb(
             complain(one.error, one.host)
     left = sum(one.may_be_added for one in seen)
     if left:
-        complain(UnknownHostKey(f"{left} new keys were not added. Compare their fingerprints, then run it with --yes."))
+        complain(
+            UnknownHostKey(
+                f"{left} new keys were not added. Compare their fingerprints, then run it with --yes.",
+                reason=Reason.HOST_KEY_UNKNOWN,
+            )
+        )
     return max(one.exit for one in seen)
 
 
@@ -184,6 +190,7 @@ def _not_listed(host: Host, key: bytes) -> HostKeyError:
         f"The host shows the {blob_type(key)} key {fingerprint(key)}, which the list of fingerprints does not have for "
         "it. Somebody may be between you and the host, or the list is old: find out on the host itself.",
         peer=host.host,
+        reason=Reason.HOST_KEY_NOT_LISTED,
     )
 
 

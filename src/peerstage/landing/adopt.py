@@ -19,7 +19,9 @@ from collections.abc import Callable
 
 from peerstage.errors import ChangedFile, EntryError, IncompleteFile, NotRegular
 from peerstage.landing.base import Slot
+from peerstage.reasons import Reason
 from peerstage.records import MIB, Entry
+from peerstage.system_errors import entry_reason_of
 
 NO_FILE = "The command left no regular file of its own there; only such are staged."
 
@@ -55,7 +57,9 @@ def open_file(name: bytes | str, directory: int) -> int:
         if stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             return os.open(name, _FLAGS, dir_fd=directory)
     except OSError as exc:
-        raise EntryError(f"What the command left there can not be opened: {exc.strerror}.") from exc
+        raise EntryError(
+            f"What the command left there can not be opened: {exc.strerror}.", reason=entry_reason_of(exc)
+        ) from exc
     raise NotRegular(NO_FILE)
 
 
@@ -73,7 +77,7 @@ def copy(fd: int, found: os.stat_result, slot: Slot, check: Callable[[], object]
         try:
             count = os.preadv(fd, [buffer[: size - at]], at)
         except OSError as exc:
-            slot.fail(EntryError(f"It could not be read: {exc.strerror}."))
+            slot.fail(EntryError(f"It could not be read: {exc.strerror}.", reason=Reason.ENTRY_UNREADABLE))
             return
         if not count:
             slot.fail(IncompleteFile(f"It ends at byte {at}, and had {size}."))
@@ -83,7 +87,7 @@ def copy(fd: int, found: os.stat_result, slot: Slot, check: Callable[[], object]
     try:
         now = os.fstat(fd)
     except OSError as exc:
-        slot.fail(EntryError(f"It could not be looked at: {exc.strerror}."))
+        slot.fail(EntryError(f"It could not be looked at: {exc.strerror}.", reason=Reason.ENTRY_UNREADABLE))
         return
     if (now.st_size, now.st_mtime_ns, now.st_nlink) != (size, found.st_mtime_ns, found.st_nlink):
         slot.fail(ChangedFile("It changed while it was taken: something of the command still writes to it."))

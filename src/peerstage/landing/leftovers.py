@@ -20,6 +20,7 @@ from peerstage.landing.private import (
     require_posix,
 )
 from peerstage.landing.walk import walk
+from peerstage.system_errors import target_reason_of
 
 log = logging.getLogger("peerstage.landing")
 
@@ -59,7 +60,9 @@ def sweep(root: str | os.PathLike[str]) -> list[str]:
                 with contextlib.suppress(OSError):
                     removed.extend(os.path.join(top, *parts, name) for name in sweep_directory(fd))
     except OSError as exc:
-        raise LandingError(f"It can not be swept: {exc.strerror}.", path=top, errno=exc.errno) from exc
+        raise LandingError(
+            f"It can not be swept: {exc.strerror}.", path=top, errno=exc.errno, reason=target_reason_of(exc)
+        ) from exc
     return removed
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 
 from peerstage.errors import LandingError, NotAvailable
+from peerstage.reasons import Reason
 
 if sys.platform != "win32":
     import fcntl
@@ -71,7 +72,10 @@ class PrivateDirectory:
                 self._close()
                 raise
             self._close()
-        raise LandingError("Another process keeps removing the private directory; let its sweep end, then run again.")
+        raise LandingError(
+            "Another process keeps removing the private directory; let its sweep end, then run again.",
+            reason=Reason.TARGET_INTERFERED,
+        )
 
     def remove(self) -> None:
         """Remove the directory with all it holds. What can not be removed is logged and left to the next sweep.
@@ -100,7 +104,8 @@ class PrivateDirectory:
         if os.fstat(self._lock_fd).st_uid != os.fstat(self.fd).st_uid or os.listdir(self.fd) not in ([LOCK], []):
             self._close()  # it is not the one that was made: another user, who may write to the target, put it there
             raise LandingError(
-                "Another user exchanges the private directory for another. Stage where none but you write."
+                "Another user exchanges the private directory for another. Stage where none but you write.",
+                reason=Reason.TARGET_INTERFERED,
             )
         return lock(self._lock_fd, without_locks=True) and os.fstat(self._lock_fd).st_nlink > 0
 

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator
 from peerstage.errors import EntryError
 from peerstage.landing.private import close_quietly, empty_directory, open_directory
 from peerstage.landing.slot import FileSlot
+from peerstage.reasons import Reason
 
 #: What a system call can say that is the matter of that one name, and not of the disk.
 NAME_ERRORS = frozenset(
@@ -37,8 +38,12 @@ _OTHERS = ("pROB\u00e9".encode(), "Probe\u0301".encode(), _PROBE + b".")
 def bad_name(exc: OSError) -> EntryError:
     """Return what the local file system says of one name as that entry's error."""
     if exc.errno == errno.EISDIR:
-        return EntryError("A directory has this name in the target. Move it away, then stage again.")
-    return EntryError(f"The target's file system refuses the name: {exc.strerror}.")
+        return EntryError(
+            "A directory has this name in the target. Move it away, then stage again.", reason=Reason.NAME_TAKEN
+        )
+    return EntryError(
+        f"The target's file system refuses the name: {exc.strerror}.", reason=Reason.NAME_NOT_REPRESENTABLE
+    )
 
 
 def find_collisions(
@@ -67,7 +72,13 @@ def find_collisions(
                 os.close(os.open(slot.entry.name, _CREATE, 0o600, dir_fd=claims))
             except FileExistsError:
                 other = claimed.like(name)
-                yield slot, EntryError(f"To the target's file system this is the same name as {other}. Rename one.")
+                yield (
+                    slot,
+                    EntryError(
+                        f"To the target's file system this is the same name as {other}. Rename one.",
+                        reason=Reason.NAME_COLLISION,
+                    ),
+                )
                 continue
             except OSError as exc:
                 if exc.errno not in NAME_ERRORS:
@@ -77,7 +88,13 @@ def find_collisions(
             claimed.add(name)
             if not there.has(name) and _exists(slot.entry.name, target_fd):
                 other = there.like(name)
-                yield slot, EntryError(f"To the target's file system this is the same name as {other}. Move that away.")
+                yield (
+                    slot,
+                    EntryError(
+                        f"To the target's file system this is the same name as {other}. Move that away.",
+                        reason=Reason.NAME_COLLISION,
+                    ),
+                )
         empty_directory(claims)
     finally:
         close_quietly(claims)

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from peerstage.errors import IncompleteStage, StageError, escape
+from peerstage.errors import IncompleteStage, StageError, escape, log_line
 from peerstage.peer.attributes import Checked, absolute_path, indicator_name
 from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, BackupPeer, ownership_of
 from peerstage.records import Limits, permissions_of
@@ -110,7 +110,7 @@ class LocalPeer(BackupPeer):
         try:
             return probe(LocalTransport(Watchdog(self._limits), self._limits), path, peer=self.name)
         except StageError as exc:
-            log.info("%s", escape(str(exc)))
+            log.info("%s", log_line(exc))
             return False
 
     def writeStageIndicator(

@@ -10,7 +10,16 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from peerstage.errors import Cancelled, ConnectError, ConnectionLost, LimitExceeded, NotAvailable, StageError, escape
+from peerstage.errors import (
+    Cancelled,
+    ConnectError,
+    ConnectionLost,
+    LimitExceeded,
+    NotAvailable,
+    StageError,
+    escape,
+    log_line,
+)
 from peerstage.isolation.transport import assemble_as
 from peerstage.isolation.users import copying_user
 from peerstage.peer.attributes import (
@@ -23,6 +32,7 @@ from peerstage.peer.attributes import (
 )
 from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, ownership_of
 from peerstage.peer.managed import ManagedPeer
+from peerstage.reasons import Reason
 from peerstage.records import Limits, Ownership, Progress, permissions_of
 from peerstage.session.options import SSHOptions
 from peerstage.session.watchdog import Watchdog
@@ -151,7 +161,7 @@ class RemotePeer(ManagedPeer):
 
     def __enter__(self) -> Self:
         if self._watchdog is not None:
-            raise StageError("This peer is in a with block already.", peer=self.name)
+            raise StageError("This peer is in a with block already.", peer=self.name, reason=Reason.IN_USE)
         self._watchdog = Watchdog(self.limits)
         self._process = os.getpid()
         return self
@@ -230,7 +240,7 @@ class RemotePeer(ManagedPeer):
             with self._reach() as transport:
                 there = probe(transport, path, peer=self.name)
         except OSError as exc:
-            log.log(logging.INFO if self._may_pass(exc) else logging.ERROR, "%s", escape(str(exc)))
+            log.log(logging.INFO if self._may_pass(exc) else logging.ERROR, "%s", log_line(exc))
             return False
         if not there:
             log.info("%s: %s is not there (yet).", escape(self.name), escape(path))

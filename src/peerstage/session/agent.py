@@ -6,6 +6,8 @@ import socket
 import struct
 import time
 
+from peerstage.reasons import Reason
+
 #: Seconds that an agent has to answer: it is passed over then. A signature may take a card its time.
 _ANSWER = 2.0
 _SIGNATURE = 10.0
@@ -18,7 +20,16 @@ _FLAGS = {"rsa-sha2-256": 2, "rsa-sha2-512": 4}
 
 
 class UnusableKey(Exception):
-    """A private key, or whoever holds it, can not be used; with the reason in words."""
+    """A private key, or whoever holds it, cannot be used.
+
+    Args:
+        why: Why not, in words.
+        reason: Why not.
+    """
+
+    def __init__(self, why: str, reason: Reason) -> None:
+        super().__init__(why)
+        self.reason = reason
 
 
 class Agent:
@@ -32,13 +43,13 @@ class Agent:
         try:
             self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError as exc:
-            raise UnusableKey(_reason(exc, _ANSWER)) from exc
+            raise _unusable(exc, _ANSWER) from exc
         try:
             self._sock.settimeout(_ANSWER)
             self._sock.connect(path)
         except OSError as exc:
             self._sock.close()
-            raise UnusableKey(_reason(exc, _ANSWER)) from exc
+            raise _unusable(exc, _ANSWER) from exc
 
     def keys(self) -> list[tuple[bytes, str]]:
         """Return each key or certificate that it has, as SSH encodes it, and the comment to it.
@@ -54,7 +65,7 @@ class Agent:
                 comment, at = _string(answer, at)
                 found.append((blob, comment.decode("utf-8", "replace")))
         except (struct.error, ValueError):
-            raise UnusableKey("its list of keys can not be read") from None
+            raise UnusableKey("its list of keys can not be read", Reason.AGENT_REFUSED) from None
         return found
 
     def sign(self, blob: bytes, algorithm: str, data: bytes) -> bytes:
@@ -69,7 +80,7 @@ class Agent:
         try:
             return _string(answer, 0)[0]
         except (struct.error, ValueError):
-            raise UnusableKey("its signature can not be read") from None
+            raise UnusableKey("its signature can not be read", Reason.AGENT_REFUSED) from None
 
     def close(self) -> None:
         """Close the connection. Closing again is allowed."""
@@ -77,20 +88,20 @@ class Agent:
 
     def _ask(self, request: bytes, wanted: int, seconds: float) -> bytes:
         if self._sock.fileno() < 0:  # a late answer would be taken for that to the next request
-            raise UnusableKey("the agent has stopped answering")
+            raise UnusableKey("the agent has stopped answering", Reason.AGENT_SILENT)
         until = time.monotonic() + seconds
         try:
             self._sock.settimeout(seconds)
             self._sock.sendall(struct.pack(">I", len(request)) + request)
             (length,) = struct.unpack(">I", self._read(4, until))
             if not 1 <= length <= _MOST_BYTES:
-                raise UnusableKey("it is no ssh agent")
+                raise UnusableKey("it is no ssh agent", Reason.AGENT_UNAVAILABLE)
             answer = self._read(length, until)
         except OSError as exc:
             self.close()
-            raise UnusableKey(_reason(exc, seconds)) from exc
+            raise _unusable(exc, seconds) from exc
         if answer[0] != wanted:
-            raise UnusableKey("the agent refuses")
+            raise UnusableKey("the agent refuses", Reason.AGENT_REFUSED)
         return answer[1:]
 
     def _read(self, count: int, until: float) -> bytes:
@@ -115,5 +126,7 @@ def _string(data: bytes, at: int) -> tuple[bytes, int]:
     return data[at + 4 : end], end
 
 
-def _reason(exc: OSError, seconds: float) -> str:
-    return f"no answer within {seconds:g} s" if isinstance(exc, TimeoutError) else exc.strerror or str(exc)
+def _unusable(exc: OSError, seconds: float) -> UnusableKey:
+    if isinstance(exc, TimeoutError):
+        return UnusableKey(f"no answer within {seconds:g} s", Reason.AGENT_SILENT)
+    return UnusableKey(exc.strerror or str(exc), Reason.AGENT_UNAVAILABLE)

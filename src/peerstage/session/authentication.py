@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import paramiko
 
-from peerstage.errors import LoginError, escape
+from peerstage.errors import LoginAttempt, LoginError, escape
+from peerstage.reasons import Reason
 from peerstage.session._paramiko.transport import ClientTransport
 from peerstage.session.agent import UnusableKey
 from peerstage.session.algorithms import CERTIFICATE, plain_algorithm
@@ -45,7 +46,7 @@ class Login:
         self._destination = destination
         self._options = options
         self._note = note
-        self._tried: list[str] = []
+        self._tried: list[LoginAttempt] = []
         self._wanted: list[str] | None = None
         self._accepted = 0
         self._offers: Iterator[Offer] = iter(())
@@ -65,17 +66,24 @@ class Login:
             if self._with_all():
                 log.info("%s: logged in as %s.", escape(self._destination.name), escape(self._destination.user))
                 return
-        tried = "; ".join(self._tried) or "there was nothing to try: no key, no agent, no password"
+        tried = self._told() or "there was nothing to try: no key, no agent, no password"
         wanted = ", ".join(filter(None, self._wanted or ()))
         also = f" The peer wants {wanted[:_MOST_SHOWN]}." if wanted else ""
         raise LoginError(
             f"Login as {self._destination.user} refused: {tried}.{also} "
-            "Add a public key to the peer's authorized_keys, or name the right one with SSHOptions(identity=...)."
+            "Add a public key to the peer's authorized_keys, or name the right one with SSHOptions(identity=...).",
+            reason=_reason_of(self._tried),
+            attempts=tuple(self._tried),
         )
 
-    def _tell(self, label: str, outcome: str) -> None:
-        self._tried.append(f"{label}: {outcome}")
-        self._note("login", self._tried[-1])
+    def _tell(self, attempt: LoginAttempt) -> None:
+        self._tried.append(attempt)
+        self._note("login", _line(attempt))
+
+    def _told(self) -> str:
+        """Return what was tried; of an agent without keys only if that is all that there is to say."""
+        with_keys = [attempt for attempt in self._tried if attempt.reason is not Reason.AGENT_EMPTY]
+        return "; ".join(_line(attempt) for attempt in with_keys or self._tried)
 
     def _with_all(self) -> bool:
         """Try everything; and again what is left, as long as something is accepted and more is wanted."""
@@ -95,10 +103,10 @@ class Login:
             if self._is_wanted("publickey"):
                 try:
                     algorithm = self._algorithm(offer)
-                    if self._attempt(offer.label, lambda: self._by_key(offer, algorithm)):  # noqa: B023
+                    if self._attempt(offer.label, offer.path, lambda: self._by_key(offer, algorithm)):  # noqa: B023
                         return True
                 except UnusableKey as exc:
-                    self._tell(offer.label, str(exc))
+                    self._tell(LoginAttempt(offer.label, exc.reason, str(exc), offer.path))
             if self._accepted == accepted and not self._is_wanted("publickey"):
                 self._offers = itertools.chain([offer], self._offers)
                 return False
@@ -129,22 +137,28 @@ class Login:
         plain, theirs = plain_algorithm(kind), self._transport.signature_algorithms
         if plain != "ssh-rsa":
             if kind not in accepted:
-                raise UnusableKey("its type is not accepted here (PubkeyAcceptedAlgorithms)")
+                raise UnusableKey("its type is not accepted here (PubkeyAcceptedAlgorithms)", Reason.KEY_UNSUPPORTED)
             if plain.startswith("sk-") and theirs is not None and plain not in theirs:
-                raise UnusableKey("the peer takes no keys on FIDO tokens. Update it, or use an Ed25519 key")
+                raise UnusableKey(
+                    "the peer takes no keys on FIDO tokens. Update it, or use an Ed25519 key", Reason.KEY_TYPE_REFUSED
+                )
             return kind
         try:
             bits, least = rsa_bits(offer.key), self._destination.rsa_bits
         except ValueError:
-            raise UnusableKey("the key can not be read") from None
+            raise UnusableKey("the key can not be read", Reason.KEY_INVALID) from None
         if bits is not None and bits < least:
-            raise UnusableKey(f"it has {bits} bits, and {least} are the least (RequiredRSASize)")
+            raise UnusableKey(f"it has {bits} bits, and {least} are the least (RequiredRSASize)", Reason.KEY_TOO_SMALL)
         mine = [name for name in accepted if name in _RSA_NAMES[kind]]
         if not mine:
-            raise UnusableKey("no RSA signature with SHA-2 is accepted here (PubkeyAcceptedAlgorithms)")
+            raise UnusableKey(
+                "no RSA signature with SHA-2 is accepted here (PubkeyAcceptedAlgorithms)", Reason.KEY_UNSUPPORTED
+            )
         both = [name for name in mine if theirs is None or name.removesuffix(CERTIFICATE) in theirs]
         if not both:
-            raise UnusableKey("the peer takes no RSA signature with SHA-2. Update it, or use an Ed25519 key")
+            raise UnusableKey(
+                "the peer takes no RSA signature with SHA-2. Update it, or use an Ed25519 key", Reason.KEY_TYPE_REFUSED
+            )
         return both[0]
 
     def _with_password(self) -> bool:
@@ -152,46 +166,70 @@ class Login:
         if password is None or not self._is_wanted("password"):
             return False
         user, self._password = self._destination.user, None  # once is enough
-        return self._attempt("the password", lambda: self._transport.log_in_by_password(user, password))
+        return self._attempt("the password", "", lambda: self._transport.log_in_by_password(user, password))
 
-    def _attempt(self, label: str, attempt: Callable[[], list[str]]) -> bool:
-        """Try one way in; a connection that ends meanwhile is the server having had enough (its MaxAuthTries)."""
+    def _attempt(self, label: str, path: str, attempt: Callable[[], list[str]]) -> bool:
+        """Try one credential; a server that ends the connection now has had enough of them (its MaxAuthTries)."""
+
+        def tell(reason: Reason, outcome: str) -> None:
+            self._tell(LoginAttempt(label, reason, outcome, path))
+
         try:
             wanted = attempt()
         except paramiko.BadAuthenticationType as exc:
             self._wanted = list(exc.allowed_types)
-            self._tell(label, "this way of logging in is not offered")
+            tell(Reason.METHOD_NOT_OFFERED, "this way of logging in is not offered")
             return False
         except Disconnected as exc:
-            raise self._had_enough(label, str(exc)) from exc
+            tell(Reason.TOO_MANY_LOGIN_ATTEMPTS, str(exc))
+            raise self._had_enough() from exc
         except paramiko.AuthenticationException as exc:
             if not self._transport.is_active():
-                raise self._had_enough(label, "the peer closed the connection") from exc
-            self._tell(label, "refused")
+                tell(Reason.TOO_MANY_LOGIN_ATTEMPTS, "the peer closed the connection")
+                raise self._had_enough() from exc
+            tell(Reason.LOGIN_REFUSED, "refused")
             return False
         except (OSError, EOFError):
             raise
         except paramiko.SSHException as exc:
             if not self._transport.is_active():
                 raise
-            self._tell(label, str(exc))
+            tell(Reason.LOGIN_REFUSED, str(exc))
             return False
         if wanted:
             self._wanted = list(wanted)
             self._accepted += 1
-            self._tell(label, "accepted, and more is wanted")
+            tell(Reason.MORE_AUTHENTICATION_WANTED, "accepted, and more is wanted")
         if not self._transport.is_authenticated():
             return False
         self._note("logged in", f"{self._destination.user}, by {label}")
         return True
 
-    def _had_enough(self, label: str, outcome: str) -> LoginError:
-        self._tell(label, outcome)
+    def _had_enough(self) -> LoginError:
         return LoginError(
-            f"Login as {self._destination.user} refused: {'; '.join(self._tried)}. If there were many keys, the peer's "
-            "MaxAuthTries is used up: name the right one with SSHOptions(identity=...), or set IdentitiesOnly."
+            f"Login as {self._destination.user} refused: {self._told()}. If there were many keys, the peer's "
+            "MaxAuthTries is used up: name the right one with SSHOptions(identity=...), or set IdentitiesOnly.",
+            reason=Reason.TOO_MANY_LOGIN_ATTEMPTS,
+            attempts=tuple(self._tried),
         )
 
+
+def _line(attempt: LoginAttempt) -> str:
+    return f"{attempt.label}: {attempt.outcome}"
+
+
+def _reason_of(attempts: Sequence[LoginAttempt]) -> Reason:
+    """Return the reason that sums up *attempts*: that something was offered, or else why nothing was."""
+    reasons = [attempt.reason for attempt in attempts]
+    if not _OFFERED.isdisjoint(reasons):
+        return Reason.LOGIN_REFUSED
+    return next((reason for reason in reasons if reason is not Reason.AGENT_EMPTY), None) or (
+        Reason.AGENT_EMPTY if reasons else Reason.NO_CREDENTIALS
+    )
+
+
+#: The reasons of what was offered to the server.
+_OFFERED = frozenset({Reason.LOGIN_REFUSED, Reason.MORE_AUTHENTICATION_WANTED, Reason.METHOD_NOT_OFFERED})
 
 _RSA_NAMES = {
     suffix: tuple(name + suffix.removeprefix("ssh-rsa") for name in ("rsa-sha2-512", "rsa-sha2-256"))

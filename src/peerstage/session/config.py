@@ -12,7 +12,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from peerstage.errors import ConfigurationError, escape
+from peerstage.errors import ConfigurationError, Location, escape
 from peerstage.session.algorithms import Algorithms
 from peerstage.session.jump import Hop, parse_jump
 from peerstage.session.options import SSHOptions, expand, several
@@ -212,7 +212,7 @@ def _hops(options: SSHOptions, found: Settings) -> tuple[Hop, ...]:
     try:
         return parse_jump(options.jump)
     except ValueError as exc:
-        raise ConfigurationError(f"SSHOptions(jump=...): {exc}.") from None
+        raise ConfigurationError(f"SSHOptions(jump=...): {exc}.", location=Location("SSHOptions(jump=...)")) from None
 
 
 def _alive_interval(options: SSHOptions, found: Settings) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peerstage.errors import ConnectError, StageError, escape
+from peerstage.reasons import Reason
 from peerstage.session.watchdog import Watchdog
 from peerstage.system_errors import is_of_this_machine, require_descriptors, start_thread, system_error
 
@@ -22,6 +23,12 @@ log = logging.getLogger("peerstage.session")
 _SLICE = 0.05
 #: Seconds between two attempts, as for ssh.
 _PAUSE = 1.0
+
+_REASONS = {
+    errno.ECONNREFUSED: Reason.CONNECTION_REFUSED,
+    errno.ETIMEDOUT: Reason.CONNECT_TIMEOUT,
+    **dict.fromkeys((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN), Reason.HOST_UNREACHABLE),
+}
 
 #: Look-ups that have not ended, by what was asked.
 _under_way: dict[tuple[str, int, int], tuple[threading.Thread, list[Any]]] = {}
@@ -57,59 +64,82 @@ def dial(
     until = time.monotonic() + timeout
     addresses = _look_up(host, port, family, until, watchdog)
     note("address", ", ".join(dict.fromkeys(str(address[0]) for *_, address in addresses)))
-    problem = ""
+    problem = ConnectError("no attempt was made", reason=Reason.CONNECT_FAILED)
     for attempt in range(attempts):
         if attempt:
-            log.info("%s port %s: %s; trying again.", escape(host), port, escape(problem))
+            words = escape(problem.message)
+            log.info("%s port %s: %s; trying again. [%s]", escape(host), port, words, problem.reason)
             watchdog.sleep(_PAUSE)
             until = time.monotonic() + timeout
-        sock, seen = _try_each(addresses, bind_address, until, watchdog)
-        if sock is not None:
-            note("connection", f"{seen} port {port}")
-            return sock, max(0.0, until - time.monotonic())
-        problem = seen
+        try:
+            sock, address = _try_each(addresses, bind_address, until, watchdog)
+        except ConnectError as exc:
+            problem = exc
+            continue
+        note("connection", f"{address} port {port}")
+        return sock, max(0.0, until - time.monotonic())
     tried = f" ({attempts} attempts)" if attempts > 1 else ""
     raise ConnectError(
-        f"{host} port {port}: {problem}{tried}. Is the peer up, is that its port, and does no firewall stand between?"
-    )
+        f"{host} port {port}: {problem.message}{tried}. Is the peer up, is that its port, and does no firewall stand "
+        "between?",
+        errno=problem.errno,
+        reason=problem.reason,
+    ) from problem
 
 
 def _try_each(
     addresses: list[Any], bind_address: str | None, until: float, watchdog: Watchdog
-) -> tuple[socket.socket | None, str]:
-    """Return a socket connected to the first of *addresses* that answers, and which; or None and what went wrong."""
-    problem = "no address"
+) -> tuple[socket.socket, str]:
+    """Return a socket connected to the first of *addresses* that answers, and which.
+
+    Raises:
+        ConnectError: If none does; the message is what went wrong with the last, to follow its name.
+    """
+    problem = ConnectError("no address", reason=Reason.NAME_NOT_RESOLVED)
     for number, (kind, sort, protocol, _name, address) in enumerate(addresses):
         left = until - time.monotonic()
         share = left / (len(addresses) - number)  # an address that swallows everything must not take the others' time
         with contextlib.ExitStack() as opened:
             try:
                 sock = opened.enter_context(socket.socket(kind, sort, protocol))
-                problem = _bind(sock, bind_address, until, watchdog) if bind_address is not None else ""
-                if not problem:
-                    problem = _connect(sock, address, time.monotonic() + share, watchdog)
+                if bind_address is not None:
+                    _bind(sock, bind_address, until, watchdog)
+                _connect(sock, address, time.monotonic() + share, watchdog)
+                opened.pop_all()
+                return sock, str(address[0])
+            except ConnectError as exc:
+                problem = exc
             except StageError:
                 raise
             except OSError as exc:
                 if is_of_this_machine(exc):
                     raise system_error(f"No connection to {address[0]} can be made", exc) from exc
-                problem = exc.strerror or str(exc)
-            if not problem:
-                opened.pop_all()
-                return sock, str(address[0])
-    return None, problem
+                problem = _failure(exc.errno, exc.strerror or str(exc))
+    raise problem
 
 
-def _bind(sock: socket.socket, address: str, until: float, watchdog: Watchdog) -> str:
-    """Bind *sock* to a local address or name; return what went wrong, or an empty string."""
+def _failure(code: int | None, words: str) -> ConnectError:
+    return ConnectError(words, errno=code, reason=_REASONS.get(code or 0, Reason.CONNECT_FAILED))
+
+
+def _bind(sock: socket.socket, address: str, until: float, watchdog: Watchdog) -> None:
+    """Bind *sock* to a local address or name.
+
+    Raises:
+        ConnectError: If that fails; as for `_try_each`.
+    """
     try:
         place = _look_up(address, 0, sock.family, until, watchdog)[0][4]
         sock.bind(place)
     except ConnectError as exc:
-        return f"BindAddress {address}: {exc.message.rstrip('.')}"
+        words = exc.message.rstrip(".")
+        raise ConnectError(f"BindAddress {address}: {words}", reason=Reason.BIND_FAILED) from exc
+    except StageError:
+        raise
     except OSError as exc:
-        return f"BindAddress {address}: {exc.strerror}"
-    return ""
+        raise ConnectError(
+            f"BindAddress {address}: {exc.strerror}", errno=exc.errno, reason=Reason.BIND_FAILED
+        ) from exc
 
 
 def _look_up(host: str, port: int, family: int, until: float, watchdog: Watchdog) -> list[Any]:
@@ -126,16 +156,21 @@ def _look_up(host: str, port: int, family: int, until: float, watchdog: Watchdog
         thread.join(_SLICE)
     watchdog.check()
     if not found:
-        raise ConnectError(f"The name {host} was not resolved in time. Does DNS answer?")
+        raise ConnectError(
+            f"The name {host} was not resolved in time. Does DNS answer?", reason=Reason.RESOLVER_TIMEOUT
+        )
     if isinstance(found[0], BaseException):
         require_descriptors(f"The name {host} cannot be resolved")
         reason = found[0].strerror if isinstance(found[0], OSError) else str(found[0])
         if family == socket.AF_UNSPEC:
-            raise ConnectError(f"The name {host} can not be resolved: {reason}. Is it spelt right?") from found[0]
+            raise ConnectError(
+                f"The name {host} can not be resolved: {reason}. Is it spelt right?", reason=Reason.NAME_NOT_RESOLVED
+            ) from found[0]
         kind = "IPv6" if family == socket.AF_INET6 else "IPv4"
         raise ConnectError(
             f"The name {host} can not be resolved to an {kind} address: {reason}. Is it spelt right, and AddressFamily "
-            "what is meant?"
+            "what is meant?",
+            reason=Reason.NAME_NOT_RESOLVED,
         ) from found[0]
     answer: list[Any] = found[0]
     return answer
@@ -167,8 +202,12 @@ def _start_look_up(host: str, port: int, family: int) -> tuple[threading.Thread,
     return thread, answer
 
 
-def _connect(sock: socket.socket, address: Any, until: float, watchdog: Watchdog) -> str:
-    """Connect *sock*; return what went wrong, or an empty string."""
+def _connect(sock: socket.socket, address: Any, until: float, watchdog: Watchdog) -> None:
+    """Connect *sock*.
+
+    Raises:
+        ConnectError: If that fails; as for `_try_each`.
+    """
     sock.setblocking(False)
     code = sock.connect_ex(address)
     if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
@@ -180,10 +219,9 @@ def _connect(sock: socket.socket, address: Any, until: float, watchdog: Watchdog
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 break
             if time.monotonic() > until:
-                return "no answer in time"
+                raise _failure(errno.ETIMEDOUT, "no answer in time")
     if code:
-        return os.strerror(code)
+        raise _failure(code, os.strerror(code))
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setblocking(True)
-    return ""

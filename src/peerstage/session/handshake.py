@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from peerstage.errors import ConnectError, StageError, escape
+from peerstage.reasons import Reason
 from peerstage.session._paramiko.transport import ClientTransport, has_strict_kex, is_protected
 from peerstage.session.authentication import Login
 from peerstage.session.config import Destination
@@ -18,6 +19,14 @@ from peerstage.session.options import SSHOptions
 from peerstage.session.watchdog import Watchdog
 
 log = logging.getLogger("peerstage.session")
+
+#: What the same failure means before the server has identified itself, and after that.
+_BEFORE_BANNER = {
+    Reason.CLOSED_BEFORE_LOGIN: Reason.CLOSED_BEFORE_BANNER,
+    Reason.KEY_EXCHANGE_FAILED: Reason.NOT_SSH,
+    Reason.PROTOCOL_VIOLATION: Reason.NOT_SSH,
+}
+_AFTER_BANNER = {Reason.BANNER_TIMEOUT: Reason.KEY_EXCHANGE_TIMEOUT}
 
 #: Told of a step on the way that is done: its name, and what was seen.
 Note: TypeAlias = Callable[[str, str], object]
@@ -70,7 +79,10 @@ def exchange_keys(
     """
     transport.get_security_options().key_types = key_types
     agreed: Any = transport
-    with _before_login(transport, watchdog), watchdog.phase("answer as an SSH server", seconds):
+    with (
+        _before_login(transport, watchdog),
+        watchdog.phase("answer as an SSH server", seconds, Reason.BANNER_TIMEOUT),
+    ):
         done = threading.Event()
         transport.start_client(event=done)
         while not done.wait(0.05):
@@ -83,7 +95,8 @@ def exchange_keys(
     if not is_protected(transport):
         raise ConnectError(
             "The server has no strict key exchange and agreed only on algorithms that are open to CVE-2023-48795. "
-            "Update it, or let it offer aes128-gcm@openssh.com."
+            "Update it, or let it offer aes128-gcm@openssh.com.",
+            reason=Reason.STRICT_KEX_MISSING,
         )
     if not has_strict_kex(transport):
         log.info("%s: the server has no strict key exchange; using AES-GCM or CTR.", escape(destination.name))
@@ -93,11 +106,16 @@ def exchange_keys(
 @contextlib.contextmanager
 def _before_login(transport: ClientTransport, watchdog: Watchdog) -> Iterator[None]:
     try:
-        yield
-    except StageError:
-        watchdog.check()
+        try:
+            yield
+        except StageError:
+            watchdog.check()
+            raise
+        except Exception as exc:
+            watchdog.check()
+            saved: Any = None if transport.is_active() else transport.get_exception()
+            raise translate(saved or exc, logged_in=False) from exc
+    except StageError as exc:
+        identified: Any = transport
+        exc.reason = (_AFTER_BANNER if identified.remote_version else _BEFORE_BANNER).get(exc.reason, exc.reason)
         raise
-    except Exception as exc:
-        watchdog.check()
-        saved: Any = None if transport.is_active() else transport.get_exception()
-        raise translate(saved or exc, logged_in=False) from exc

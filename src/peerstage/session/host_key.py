@@ -20,6 +20,7 @@ from peerstage.errors import (
     UnknownHostKey,
     escape,
 )
+from peerstage.reasons import Reason
 from peerstage.session.algorithms import CERTIFICATE, key_type
 from peerstage.session.certificates import Certificate, blob_type, rsa_bits
 from peerstage.session.config import Destination
@@ -116,7 +117,8 @@ class HostKeys:
         except (LandingError, NotAvailable) as exc:
             raise UnknownHostKey(
                 f"{refused.message} (accept-new can not remember it: {exc} What is not remembered is not accepted, "
-                "for the next key could be anybody's.)"
+                "for the next key could be anybody's.)",
+                reason=Reason.HOST_KEY_NOT_SAVED,
             ) from exc
         log.warning("%s: %s is %s.", escape(self._destination.name), verdict.fingerprint, verdict.why)
         return verdict
@@ -148,7 +150,8 @@ class HostKeys:
         if bits is not None and bits < least:
             raise MismatchedHostKey(
                 f"The host shows the RSA key {fingerprint(key)} of {bits} bits, and {least} are the least "
-                "(RequiredRSASize). Give it a new key, best an Ed25519 one."
+                "(RequiredRSASize). Give it a new key, best an Ed25519 one.",
+                reason=Reason.HOST_KEY_TOO_SMALL,
             )
         if pinned is not None:
             return Verdict(pinned, "the one that it must have")
@@ -163,7 +166,8 @@ class HostKeys:
         if self._not_asked:
             advice = f"It was not asked for {', '.join(self._not_asked)}: SSHOptions(sock=...) serves one connection."
         return MismatchedHostKey(
-            f"The host shows {shows}, and {self._destination.pinned} is the one that it must have. {advice}"
+            f"The host shows {shows}, and {self._destination.pinned} is the one that it must have. {advice}",
+            reason=Reason.HOST_KEY_NOT_PINNED,
         )
 
     def learn(self, shown: bytes, *, sleep: Callable[[float], object] = time.sleep) -> Verdict:
@@ -180,7 +184,8 @@ class HostKeys:
         if destination.learns_into is None:
             raise UnknownHostKey(
                 f"The host shows the {blob_type(key)} key {fingerprint(key)}, and there is no file to add it to. Name "
-                "one: SSHOptions(known_hosts=...), --known-hosts or UserKnownHostsFile."
+                "one: SSHOptions(known_hosts=...), --known-hosts or UserKnownHostsFile.",
+                reason=Reason.HOST_KEY_UNKNOWN,
             )
         try:
             with locked(destination.learns_into, sleep=sleep) as file:
@@ -197,6 +202,7 @@ class HostKeys:
             raise LandingError(
                 f"No key can be added: {exc.strerror or exc}. Mend that, or name another file (--known-hosts).",
                 path=destination.learns_into,
+                reason=Reason.HOST_KEY_NOT_SAVED,
             ) from exc
         return Verdict(fingerprint(key), f"added to {escape(destination.learns_into)}")
 
@@ -238,11 +244,13 @@ class HostKeys:
             known = "; ".join(f"{fingerprint(blob)} in {where}" for blob, where in others.items())
             return UnknownHostKey(
                 f"{shown}, which is no authority for it here (known: {known or 'none'}). If it should be, add it to "
-                "known_hosts behind @cert-authority; or sign the host's key by one that is."
+                "known_hosts behind @cert-authority; or sign the host's key by one that is.",
+                reason=Reason.HOST_CERTIFICATE_UNKNOWN,
             )
         return MismatchedHostKey(
             f"{shown}, the authority in {place}, but {problem}, and {host} is what was asked for. Sign the host's key "
-            "anew, for the name by which it is reached, and restart its sshd."
+            "anew, for the name by which it is reached, and restart its sshd.",
+            reason=Reason.HOST_CERTIFICATE_INVALID,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from peerstage.errors import escape
+from peerstage.reasons import Reason
 from peerstage.session.agent import UnusableKey
 from peerstage.session.algorithms import CERTIFICATE
 from peerstage.session.certificates import Certificate, blob_type
@@ -39,11 +41,14 @@ def read_key(path: str, passphrase: str | None) -> paramiko.PKey:
     try:
         data, status = read_with_status(path, _MOST_BYTES)
     except OSError as exc:
-        raise UnusableKey(exc.strerror or "unreadable") from exc
+        raise _unreadable(exc) from exc
     if _is_public(data):
-        raise UnusableKey("it is a public key, and no agent has the private one")
+        raise UnusableKey("it is a public key, and no agent has the private one", Reason.PUBLIC_KEY_ONLY)
     if hasattr(os, "geteuid") and status.st_uid == os.geteuid() and status.st_mode & 0o077:
-        raise UnusableKey(f"others can read it (mode {stat.S_IMODE(status.st_mode):04o}); ssh ignores it: chmod 600")
+        raise UnusableKey(
+            f"others can read it (mode {stat.S_IMODE(status.st_mode):04o}); ssh ignores it: chmod 600",
+            Reason.KEY_FILE_PERMISSIONS,
+        )
     return parse_key(data, passphrase)
 
 
@@ -60,15 +65,16 @@ def parse_key(data: bytes, passphrase: str | None) -> paramiko.PKey:
             loaded = load(data, password)
         except TypeError:
             if password is None:
-                raise UnusableKey("it has a passphrase, and none was given") from None
+                raise UnusableKey("it has a passphrase, and none was given", Reason.PASSPHRASE_MISSING) from None
             loaded = load(data, None)  # a passphrase that is not needed is no fault
     except UnusableKey:
         raise
     except Exception as exc:
         if _is_on_a_token(data):
-            raise UnusableKey("it is on a FIDO token. Have an agent use it: ssh-add") from exc
-        reason = "wrong passphrase, or a damaged key" if passphrase is not None else "not a private key, or damaged"
-        raise UnusableKey(reason) from exc
+            raise UnusableKey("it is on a FIDO token. Have an agent use it: ssh-add", Reason.KEY_ON_TOKEN) from exc
+        if passphrase is not None:
+            raise UnusableKey("wrong passphrase, or a damaged key", Reason.PASSPHRASE_WRONG) from exc
+        raise UnusableKey("not a private key, or damaged", Reason.KEY_INVALID) from exc
     try:
         for kind, ours in _CLASSES:
             if isinstance(loaded, kind):
@@ -77,8 +83,8 @@ def parse_key(data: bytes, passphrase: str | None) -> paramiko.PKey:
                 )
                 return ours.from_private_key(io.StringIO(plain.decode("ascii")))
     except Exception as exc:  # a curve, or a size, that SSH does not know
-        raise UnusableKey(f"keys of this kind are not supported ({exc})") from exc
-    raise UnusableKey(f"keys of this type ({type(loaded).__name__}) are not supported")
+        raise UnusableKey(f"keys of this kind are not supported ({exc})", Reason.KEY_UNSUPPORTED) from exc
+    raise UnusableKey(f"keys of this type ({type(loaded).__name__}) are not supported", Reason.KEY_UNSUPPORTED)
 
 
 def public_blob(path: str) -> bytes | None:
@@ -105,9 +111,15 @@ def read_public(path: str) -> bytes:
     try:
         return _parse_public(read_regular(path, _MOST_BYTES))
     except OSError as exc:
-        raise UnusableKey(exc.strerror or "unreadable") from exc
+        raise _unreadable(exc) from exc
     except ValueError:
-        raise UnusableKey("no public key or certificate") from None
+        raise UnusableKey("no public key or certificate", Reason.CERTIFICATE_INVALID) from None
+
+
+def _unreadable(exc: OSError) -> UnusableKey:
+    is_missing = exc.errno in (errno.ENOENT, errno.ENOTDIR)
+    reason = Reason.KEY_FILE_MISSING if is_missing else Reason.KEY_FILE_UNREADABLE
+    return UnusableKey(exc.strerror or "unreadable", reason)
 
 
 def _parse_public(data: bytes) -> bytes:

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from peerstage.errors import ChangedHostKey, MismatchedHostKey, RevokedHostKey, UnknownHostKey, escape
+from peerstage.errors import ChangedHostKey, Location, MismatchedHostKey, RevokedHostKey, UnknownHostKey, escape
 from peerstage.session.files import read_at_most
 from peerstage.session.options import expand
 from peerstage.session.patterns import match_pattern
@@ -137,7 +137,8 @@ class KnownHosts:
                     f"The host shows {what} {'' if what == 'the' else 'the '}{escape(line.key_type)} key "
                     f"{fingerprint(blob)}, which is marked @revoked in {line.place}: it may be stolen. Do not connect. "
                     "Give the host a new key, compare its fingerprint on the host itself, and put it in place of the "
-                    "old one."
+                    "old one.",
+                    location=line.location,
                 )
 
     def check(self, host: str, port: int, key_type: str, blob: bytes, *, trust: str = "") -> str:
@@ -170,10 +171,13 @@ class KnownHosts:
                 f"{shown}, but {_show(host, port)} is known by {fingerprint(first.blob)} in {first.place}{others}. "
                 "Somebody may be between you and the host, or it was given a new key: find out on the host itself. "
                 f"If the new key is right, {_removal(first, host, port)} and add the new one"
-                f"{f' with `{trust}`' if trust else ''}."
+                f"{f' with `{trust}`' if trust else ''}.",
+                location=first.location,
             )
         if answer.keys and not answer.is_borrowed:
-            raise MismatchedHostKey(f"{shown}, {self._unknown(answer, host, port, trust)}")
+            raise MismatchedHostKey(
+                f"{shown}, {self._unknown(answer, host, port, trust)}", location=answer.keys[0].location
+            )
         raise UnknownHostKey(f"{shown}, {self._unknown(answer, host, port, trust)}")
 
     def _look_up(self, host: str, port: int) -> _Answer:
@@ -233,8 +237,12 @@ class _Line(NamedTuple):
     blob: bytes
 
     @property
+    def location(self) -> Location:
+        return Location(self.source, self.number)
+
+    @property
     def place(self) -> str:
-        return f"{self.source}:{self.number}"
+        return str(self.location)
 
     def is_for(self, name: bytes) -> bool:
         """Whether the line speaks of *name*: a pattern matches it, and no negated one does."""

@@ -9,7 +9,8 @@ from typing import NamedTuple, TypeAlias
 
 import paramiko
 
-from peerstage.errors import ConfigurationError
+from peerstage.errors import ConfigurationError, Location, LoginAttempt
+from peerstage.reasons import Reason
 from peerstage.session.agent import Agent, UnusableKey
 from peerstage.session.algorithms import CERTIFICATE, plain_algorithm
 from peerstage.session.certificates import USER, Certificate, blob_type, plain_key
@@ -29,11 +30,13 @@ class Offer:
         label: What it is called in messages.
         blob: The key or certificate, as SSH encodes it.
         sign: Signs by the private key.
+        path: The key file; "" for a key that the agent or the caller holds.
     """
 
     label: str
     blob: bytes
     sign: Sign
+    path: str = ""
 
     @property
     def kind(self) -> str:
@@ -54,10 +57,12 @@ class Offers:
     Args:
         destination: Which keys, certificates and agent.
         options: A key that was handed in, and the passphrase.
-        unusable: Told of what can not be used: its label, and why.
+        unusable: Told of what cannot be used.
     """
 
-    def __init__(self, destination: Destination, options: SSHOptions, unusable: Callable[[str, str], object]) -> None:
+    def __init__(
+        self, destination: Destination, options: SSHOptions, unusable: Callable[[LoginAttempt], object]
+    ) -> None:
         self._destination = destination
         self._unusable = unusable
         self._files = [_File(path, options.passphrase) for path in destination.identities]
@@ -88,18 +93,22 @@ class Offers:
         for path in self._destination.certificates:
             label = default_label(path)
             try:
-                yield self._certificate(label, read_public(path))
+                yield self._certificate(label, read_public(path), path)
             except UnusableKey as exc:
-                self._unusable(label, str(exc))
+                self._unusable(LoginAttempt(label, exc.reason, str(exc), path))
 
-    def _certificate(self, label: str, blob: bytes) -> Offer:
+    def _certificate(self, label: str, blob: bytes, path: str) -> Offer:
         """Return the offer of a certificate; whoever has its key signs (ssh: sign_and_send_pubkey).
 
         Raises:
             UnusableKey: If it is no certificate of a user.
         """
         key = _user_certificate(blob).key
-        return Offer(f"{label} ({show(blob)})", blob, lambda algorithm, data: self._sign_by_any(key, algorithm, data))
+
+        def sign(algorithm: str, data: bytes) -> bytes:
+            return self._sign_by_any(key, algorithm, data)
+
+        return Offer(f"{label} ({show(blob)})", blob, sign, path)
 
     def _sign_by_any(self, key: bytes, algorithm: str, data: bytes) -> bytes:
         """Return the signature by the first that has the private *key*, in the order in which they would be offered."""
@@ -109,7 +118,8 @@ class Offers:
                 return sign(algorithm, data)
             except UnusableKey as exc:
                 reasons.append(str(exc))
-        raise UnusableKey(": ".join(["there is no private key to this certificate", *reasons[:1]]))
+        why = ": ".join(["there is no private key to this certificate", *reasons[:1]])
+        raise UnusableKey(why, Reason.PUBLIC_KEY_ONLY)
 
     def _signers(self, key: bytes) -> Iterator[Sign]:
         if self._given is not None:
@@ -130,12 +140,16 @@ class Offers:
         path = self._destination.agent
         if path is None:
             return []
+        label = f"agent at {path}"
         try:
             self._agent = Agent(path)
-            return self._agent.keys()
+            keys = self._agent.keys()
         except UnusableKey as exc:
-            self._unusable(f"agent at {path}", str(exc))
+            self._unusable(LoginAttempt(label, exc.reason, str(exc), path))
             return []
+        if not keys:
+            self._unusable(LoginAttempt(label, Reason.AGENT_EMPTY, "it holds no keys", path))
+        return keys
 
     @cached_property
     def _identities(self) -> list[_Identity]:
@@ -159,12 +173,12 @@ class Offers:
             try:
                 yield Offer(f"agent key {comment!r} ({show(blob)})", blob, self._sign_by_agent(blob))
             except ValueError as exc:
-                self._unusable(f"agent key {comment!r}", str(exc))
+                self._unusable(LoginAttempt(f"agent key {comment!r}", Reason.KEY_INVALID, str(exc)))
 
     def _sign_by_agent(self, blob: bytes) -> Sign:
         def sign(algorithm: str, data: bytes) -> bytes:
             if self._agent is None:
-                raise UnusableKey("the agent is gone")
+                raise UnusableKey("the agent is gone", Reason.AGENT_UNAVAILABLE)
             return self._agent.sign(blob, plain_algorithm(algorithm), data)
 
         return sign
@@ -177,12 +191,12 @@ class Offers:
                 continue
             try:
                 if blob is not None and blob_type(blob).endswith(CERTIFICATE):
-                    yield self._certificate(label, blob)
+                    yield self._certificate(label, blob, f"{file.path}-cert.pub")
                 else:
                     key = file.key.asbytes()
-                    yield Offer(f"{label} ({show(key)})", key, file.sign)
+                    yield Offer(f"{label} ({show(key)})", key, file.sign, file.path)
             except UnusableKey as exc:
-                self._unusable(label, str(exc))
+                self._unusable(LoginAttempt(label, exc.reason, str(exc), file.path))
 
 
 class _Identity(NamedTuple):
@@ -198,18 +212,18 @@ class _File:
 
     def __init__(self, path: str, passphrase: str | None) -> None:
         self.label = default_label(path)
-        self._path = path
+        self.path = path
         self._passphrase = passphrase
 
     @cached_property
     def public(self) -> bytes | None:
-        return public_blob(self._path)
+        return public_blob(self.path)
 
     @cached_property
     def certificate(self) -> bytes | None:
         """The certificate beside the key, if it is one of this key for a user."""
         try:
-            blob = read_public(self._path + "-cert.pub")
+            blob = read_public(self.path + "-cert.pub")
             key = _user_certificate(blob).key
         except UnusableKey:
             return None
@@ -217,7 +231,7 @@ class _File:
 
     @cached_property
     def key(self) -> paramiko.PKey:
-        return read_key(self._path, self._passphrase)
+        return read_key(self.path, self._passphrase)
 
     def sign(self, algorithm: str, data: bytes) -> bytes:
         return _sign(self.key, algorithm, data)
@@ -227,7 +241,7 @@ class _File:
 
         def sign(algorithm: str, data: bytes) -> bytes:
             if self.key.asbytes() != key:
-                raise UnusableKey(f"{self.label} is another key")
+                raise UnusableKey(f"{self.label} is another key", Reason.PUBLIC_KEY_ONLY)
             return self.sign(algorithm, data)
 
         return sign
@@ -240,7 +254,11 @@ def _given(options: SSHOptions) -> Offer | None:
     try:
         key = parse_key(pkey, options.passphrase) if isinstance(pkey, bytes) else pkey
     except UnusableKey as exc:
-        raise ConfigurationError(f"SSHOptions(pkey=...) can not be used: {exc}.") from exc
+        raise ConfigurationError(
+            f"SSHOptions(pkey=...) can not be used: {exc}.",
+            reason=exc.reason,
+            location=Location("SSHOptions(pkey=...)"),
+        ) from exc
     blob = key.asbytes()
     loaded = getattr(key, "public_blob", None)  # a certificate that the caller has loaded into the key
     if loaded is not None:
@@ -252,9 +270,9 @@ def _user_certificate(blob: bytes) -> Certificate:
     try:
         certificate = Certificate.parse(blob)
     except ValueError as exc:
-        raise UnusableKey(f"not a certificate that can be used: {exc}") from None
+        raise UnusableKey(f"not a certificate that can be used: {exc}", Reason.CERTIFICATE_INVALID) from None
     if certificate.role != USER:
-        raise UnusableKey("not a user's certificate")
+        raise UnusableKey("not a user's certificate", Reason.CERTIFICATE_INVALID)
     return certificate
 
 
@@ -262,5 +280,5 @@ def _sign(key: paramiko.PKey, algorithm: str, data: bytes) -> bytes:
     try:
         signed = key.sign_ssh_data(data, plain_algorithm(algorithm))
     except (OSError, ValueError, TypeError, paramiko.SSHException) as exc:
-        raise UnusableKey(f"it does not sign ({exc})") from exc
+        raise UnusableKey(f"it does not sign ({exc})", Reason.KEY_INVALID) from exc
     return signed if isinstance(signed, bytes) else signed.asbytes()

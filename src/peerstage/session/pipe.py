@@ -5,11 +5,13 @@ paramiko's own costs time that grows with the square of what it holds, and refus
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from typing import Any
 
 import paramiko
+from paramiko.ssh_exception import IncompatiblePeer
 
 #: What a chunk costs in memory beside its bytes, and how much of that is tolerated: a window's worth of packets of one
 #: byte each would otherwise take gigabytes.
@@ -21,12 +23,41 @@ _SMALL = 16 * 1024
 _SLICE = 0.5
 #: Characters of what a server says when it disconnects.
 _MAX_DESCRIPTION = 200
+_OTHER_PROTOCOLS = re.compile(r"HTTP/|\d{3}[ -]")
 #: Bytes below which a chunk of stderr is joined with the next one.
 _JOINED = 1024
 
 
 class Violation(paramiko.SSHException):
     """The server broke a rule or a bound; raised in paramiko's thread, which then ends the connection."""
+
+
+class NoCommonAlgorithm(IncompatiblePeer):
+    """Server and client have no algorithm of one kind in common (RFC 4253, 7.1).
+
+    Args:
+        kind: "kex", "host key", "cipher" or "mac"; "" for another.
+        text: What paramiko says about it.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class HungUp(Violation):
+    """The server closed the connection before it identified itself (RFC 4253, 4.2).
+
+    Args:
+        said: What it said before.
+
+    Attributes:
+        is_another_protocol: Whether that is how HTTP, or SMTP, FTP and their kin begin.
+    """
+
+    def __init__(self, said: str) -> None:
+        super().__init__(f"the server hangs up, saying {said[:_MAX_DESCRIPTION]!r}" if said else "it hangs up")
+        self.is_another_protocol = _OTHER_PROTOCOLS.match(said) is not None
 
 
 class Disconnected(paramiko.SSHException):

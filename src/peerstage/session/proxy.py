@@ -13,6 +13,7 @@ import time
 import weakref
 
 from peerstage.errors import ConnectError
+from peerstage.reasons import Reason
 from peerstage.system_errors import has_exited, is_of_this_machine, start_process, start_thread, system_error
 
 #: Bytes of what it says on standard error that are kept: the last ones.
@@ -52,7 +53,10 @@ class ProxyCommand:
                 if isinstance(exc, OSError) and is_of_this_machine(exc):
                     raise system_error("The ProxyCommand cannot be run", exc) from exc
                 reason = exc.strerror if isinstance(exc, OSError) else str(exc)
-                raise ConnectError(f"The ProxyCommand can not be run by {shell}: {reason}. Is SHELL right?") from exc
+                raise ConnectError(
+                    f"The ProxyCommand can not be run by {shell}: {reason}. Is SHELL right?",
+                    reason=Reason.PROXY_COMMAND_FAILED,
+                ) from exc
             opened.pop_all()
         self._owner = os.getpid()
         self._words = b""

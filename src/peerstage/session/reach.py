@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from peerstage.errors import StageError, escape
+from peerstage.reasons import Reason
 from peerstage.records import MIB, Limits
 from peerstage.session._paramiko.transport import ClientTransport, make_transport
 from peerstage.session.config import Destination
@@ -133,14 +134,17 @@ def reach(
         way = find_way(destination, options, limits=limits, watchdog=watchdog, depth=depth, note=note, connect=connect)
         transport = _on(way, limits, destination)
         reached = Reached(transport, way, time.monotonic())
-        with reached.watched(watchdog), watchdog.phase("complete the login", limits.login_timeout):
+        with (
+            reached.watched(watchdog),
+            watchdog.phase("complete the login", limits.login_timeout, Reason.LOGIN_TIMEOUT),
+        ):
             exchange_keys(transport, destination, key_types, watchdog, max(0.1, way.left), note)
             return reached, hosts.further_types(transport.shown, key_types, transport.host_key_algorithms)
 
     reached, further = attempt(hosts.order(destination.algorithms.host_keys), note)
     if not further or options.sock is not None:  # a connection that was handed in cannot be made again
         return reached
-    with watchdog.phase("show the pinned host key", destination.connect_timeout):
+    with watchdog.phase("show the pinned host key", destination.connect_timeout, Reason.CONNECT_TIMEOUT):
         while further:
             log.info(
                 "%s: shows another key than the pinned one; asking for %s.",

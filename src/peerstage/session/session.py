@@ -13,6 +13,7 @@ from typing import Any, cast
 import paramiko
 
 from peerstage.errors import ConfigurationError, ConnectError, NoSFTP, RemoteError, StageError, escape
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session import jump
 from peerstage.session._paramiko.channels import replace_buffers
@@ -36,6 +37,8 @@ log = logging.getLogger("peerstage.session")
 _CHANNEL_PATIENCE = 2.0
 #: Seconds that paramiko waits longer than the watchdog, which says what was waited for.
 _AFTER_WATCHDOG = 1.0
+#: SSH_OPEN_ADMINISTRATIVELY_PROHIBITED (RFC 4254, 5.1).
+_PROHIBITED = 1
 
 
 class Session:
@@ -109,7 +112,10 @@ class Session:
         )
         transport = reached.transport
         since = reached.since
-        with reached.watched(watchdog), watchdog.phase("complete the login", limits.login_timeout, since=since):
+        with (
+            reached.watched(watchdog),
+            watchdog.phase("complete the login", limits.login_timeout, Reason.LOGIN_TIMEOUT, since=since),
+        ):
             shown = log_in(transport, destination, options, hosts, watchdog, note)
         if destination.alive_interval:
             watch_liveness(transport, destination.alive_interval, destination.alive_count)
@@ -139,7 +145,7 @@ class Session:
             ConnectionLost, LimitExceeded, Cancelled: The connection ended, took too long, or was ended.
         """
         try:
-            with self._watchdog.phase(f"connect {escape(host)} port {port}", timeout):
+            with self._watchdog.phase(f"connect {escape(host)} port {port}", timeout, Reason.CONNECT_TIMEOUT):
                 channel = self._transport.open_channel(
                     "direct-tcpip", (host, port), ("127.0.0.1", 0), window_size=jump.WINDOW, max_packet_size=PACKET
                 )
@@ -147,7 +153,8 @@ class Session:
             self.close()
             raise ConnectError(
                 f"The jump host can not connect to {host} port {port}: {exc.text or exc}. Is the peer up, is that its "
-                "port, and does the jump host's AllowTcpForwarding let us?"
+                "port, and does the jump host's AllowTcpForwarding let us?",
+                reason=(Reason.FORWARDING_REFUSED if exc.code == _PROHIBITED else Reason.HOP_CANNOT_CONNECT),
             ) from exc
         except Exception as exc:
             failure = self.failure(exc)
@@ -176,7 +183,10 @@ class Session:
             RemoteError: The peer refused the channel or the command.
             ConnectionLost, LimitExceeded, Cancelled: The connection ended, took too long, or was ended.
         """
-        refused = RemoteError("The peer lets this login run no command. Check its authorized_keys and sshd_config.")
+        refused = RemoteError(
+            "The peer lets this login run no command. Check its authorized_keys and sshd_config.",
+            reason=Reason.COMMAND_REFUSED,
+        )
 
         def ask(channel: paramiko.Channel) -> None:
             channel.set_combine_stderr(merged)
@@ -187,7 +197,7 @@ class Session:
     def _open(self, what: str, ask: Callable[[paramiko.Channel], object], refused: StageError) -> Stream:
         """Open a channel, *ask* for what is to run on it, and return its stream; raise *refused* if that is."""
         self.require_same_process()
-        with self._watchdog.phase(what, self._limits.reply_timeout):
+        with self._watchdog.phase(what, self._limits.reply_timeout, Reason.REPLY_TIMEOUT):
             channel = self._open_channel()
             try:
                 with self._watchdog.ending(channel.close):
@@ -253,7 +263,10 @@ class Session:
     def require_same_process(self) -> None:
         """Raise `StageError` in a process that was forked from the one that connected."""
         if os.getpid() != self._process:
-            raise StageError("This connection was made before a fork and can not be used in the child. Connect anew.")
+            raise StageError(
+                "This connection was made before a fork and can not be used in the child. Connect anew.",
+                reason=Reason.FORKED,
+            )
 
 
 def quiet_paramiko() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from peerstage.errors import ConfigurationError, escape
+from peerstage.reasons import Reason
 from peerstage.session._paramiko.transport import supported
 from peerstage.session.algorithms import REKEY_BYTES, REKEY_SECONDS, Algorithms, select
 from peerstage.session.jump import Hop, parse_jump
@@ -52,7 +53,7 @@ class Settings:
             raise complaint(refused, f"RefuseConnection: {' '.join(refused.words)!r}")
         for keyword, harmless in _REFUSED.items():
             if not self._is(keyword, harmless):
-                raise self._complaint(keyword, "is not honoured")
+                raise self._complaint(keyword, "is not honoured", Reason.UNSUPPORTED_KEYWORD)
         for keyword, harmless in _FURTHER_KEYS.items():
             if not self._is(keyword, harmless):
                 log.info("%s: %s is ignored; its keys are not used.", escape(self._config.name), keyword)
@@ -168,6 +169,10 @@ class Settings:
             )
         return taken
 
-    def _complaint(self, keyword: str, what: str) -> ConfigurationError:
+    def _complaint(self, keyword: str, what: str, reason: Reason = Reason.INVALID_CONFIGURATION) -> ConfigurationError:
         setting = self._config.first(keyword)
-        return ConfigurationError(f"{keyword} {what}.") if setting is None else complaint(setting, f"{keyword} {what}")
+        return (
+            ConfigurationError(f"{keyword} {what}.", reason=reason)
+            if setting is None
+            else complaint(setting, f"{keyword} {what}", reason)
+        )

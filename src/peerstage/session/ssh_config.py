@@ -14,7 +14,8 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from peerstage.errors import ConfigurationError, StageError, escape
+from peerstage.errors import ConfigurationError, Location, StageError, escape
+from peerstage.reasons import Reason
 from peerstage.session.files import matching_paths, read_with_status
 from peerstage.session.keywords import describe_unknown, is_known
 from peerstage.session.match_exec import succeeds
@@ -194,17 +195,25 @@ class SSHConfig:
         except FileNotFoundError:
             if not source.required:
                 return
-            raise ConfigurationError(f"The ssh configuration {source.path} is not there.") from None
+            raise ConfigurationError(
+                f"The ssh configuration {source.path} is not there.",
+                reason=Reason.CONFIGURATION_UNREADABLE,
+                location=Location(source.path),
+            ) from None
         except OSError as exc:
             if is_of_this_machine(exc):
                 raise system_error("The ssh configuration cannot be read", exc, path=source.path) from exc
             raise ConfigurationError(
-                f"The ssh configuration {source.path} can not be read: {exc.strerror}. {ADVICE}"
+                f"The ssh configuration {source.path} can not be read: {exc.strerror}. {ADVICE}",
+                reason=Reason.CONFIGURATION_UNREADABLE,
+                location=Location(source.path),
             ) from exc
         if source.checked and (status.st_uid not in (0, os.geteuid()) or stat.S_IMODE(status.st_mode) & 0o022):
             raise ConfigurationError(
                 f"The ssh configuration {source.path} can be written by others than you and root, and ssh would refuse "
-                "it: chmod go-w, and chown it to yourself."
+                "it: chmod go-w, and chown it to yourself.",
+                reason=Reason.INSECURE_CONFIGURATION,
+                location=Location(source.path),
             )
         if source.path not in self.files:
             self.files.append(source.path)
@@ -240,7 +249,11 @@ class SSHConfig:
         if is_known(keyword.lower(), "" if ignored is None else ignored.words[0]):
             return True
         if not os.path.normpath(line.path).startswith(_SYSTEM):
-            raise complaint(line, f"{describe_unknown(keyword)} If not, name it with IgnoreUnknown in a line above")
+            raise complaint(
+                line,
+                f"{describe_unknown(keyword)} If not, name it with IgnoreUnknown in a line above",
+                Reason.UNKNOWN_KEYWORD,
+            )
         if not self._final:  # the first reading has logged it
             log.warning("%s:%d: %s The line is ignored.", escape(line.path), line.number, describe_unknown(keyword))
         return False
@@ -316,7 +329,7 @@ class SSHConfig:
             "exec": lambda: run and self._run(argument, setting),
         }
         if criterion not in tests:
-            raise complaint(setting, f"Match {criterion} is not evaluated")
+            raise complaint(setting, f"Match {criterion} is not evaluated", Reason.UNSUPPORTED_KEYWORD)
         with standing_at(setting):
             return tests[criterion]()
 

@@ -12,7 +12,8 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
-from peerstage.errors import ConfigurationError
+from peerstage.errors import ConfigurationError, Location
+from peerstage.reasons import Reason
 
 T = TypeVar("T")
 
@@ -60,9 +61,13 @@ def standing_at(setting: Setting) -> Iterator[None]:
         raise complaint(setting, str(exc)) from None
 
 
-def complaint(setting: Setting, what: str) -> ConfigurationError:
+def complaint(setting: Setting, what: str, reason: Reason = Reason.INVALID_CONFIGURATION) -> ConfigurationError:
     """Return an error that names where a setting stands."""
-    return ConfigurationError(f"{setting.path}:{setting.number}: {what}. {ADVICE}")
+    return ConfigurationError(
+        f"{setting.path}:{setting.number}: {what}. {ADVICE}",
+        location=Location(setting.path, setting.number),
+        reason=reason,
+    )
 
 
 def port_of(setting: Setting) -> int:

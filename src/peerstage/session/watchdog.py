@@ -13,10 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 
 from peerstage.errors import Cancelled, LimitExceeded, StageError
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.system_errors import start_thread
 
 log = logging.getLogger("peerstage.session")
+
+
+#: The field of `Limits` that bounds a phase.
+_PHASE_LIMITS = {Reason.LOGIN_TIMEOUT: "login_timeout", Reason.REPLY_TIMEOUT: "reply_timeout"}
 
 
 class Pace:
@@ -66,7 +71,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._endings: list[Callable[[], None]] = []
-        self._phase: tuple[float, float, str] | None = None
+        self._phase: tuple[float, float, str, Reason] | None = None
         self._started: float | None = None
         self._pace = Pace(limits)
         self._received = 0
@@ -107,15 +112,23 @@ class Watchdog:
             self.beat()
 
     @contextlib.contextmanager
-    def phase(self, what: str, seconds: float, *, since: float | None = None) -> Iterator[None]:
-        """Bound what is done inside to *seconds*; *what* completes "the peer did not ... within".
+    def phase(
+        self, what: str, seconds: float, reason: Reason = Reason.REPLY_TIMEOUT, *, since: float | None = None
+    ) -> Iterator[None]:
+        """Bound what is done inside to *seconds*.
 
         They count from *since* (by the watchdog's clock), or from now. A phase inside another ends with that one at the
         latest.
+
+        Args:
+            what: Completes "the peer did not ... within".
+            seconds: How long it may take.
+            reason: The reason of the error when it takes longer.
+            since: When it began.
         """
         self._start_thread()
         outer = self._phase
-        inner = ((self._clock() if since is None else since) + seconds, seconds, what)
+        inner = ((self._clock() if since is None else since) + seconds, seconds, what, reason)
         self._phase = inner if outer is None else min(inner, outer)
         try:
             yield
@@ -267,21 +280,32 @@ class Watchdog:
         now = self._clock()
         started, phase, limits, patience = self._started, self._phase, self.limits, self._patience
         if started is not None and patience is not None and now - started > patience:
-            return LimitExceeded(f"The command did not end within {patience:g} s (Limits.deadline).")
+            return LimitExceeded(
+                f"The command did not end within {patience:g} s (Limits.deadline).",
+                reason=Reason.DEADLINE_PASSED,
+                limit="deadline",
+            )
         if patience is None and started is not None and now - started > (allowed := self._allowed()):
             return LimitExceeded(
                 f"Not done within {allowed:g} s (Limits.deadline, min_rate). The peer or the network is too slow, "
-                "or the limit too low."
+                "or the limit too low.",
+                reason=Reason.DEADLINE_PASSED,
+                limit="deadline",
             )
         if patience is None and started is not None and self._pace.is_too_slow(self._received, self.waited):
             return LimitExceeded(
                 f"The peer sends fewer than {limits.min_rate} bytes a second (Limits.min_rate). Check the network, or "
-                "lower the limit."
+                "lower the limit.",
+                reason=Reason.TOO_SLOW,
+                limit="min_rate",
             )
         if phase is not None and now > phase[0]:
-            _, seconds, what = phase
+            _, seconds, what, reason = phase
             return LimitExceeded(
-                f"The peer did not {what} within {seconds:.3g} s. Is it up, and is that its port?", transient=True
+                f"The peer did not {what} within {seconds:.3g} s. Is it up, and is that its port?",
+                transient=True,
+                reason=reason,
+                limit=_PHASE_LIMITS.get(reason, ""),
             )
         if (
             patience is None
@@ -289,7 +313,10 @@ class Watchdog:
             and self.waited - self._waited_at_beat > limits.stall_timeout
         ):
             return LimitExceeded(
-                f"The peer sent nothing useful for {limits.stall_timeout:g} s (Limits.stall_timeout).", transient=True
+                f"The peer sent nothing useful for {limits.stall_timeout:g} s (Limits.stall_timeout).",
+                transient=True,
+                reason=Reason.STALLED,
+                limit="stall_timeout",
             )
         return None
 

@@ -14,6 +14,7 @@ from peerstage.errors import (
     ProtocolError,
     StageError,
 )
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session import jump
 from peerstage.session.config import Destination, hop_options, resolve_destination
@@ -52,7 +53,9 @@ class Way:
         if words is None:
             return failure
         if not logged_in and self.command is not None and self.command.has_failed:  # then the rest follows from that
-            return ConnectError(f"No SSH session came about. {words} Run it by hand to see why.")
+            return ConnectError(
+                f"No SSH session came about. {words} Run it by hand to see why.", reason=Reason.PROXY_COMMAND_FAILED
+            )
         failure.message = f"{failure.message} {words}"
         return failure
 
@@ -134,6 +137,7 @@ def _reach_hop(
         next_one = resolve_destination(hop.host, hop.user, theirs, watchdog=watchdog)
         return connect(next_one, theirs, limits=limits, watchdog=watchdog, depth=depth + 1)
     except StageError as exc:
-        if not exc.message.startswith("Jump host "):
+        if not exc.hop:
+            exc.hop = str(hop)
             exc.message = f"Jump host {hop}: {exc.message}"
         raise

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from peerstage.errors import IncompleteFile, NotRegular, RemoteError, RemoteNotFound, StageError
 from peerstage.landing.base import Landing, ranges_to_fetch
+from peerstage.reasons import Reason
 from peerstage.records import Capabilities, Entry
 from peerstage.transport.base import Transport
 
@@ -82,7 +83,7 @@ class MemoryTransport(Transport):
             raise RemoteNotFound("It is not there on the peer.", path=directory)
         there = self.directories[directory].get(name)
         if there is not None and not stat.S_ISREG(there.mode):
-            raise RemoteError("It is no regular file.", path=path)
+            raise RemoteError("It is no regular file.", path=path, reason=Reason.NOT_A_FILE)
         self.directories[directory][name] = MemoryFile() if there is None else replace(there, data=b"")
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import peerstage
 from peerstage.errors import NotAvailable, StageError, escape
+from peerstage.reasons import Reason
 from peerstage.session.options import SSHOptions
 
 _HOST = "127.0.0.1"
@@ -147,28 +148,33 @@ def _launch() -> subprocess.Popen[bytes]:
             start_new_session=True,  # Ctrl-C is for the program that serves itself with it, not for the server
         )
     except OSError as exc:
-        raise StageError(f"The embedded SSH server did not start: {escape(str(exc))}") from exc
+        raise StageError(
+            f"The embedded SSH server did not start: {escape(str(exc))}", reason=Reason.TEST_SERVER_FAILED
+        ) from exc
 
 
 def _start(process: subprocess.Popen[bytes], job: dict[str, str], timeout: float) -> int:
     """Hand over the job, and return the port once the server listens. Its standard input stays open: its lifeline."""
     stdin, stdout = process.stdin, process.stdout
     if stdin is None or stdout is None:
-        raise StageError("The embedded SSH server has no pipes.")
+        raise StageError("The embedded SSH server has no pipes.", reason=Reason.TEST_SERVER_FAILED)
     with contextlib.suppress(BrokenPipeError):  # that it has ended shows in the answer
         stdin.write(json.dumps(job).encode("ascii") + b"\n")
         stdin.flush()
     with selectors.DefaultSelector() as selector:
         selector.register(stdout, selectors.EVENT_READ)
         if not selector.select(timeout):
-            raise StageError(f"The embedded SSH server did not start within {timeout:g} s. {_SEE_MORE}")
+            raise StageError(
+                f"The embedded SSH server did not start within {timeout:g} s. {_SEE_MORE}",
+                reason=Reason.TEST_SERVER_FAILED,
+            )
     answer = _parse(stdout.readline())
     if isinstance(answer.get("port"), int):
         return int(answer["port"])
     if "missing" in answer:
         raise NotAvailable(f"{_MISSING} ({escape(str(answer['missing']))})")
     reason = escape(str(answer.get("error", "it ended without an answer.")))
-    raise StageError(f"The embedded SSH server did not start: {reason} {_SEE_MORE}")
+    raise StageError(f"The embedded SSH server did not start: {reason} {_SEE_MORE}", reason=Reason.TEST_SERVER_FAILED)
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from peerstage.errors import NoSFTP, escape
+from peerstage.errors import NoSFTP, log_line
 from peerstage.records import Capabilities
 from peerstage.transport.base import Transport
 from peerstage.transport.wrapper import T, Wrapper
@@ -41,7 +41,7 @@ class FallingBack(Wrapper):
         except NoSFTP as exc:
             if self._second is None:
                 raise
-            log.info("%s Falling back to SCP.", escape(str(exc)))
+            log.info("%s Falling back to SCP.", log_line(exc))
             self._transport, self._second = self._second(), None
             self._on_fallback()
         return operation(self._transport)

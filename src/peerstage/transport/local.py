@@ -18,8 +18,10 @@ from peerstage.errors import (
     StageError,
 )
 from peerstage.landing.base import Landing, Slot, ranges_to_fetch
+from peerstage.reasons import Reason
 from peerstage.records import Capabilities, Entry, Limits, Ownership, permissions_of
 from peerstage.session.watchdog import Watchdog
+from peerstage.system_errors import entry_reason_of, reason_of
 from peerstage.transport.base import Transport, join
 from peerstage.transport.names import Names
 
@@ -61,7 +63,10 @@ class LocalTransport(Transport):
             try:
                 found = os.stat(join(directory, name), follow_symlinks=self._links)
             except OSError as exc:
-                landing.refuse(name, NotRegular(f"It can not be looked at: {exc.strerror}.", path=name))
+                landing.refuse(
+                    name,
+                    NotRegular(f"It can not be looked at: {exc.strerror}.", path=name, reason=entry_reason_of(exc)),
+                )
                 continue
             if stat.S_ISREG(found.st_mode):
                 entries.append(Entry(name, found.st_size, stat.S_IMODE(found.st_mode), int(found.st_mtime)))
@@ -119,7 +124,8 @@ class LocalTransport(Transport):
         except RemoteError:
             raise
         except OSError as exc:
-            raise _refusal(exc, path) from exc
+            is_owner = ownership is not None and exc.errno == errno.EPERM
+            raise _refusal(exc, path, denied=Reason.OWNERSHIP_REFUSED if is_owner else Reason.WRITE_DENIED) from exc
 
     def close(self) -> None:
         pass
@@ -146,7 +152,9 @@ class LocalTransport(Transport):
         try:
             fd = os.open(join(directory, entry.name), _FLAGS if self._links else _FLAGS | _NOFOLLOW)
         except OSError as exc:
-            slot.fail(EntryError(f"It could not be opened: {exc.strerror}.", path=entry.name))
+            slot.fail(
+                EntryError(f"It could not be opened: {exc.strerror}.", path=entry.name, reason=entry_reason_of(exc))
+            )
             return
         try:
             for start, piece in self._pieces(fd, entry, slot):
@@ -181,7 +189,7 @@ def _read(fd: int, size: int, offset: int) -> bytes:
     try:
         return os.pread(fd, size, offset)
     except OSError as exc:
-        raise EntryError(f"It could not be read: {exc.strerror}.") from exc
+        raise EntryError(f"It could not be read: {exc.strerror}.", reason=Reason.ENTRY_UNREADABLE) from exc
 
 
 def _require_unchanged(fd: int, entry: Entry) -> None:
@@ -189,7 +197,7 @@ def _require_unchanged(fd: int, entry: Entry) -> None:
     try:
         now = os.fstat(fd)
     except OSError as exc:
-        raise EntryError(f"It could not be looked at: {exc.strerror}.") from exc
+        raise EntryError(f"It could not be looked at: {exc.strerror}.", reason=Reason.ENTRY_UNREADABLE) from exc
     if not stat.S_ISREG(now.st_mode):
         raise NotRegular("What was opened is no regular file.", path=entry.name)
     if (now.st_size, int(now.st_mtime)) != (entry.size, entry.mtime):
@@ -205,15 +213,25 @@ def _create(name: bytes, directory: int, path: bytes) -> int:
             with contextlib.suppress(FileNotFoundError):
                 found = os.stat(name, dir_fd=directory, follow_symlinks=False)
                 if not stat.S_ISREG(found.st_mode):
-                    raise RemoteError("No regular file has this name. Remove it.", path=path) from None
+                    raise RemoteError(
+                        "No regular file has this name. Remove it.", path=path, reason=Reason.WRITE_DENIED
+                    ) from None
                 if found.st_nlink > 1:
                     raise RemoteError(
-                        "The file with this name is a hard link of another. Remove it.", path=path
+                        "The file with this name is a hard link of another. Remove it.",
+                        path=path,
+                        reason=Reason.WRITE_DENIED,
                     ) from None
                 os.unlink(name, dir_fd=directory)
-    raise RemoteError("Another process keeps making a file with this name.", path=path)
+    raise RemoteError("Another process keeps making a file with this name.", path=path, reason=Reason.WRITE_DENIED)
 
 
-def _refusal(exc: OSError, path: bytes) -> RemoteError:
-    kind = RemoteNotFound if exc.errno in (errno.ENOENT, errno.ENOTDIR) else RemoteError
-    return kind(f"{exc.strerror}.", path=path, errno=exc.errno)
+def _refusal(exc: OSError, path: bytes, *, denied: Reason = Reason.PERMISSION_DENIED) -> RemoteError:
+    """Return what the system says about the peer's directory; *denied* is the reason of a denied permission."""
+    if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return RemoteError(f"{exc.strerror}.", path=path, errno=exc.errno, reason=denied)
+    if exc.errno == errno.ENOENT:
+        return RemoteNotFound(f"{exc.strerror}.", path=path, errno=exc.errno)
+    if exc.errno == errno.ENOTDIR:
+        return RemoteNotFound(f"{exc.strerror}.", path=path, errno=exc.errno, reason=Reason.NOT_A_DIRECTORY)
+    return RemoteError(f"{exc.strerror}.", path=path, errno=exc.errno, reason=reason_of(exc))

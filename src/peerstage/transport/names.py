@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from peerstage.errors import LimitExceeded, ProtocolError
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 
 
@@ -45,24 +46,42 @@ class Names:
         self._names.add(name)
         self._held += len(name) + sys.getsizeof(os.fsdecode(name))  # text may take four times its bytes
         if len(self._names) > self._limits.entries:
-            raise LimitExceeded(f"More than {self._limits.entries} entries (Limits.entries).", path=self._directory)
+            raise LimitExceeded(
+                f"More than {self._limits.entries} entries (Limits.entries).",
+                path=self._directory,
+                reason=Reason.LIMIT_EXCEEDED,
+                limit="entries",
+            )
         self.require_bytes(self._held)
 
     def require_bytes(self, count: int) -> None:
         """Refuse a listing of so many bytes if that is too much."""
         if count > self._limits.listing_bytes:
             raise LimitExceeded(
-                f"A listing of over {self._limits.listing_bytes} bytes (Limits.listing_bytes).", path=self._directory
+                f"A listing of over {self._limits.listing_bytes} bytes (Limits.listing_bytes).",
+                path=self._directory,
+                reason=Reason.LIMIT_EXCEEDED,
+                limit="listing_bytes",
             )
 
 
 def check_name_length(name: bytes, limits: Limits) -> None:
     """Refuse a name that is longer than what `Limits` allows."""
     if len(name) > limits.name_bytes:
-        raise LimitExceeded(f"A name of {len(name)} bytes (Limits.name_bytes).", path=name[:255])
+        raise LimitExceeded(
+            f"A name of {len(name)} bytes (Limits.name_bytes).",
+            path=name[:255],
+            reason=Reason.LIMIT_EXCEEDED,
+            limit="name_bytes",
+        )
 
 
 def check_path(path: bytes, limits: Limits) -> None:
     """Refuse a path that is longer than what `Limits` lets us send."""
     if len(path) > limits.path_bytes:
-        raise LimitExceeded(f"A path of {len(path)} bytes (Limits.path_bytes).", path=path[:255])
+        raise LimitExceeded(
+            f"A path of {len(path)} bytes (Limits.path_bytes).",
+            path=path[:255],
+            reason=Reason.LIMIT_EXCEEDED,
+            limit="path_bytes",
+        )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from peerstage.errors import ConnectError, RemoteError, StageError, escape
+from peerstage.errors import ConnectError, RemoteError, StageError, log_line
 from peerstage.landing.base import Buffer, Landing
 from peerstage.records import Capabilities
 from peerstage.session.watchdog import Watchdog
@@ -122,7 +122,7 @@ class Retrying(Wrapper):
                     if not (logged_in and exc.transient) or attempt >= tries:
                         raise
                     pause = self._retry.pause(attempt)
-                    log.warning("%s Attempt %d of %d in %g s.", escape(str(exc)), attempt + 1, tries, pause)
+                    log.warning("%s Attempt %d of %d in %g s.", log_line(exc), attempt + 1, tries, pause)
                     self._watchdog.sleep(pause)
                     attempt += 1
                     self.retries += 1

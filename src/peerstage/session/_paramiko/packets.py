@@ -16,7 +16,7 @@ from paramiko.packet import NeedRekeyException, Packetizer
 from peerstage.records import Limits
 from peerstage.session.algorithms import REKEY_BYTES, REKEY_SECONDS
 from peerstage.session.liveness import Liveness
-from peerstage.session.pipe import Violation
+from peerstage.session.pipe import HungUp, Violation
 
 _READ_BYTES = 512 * 1024
 _GCM_TAG = 16
@@ -119,7 +119,7 @@ class BoundedPacketizer(Packetizer):
                 self._receive(check_rekey=False, most=self._limits.banner_bytes - self._end)
             except (EOFError, ConnectionError):
                 said = bytes(self._view[: self._end]).decode("utf-8", "backslashreplace").strip()
-                raise Violation(f"the server hangs up, saying {said[:200]!r}" if said else "it hangs up") from None
+                raise HungUp(said) from None
         line = bytes(self._view[self._start : newline]).rstrip(b"\r")
         self._start = newline + 1
         return line.decode("utf-8", "backslashreplace")

@@ -27,6 +27,7 @@ from paramiko.common import (
 )
 from paramiko.kex_curve25519 import KexCurve25519
 from paramiko.message import Message
+from paramiko.ssh_exception import IncompatiblePeer
 
 from peerstage.records import Limits
 from peerstage.session._paramiko.channels import BufferedChannels
@@ -36,7 +37,7 @@ from peerstage.session._paramiko.userauth import SERVICE, Login, key_request
 from peerstage.session.algorithms import SIGNATURES, Algorithms, key_type, plain_algorithm
 from peerstage.session.certificates import plain_key
 from peerstage.session.liveness import Liveness
-from peerstage.session.pipe import Disconnected, Violation
+from peerstage.session.pipe import Disconnected, NoCommonAlgorithm, Violation
 from peerstage.session.security_keys import SecurityKey
 from peerstage.system_errors import start_thread
 
@@ -75,6 +76,7 @@ class ClientTransport(paramiko.Transport):
         self.shown = b""
         self.host_key_algorithms: tuple[str, ...] = ()
         self.kex_name = ""
+        self._offered: dict[str, Any] = {}
         self._trusted = threading.Event()
         self._accepted = threading.Event()
         self._held_back: list[Message] = []
@@ -116,7 +118,27 @@ class ClientTransport(paramiko.Transport):
     def _really_parse_kex_init(self, m: Message, ignore_first_byte: bool = False) -> dict[str, Any]:
         parsed: dict[str, Any] = cast(Any, super())._really_parse_kex_init(m, ignore_first_byte)
         self.host_key_algorithms = tuple(parsed["server_key_algo_list"])
+        self._offered = parsed
         return parsed
+
+    def _parse_kex_init(self, m: Message) -> None:
+        try:
+            cast(Any, super())._parse_kex_init(m)
+        except IncompatiblePeer as exc:
+            raise NoCommonAlgorithm(self._missing_kind(), str(exc)) from exc
+
+    def _missing_kind(self) -> str:
+        """Return of which kind the server, whose offers were parsed last, has no algorithm that is accepted here."""
+        mine: Any = self.get_security_options()
+        for kind, accepted, *offered in (
+            ("kex", mine.kex, "kex_algo_list"),
+            ("host key", mine.key_types, "server_key_algo_list"),
+            ("cipher", mine.ciphers, "client_encrypt_algo_list", "server_encrypt_algo_list"),
+            ("mac", mine.digests, "client_mac_algo_list", "server_mac_algo_list"),
+        ):
+            if any(set(accepted).isdisjoint(self._offered.get(name, ())) for name in offered):
+                return kind
+        return ""
 
     def _verify_key(self, host_key: bytes, sig: bytes) -> None:
         """Check that the key is of the type that was agreed on, and that it signed what was exchanged (RFC 4253, 8)."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from peerstage.errors import NotAvailable, StageError, escape
+from peerstage.reasons import Reason
 from peerstage.records import KIB, Limits
 from peerstage.session.watchdog import Watchdog
 from peerstage.system_errors import has_exited, is_of_this_machine, start_process, system_error
@@ -68,7 +69,10 @@ def run(
     except OSError as exc:
         if is_of_this_machine(exc):
             raise system_error(f"The command {argv[0]!r} cannot be run", exc) from exc
-        raise NotAvailable(f"The command {argv[0]!r} can not be run: {exc.strerror}. Install or correct it.") from exc
+        raise NotAvailable(
+            f"The command {argv[0]!r} can not be run: {exc.strerror}. Install or correct it.",
+            reason=Reason.PROGRAM_MISSING,
+        ) from exc
     with process, _nothing_left(process), _said_of(argv[0]):
         output = _Output(process, limits.stderr_bytes, said)
         with watchdog.ending(lambda: _signal(process, signal.SIGTERM)):
@@ -152,7 +156,8 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         if process.poll() is None:
             return False
         raise StageError(
-            "The command's exit status is lost: this program ignores SIGCHLD, or reaps children that are not its own."
+            "The command's exit status is lost: this program ignores SIGCHLD, or reaps children that are not its own.",
+            reason=Reason.STATUS_LOST,
         ) from None
 
 

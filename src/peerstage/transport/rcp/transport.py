@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from peerstage.errors import ConnectError, LandingError, NotRegular, RemoteError, StageError, escape
 from peerstage.landing.base import Buffer, Landing
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
+from peerstage.system_errors import reason_of
 from peerstage.transport import capabilities
 from peerstage.transport.base import Transport, join
 from peerstage.transport.names import Names
@@ -91,7 +93,11 @@ class RcpTransport(Transport):
                 with _local(place), contextlib.suppress(FileNotFoundError):
                     return stat.S_ISREG(os.lstat(arrived).st_mode)
                 if target == arrived:
-                    raise RemoteError("The command says that all is well, and brought nothing.", path=path)
+                    raise RemoteError(
+                        "The command says that all is well, and brought nothing.",
+                        path=path,
+                        reason=Reason.COMMAND_FAILED,
+                    )
                 return False
             if outcome.status != _NO_CONNECTION and says_not_there(outcome.output, path):
                 return False
@@ -126,7 +132,8 @@ class RcpTransport(Transport):
         if status == _NO_CONNECTION:
             raise ConnectError(
                 f"The command {self._rsh[0]!r} ended with status {status}, which mostly means that it did not get "
-                "there. Is the peer up, and is its key known to that command?"
+                "there. Is the peer up, and is its key known to that command?",
+                reason=Reason.RCP_COMMAND_FAILED,
             )
         return status if status >= 0 else None
 
@@ -180,8 +187,12 @@ class RcpTransport(Transport):
         how = f"was killed by signal {-outcome.status}" if outcome.status < 0 else f"ended with status {outcome.status}"
         message = f"The command {self._argv[0]!r} {how}{f', saying {words!r}' if words else ''}."
         if outcome.status == _NO_CONNECTION:
-            return ConnectError(f"{message} Is the peer up, and is its key known to that command?", path=path)
-        return RemoteError(message, path=path)
+            return ConnectError(
+                f"{message} Is the peer up, and is its key known to that command?",
+                path=path,
+                reason=Reason.RCP_COMMAND_FAILED,
+            )
+        return RemoteError(message, path=path, reason=Reason.COMMAND_FAILED)
 
 
 @contextlib.contextmanager
@@ -193,7 +204,7 @@ def _local(directory: str) -> Iterator[None]:
         raise
     except OSError as exc:
         message = f"The working directory can not be used: {exc.strerror or exc}."
-        raise LandingError(message, path=directory, errno=exc.errno) from exc
+        raise LandingError(message, path=directory, errno=exc.errno, reason=reason_of(exc)) from exc
 
 
 def _remove(directory: tempfile.TemporaryDirectory[str]) -> None:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from peerstage.errors import ConnectionLost, EntryError, NotRegular, ProtocolError, RemoteError
 from peerstage.landing.base import Landing, Slot
+from peerstage.reasons import Reason
 from peerstage.records import ANSWER_BYTES, Entry, Limits
 from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.names import Names
 from peerstage.transport.scp.reader import RecordReader
-from peerstage.transport.scp.records import Fatal, File, Record, Times, Warn, blamed, longest_line, parse_record
+from peerstage.transport.scp.records import (
+    Fatal,
+    File,
+    Record,
+    Times,
+    Warn,
+    blamed,
+    entry_reason_of,
+    longest_line,
+    parse_record,
+    reason_of,
+)
 
 #: Acknowledgements sent before the records that they are for; the next ones follow when a quarter of them is used up.
 _AHEAD = 1024
@@ -20,10 +32,6 @@ _NEWLINE = b"\\^J"
 
 #: Stands for the entry where the peer names none: it is what was asked for.
 _ANY = b"*"
-
-NO_SUCH_FILE = "No such file or directory"
-#: How scp refuses what is no regular file, and how ProFTPD's mod_sftp does.
-NOT_REGULAR = ("not a regular file", "Operation not permitted")
 
 
 class Receiver:
@@ -96,7 +104,9 @@ class Receiver:
             elif isinstance(record, Warn):
                 self._warned(record.text)
             else:
-                raise RemoteError(f"The peer gives up: {record.text}.", path=self._directory)
+                raise RemoteError(
+                    f"The peer gives up: {record.text}.", path=self._directory, reason=reason_of(record.text)
+                )
         if mtime is not None:
             raise ProtocolError("The peer sends a time and no file.")
         if self.unmatched is not None and len(self._names) > 1:
@@ -104,13 +114,15 @@ class Receiver:
             self.unmatched = None
         if self._unnamed is not None:
             if not self._names:
-                raise RemoteError(f"The peer warns: {self._unnamed}.", path=self._directory)
+                raise RemoteError(
+                    f"The peer warns: {self._unnamed}.", path=self._directory, reason=reason_of(self._unnamed)
+                )
             self.refuse_any(f"The peer warns, and names no file: {self._unnamed}.")
 
     def refuse_any(self, message: str) -> None:
         """Record on the landing that something that the peer does not name may be missing."""
         self._about_any = f"{self._about_any} {message}".lstrip()
-        self._landing.refuse(_ANY, EntryError(self._about_any, path=_ANY))
+        self._landing.refuse(_ANY, EntryError(self._about_any, path=_ANY, reason=Reason.ENTRY_UNREADABLE))
 
     def _record(self) -> Record | None:
         line = self._reader.line()
@@ -137,12 +149,13 @@ class Receiver:
         if status != b"\0":
             record = parse_record(status, self._limits)
             if isinstance(record, Fatal):
-                raise RemoteError(f"The peer gives up: {record.text}.", path=file.name)
+                raise RemoteError(f"The peer gives up: {record.text}.", path=file.name, reason=reason_of(record.text))
             if not isinstance(record, Warn):
                 raise ProtocolError("The peer sends another record where a file ends.", path=file.name)
             self.warnings += 1
             if slot is not None:
-                slot.fail(EntryError(f"The peer could not read it: {_why(record.text)}.", path=file.name))
+                why = f"The peer could not read it: {_why(record.text)}."
+                slot.fail(EntryError(why, path=file.name, reason=entry_reason_of(record.text)))
         elif slot is not None:
             slot.finish()
         self._acknowledge()
@@ -154,6 +167,7 @@ class Receiver:
                 EntryError(
                     "SCP has no way to send a name that holds a newline, nor to tell it from this one. Use SFTP.",
                     path=entry.name,
+                    reason=Reason.INVALID_NAME,
                 ),
             )
             return None
@@ -182,8 +196,9 @@ class Receiver:
             self._refuse(name, text)
 
     def _refuse(self, name: bytes, text: str) -> None:
-        error = NotRegular if text.endswith(NOT_REGULAR) else EntryError
-        self._landing.refuse(name, error(f"The peer does not send it: {_why(text)}.", path=name))
+        reason = entry_reason_of(text)
+        error = NotRegular if reason is Reason.NOT_A_FILE else EntryError
+        self._landing.refuse(name, error(f"The peer does not send it: {_why(text)}.", path=name, reason=reason))
 
 
 def _why(text: str) -> str:

@@ -18,8 +18,24 @@ import re
 from typing import NamedTuple, TypeAlias
 
 from peerstage.errors import ProtocolError, escape
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.transport.names import check_name_length
+
+NO_SUCH_FILE = "No such file or directory"
+#: How scp refuses what is no regular file, and how ProFTPD's mod_sftp does.
+NOT_REGULAR = ("not a regular file", "Operation not permitted")
+#: How the texts of scp end: with words of its own, or those of strerror(3).
+_REASONS = {
+    NO_SUCH_FILE: Reason.NOT_FOUND,
+    **dict.fromkeys(NOT_REGULAR, Reason.NOT_A_FILE),
+    "Permission denied": Reason.PERMISSION_DENIED,
+    "No space left on device": Reason.REMOTE_NO_SPACE,
+    "Disk quota exceeded": Reason.REMOTE_NO_SPACE,
+    "Not a directory": Reason.NOT_A_DIRECTORY,
+}
+_OF_ENTRY = {Reason.NOT_FOUND: Reason.VANISHED, Reason.REMOTE_FAILURE: Reason.ENTRY_UNREADABLE}
+_OF_WRITING = {Reason.PERMISSION_DENIED: Reason.WRITE_DENIED}
 
 #: What a line holds beside a name.
 _LINE_OVERHEAD = 64
@@ -102,7 +118,8 @@ def _times(line: bytes) -> Times:
 def _not_scp(line: bytes) -> ProtocolError:
     return ProtocolError(
         f"The peer sends {escape(line[:120])!r}, which is not SCP. "
-        "A login script that prints text does this: silence it for sessions that are not interactive."
+        "A login script that prints text does this: silence it for sessions that are not interactive.",
+        reason=Reason.TEXT_BEFORE_PROTOCOL,
     )
 
 
@@ -115,3 +132,16 @@ def blamed(text: str) -> bytes | None:
     """Return the name of the entry that a warning is about, ``scp: DIRECTORY/NAME: why``; None if it names none."""
     path, colon, _ = text.removeprefix("scp: ").rpartition(": ")
     return os.fsencode(path.rpartition("/")[2]) or None if colon else None
+
+
+def reason_of(text: str, *, writing: bool = False) -> Reason:
+    """Return the reason that a peer's *text* stands for; *writing* if it was asked to write."""
+    text = text.rstrip(".")
+    reason = next((reason for end, reason in _REASONS.items() if text.endswith(end)), Reason.REMOTE_FAILURE)
+    return _OF_WRITING.get(reason, reason) if writing else reason
+
+
+def entry_reason_of(text: str) -> Reason:
+    """Return why one entry cannot be staged if that is what the peer says about it."""
+    reason = reason_of(text)
+    return _OF_ENTRY.get(reason, reason)

@@ -8,10 +8,12 @@ from typing import Any, cast
 import scp
 
 from peerstage.errors import ProtocolError, RemoteError, StageError
+from peerstage.reasons import Reason
 from peerstage.session.session import Session
 from peerstage.session.stream import Stream
 from peerstage.transport.scp import commands
 from peerstage.transport.scp.reader import RecordReader
+from peerstage.transport.scp.records import reason_of
 
 
 def send_empty(session: Session, path: bytes, *, mode: int, longest: int) -> None:
@@ -124,9 +126,14 @@ class _Channel:
         if self.failed is not None:
             return self.failed
         if self.said and self.said[0] not in (1, 2):
-            return ProtocolError(f"The peer answers {self.said[:120]!r}, which is not SCP.", path=path)
+            return ProtocolError(
+                f"The peer answers {self.said[:120]!r}, which is not SCP.",
+                path=path,
+                reason=Reason.TEXT_BEFORE_PROTOCOL,
+            )
         if self.said:
-            return RemoteError(f"The peer refuses: {words_of(self.said[1:])}.", path=path)
+            words = words_of(self.said[1:])
+            return RemoteError(f"The peer refuses: {words}.", path=path, reason=reason_of(words, writing=True))
         return refused(self._opened.stderr, self.status, path)
 
 
@@ -135,16 +142,26 @@ def words_of(said: bytes) -> str:
     return said.decode("utf-8", "backslashreplace").strip().rstrip(".")[:300]
 
 
-def refused(stderr: bytes, status: int | None, path: bytes) -> RemoteError:
-    """Return what an ``scp`` on the peer that failed has said, as an error."""
+def refused(stderr: bytes, status: int | None, path: bytes, *, reason: Reason = Reason.COMMAND_REFUSED) -> RemoteError:
+    """Return what an ``scp`` on the peer that failed has said, as an error.
+
+    Args:
+        stderr: What it said there.
+        status: Its exit status, None if it ended without one.
+        path: What it was asked for.
+        reason: Why it failed, if neither of these tells: one that says nothing in its protocol was probably not run.
+    """
     words = words_of(stderr)
     if status == 127:
-        return RemoteError('The peer has no scp program. Install one there, or use transport="sftp".', path=path)
+        return RemoteError(
+            'The peer has no scp program. Install one there, or use transport="sftp".', path=path, reason=Reason.NO_SCP
+        )
     if status == 126 and "list too long" in words:
         return RemoteError(
             "The names of all its files do not fit on one command line of the peer, which SCP needs. Give the peer an "
             "SFTP server, or let it collect into fewer files.",
             path=path,
+            reason=Reason.COMMAND_TOO_LONG,
         )
     how = "ended without an exit status" if status is None else f"ended with status {status}"
-    return RemoteError(f"The peer's scp {how}{f', saying {words!r}' if words else ''}.", path=path)
+    return RemoteError(f"The peer's scp {how}{f', saying {words!r}' if words else ''}.", path=path, reason=reason)

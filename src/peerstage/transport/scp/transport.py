@@ -15,6 +15,7 @@ from peerstage.errors import (
     StageError,
 )
 from peerstage.landing.base import Buffer, Landing
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session.session import Session
 from peerstage.session.stream import Stream
@@ -25,8 +26,18 @@ from peerstage.transport.execute import execute_over
 from peerstage.transport.names import check_path
 from peerstage.transport.scp import commands
 from peerstage.transport.scp.reader import RecordReader
-from peerstage.transport.scp.receive import NO_SUCH_FILE, NOT_REGULAR, Receiver
-from peerstage.transport.scp.records import Fatal, File, Times, Warn, longest_line, parse_record
+from peerstage.transport.scp.receive import Receiver
+from peerstage.transport.scp.records import (
+    NO_SUCH_FILE,
+    NOT_REGULAR,
+    Fatal,
+    File,
+    Times,
+    Warn,
+    longest_line,
+    parse_record,
+    reason_of,
+)
 from peerstage.transport.scp.send import refused, send_empty, words_of
 
 #: What csh, zsh and fish say, and run nothing, when no name matches.
@@ -90,7 +101,7 @@ class SCPTransport(Transport):
             raise ConnectionLost("The peer's scp ended without saying whether that was all.", path=directory)
         if receiver.unmatched is None and (receiver.files or receiver.warnings):
             if status not in (0, 1) or (status == 1 and not receiver.warnings):
-                raise refused(stderr, status, directory)
+                raise refused(stderr, status, directory, reason=Reason.COMMAND_FAILED)
             if status == 0 and receiver.ends_with_warning:  # scp itself ends with status 1 after a warning
                 receiver.refuse_any(
                     "The peer's server ended with this warning, and may not have sent the files behind that entry. "
@@ -98,7 +109,11 @@ class SCPTransport(Transport):
                 )
             return
         if receiver.unmatched is not None and not receiver.unmatched.endswith(NO_SUCH_FILE):
-            raise RemoteError(f"The peer can not read it: {receiver.unmatched}.", path=directory)
+            raise RemoteError(
+                f"The peer can not read it: {receiver.unmatched}.",
+                path=directory,
+                reason=reason_of(receiver.unmatched),
+            )
         if receiver.unmatched is None and status == 0:
             return
         if receiver.unmatched is None and not any(words in stderr.lower() for words in _NO_MATCH):
@@ -121,7 +136,7 @@ class SCPTransport(Transport):
             return True
         if record.text.endswith((NO_SUCH_FILE, *NOT_REGULAR)):
             return False
-        raise RemoteError(f"The peer refuses: {record.text}.", path=path)
+        raise RemoteError(f"The peer refuses: {record.text}.", path=path, reason=reason_of(record.text))
 
     def touch(self, path: bytes) -> None:
         self._check(path)
@@ -143,7 +158,11 @@ class SCPTransport(Transport):
                 pass
             status = stream.wait()
             if status != 0:
-                raise RemoteError(f"The peer's rm ended with status {status}: {words_of(stream.stderr)}.", path=path)
+                raise RemoteError(
+                    f"The peer's rm ended with status {status}: {words_of(stream.stderr)}.",
+                    path=path,
+                    reason=Reason.COMMAND_FAILED,
+                )
 
     def close(self) -> None:
         self._session.close()
@@ -152,12 +171,12 @@ class SCPTransport(Transport):
         """Raise the `RemoteError` that keeps *directory* from being one: missing, a file, out of reach."""
         record = self._first_record(directory)
         if isinstance(record, File):
-            raise RemoteError("It is a file, not a directory.", path=directory)
+            raise RemoteError("It is a file, not a directory.", path=directory, reason=Reason.NOT_A_DIRECTORY)
         if record.text.endswith(NOT_REGULAR):
             return
         if record.text.endswith(NO_SUCH_FILE):
             raise RemoteNotFound("It is not there on the peer.", path=directory)
-        raise RemoteError(f"The peer refuses: {record.text}.", path=directory)
+        raise RemoteError(f"The peer refuses: {record.text}.", path=directory, reason=reason_of(record.text))
 
     def _first_record(self, path: bytes) -> File | Warn | Fatal:
         """Return what the peer has to say about *path*, and take no data.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from peerstage.errors import LimitExceeded, ProtocolError, RemoteError, RemoteNotFound
 from peerstage.landing.base import Buffer
+from peerstage.reasons import Reason
 from peerstage.records import ANSWER_BYTES, KIB, Limits
 from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
@@ -23,6 +24,9 @@ MOST_HANDLES = 512
 #: Requests that are worth a packet of their own, and unanswered ones that keep a server busy meanwhile.
 _BATCH = 32
 _BUSY = 128
+
+
+_OF_ENTRY = {Reason.NOT_FOUND: Reason.VANISHED, Reason.REMOTE_FAILURE: Reason.ENTRY_UNREADABLE}
 
 
 class Reply(NamedTuple):
@@ -144,6 +148,8 @@ class SFTPClient:
             raise LimitExceeded(
                 f"The peer left a request unanswered for {self._limits.reply_timeout:g} s (Limits.reply_timeout).",
                 transient=True,
+                reason=Reason.REPLY_TIMEOUT,
+                limit="reply_timeout",
             )
 
     @property
@@ -212,13 +218,20 @@ def status_of(reply: Reply) -> wire.Status:
 
 
 def refusal(status: wire.Status, path: bytes) -> RemoteError:
-    """Return a status that is not what was hoped for as an error, with advice."""
+    """Return a status other than OK as an error, with advice."""
     if status.code == wire.FX_NO_SUCH_FILE:
         return RemoteNotFound("It is not there on the peer.", path=path)
     if status.code == wire.FX_PERMISSION_DENIED:
-        return RemoteError("The peer denies permission. Let its user read it.", path=path)
+        return RemoteError(
+            "The peer denies permission. Let its user read it.", path=path, reason=Reason.PERMISSION_DENIED
+        )
     said = f", saying {status.message!r}" if status.message else ""
-    return RemoteError(f"The peer refuses with status {status.code}{said}.", path=path)
+    return RemoteError(f"The peer refuses with status {status.code}{said}.", path=path, reason=Reason.REMOTE_FAILURE)
+
+
+def entry_reason(refused: RemoteError) -> Reason:
+    """Return why a listed entry cannot be staged if the server answers with *refused*."""
+    return _OF_ENTRY.get(refused.reason, refused.reason)
 
 
 def _size_of(packet: Packet) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from peerstage.errors import LimitExceeded, NoSFTP, ProtocolError, RemoteError, escape
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session.session import Session
 from peerstage.session.stream import Stream
@@ -34,14 +35,17 @@ def start_elevated(session: Session, command: str, limits: Limits, watchdog: Wat
     stream = session.open_command(os.fsencode(command))
     client = SFTPClient(stream, limits, watchdog)
     try:
-        with watchdog.phase("start an SFTP server by the elevated command", limits.reply_timeout):
+        with watchdog.phase("start an SFTP server by the elevated command", limits.reply_timeout, Reason.REPLY_TIMEOUT):
             client.start()
     except (NoSFTP, ProtocolError) as exc:
         watchdog.sleep(_LAST_WORDS)
-        raise RemoteError(_explain(command, "did not start an SFTP server", client, stream)) from exc
+        raise RemoteError(
+            _explain(command, "did not start an SFTP server", client, stream), reason=Reason.ELEVATION_FAILED
+        ) from exc
     except LimitExceeded as exc:  # it is the watchdog's own, which others that wait will raise too
         exc.message = _explain(command, f"started no SFTP server within {limits.reply_timeout:g} s", client, stream)
         exc.transient = False
+        exc.reason = Reason.ELEVATION_FAILED
         raise
     return client
 

@@ -22,7 +22,15 @@ from peerstage.records import MIB, Entry, Limits
 from peerstage.transport.base import join
 from peerstage.transport.names import check_path
 from peerstage.transport.sftp import wire
-from peerstage.transport.sftp.client import Reply, SFTPClient, attributes_of, handle_of, refusal, status_of
+from peerstage.transport.sftp.client import (
+    Reply,
+    SFTPClient,
+    attributes_of,
+    entry_reason,
+    handle_of,
+    refusal,
+    status_of,
+)
 from peerstage.transport.sftp.window import Mark, Window
 
 #: Files are opened ahead until so many bytes of opened files wait to be asked for.
@@ -210,7 +218,9 @@ class Fetch:
             self._most_open = max(1, self._open * 3 // 4)
             (self._waiting if file.refusals == 1 else self._alone).append(file)
             return
-        file.slot.fail(EntryError(f"It could not be opened: {error.message}", path=file.entry.name))
+        file.slot.fail(
+            EntryError(f"It could not be opened: {error.message}", path=file.entry.name, reason=entry_reason(error))
+        )
 
     def _read(self, file: _File, reply: Reply, start: int, length: int, asked: Mark) -> None:
         if reply.kind != wire.DATA:
@@ -220,7 +230,8 @@ class Fetch:
             elif status.code == wire.FX_OK:
                 raise ProtocolError("The peer answers a read with OK and no data.", path=file.path)
             else:
-                self._give_up(file, EntryError(f"It could not be read: {refusal(status, file.path).message}"))
+                error = refusal(status, file.path)
+                self._give_up(file, EntryError(f"It could not be read: {error.message}", reason=entry_reason(error)))
             return
         pieces = reply.body
         came = sum(len(piece) for piece in pieces) if isinstance(pieces, list) else len(pieces)
@@ -245,7 +256,9 @@ class Fetch:
         try:
             now = attributes_of(reply, file.path)
         except RemoteError as exc:
-            self._give_up(file, EntryError(f"Its attributes could not be read: {exc.message}"))
+            self._give_up(
+                file, EntryError(f"Its attributes could not be read: {exc.message}", reason=entry_reason(exc))
+            )
             return
         entry = file.entry
         if now.mode is not None and stat.S_IFMT(now.mode) and not stat.S_ISREG(now.mode):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from peerstage.errors import ConnectionLost, NoSFTP, ProtocolError, escape
 from peerstage.landing.base import Buffer
+from peerstage.reasons import Reason
 from peerstage.transport.chunks import ChunkReader
 from peerstage.transport.sftp.wire import DATA, VERSION_REPLY
 
@@ -60,7 +61,8 @@ class PacketReader(ChunkReader):
             raise ProtocolError(
                 f"The peer's SFTP server begins with {escape(self.opening)!r}, which is not SFTP. "
                 "A login script that prints text does this: silence it for sessions that are not interactive, "
-                'or use transport="scp".'
+                'or use transport="scp".',
+                reason=Reason.TEXT_BEFORE_PROTOCOL,
             )
         return self._take(length - 1)
 

@@ -7,17 +7,26 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from peerstage.errors import ProtocolError, RemoteError
+from peerstage.reasons import Reason
 from peerstage.records import Entry, Limits
 from peerstage.transport.base import join
 from peerstage.transport.names import Names, check_name_length, check_path
 from peerstage.transport.sftp import wire
-from peerstage.transport.sftp.client import SFTPClient, attributes_of, refusal, status_of
+from peerstage.transport.sftp.client import SFTPClient, attributes_of, entry_reason, refusal, status_of
 
 _AHEAD = 4
 _STATS_AHEAD = 256
 
-_REASONS = {
-    kind: f"It is {what}; only regular files are staged."
+
+class Refusal(NamedTuple):
+    """Why an entry cannot be staged."""
+
+    reason: Reason
+    why: str
+
+
+_REFUSALS = {
+    kind: Refusal(Reason.NOT_A_FILE, f"It is {what}; only regular files are staged.")
     for kind, what in (
         (stat.S_IFDIR, "a directory"),
         (stat.S_IFIFO, "a FIFO"),
@@ -27,18 +36,19 @@ _REASONS = {
         (stat.S_IFLNK, "a link that leads to no file"),
     )
 }
-_OTHER = "It is no regular file; only regular files are staged."
+_OTHER = Refusal(Reason.NOT_A_FILE, "It is no regular file; only regular files are staged.")
+_SIZELESS = Refusal(Reason.ENTRY_UNREADABLE, "The peer does not tell its size.")
 
 
 class Listing(NamedTuple):
     """What one directory holds: the files to stage, and what can not be staged, with the reason.
 
-    Reasons are text, shared where they are equal: an error object each would fill the memory of whoever lists a
-    directory of many thousand links.
+    Equal reasons are one object: an error each would fill the memory of whoever lists a directory of many thousand
+    links.
     """
 
     entries: list[Entry]
-    refused: list[tuple[bytes, str]]
+    refused: list[tuple[bytes, Refusal]]
 
 
 def list_directory(client: SFTPClient, directory: bytes, limits: Limits) -> Listing:
@@ -50,7 +60,7 @@ def list_directory(client: SFTPClient, directory: bytes, limits: Limits) -> List
         LimitExceeded: More entries, longer names, or more bytes than `Limits` allows.
     """
     entries: list[Entry] = []
-    refused: list[tuple[bytes, str]] = []
+    refused: list[tuple[bytes, Refusal]] = []
     unclear: list[bytes] = []
     for name, attributes in _read_names(client, directory, limits):
         if name.startswith(b"."):
@@ -60,19 +70,19 @@ def list_directory(client: SFTPClient, directory: bytes, limits: Limits) -> List
         else:
             _sort(name, attributes, entries, refused)
     for name, found in _follow(client, directory, unclear, limits):
-        if isinstance(found, str):
+        if isinstance(found, Refusal):
             refused.append((name, found))
         else:
             _sort(name, found, entries, refused)
     return Listing(entries, refused)
 
 
-def _sort(name: bytes, attributes: wire.Attributes, entries: list[Entry], refused: list[tuple[bytes, str]]) -> None:
+def _sort(name: bytes, attributes: wire.Attributes, entries: list[Entry], refused: list[tuple[bytes, Refusal]]) -> None:
     mode = attributes.mode
     if mode is not None and stat.S_IFMT(mode) and not stat.S_ISREG(mode):
-        refused.append((name, _REASONS.get(stat.S_IFMT(mode), _OTHER)))
+        refused.append((name, _REFUSALS.get(stat.S_IFMT(mode), _OTHER)))
     elif attributes.size is None:
-        refused.append((name, "The peer does not tell its size."))
+        refused.append((name, _SIZELESS))
     else:
         permissions = None if mode is None else mode & 0o7777
         entries.append(Entry(name, attributes.size, permissions, attributes.mtime))
@@ -121,13 +131,13 @@ def _check_name(name: bytes, limits: Limits) -> None:
 
 def _follow(
     client: SFTPClient, directory: bytes, names: list[bytes], limits: Limits
-) -> Iterator[tuple[bytes, wire.Attributes | str]]:
+) -> Iterator[tuple[bytes, wire.Attributes | Refusal]]:
     """Ask what links lead to, and about entries that the listing told too little of; many at once.
 
     Yields the attributes, or the reason why there are none: the status alone, without the peer's own words.
     """
     waiting = iter(names)
-    reasons: dict[int, str] = {}
+    refusals: dict[int, Refusal] = {}
     while True:
         while client.outstanding < _STATS_AHEAD and (name := next(waiting, None)) is not None:
             path = join(directory, name)
@@ -140,5 +150,6 @@ def _follow(
             yield reply.context, attributes_of(reply, reply.context)
             continue
         code = status_of(reply).code
-        why = refusal(wire.Status(code, ""), reply.context).message
-        yield reply.context, reasons.setdefault(code, f"It is a link that can not be followed: {why}")
+        error = refusal(wire.Status(code, ""), reply.context)
+        why = f"It is a link that can not be followed: {error.message}"
+        yield reply.context, refusals.setdefault(code, Refusal(entry_reason(error), why))

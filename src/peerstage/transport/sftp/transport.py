@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from peerstage.errors import NotRegular, RemoteNotFound
+from peerstage.errors import NotRegular, RemoteError, RemoteNotFound
 from peerstage.landing.base import Buffer, Landing
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session.session import Session
 from peerstage.session.watchdog import Watchdog
@@ -44,8 +46,8 @@ class SFTPTransport(Transport):
     def pull(self, directory: bytes, landing: Landing) -> None:
         client = self._started()
         listing = list_directory(client, directory, self._limits)
-        for name, reason in listing.refused:
-            landing.refuse(name, NotRegular(reason, path=name))
+        for name, (reason, why) in listing.refused:
+            landing.refuse(name, NotRegular(why, path=name, reason=reason))
         landing.expect(len(listing.entries), sum(entry.size for entry in listing.entries))
         Fetch(client, directory, landing, self._limits).run(listing.entries)
 
@@ -59,10 +61,7 @@ class SFTPTransport(Transport):
 
     def touch(self, path: bytes) -> None:
         check_path(path, self._limits)
-        client = self._started()
-        flags = wire.FXF_WRITE | wire.FXF_CREAT | wire.FXF_TRUNC
-        handle = client.handle(wire.OPEN, wire.open_file(path, flags), path)
-        client.done(wire.CLOSE, wire.string(handle), path)
+        self._make(path, wire.FXF_TRUNC)
 
     def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
         client, self._client = self._client, None
@@ -95,10 +94,7 @@ class SFTPTransport(Transport):
             RemoteError: The peer refuses.
         """
         check_path(path, self._limits)
-        client = self._started()
-        flags = wire.FXF_WRITE | wire.FXF_CREAT | wire.FXF_EXCL
-        handle = client.handle(wire.OPEN, wire.open_file(path, flags), path)
-        client.done(wire.CLOSE, wire.string(handle), path)
+        self._make(path, wire.FXF_EXCL)
 
     def remove(self, path: bytes) -> None:
         """Remove the file *path* (6.5); a link is removed itself.
@@ -107,10 +103,18 @@ class SFTPTransport(Transport):
             RemoteError: The peer refuses; `RemoteNotFound` if it is not there.
         """
         check_path(path, self._limits)
-        self._started().done(wire.REMOVE, wire.string(path), path)
+        with _writing():
+            self._started().done(wire.REMOVE, wire.string(path), path)
 
     def close(self) -> None:
         self._session.close()
+
+    def _make(self, path: bytes, flag: int) -> None:
+        """Make *path* an empty file; *flag* says what becomes of one that is there."""
+        client = self._started()
+        with _writing():
+            handle = client.handle(wire.OPEN, wire.open_file(path, wire.FXF_WRITE | wire.FXF_CREAT | flag), path)
+            client.done(wire.CLOSE, wire.string(handle), path)
 
     def _started(self) -> SFTPClient:
         self._session.require_same_process()
@@ -121,3 +125,14 @@ class SFTPTransport(Transport):
             client.start()
             self._client = client
         return self._client
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Let a denied permission inside be one to write."""
+    try:
+        yield
+    except RemoteError as exc:
+        if exc.reason is Reason.PERMISSION_DENIED:
+            exc.reason = Reason.WRITE_DENIED
+        raise
