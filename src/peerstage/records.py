@@ -8,11 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from peerstage.errors import escape
+from peerstage.reasons import Reason
 
 KIB = 1024
 MIB = 1024 * KIB
 #: For how many received bytes an answer without data counts: it costs packets in both directions.
 ANSWER_BYTES = 256
+#: The schema of reports: it changes when a key goes or gets another meaning, not when one is added.
+SCHEMA = 1
+#: The outcomes of an entry.
+STAGED, RESUMED, LINKED, EXCLUDED, FAILED = "staged", "resumed", "linked", "excluded", "failed"
+
+_REASONS: dict[Any, Reason] = {reason.value: reason for reason in Reason}
 
 
 class Ownership(NamedTuple):
@@ -57,13 +64,47 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """What became of one entry: staged (``error`` is None) or not (one line that says why)."""
+    """What became of one entry.
+
+    Attributes:
+        name: Its name, without a directory; bytes that are not UTF-8 are surrogate escapes.
+        size: Bytes promised.
+        mode: Permission bits (octal) that it has in the target, None if it is not staged.
+        mtime: Modification time in whole seconds since the epoch, None where the peer does not tell.
+        error: Why it is not staged, as one line; None if it is.
+        outcome: "staged", "resumed" (staged, and some of its bytes survived a lost connection; told of transports that
+            can resume, else it is "staged"), "linked" (staged as a link to an equal file), "excluded" (left out on
+            request) or "failed". By default it follows from *error*.
+        reason: Why it failed, None if it did not.
+    """
 
     name: str
     size: int = 0
     mode: int | None = None
     mtime: int | None = None
     error: str | None = None
+    outcome: str = ""
+    reason: Reason | None = None
+
+    def __post_init__(self) -> None:
+        if not self.outcome:
+            object.__setattr__(self, "outcome", STAGED if self.error is None else FAILED)
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether the target has the file."""
+        return self.outcome in (STAGED, RESUMED, LINKED)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> FileResult:
+        """Return the result that `dataclasses.asdict` gave; keys and reasons that are unknown here are left out.
+
+        Raises:
+            TypeError, ValueError: If it is no such result.
+        """
+        known = _known_fields(cls, raw)
+        known["reason"] = _REASONS.get(known.get("reason"))
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +216,7 @@ class StageReport:
         retries: How often a lost connection was made anew.
         resumed_bytes: Bytes that survived a lost connection, and did not have to be sent again; each counts once.
         host_key: The SHA-256 fingerprint of the peer's host key, None where none was seen.
+        schema: The version of this form, an integer from 1.
     """
 
     peer: str
@@ -187,21 +229,22 @@ class StageReport:
     retries: int = 0
     resumed_bytes: int = 0
     host_key: str | None = None
+    schema: int = SCHEMA
 
     @property
     def count(self) -> int:
         """Files staged."""
-        return sum(1 for file in self.files if file.error is None)
+        return sum(1 for file in self.files if file.is_staged)
 
     @property
     def bytes(self) -> int:
         """Bytes staged."""
-        return sum(file.size for file in self.files if file.error is None)
+        return sum(file.size for file in self.files if file.is_staged)
 
     @property
     def failed(self) -> tuple[FileResult, ...]:
-        """Every entry that is not staged."""
-        return tuple(file for file in self.files if file.error is not None) + self.refused
+        """Every entry that could not be staged."""
+        return tuple(file for file in (*self.files, *self.refused) if file.outcome == FAILED)
 
     def to_json(self) -> str:
         """Return the report as one JSON object; names that are not UTF-8 are kept by surrogate escapes."""
@@ -209,17 +252,26 @@ class StageReport:
 
     @classmethod
     def from_json(cls, text: str) -> StageReport:
-        """Return the report that `to_json` wrote.
+        """Return the report that `to_json` wrote, here or in another version.
+
+        Unknown keys are ignored, unknown reasons become None; so a report of a later schema is read as far as this
+        version understands it, and keeps its number.
 
         Raises:
             ValueError: The text is not such a report.
         """
         try:
-            raw: dict[str, Any] = dict(json.loads(text))
-            for derived in ("count", "bytes"):
-                raw.pop(derived, None)
+            raw = _known_fields(cls, json.loads(text))
             for results in ("files", "refused"):
-                raw[results] = tuple(FileResult(**one) for one in raw[results])
+                raw[results] = tuple(FileResult.from_dict(one) for one in raw[results])
+            if isinstance(raw.get("schema", SCHEMA), bool) or not isinstance(raw.get("schema", SCHEMA), int):
+                raise ValueError("its schema is not a number")
             return cls(**raw)
-        except (TypeError, KeyError, ValueError) as exc:
+        except (AttributeError, TypeError, KeyError, ValueError) as exc:
             raise ValueError(f"Not a stage report: {escape(str(exc))}") from None
+
+
+def _known_fields(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the items of *raw* that are fields of the dataclass *kind*."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in raw.items() if name in names}

@@ -26,6 +26,7 @@ from peerstage.errors import (
     StageError,
 )
 from peerstage.landing import DirectoryLanding, Ranges, durability
+from peerstage.reasons import Reason
 from peerstage.records import Entry, Ownership
 from peerstage.testing.contract import landed
 from peerstage.testing.memory import MemoryFile, MemoryTransport
@@ -98,7 +99,14 @@ def test_a_landing_that_is_not_committed_publishes_nothing(target: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "error", [KeyboardInterrupt, SystemExit, RuntimeError, StageError("cut"), ConnectionLost("lost")]
+    "error",
+    [
+        KeyboardInterrupt,
+        SystemExit,
+        RuntimeError,
+        StageError("cut", reason=Reason.LOCAL_FAILURE),
+        ConnectionLost("lost"),
+    ],
 )
 @pytest.mark.usefixtures("leaves_nothing")
 def test_a_run_that_is_cut_off_publishes_nothing_and_leaves_nothing(target: Path, error: Any) -> None:
@@ -115,7 +123,7 @@ def test_a_run_that_is_cut_off_publishes_nothing_and_leaves_nothing(target: Path
 
 def test_an_error_names_the_peer(target: Path) -> None:
     def cut_off(written: int) -> None:
-        raise StageError("cut off")
+        raise StageError("cut off", reason=Reason.LOCAL_FAILURE)
 
     with pytest.raises(StageError, match=r"^peer: cut off$"):
         stage_into(target, serving_names({b"a": b"a"}, before_piece=cut_off))
@@ -142,7 +150,9 @@ def test_half_fetched_file_never_takes_its_final_name(target: Path) -> None:
 def test_an_entry_that_fails_leaves_the_others_staged_and_the_error_tells_it_all(target: Path) -> None:
     files = {
         b"first": MemoryFile(b"first", mtime=1),
-        b"unreadable": MemoryFile(b"x", mtime=2, error=EntryError("It can not be read.")),
+        b"unreadable": MemoryFile(
+            b"x", mtime=2, error=EntryError("It can not be read.", reason=Reason.ENTRY_UNREADABLE)
+        ),
         b"short": MemoryFile(b"x", mtime=3, promised=2),
         b"pipe": MemoryFile(mode=stat.S_IFIFO | 0o644),
         b"last": MemoryFile(b"last one", mtime=4),
@@ -494,10 +504,10 @@ def test_a_file_of_unknown_time_is_not_continued_unless_it_was_complete(target: 
 def test_a_slot_that_has_failed_stays_failed(target: Path) -> None:
     entry = Entry(b"a", 3, 0o644, 1)
     with DirectoryLanding(str(target)) as landing:
-        landing.open(entry).fail(EntryError("first"))
+        landing.open(entry).fail(EntryError("first", reason=Reason.VANISHED))
         again = landing.open(entry)
         assert again.is_finished
-        again.fail(EntryError("second"))
+        again.fail(EntryError("second", reason=Reason.ENTRY_UNREADABLE))
         again.finish()
         landing.commit()
     assert landed(target) == {}

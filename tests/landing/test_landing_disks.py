@@ -14,6 +14,7 @@ from landing_cases import MIB, FailsAt, may_mount, private_of, serving, serving_
 
 from peerstage.errors import LandingError, StageError
 from peerstage.landing import DirectoryLanding, durability
+from peerstage.reasons import Reason
 from peerstage.records import Entry, Ownership
 from peerstage.testing.contract import landed
 from support.filesystems import tmpfs
@@ -282,7 +283,7 @@ def test_a_close_that_fails_when_a_run_is_cut_off_does_not_hide_why(
 
     def cut_off(written: int) -> None:
         if written:
-            raise StageError("cut off")
+            raise StageError("cut off", reason=Reason.LOCAL_FAILURE)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "close", ClosesBadly(os.close, code, does_it=True))

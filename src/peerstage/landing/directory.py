@@ -21,8 +21,9 @@ from peerstage.landing.leftovers import sweep_directory
 from peerstage.landing.private import PrivateDirectory, close_quietly, empty_directory, open_directory, require_posix
 from peerstage.landing.slot import FileSlot
 from peerstage.landing.spelling import NAME_ERRORS, bad_name, find_collisions
-from peerstage.landing.store import Store, disk_error
-from peerstage.records import MIB, Entry, FileResult, Ownership, permissions_of
+from peerstage.landing.store import Failure, Store, disk_error
+from peerstage.reasons import Reason
+from peerstage.records import FAILED, MIB, RESUMED, STAGED, Entry, FileResult, Ownership, permissions_of
 
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -72,7 +73,7 @@ class DirectoryLanding(Landing):
         self.durable = durable
         self.preserve_times = preserve_times
         self.threads = threads
-        self._refused: dict[bytes, str] = {}
+        self._refused: dict[bytes, Failure] = {}
         self.published = 0
         self._slots: dict[bytes, FileSlot] = {}
         self._announced = False
@@ -118,20 +119,27 @@ class DirectoryLanding(Landing):
         """Bytes that have come and are kept."""
         return sum(slot.received for slot in self._slots.values())
 
-    def files(self) -> Iterator[FileResult]:
-        """Yield what has become of each file whose slot was opened, and forget it: of many files both would be much."""
+    def files(self, *, resumes: bool = True) -> Iterator[FileResult]:
+        """Yield what has become of each file whose slot was opened, and forget it: of many files both would be much.
+
+        Args:
+            resumes: Whether bytes that survive a lost connection are not sent again.
+        """
         slots, self._slots = self._slots, {}
         for name in list(slots):
             slot = slots.pop(name)
-            entry, error = slot.entry, slot.error
-            mode = None if error is not None else self._mode_of(entry)
-            yield FileResult(os.fsdecode(name), entry.size, mode, entry.mtime, error)
+            entry, failure, decoded = slot.entry, slot.failure, os.fsdecode(name)
+            if failure is not None:
+                yield _failed(decoded, failure, entry)
+            else:
+                outcome = RESUMED if resumes and slot.resumed else STAGED
+                yield FileResult(decoded, entry.size, self._mode_of(entry), entry.mtime, outcome=outcome)
 
     def refused(self) -> Iterator[FileResult]:
         """Yield the entries that were not read, with the reason, and forget them."""
         refused, self._refused = self._refused, {}
         for name in list(refused):
-            yield FileResult(os.fsdecode(name), error=refused.pop(name))
+            yield _failed(os.fsdecode(name), refused.pop(name))
 
     def expect(self, files: int, size: int) -> None:
         """Compare what will come with the free space and inodes of the target's file system. See `Landing.expect`."""
@@ -144,6 +152,7 @@ class DirectoryLanding(Landing):
                 "Remove files, or choose another target.",
                 path=self.target,
                 errno=errno.ENOSPC,
+                reason=Reason.NO_INODES,
             )
 
     def _require_room(self, size: int) -> os.statvfs_result:
@@ -158,6 +167,7 @@ class DirectoryLanding(Landing):
                 f"{size} bytes are to come and {free} are free here. Make room, or choose another target.",
                 path=self.target,
                 errno=errno.ENOSPC,
+                reason=Reason.NO_SPACE,
             )
         return room
 
@@ -195,7 +205,7 @@ class DirectoryLanding(Landing):
 
     def refuse(self, name: bytes, error: StageError) -> None:
         """See `Landing.refuse`."""
-        self._refused[name] = self._store.reasons.keep(error)
+        self._refused[name] = self._store.failures.keep(error)
 
     def workspace(self) -> str:
         """See `Landing.workspace`. Called again, it is emptied."""
@@ -292,7 +302,7 @@ class DirectoryLanding(Landing):
         except OSError as exc:
             failure = self._store.error(exc, published=self.published)
             for slot in ready if self.published else ():
-                slot.fail(EntryError("The run ended before it got its name."))
+                slot.fail(EntryError("The run ended before it got its name.", reason=Reason.NOT_PUBLISHED))
             raise failure from exc
 
     def _prepare_all(self, ready: Collection[FileSlot], check: Callable[[], object]) -> None:
@@ -308,7 +318,11 @@ class DirectoryLanding(Landing):
         fd = os.open(slot.place, _READ, dir_fd=self._private.fd)
         try:
             if self.ownership is not None:
-                os.fchown(fd, *self.ownership)
+                try:
+                    os.fchown(fd, *self.ownership)
+                except OSError as exc:
+                    refused = Reason.OWNERSHIP_REFUSED if exc.errno in (errno.EPERM, errno.EINVAL) else None
+                    raise self._store.error(exc, reason=refused) from exc
             os.fchmod(fd, self._mode_of(slot.entry))
             if self.preserve_times and slot.entry.mtime is not None:
                 os.utime(fd, (slot.entry.mtime, slot.entry.mtime))
@@ -331,6 +345,11 @@ class DirectoryLanding(Landing):
         if self.permissions is not None:
             return self.permissions
         return 0o600 if entry.mode is None else entry.mode & 0o777 & ~self._umask
+
+
+def _failed(name: str, failure: Failure, entry: Entry | None = None) -> FileResult:
+    size, mtime = (0, None) if entry is None else (entry.size, entry.mtime)
+    return FileResult(name, size, None, mtime, failure.text, FAILED, failure.reason)
 
 
 def current_umask() -> int:

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from peerstage.errors import IncompleteFile, ProtocolError, StageError
 from peerstage.landing.arrived import Arrived
 from peerstage.landing.base import Buffer, Slot
-from peerstage.landing.store import Store
+from peerstage.landing.store import Failure, Store
+from peerstage.reasons import Reason
 from peerstage.records import Entry
 
 _IOV_MAX = 512
 
-#: The outcome of a file that may be published; any other outcome is the reason why it may not.
-_COMPLETE = ""
+_UNFINISHED = Failure("The run ended before it was complete.", Reason.INCOMPLETE_FILE)
 
 
 class _Arriving:
@@ -40,7 +40,7 @@ class FileSlot(Slot):
         resumed: Bytes that survived a lost connection, and did not have to be sent again.
     """
 
-    __slots__ = ("_arriving", "_outcome", "_store", "entry", "number", "resumed")
+    __slots__ = ("_arriving", "_failure", "_is_complete", "_store", "entry", "number", "resumed")
 
     def __init__(self, store: Store, entry: Entry, number: int) -> None:
         self.entry = entry
@@ -48,7 +48,8 @@ class FileSlot(Slot):
         self.resumed = 0
         self._store = store
         self._arriving: _Arriving | None = None
-        self._outcome: str | None = None
+        self._is_complete = False
+        self._failure: Failure | None = None
 
     @property
     def place(self) -> str:
@@ -57,19 +58,17 @@ class FileSlot(Slot):
 
     @property
     def is_finished(self) -> bool:
-        return self._outcome is not None
+        return self._is_complete or self._failure is not None
 
     @property
     def is_ready(self) -> bool:
         """Whether the file is complete and may be published."""
-        return self._outcome == _COMPLETE
+        return self._is_complete and self._failure is None
 
     @property
-    def error(self) -> str | None:
-        """Why the file can not be published, as one printable line; None for a complete one."""
-        if self._outcome is None:
-            return "The run ended before it was complete."
-        return self._outcome or None
+    def failure(self) -> Failure | None:
+        """Why the file cannot be published; None for a complete one."""
+        return None if self.is_ready else self._failure or _UNFINISHED
 
     @property
     def received(self) -> int:
@@ -127,7 +126,7 @@ class FileSlot(Slot):
         if on_disk != size:
             self.fail(IncompleteFile(f"{on_disk} of {size} bytes are on the disk. Stage again."))
             return
-        self._outcome = _COMPLETE
+        self._is_complete = True
         self._forget_ranges()
 
     def adopt(self, name: bytes | str, directory_fd: int) -> None:
@@ -136,11 +135,11 @@ class FileSlot(Slot):
             os.rename(name, self.place, src_dir_fd=directory_fd, dst_dir_fd=self._store.fd)
         except OSError as exc:
             raise self._store.error(exc) from exc
-        self._outcome = _COMPLETE
+        self._is_complete = True
 
     def fail(self, error: StageError) -> None:
-        if self._outcome is None or self.is_ready:
-            self._outcome = self._store.reasons.keep(error)
+        if self._failure is None:
+            self._failure = self._store.failures.keep(error)
             self.discard()
 
     def discard(self) -> None:

@@ -6,11 +6,13 @@ import contextlib
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from peerstage.errors import LandingError, ProtocolError, StageError, escape
 from peerstage.landing import durability
 from peerstage.landing.writeback import EarlyWriteback
+from peerstage.reasons import Reason
+from peerstage.system_errors import target_reason_of
 
 if sys.platform != "win32":
     import resource
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
 _FLAGS = os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
-#: Characters of reasons to keep for one directory.
-_REASONS_CHARS = 1 << 19
+#: Characters of texts to keep for one directory.
+_FAILURES_CHARS = 1 << 19
 
 #: Pieces in which the files on their way may lie here: far more than there are requests in flight.
 _MOST_PIECES = 1 << 16
@@ -37,24 +39,37 @@ _ADVICE = {
 }
 
 
-class Reasons:
+class Failure(NamedTuple):
+    """Why an entry is not staged.
+
+    Attributes:
+        text: One printable line.
+        reason: The same for programs.
+    """
+
+    text: str
+    reason: Reason
+
+
+class Failures:
     """Why entries are not staged, in little memory: a peer has a say in these texts, one for each of its entries.
 
-    Equal texts are kept once. Once there are `_REASONS_CHARS`, a new one is replaced by the kind of failure that it is.
+    Equal ones are kept once. Once there are `_FAILURES_CHARS`, a new text is replaced by the kind of failure it is.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, str] = {}
+        self._known: dict[Failure, Failure] = {}
         self._chars = 0
 
-    def keep(self, error: StageError) -> str:
-        """Return the reason that *error* gives, as one printable line."""
-        text = escape(error.message)
-        if text not in self._known:
-            if self._chars + len(text) > _REASONS_CHARS:
+    def keep(self, error: StageError) -> Failure:
+        """Return what *error* says."""
+        failure = Failure(escape(error.message), error.reason)
+        if failure not in self._known:
+            if self._chars + len(failure.text) > _FAILURES_CHARS:
                 text = f"{type(error).__name__}; so many entries failed that not every reason is kept."
-            self._chars += len(text)
-        return self._known.setdefault(text, text)
+                failure = Failure(text, error.reason)
+            self._chars += len(failure.text)
+        return self._known.setdefault(failure, failure)
 
 
 class Store:
@@ -69,7 +84,7 @@ class Store:
     def __init__(self, target: str, fd: int, *, writeback: bool) -> None:
         self.target = target
         self.fd = fd
-        self.reasons = Reasons()
+        self.failures = Failures()
         self._pieces = 0
         self._open: dict[FileSlot, None] = {}
         self._max_open = max(4, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
@@ -122,14 +137,19 @@ class Store:
         if self._writeback is not None:
             self._writeback.close()
 
-    def error(self, exc: OSError, *, published: int = 0) -> LandingError:
+    def error(self, exc: OSError, *, published: int = 0, reason: Reason | None = None) -> LandingError:
         """Return *exc* as the error that leaves the landing: the target named, and what to do about it."""
-        return disk_error(exc, self.target, published)
+        return disk_error(exc, self.target, published, reason)
 
 
-def disk_error(exc: OSError, target: str, published: int = 0) -> LandingError:
-    """Return what the local file system said as a `LandingError` with advice; so many files had their names by then."""
+def disk_error(exc: OSError, target: str, published: int = 0, reason: Reason | None = None) -> LandingError:
+    """Return what the local file system said as a `LandingError` with advice; so many files had their names by then.
+
+    The *reason* follows from the error number unless it is given.
+    """
     advice = _ADVICE.get(exc.errno or 0, "The files that were there before are untouched.")
     if published:
         advice = f"By then {published} files had been replaced, each as a whole; the others are as before. Stage again."
-    return LandingError(f"{exc.strerror or exc}. {advice}", path=target, errno=exc.errno)
+    return LandingError(
+        f"{exc.strerror or exc}. {advice}", path=target, errno=exc.errno, reason=reason or target_reason_of(exc)
+    )
