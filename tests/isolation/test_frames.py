@@ -30,6 +30,7 @@ from peerstage.isolation.frames import (
     Shared,
     encode,
 )
+from peerstage.reasons import Reason
 from peerstage.records import Entry
 
 NAMES = st.binary(min_size=1, max_size=255).filter(
@@ -86,7 +87,8 @@ def test_the_bytes_of_a_file_are_handed_on_as_they_come(data: bytes, offset: int
 
 def test_errors_come_up_as_what_they_were() -> None:
     parts = parse(
-        encode(Fail(3, LoginError("no\nkey", path=b"\xff", errno=13))) + encode(Refuse(b"a b", NotRegular("x")))
+        encode(Fail(3, LoginError("no\nkey", path=b"\xff", errno=13, reason=Reason.LOGIN_REFUSED)))
+        + encode(Refuse(b"a b", NotRegular("x")))
     )
     failed, refused = parts
     assert isinstance(failed, Fail)

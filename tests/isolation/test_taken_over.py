@@ -41,6 +41,7 @@ from peerstage.isolation.frames import (
 )
 from peerstage.isolation.process import Child
 from peerstage.isolation.transport import IsolatedTransport
+from peerstage.reasons import Reason
 from peerstage.records import Entry
 from peerstage.session.watchdog import Watchdog
 from peerstage.staging import probe, stage
@@ -159,7 +160,7 @@ BAD = {
     "data at an offset of its own": wire(opened(b"a", 4), data(0, 2**62, b"x")),
     "the same bytes again and again": wire(opened(b"a", 4), data(0, 0, b"xxxx"), data(0, 0, b"x")),
     "an end for no file": wire(Finish(3)),
-    "a failure for no file": wire(Fail(0, StageError("x"))),
+    "a failure for no file": wire(Fail(0, StageError("x", reason=Reason.LOCAL_FAILURE))),
     "more files than announced": wire(Expect(1, 4), opened(b"a"), opened(b"b", slot=1)),
     "more bytes than announced": wire(Expect(2, 4), opened(b"a"), opened(b"b", 1, slot=1)),
     "announcements without end": wire(*[Expect(1, 1)] * 3),
@@ -168,6 +169,9 @@ BAD = {
     "half a frame behind the result": wire(Result(DONE), b"\3"),
     "a result that is none": wire(Result({**DONE, "retries": -1})),
     "a fingerprint that is none": wire(Result({**DONE, "host_key": "SHA256:\x1b[31m"})),
+    "a reason that is unknown": wire(
+        Result({**DONE, "error": {"kind": "RemoteError", "reason": "because", "message": ""}})
+    ),
     "an error that is none": wire(Result({**DONE, "error": {"kind": "SystemExit", "message": ""}})),
     "an error that only root can know": wire(Result({**DONE, "error": {"kind": "IncompleteStage", "message": ""}})),
     "text": b"Welcome to db1!\n" * 100,
@@ -194,7 +198,7 @@ BEGUN = wire(opened(b"a", 1 << 30), data(0, 0, b"begun"))
 POINTLESS = {
     "signs of life": wire(Alive()) * 1000,
     "log lines": wire(Log(30, "peerstage.session", "still here")) * 1000,
-    "refusals of one name": wire(Refuse(b"b", RemoteError("x"))) * 1000,
+    "refusals of one name": wire(Refuse(b"b", RemoteError("x", reason=Reason.REMOTE_FAILURE))) * 1000,
 }
 
 
@@ -285,7 +289,7 @@ def test_a_promise_that_does_not_fit_on_the_disk_is_refused_before_a_byte(puppet
 
 def test_more_names_than_limits_allow_are_refused(puppet: Puppet, target: Path) -> None:
     few = Limits(entries=10, name_bytes=20)
-    many = wire(*(Refuse(b"%d" % at, RemoteError("x")) for at in range(11)))
+    many = wire(*(Refuse(b"%d" % at, RemoteError("x", reason=Reason.REMOTE_FAILURE)) for at in range(11)))
     for said in (many, wire(Expect(11, 1)), wire(opened(b"x" * 21))):
         with pytest.raises(LimitExceeded, match=r"Limits\.(entries|name_bytes)"):
             tries(puppet.transport(said, limits=few), target)
@@ -332,9 +336,10 @@ def test_files_are_not_taken_by_a_job_that_asked_for_none(puppet: Puppet) -> Non
 
 
 def test_the_words_of_a_child_are_escaped_and_cut(puppet: Puppet, target: Path) -> None:
-    error = {"kind": "RemoteError", "message": "\x1b[31m\u202e" + "x" * 20_000, "path": None, "errno": None}
+    error = {"kind": "RemoteError", "reason": "not-a-directory", "message": "\x1b[31m\u202e" + "x" * 20_000}
     with pytest.raises(RemoteError) as caught:
         tries(puppet.transport(wire(Result({**DONE, "error": error}))), target)
+    assert caught.value.reason is Reason.NOT_A_DIRECTORY
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 6000
 

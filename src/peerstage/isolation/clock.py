@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from peerstage.errors import LimitExceeded
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
 
@@ -79,7 +80,9 @@ class Clock:
             return left
         raise LimitExceeded(
             f"Not done within {self._allowed:g} s (Limits.deadline, min_rate), and the child process does not say why; "
-            "it was ended. Is it stopped, or the machine overloaded?"
+            "it was ended. Is it stopped, or the machine overloaded?",
+            reason=Reason.CHILD_SILENT,
+            limit="deadline",
         )
 
     def _expect_word(self, *, starting: bool) -> None:
@@ -98,5 +101,7 @@ class Clock:
             return self._grace
         raise LimitExceeded(
             f"The child process said nothing for {self._stall:g} s (Limits.stall_timeout), and was ended. Check "
-            "whether it was stopped, and whether this machine is overloaded."
+            "whether it was stopped, and whether this machine is overloaded.",
+            reason=Reason.CHILD_SILENT,
+            limit="stall_timeout",
         )

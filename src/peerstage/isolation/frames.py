@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from peerstage.errors import ProtocolError, StageError
 from peerstage.isolation.messages import decode_json, encode_json, error_from, error_to, integer
+from peerstage.reasons import Reason
 from peerstage.records import KIB, MIB, Entry
 
 HEADER = struct.Struct(">BIQI")
@@ -27,7 +28,7 @@ _UNKNOWN = -1
 #: A child splits what is longer.
 MOST_DATA = 4 * MIB
 #: The longest body that is no file data: a result, or an error with its path.
-MOST_BODY = 128 * KIB
+MOST_BODY = 384 * KIB
 
 _MOST_SIZE = 2**63 - 1
 _MOST_MTIME = 2**40
@@ -270,7 +271,9 @@ def _entry(size: int, body: bytes) -> Entry:
     if size > _MOST_SIZE or not _UNKNOWN <= mode <= 0o7777 or not _UNKNOWN <= mtime <= _MOST_MTIME:
         raise _broken("a file that no file system holds")
     if name.startswith(b"."):
-        raise ProtocolError("The child process names a file that nobody asked for.", path=name)
+        raise ProtocolError(
+            "The child process names a file that nobody asked for.", path=name, reason=Reason.CHILD_VIOLATION
+        )
     return Entry(name, size, None if mode == _UNKNOWN else mode, None if mtime == _UNKNOWN else mtime)
 
 
@@ -283,7 +286,11 @@ def _shared(slot: int, offset: int, body: bytes) -> Shared:
 
 def _name(name: bytes) -> bytes:
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-        raise ProtocolError("The child process gives a name that no file in a directory can have.", path=name)
+        raise ProtocolError(
+            "The child process gives a name that no file in a directory can have.",
+            path=name,
+            reason=Reason.CHILD_VIOLATION,
+        )
     return name
 
 
@@ -295,4 +302,6 @@ def _log(level: int, raw: Any) -> Log:
 
 
 def _broken(what: str) -> ProtocolError:
-    return ProtocolError(f"The child process sent {what}; it is not listened to any more.")
+    return ProtocolError(
+        f"The child process sent {what}; it is not listened to any more.", reason=Reason.CHILD_VIOLATION
+    )

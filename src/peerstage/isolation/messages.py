@@ -6,10 +6,22 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Collection
 from typing import Any
 
 from peerstage import errors
-from peerstage.errors import ConfigurationError, ProtocolError, StageError
+from peerstage.errors import (
+    ALGORITHMS,
+    ConfigurationError,
+    ConnectError,
+    LimitExceeded,
+    Location,
+    LoginAttempt,
+    LoginError,
+    ProtocolError,
+    StageError,
+)
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session.options import SSHOptions
 from peerstage.transport.choose import Route
@@ -21,6 +33,12 @@ _MOST_PATH = 4096
 
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
+#: Characters of a label or a sentence in an error, and of a local file's path, which is left out if it is longer;
+#: attempts to log in.
+_MOST_LABEL = 200
+_MOST_FILE = 512
+_MOST_ATTEMPTS = 16
+
 #: The errors that a child may raise here. What only this side can know of (a report) is not among them.
 _KINDS: dict[str, type[Exception]] = {
     name: kind
@@ -28,6 +46,9 @@ _KINDS: dict[str, type[Exception]] = {
     if isinstance(kind, type) and issubclass(kind, StageError) and kind is not errors.IncompleteStage
 }
 _KINDS["ValueError"] = ValueError
+#: Likewise, the reasons.
+_REASONS = frozenset(reason.value for reason in Reason) - {Reason.INCOMPLETE_STAGE, Reason.NOT_READY}
+_LIMITS = frozenset({"", *(field.name for field in dataclasses.fields(Limits))})
 
 #: Options whose paths stand for themselves wherever the child's working directory is.
 _PATHS = frozenset({"identity", "certificate", "config", "known_hosts", "agent"})
@@ -47,7 +68,9 @@ def decode_json(data: bytes) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as exc:
-        raise ProtocolError("The child process sent what is no JSON; it is not listened to any more.") from exc
+        raise ProtocolError(
+            "The child process sent what is no JSON; it is not listened to any more.", reason=Reason.CHILD_VIOLATION
+        ) from exc
 
 
 def text_of(data: bytes) -> str:
@@ -128,34 +151,103 @@ def error_to(error: Exception) -> dict[str, Any]:
     if not isinstance(error, StageError):
         return {"kind": "ValueError", "message": str(error)[:MOST_MESSAGE]}
     path = error.path
-    return {
+    said: dict[str, Any] = {
         "kind": type(error).__name__,
+        "reason": error.reason,
         "message": error.message[:MOST_MESSAGE],
         "path": None if path is None else text_of(os.fsencode(path)[:_MOST_PATH]),
         "errno": error.errno,
     }
+    if error.hop:
+        said["hop"] = error.hop[:_MOST_LABEL]
+    if error.location is not None and len(error.location.path) <= _MOST_FILE:
+        said["location"] = error.location
+    if isinstance(error, ConnectError) and error.algorithm:
+        said["algorithm"] = error.algorithm
+    if isinstance(error, LimitExceeded) and error.limit:
+        said["limit"] = error.limit
+    if isinstance(error, LoginError) and error.attempts:
+        said["attempts"] = [
+            [
+                one.label[:_MOST_LABEL],
+                one.reason,
+                one.outcome[:_MOST_LABEL],
+                one.path if len(one.path) <= _MOST_FILE else "",
+            ]
+            for one in error.attempts[:_MOST_ATTEMPTS]
+        ]
+    return said
 
 
 def error_from(raw: Any) -> Any:
     """Return the error that a child says it met: one of ours, its words cut and not believed.
 
     Raises:
-        ProtocolError: It is no error that a child may meet.
+        ProtocolError: If it is no error that a child may meet.
     """
     if not isinstance(raw, dict):
-        raise ProtocolError("The child process sent an error that is none.")
+        raise _violation("error")
     kind = _KINDS.get(str(raw.get("kind")))
     message = _text(raw.get("message"), "message", MOST_MESSAGE)
     if kind is None:
-        raise ProtocolError(f"The child process met an error of a kind that it can not meet: {message[:200]}")
+        raise ProtocolError(
+            f"The child process met an error of a kind that it can not meet: {message[:200]}",
+            reason=Reason.CHILD_VIOLATION,
+        )
     if not issubclass(kind, StageError):
         return kind(message)
-    path, number = raw.get("path"), raw.get("errno")
+    path, number, location = raw.get("path"), raw.get("errno"), raw.get("location")
     return kind(
         message,
+        reason=_reason(raw.get("reason")),
         path=None if path is None else _bytes(_text(path, "path", _MOST_PATH)),
         errno=None if number is None else integer(number, "errno", 0, 4096),
+        hop=_text(raw.get("hop", ""), "jump host", _MOST_LABEL),
+        location=None if location is None else _location(location),
+        **_details(kind, raw),
     )
+
+
+def _details(kind: type[StageError], raw: dict[str, Any]) -> dict[str, Any]:
+    """Return what only errors of one kind carry."""
+    if kind is ConnectError:
+        return {"algorithm": _one_of(raw.get("algorithm", ""), "kind of algorithm", ALGORITHMS)}
+    if kind is LimitExceeded:
+        return {"limit": _one_of(raw.get("limit", ""), "limit", _LIMITS)}
+    if kind is LoginError:
+        return {"attempts": tuple(_attempt(one) for one in _items(raw.get("attempts", []), _MOST_ATTEMPTS))}
+    return {}
+
+
+def _attempt(raw: Any) -> LoginAttempt:
+    label, reason, outcome, path = _items(raw, 4, exactly=True)
+    return LoginAttempt(
+        _text(label, "label", _MOST_LABEL),
+        _reason(reason),
+        _text(outcome, "outcome", _MOST_LABEL),
+        _text(path, "path", _MOST_FILE),
+    )
+
+
+def _location(raw: Any) -> Location:
+    path, line = _items(raw, 2, exactly=True)
+    return Location(_text(path, "file", _MOST_FILE), integer(line, "line", 0, 2**31 - 1))
+
+
+def _items(raw: Any, most: int, *, exactly: bool = False) -> list[Any]:
+    if not isinstance(raw, list) or len(raw) > most or (exactly and len(raw) < most):
+        raise _violation("list")
+    return raw
+
+
+def _reason(value: Any) -> Reason:
+    return Reason(_one_of(value, "reason", _REASONS))
+
+
+def _one_of(value: Any, what: str, known: Collection[str]) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise _violation(what)
+    return value
 
 
 def integer(value: Any, what: str, lowest: int, most: int) -> int:
@@ -165,7 +257,7 @@ def integer(value: Any, what: str, lowest: int, most: int) -> int:
         ProtocolError: It is none.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= most:
-        raise ProtocolError(f"The child process sent a {what} that is none.")
+        raise _violation(what)
     return value
 
 
@@ -176,13 +268,13 @@ def fingerprint_of(value: Any) -> str | None:
         ProtocolError: It is neither.
     """
     if value is not None and not (isinstance(value, str) and _FINGERPRINT.fullmatch(value)):
-        raise ProtocolError("The child process sent a host key's fingerprint that is none.")
+        raise _violation("host key's fingerprint")
     return value
 
 
 def _text(value: Any, what: str, most: int) -> str:
     if not isinstance(value, str):
-        raise ProtocolError(f"The child process sent a {what} that is none.")
+        raise _violation(what)
     return value[:most]
 
 
@@ -190,4 +282,8 @@ def _bytes(text: str) -> bytes:
     try:
         return bytes_of(text)
     except UnicodeError as exc:
-        raise ProtocolError("The child process sent a path that is none.") from exc
+        raise _violation("path") from exc
+
+
+def _violation(what: str) -> ProtocolError:
+    return ProtocolError(f"The child process sent an invalid {what}.", reason=Reason.CHILD_VIOLATION)

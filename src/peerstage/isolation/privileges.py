@@ -20,6 +20,7 @@ from typing import Any
 
 from peerstage.errors import StageError
 from peerstage.isolation.users import LocalUser
+from peerstage.reasons import Reason
 
 if sys.platform != "win32":
     import resource
@@ -78,10 +79,15 @@ def _require_given_up(user: LocalUser, groups: set[int]) -> None:
     for back, number in ways:
         with contextlib.suppress(PermissionError):
             back(number)
-            raise StageError(f"Root was not given up: {back.__name__}({number}) still works.")
+            raise StageError(
+                f"Root was not given up: {back.__name__}({number}) still works.", reason=Reason.ROOT_NOT_GIVEN_UP
+            )
     ids = (*_real_effective_saved(), set(os.getgroups()))
     if ids != ((user.uid,) * 3, (user.gid,) * 3, groups) or any(_capabilities()):
-        raise StageError(f"Root was not given up: the ids are {ids}, the capabilities {_capabilities()}.")
+        raise StageError(
+            f"Root was not given up: the ids are {ids}, the capabilities {_capabilities()}.",
+            reason=Reason.ROOT_NOT_GIVEN_UP,
+        )
 
 
 def _real_effective_saved() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -104,9 +110,13 @@ def _capabilities() -> list[int]:
         with open("/proc/self/status", "rb") as file:  # as bytes: a codec could not be imported any more
             found = [int(line.split()[1], 16) for line in file if line.startswith(wanted)]
     except OSError as exc:
-        raise StageError(f"/proc does not show that root was given up ({exc.strerror}). Mount it.") from exc
+        raise StageError(
+            f"/proc does not show that root was given up ({exc.strerror}). Mount it.", reason=Reason.ROOT_NOT_GIVEN_UP
+        ) from exc
     if len(found) < len(wanted) - 1:
-        raise StageError("/proc does not show that root was given up: it tells of no capabilities.")
+        raise StageError(
+            "/proc does not show that root was given up: it tells of no capabilities.", reason=Reason.ROOT_NOT_GIVEN_UP
+        )
     return found
 
 

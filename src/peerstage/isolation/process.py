@@ -23,6 +23,7 @@ from peerstage.isolation.channel import encode_job, send_some
 from peerstage.isolation.frames import Shared
 from peerstage.isolation.leftovers import MARK, kill_marked, new_mark
 from peerstage.isolation.ring import Ring
+from peerstage.reasons import Reason
 from peerstage.records import KIB, MIB
 
 if sys.platform != "win32":
@@ -119,7 +120,9 @@ class Child:
             ProtocolError: There are none.
         """
         if self._ring is None:
-            raise ProtocolError("The child process says that bytes lie where there is no memory.")
+            raise ProtocolError(
+                "The child process says that bytes lie where there is no memory.", reason=Reason.CHILD_VIOLATION
+            )
         with self._ring.piece(shared.position, shared.length) as piece:  # an error must not hold on to the memory
             yield piece
         self._ring.release(shared.mark)
@@ -127,7 +130,10 @@ class Child:
     def require_same_process(self) -> None:
         """Raise `StageError` in a process that was forked from the one that started the child."""
         if os.getpid() != self._owner:
-            raise StageError("This connection was made before a fork and can not be used in the child. Connect anew.")
+            raise StageError(
+                "This connection was made before a fork and can not be used in the child. Connect anew.",
+                reason=Reason.FORKED,
+            )
 
     def wake(self) -> None:
         """Make `send` and `receive` return, from any thread. Nothing can be sent or received after that."""
@@ -187,7 +193,8 @@ class Child:
         words = self._words.decode("utf-8", "backslashreplace").strip().rpartition("\n")[2]
         return StageError(
             f"The child process {how} before its work was done{f', saying {words!r}' if words else ''}. "
-            "Nothing was published; run again."
+            "Nothing was published; run again.",
+            reason=Reason.CHILD_ENDED,
         )
 
     def end_its_own(self) -> None:
@@ -240,7 +247,10 @@ class Child:
             self._words = (self._words + words)[-_WORDS:]
             self._said += len(words)
         if self._said > _MOST_WORDS:
-            raise StageError("The child process says too much on stderr; it is not listened to any more.")
+            raise StageError(
+                "The child process says too much on stderr; it is not listened to any more.",
+                reason=Reason.CHILD_VIOLATION,
+            )
 
     def _wait(self, seconds: float) -> bool:
         """Wait so long for its end, without reaping it; return whether it came. What it says meanwhile is kept."""

@@ -13,6 +13,7 @@ from typing import Any
 from peerstage.errors import LimitExceeded, ProtocolError, escape
 from peerstage.isolation.frames import Adopt, Alive, Data, Expect, Fail, Finish, Log, Open, Record, Refuse, Result, Said
 from peerstage.landing.base import Landing, Slot
+from peerstage.reasons import Reason
 from peerstage.records import ANSWER_BYTES, KIB, Limits
 from peerstage.transport.counting import CountingLanding
 from peerstage.transport.names import Names, check_name_length
@@ -98,7 +99,7 @@ class Receiver:
             LandingError: The local side failed.
         """
         if self.result is not None:
-            raise ProtocolError("The child process goes on after its job has ended.")
+            raise ProtocolError("The child process goes on after its job has ended.", reason=Reason.CHILD_VIOLATION)
         if isinstance(record, Data):
             self._write(record)
         elif isinstance(record, Result):
@@ -109,10 +110,14 @@ class Receiver:
             return
         elif isinstance(record, Said):
             if self._said is None:
-                raise ProtocolError("The child process sends the words of a command, and none was run.")
+                raise ProtocolError(
+                    "The child process sends the words of a command, and none was run.", reason=Reason.CHILD_VIOLATION
+                )
             self._said(record.piece)
         elif self._landing is None:
-            raise ProtocolError("The child process sends files, and none were asked for.")
+            raise ProtocolError(
+                "The child process sends files, and none were asked for.", reason=Reason.CHILD_VIOLATION
+            )
         elif isinstance(record, Open):
             self._open(record, self._landing)
         elif isinstance(record, Finish):
@@ -129,15 +134,21 @@ class Receiver:
         elif isinstance(record, Adopt):
             self._take_over(record)
         else:
-            raise ProtocolError("The child process says something that has no meaning here.")
+            raise ProtocolError(
+                "The child process says something that has no meaning here.", reason=Reason.CHILD_VIOLATION
+            )
 
     def _expect(self, record: Expect, landing: CountingLanding) -> None:
         self._begin_again(landing)
         self._announced += 1
         if self._announced > self._tries:
-            raise ProtocolError("The child process announces files more often than it may try.")
+            raise ProtocolError(
+                "The child process announces files more often than it may try.", reason=Reason.CHILD_VIOLATION
+            )
         if record.files > self._limits.entries:
-            raise LimitExceeded(f"{record.files} files are announced (Limits.entries).")
+            raise LimitExceeded(
+                f"{record.files} files are announced (Limits.entries).", reason=Reason.LIMIT_EXCEEDED, limit="entries"
+            )
         landing.expect(record.files, record.size)
         self._expected = (record.files, record.size)
 
@@ -150,24 +161,34 @@ class Receiver:
     def _open(self, record: Open, landing: CountingLanding) -> None:
         entry = record.entry
         if record.slot != self._next:
-            raise ProtocolError("The child process counts its files wrongly.", path=entry.name)
+            raise ProtocolError(
+                "The child process counts its files wrongly.", path=entry.name, reason=Reason.CHILD_VIOLATION
+            )
         self._next += 1
         if self._opened >= self._tries * self._limits.entries:
             self._begin_again(landing)
         self._opened += 1
         if self._opened > self._tries * self._limits.entries:
-            raise ProtocolError("The child process begins files more often than it may try.")
+            raise ProtocolError(
+                "The child process begins files more often than it may try.", reason=Reason.CHILD_VIOLATION
+            )
         self._name(entry.name)
         if self._expected is not None:
             files, size = self._expected
             self._expected = (files - 1, size - entry.size)
             if min(self._expected) < 0:
-                raise ProtocolError("The child process opens more than it has announced.", path=entry.name)
+                raise ProtocolError(
+                    "The child process opens more than it has announced.",
+                    path=entry.name,
+                    reason=Reason.CHILD_VIOLATION,
+                )
         before = self._begun.pop(entry.name, None)
         if before is not None:
             self._arriving.pop(before, None)
         if len(self._arriving) >= _MOST_BEGUN:
-            raise ProtocolError("The child process begins too many files at once.", path=entry.name)
+            raise ProtocolError(
+                "The child process begins too many files at once.", path=entry.name, reason=Reason.CHILD_VIOLATION
+            )
         self._arriving[record.slot] = _Arriving(entry.name, landing.open(entry), entry.size)
         self._begun[entry.name] = record.slot
 
@@ -175,14 +196,18 @@ class Receiver:
         arriving = self._arriving_as(record.slot)
         arriving.left -= len(record.piece)
         if arriving.left < 0:
-            raise ProtocolError("More bytes came than were promised.", path=arriving.name)
+            raise ProtocolError(
+                "More bytes came than were promised.", path=arriving.name, reason=Reason.CHILD_VIOLATION
+            )
         if not arriving.slot.is_finished:  # it may have failed here, which the child is not told
             arriving.slot.write(record.offset, (record.piece,))
 
     def _arriving_as(self, number: int) -> _Arriving:
         arriving = self._arriving.get(number)
         if arriving is None:
-            raise ProtocolError("The child process sends something for a file that it has not opened.")
+            raise ProtocolError(
+                "The child process sends something for a file that it has not opened.", reason=Reason.CHILD_VIOLATION
+            )
         return arriving
 
     def _forget(self, number: int) -> None:
@@ -195,9 +220,13 @@ class Receiver:
 
     def _take_over(self, record: Adopt) -> None:
         if self._adopt is None:
-            raise ProtocolError("The child process has no workspace to leave files in.", path=record.name)
+            raise ProtocolError(
+                "The child process has no workspace to leave files in.", path=record.name, reason=Reason.CHILD_VIOLATION
+            )
         if record.name in self._names:
-            raise ProtocolError("The child process gives this name twice.", path=record.name)
+            raise ProtocolError(
+                "The child process gives this name twice.", path=record.name, reason=Reason.CHILD_VIOLATION
+            )
         self._name(record.name)
         self._adopt(record.name)
 

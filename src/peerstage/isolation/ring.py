@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from peerstage.errors import ProtocolError
 from peerstage.landing.base import Buffer
+from peerstage.reasons import Reason
 from peerstage.records import MIB
 
 if sys.platform != "win32":
@@ -64,7 +65,9 @@ class Ring:
             ProtocolError: They would not lie within.
         """
         if position + length > SIZE:
-            raise ProtocolError("The child process says that bytes lie where there is no memory.")
+            raise ProtocolError(
+                "The child process says that bytes lie where there is no memory.", reason=Reason.CHILD_VIOLATION
+            )
         with memoryview(self._memory) as whole:
             return whole[position : position + length]
 

@@ -18,6 +18,7 @@ from peerstage.isolation.users import LocalUser
 from peerstage.landing.adopt import size_of
 from peerstage.landing.base import Buffer, Landing
 from peerstage.landing.directory import current_umask
+from peerstage.reasons import Reason
 from peerstage.records import Capabilities, Limits, Ownership, Progress
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport import capabilities
@@ -166,7 +167,7 @@ class IsolatedTransport(Transport):
                 else:
                     receiver.take(record)
         if not parser.is_between_frames:
-            raise ProtocolError("The child process goes on after its job has ended.")
+            raise ProtocolError("The child process goes on after its job has ended.", reason=Reason.CHILD_VIOLATION)
 
     def _outcome(self, said: dict[str, Any]) -> Any:
         """Return the value of a job, or raise its error; take note of what else the child says."""

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from peerstage.errors import ConfigurationError, NotAvailable
+from peerstage.reasons import Reason
 from peerstage.records import Ownership
 from peerstage.system_errors import require_descriptors
 
@@ -58,16 +59,20 @@ def copying_user(name: str | None) -> LocalUser | None:
     if name is None or name == _own_name():
         return None
     if sys.platform == "win32" or os.geteuid() != 0:
-        raise NotAvailable("Only root can remote copy as another user.")
+        raise NotAvailable("Only root can remote copy as another user.", reason=Reason.NOT_ROOT)
     try:
         found = pwd.getpwnam(name)
     except (KeyError, ValueError, UnicodeError):
         require_descriptors(f"The local user {name!r} cannot be looked up")
         raise ConfigurationError(
-            f"There is no local user {name!r} on this machine. Correct localUser, or make the account."
+            f"There is no local user {name!r} on this machine. Correct localUser, or make the account.",
+            reason=Reason.UNKNOWN_LOCAL_USER,
         ) from None
     if found.pw_uid == 0:
-        raise ConfigurationError(f"The local user {name!r} has root's own id. Name another, or leave localUser out.")
+        raise ConfigurationError(
+            f"The local user {name!r} has root's own id. Name another, or leave localUser out.",
+            reason=Reason.UNKNOWN_LOCAL_USER,
+        )
     return LocalUser(found.pw_name, found.pw_uid, found.pw_gid, found.pw_dir or "/", found.pw_shell or "/bin/sh")
 
 
