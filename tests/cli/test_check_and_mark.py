@@ -87,6 +87,7 @@ def test_json_is_one_object_a_peer(command: Command, collect: Path, tmp_path: Pa
     assert (ready["status"], ready["exit"], ready["error"]) == ("ready", 0, None)
     assert (ready["verb"], ready["peer"], ready["directory"]) == ("check", "127.0.0.1", str(collect))
     assert (waiting["status"], waiting["exit"]) == ("not ready", 3)
+    assert [one["reason"] for one in (ready, waiting, refused)] == [None, "not-ready", "login-refused"]
     assert (refused["status"], refused["exit"], refused["kind"]) == ("failed", 4, "LoginError")
     assert done.returncode == 4
 

@@ -142,6 +142,7 @@ def test_the_plain_form_says_the_same_a_line_a_step(patient: Patient) -> None:
     found = failed(patient.doctor(), "host key")
     done = patient.command("doctor", spec)
     assert done.returncode == 4
+    assert found.pop("reason") == "host-key-unknown"
     for text in found.values():
         assert text in done.stdout
     assert done.stdout.endswith("failed: host key\n")

@@ -68,7 +68,7 @@ def test_a_user_that_is_not_there_is_said_in_one_line(
 ) -> None:
     places = [command.spec(collect), *([target] if verb == "stage" else [])]
     done = command.reach(verb, "--local-user", "no_such_user", *places)
-    assert (done.returncode, done.stdout) == (4, "")
+    assert (done.returncode, done.stdout) == (2, "")
     one_line(done.stderr)
     assert "no_such_user" in done.stderr
 

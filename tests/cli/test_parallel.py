@@ -15,6 +15,7 @@ from cli.command import Command
 from peerstage.cli.access import Access
 from peerstage.cli.parallel import THREADS, each
 from peerstage.errors import Cancelled, ConnectError, StageError
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
 
@@ -74,7 +75,7 @@ def test_an_unexpected_error_of_one_peer_is_its_answer_and_no_other_s(error: Exc
         if peer == 1:
             raise error
         if peer == 2:
-            raise ConnectError("refused")
+            raise ConnectError("refused", reason=Reason.CONNECTION_REFUSED)
         return peer
 
     with contextlib.closing(each(ask, range(4), Limits())) as found:

@@ -104,6 +104,7 @@ def test_disk_that_has_no_room_is_a_local_problem(
     assert done.returncode == 6
     one_line(done.stderr)
     assert json.loads(done.stdout)["kind"] == "LandingError"
+    assert json.loads(done.stdout)["reason"] == "no-space"
     assert os.listdir(target) == []
 
 
@@ -112,8 +113,38 @@ def test_json_report_names_every_file(command: Command, collect: Path, target: P
     (collect / "sub").mkdir()
     found = json.loads(command.reach("stage", "--json", command.spec(collect), target).stdout)
     assert (found["status"], found["kind"], found["exit"]) == ("incomplete", "IncompleteStage", 5)
-    assert [file["name"] for file in found["report"]["files"]] == ["one"]
-    assert [file["name"] for file in found["report"]["refused"]] == ["sub"]
+    assert found["reason"] == "incomplete-stage"
+    report = found["report"]
+    assert report["schema"] == 1
+    assert [(file["name"], file["outcome"], file["reason"]) for file in report["files"]] == [("one", "staged", None)]
+    assert [(file["name"], file["outcome"], file["reason"]) for file in report["refused"]] == [
+        ("sub", "failed", "not-a-file")
+    ]
+    listed = json.loads(command.reach("stage", "--dry-run", "--json", command.spec(collect), target).stdout)
+    assert (listed["reason"], listed["refused"][0]["reason"]) == ("incomplete-stage", "not-a-file")
+
+
+def test_a_target_that_is_missing_is_a_local_problem(
+    command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
+) -> None:
+    file = target / "file"
+    file.touch()
+    for place in (target / "missing", file, file / "below"):
+        done = command.reach("stage", command.spec(collect), place)
+        assert (done.returncode, done.stdout) == (6, "")
+        one_line(done.stderr)
+        assert str(place) in done.stderr
+
+
+def test_a_configuration_that_is_refused_is_wrong_usage(
+    command: Command, collect: Path, tmp_path: Path, one_line: Callable[[str], None]
+) -> None:
+    config = tmp_path / "config"
+    for line in ("Port many", "HostNam 127.0.0.1", "CanonicalizeHostname yes"):
+        config.write_text(f"{line}\n")
+        done = command("check", "--config", config, command.spec(collect))
+        assert (done.returncode, done.stdout) == (2, "")
+        one_line(done.stderr)
 
 
 def test_names_can_not_write_on_the_terminal(command: Command, collect: Path, target: Path) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cli.command import Command
-from peerstage import errors
-from peerstage.cli.exits import MEANINGS, TABLE, Exit, code_of
+from peerstage.cli.exits import MEANINGS, REASONS, TABLE, Exit, code_of
 from peerstage.cli.spec import Spec, parse_owner, parse_permissions, parse_spec
+from peerstage.errors import StageError
+from peerstage.reasons import Reason
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,6 @@ from peerstage.cli.spec import Spec, parse_owner, parse_permissions, parse_spec
         ["check", "--transport", "pigeon", "user@host:/x"],
         ["mark", "user@host"],
         ["stage", "user@host:/x"],
-        ["stage", "user@host:/x", "/nonexistent-target"],
         ["stage", "--permissions", "abc", "user@host:/x", "/tmp"],
         ["stage", "--permissions", "99", "user@host:/x", "/tmp"],
         ["stage", "--permissions", "4755", "user@host:/x", "/tmp"],
@@ -72,19 +72,38 @@ def test_version(command: Command) -> None:
     assert done.stdout.startswith("peerstage ")
 
 
-def test_every_error_has_a_code_and_every_code_a_meaning() -> None:
-    def below(kind: type[errors.StageError]) -> Iterator[type[errors.StageError]]:
-        for child in kind.__subclasses__():
-            yield child
-            yield from below(child)
-
-    for kind in below(errors.StageError):
-        assert code_of(kind("x")) is not Exit.UNEXPECTED, kind
+def test_every_reason_has_a_code_and_every_code_a_meaning() -> None:
+    assert set(TABLE) == set(Reason)
+    for reason in Reason:
+        assert code_of(StageError("x", reason=reason)) is TABLE[reason]
     assert code_of(ValueError("x")) is Exit.USAGE
     assert code_of(RuntimeError("x")) is Exit.UNEXPECTED
     assert code_of(OSError("x")) is Exit.UNEXPECTED
     assert set(MEANINGS) == set(Exit)
-    assert {code for _, code in TABLE} == set(Exit) - {Exit.DONE, Exit.NOT_READY}
+    assert set(TABLE.values()) == set(Exit) - {Exit.DONE}
+
+
+def test_no_reason_has_two_codes() -> None:
+    assert sum(len(reasons) for reasons in REASONS.values()) == len(TABLE)
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        (Reason.INVALID_CONFIGURATION, Exit.USAGE),
+        (Reason.INSECURE_CONFIGURATION, Exit.USAGE),
+        (Reason.NOT_READY, Exit.NOT_READY),
+        (Reason.CONNECTION_REFUSED, Exit.UNREACHED),
+        (Reason.HOST_KEY_CHANGED, Exit.UNREACHED),
+        (Reason.INCOMPLETE_STAGE, Exit.INCOMPLETE),
+        (Reason.NO_SPACE, Exit.LOCAL),
+        (Reason.TARGET_MISSING, Exit.LOCAL),
+        (Reason.OUT_OF_DESCRIPTORS, Exit.LOCAL),
+        (Reason.NOT_ROOT, Exit.NOT_AVAILABLE),
+    ],
+)
+def test_a_wrapper_can_tell_by_the_code_whether_to_try_again(reason: Reason, status: Exit) -> None:
+    assert code_of(StageError("x", reason=reason)) is status
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from peerstage.cli.results import Finding
 from peerstage.cli.signals import cancelling
 from peerstage.cli.spec import Spec
 from peerstage.errors import Cancelled, NoSFTP, RemoteError, RemoteNotFound, StageError, escape
+from peerstage.reasons import Reason
 from peerstage.session.config import read_config, resolve_destination
 from peerstage.session.keys import default_label
 from peerstage.session.session import Session
@@ -95,12 +96,13 @@ class Examination:
         step = self._left.pop(0)
         mend = mends.mend(step, error, self._scene)
         path = escape(error.path) + ": " if error.path else ""
-        self._tell(Finding(step=step, state="failed", seen=path + error.message, cause=mend.cause, mend=mend.mend))
+        seen = path + error.message
+        self._tell(Finding(step=step, state="failed", seen=seen, cause=mend.cause, mend=mend.mend, reason=error.reason))
         self._exit = max(self._exit, code_of(error))
 
-    def _pass(self, step: str, seen: str, state: str = "ok") -> None:
+    def _pass(self, step: str, seen: str, state: str = "ok", reason: Reason | None = None) -> None:
         del self._left[: self._left.index(step) + 1]  # what lies before it is not on this way
-        self._tell(Finding(step=step, state=state, seen=seen))
+        self._tell(Finding(step=step, state=state, seen=seen, reason=reason))
 
     # To the login.
 
@@ -117,7 +119,7 @@ class Examination:
     def _connect(self, note: Callable[[str, str], object]) -> Session:
         destination = self._scene.destination
         if destination is None:
-            raise StageError("Nothing is known about the way yet.")
+            raise StageError("Nothing is known about the way yet.", reason=Reason.IN_USE)
         return Session.connect(
             destination, self._route.ssh, limits=self._access.limits, watchdog=self._watchdog, note=note
         )
@@ -142,7 +144,7 @@ class Examination:
             except NoSFTP as exc:
                 if self._route.transport == "sftp" or self._route.ssh.elevate is not None:
                     raise
-                self._pass("SFTP", f"{exc.message} Trying SCP.", "tried")
+                self._pass("SFTP", f"{exc.message} Trying SCP.", "tried", exc.reason)
                 self._left.insert(0, "SCP")
             else:
                 self._pass("SFTP", "version 3")
@@ -188,7 +190,7 @@ class Examination:
     def _find_indicator(self, is_there: bool) -> bool:
         if not is_there:
             path = join(self._directory, self._indicator)
-            self._fail(RemoteNotFound("It is not there, or no regular file.", path=path))
+            self._fail(RemoteNotFound("It is not there, or no regular file.", path=path, reason=Reason.NOT_READY))
             self._exit = Exit.NOT_READY
         return is_there
 
@@ -206,7 +208,7 @@ class Examination:
         try:
             scp.remove(path)  # before anything is there: what could not be removed is not written
         except RemoteError as exc:
-            self._pass("write", f"this login could not remove it again: {exc.message}", "skipped")
+            self._pass("write", f"this login could not remove it again: {exc.message}", "skipped", exc.reason)
             return
         with cancelling(lambda: None), self._gone_again(path, scp):
             scp.touch(path)
@@ -233,7 +235,11 @@ class Examination:
         except StageError as exc:
             if not isinstance(failed, RemoteError):  # refused: then there is nothing to remove
                 why = (failed or exc).message.rstrip(".")
-                raise StageError(f"A file of no use may have stayed behind: {why}. Remove it.", path=path) from exc
+                raise StageError(
+                    f"A file of no use may have stayed behind: {why}. Remove it.",
+                    path=path,
+                    reason=Reason.FILE_LEFT_BEHIND,
+                ) from exc
         if failed is not None:
             raise failed
 

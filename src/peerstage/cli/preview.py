@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from peerstage.errors import StageError, escape
 from peerstage.landing.base import Buffer, Landing, Slot
+from peerstage.reasons import Reason
 from peerstage.records import Entry, FileResult
 from peerstage.transport.base import Transport
 
@@ -47,14 +48,14 @@ class PreviewLanding(Landing):
         name = os.fsdecode(entry.name)
         if _is_directory(os.path.join(self._target, name)):
             why = "A directory has this name in the target. Move it away, then stage again."
-            self._refused[entry.name] = FileResult(name, error=why)
+            self._refused[entry.name] = FileResult(name, error=why, reason=Reason.NAME_TAKEN)
         else:
             self._files[entry.name] = FileResult(name, entry.size, entry.mode, entry.mtime)
         return _Satisfied()
 
     def refuse(self, name: bytes, error: StageError) -> None:
         """See `Landing.refuse`."""
-        self._refused[name] = FileResult(os.fsdecode(name), error=escape(error.message))
+        self._refused[name] = FileResult(os.fsdecode(name), error=escape(error.message), reason=error.reason)
 
     @property
     def preview(self) -> Preview:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from peerstage.cli.exits import Exit
 from peerstage.errors import escape
+from peerstage.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Finding:
         seen: What was seen.
         cause: What is likely behind it, where it failed.
         mend: What would mend it: a command, or a line and the file that it belongs to.
+        reason: Why it failed, or came to nothing.
     """
 
     step: str
@@ -73,3 +75,4 @@ class Finding:
     seen: str = ""
     cause: str = ""
     mend: str = ""
+    reason: Reason | None = None

@@ -16,11 +16,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from peerstage.cli.exits import Exit, code_of
+from peerstage.cli.exits import Exit, code_of, reason_of
 from peerstage.cli.preview import Preview
 from peerstage.cli.results import Finding, Seen
 from peerstage.cli.spec import Spec
 from peerstage.errors import StageError, escape
+from peerstage.reasons import Reason
 from peerstage.records import FileResult, Progress, StageReport
 
 OnProgress = Callable[[Progress], object]
@@ -196,16 +197,20 @@ class JsonShow(Show):
     """One JSON object a peer, or a verb, on a line of its own."""
 
     def answered(self, answer: Answer) -> None:
+        failure = _failure(answer.error)
+        if answer.status == "not ready":
+            failure["reason"] = Reason.NOT_READY
         _print_json(
             verb=answer.verb,
             **_peer(answer.spec),
             indicator=answer.indicator,
             status=answer.status,
-            **_failure(answer.error),
+            **failure,
             exit=answer.exit,
         )
 
     def previewed(self, spec: Spec, target: str, preview: Preview) -> None:
+        unless_empty = None if preview.files else Reason.NOTHING_TO_STAGE
         _print_json(
             verb="stage",
             **_peer(spec),
@@ -215,6 +220,7 @@ class JsonShow(Show):
             bytes=preview.size,
             files=[dataclasses.asdict(file) for file in preview.files],
             refused=[dataclasses.asdict(file) for file in preview.refused],
+            reason=Reason.INCOMPLETE_STAGE if preview.refused else unless_empty,
         )
 
     def staged(self, spec: Spec, target: str, report: StageReport | None, error: StageError | None) -> None:
@@ -236,9 +242,15 @@ class JsonShow(Show):
         """All steps are in one object."""
 
     def examined(self, spec: Spec, findings: list[Finding], status: Exit) -> None:
-        failed = next((one.step for one in findings if one.state == "failed"), None)
-        steps = [dataclasses.asdict(one) for one in findings]
-        _print_json(verb="doctor", **_peer(spec), steps=steps, failed=failed, exit=status)
+        failed = next((one for one in findings if one.state == "failed"), None)
+        _print_json(
+            verb="doctor",
+            **_peer(spec),
+            steps=[dataclasses.asdict(one) for one in findings],
+            failed=None if failed is None else failed.step,
+            reason=None if failed is None else failed.reason,
+            exit=status,
+        )
 
     def keys_seen(self, seen: list[Seen]) -> None:
         """What became of it says it all."""
@@ -358,5 +370,5 @@ def _peer(spec: Spec) -> dict[str, str]:
 
 def _failure(error: Exception | None) -> dict[str, str | None]:
     if error is None:
-        return {"error": None, "kind": None}
-    return {"error": str(error), "kind": type(error).__name__}
+        return {"error": None, "kind": None, "reason": None}
+    return {"error": str(error), "kind": type(error).__name__, "reason": reason_of(error)}

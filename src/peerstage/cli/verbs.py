@@ -22,6 +22,7 @@ from peerstage.landing.leftovers import sweep
 from peerstage.landing.private import require_posix
 from peerstage.peer.attributes import indicator_name
 from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, ownership_of
+from peerstage.reasons import Reason
 from peerstage.session.watchdog import Watchdog
 from peerstage.staging import mark, probe, target_directory
 from peerstage.transport.base import Transport, join
@@ -187,7 +188,8 @@ def sweep_verb(
     log_to_stderr(verbose=verbose)
     show = choose_show(as_json=as_json)
     if not os.path.isdir(root):
-        raise LandingError("Can not be swept: it is not a directory.", path=root)
+        reason = Reason.TARGET_NOT_A_DIRECTORY if os.path.exists(root) else Reason.TARGET_MISSING
+        raise LandingError("Can not be swept: it is not a directory.", path=root, reason=reason)
     show.swept(root, sweep(root))
     return Exit.DONE
 
