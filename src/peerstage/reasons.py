@@ -79,6 +79,7 @@ class Reason(str, Enum):
     LOGIN_REFUSED = "login-refused", "The server refused the login, or this key or password."
     MORE_AUTHENTICATION_WANTED = "more-authentication-wanted", "It was accepted, and the server wants another method."
     METHOD_NOT_OFFERED = "method-not-offered", "The server does not offer this method of authentication."
+    PASSWORD_EXPIRED = "password-expired", "The server takes the password only to have it changed."
     TOO_MANY_LOGIN_ATTEMPTS = "too-many-login-attempts", "The server ended the connection after the attempts so far."
     LOGIN_TIMEOUT = "login-timeout", "The login was not complete in time."
     NO_CREDENTIALS = "no-credentials", "There is no key, agent or password to log in with."

@@ -91,14 +91,15 @@ def patient(command: Command, own_sshd: Callable[..., Sshd], own_home: Path, col
     return Patient(own_home, collect, own_sshd, command)
 
 
-def failed(told: dict[str, Any], step: str) -> dict[str, str]:
-    """Check that *step* failed, everything before it went well and everything behind it was skipped; return it."""
-    assert told["failed"] == step, told
+def failed(told: dict[str, Any], step: str, reason: str) -> dict[str, str]:
+    """Check that *step* failed for *reason*, all before it went well, and all behind it was skipped; return it."""
+    assert (told["failed"], told["reason"]) == (step, reason), told
     states = [one["state"] for one in told["steps"]]
     at = states.index("failed")
     assert set(states[:at]) <= {"ok", "tried"}
     assert set(states[at + 1 :]) <= {"skipped"}
     found: dict[str, str] = told["steps"][at]
+    assert found["reason"] == reason
     assert found["cause"]
     assert found["mend"]
     assert all(text.isprintable() for text in found.values())
@@ -139,10 +140,10 @@ def test_the_plain_form_says_the_same_a_line_a_step(patient: Patient) -> None:
     assert [line[8:22].strip() for line in done.stdout.splitlines()[:-1]] == STEPS
     assert done.stdout.endswith(f"db1:{patient.collect}: all is well\n")
     patient.known_hosts.unlink()
-    found = failed(patient.doctor(), "host key")
+    found = failed(patient.doctor(), "host key", "host-key-unknown")
     done = patient.command("doctor", spec)
     assert done.returncode == 4
-    assert found.pop("reason") == "host-key-unknown"
+    del found["reason"]
     for text in found.values():
         assert text in done.stdout
     assert done.stdout.endswith("failed: host key\n")
@@ -222,7 +223,7 @@ def test_rcp_is_not_walked(command: Command, one_line: Callable[[str], None]) ->
 def test_unknown_name(patient: Patient) -> None:
     patient.healthy()
     patient.config.write_text("Host db1\n Port 22\n\n HostName no-such-host.invalid\n")
-    found = failed(patient.doctor(), "name")
+    found = failed(patient.doctor(), "name", "name-not-resolved")
     assert "no-such-host.invalid" in found["seen"]
     assert f"`HostName no-such-host.invalid` in {patient.config}:4" in found["mend"]
     patient.config.write_text("")
@@ -233,14 +234,14 @@ def test_unknown_name(patient: Patient) -> None:
 def test_wrong_port_in_the_configuration(patient: Patient) -> None:
     patient.healthy()
     patient.configure(f"Port {(port := free_port())}")
-    found = failed(patient.doctor(), "TCP")
+    found = failed(patient.doctor(), "TCP", "connection-refused")
     assert "Connection refused" in found["seen"]
     assert f"`Port {port}` in {patient.config}:3" in found["mend"]
 
 
 def test_closed_port_that_nobody_configured(patient: Patient) -> None:
     patient.healthy()
-    found = failed(patient.doctor("--port", free_port()), "TCP")
+    found = failed(patient.doctor("--port", free_port()), "TCP", "connection-refused")
     assert "--port" in found["mend"]
 
 
@@ -253,7 +254,9 @@ def test_packets_that_are_swallowed(patient: Patient) -> None:
         for sock in waiting:
             sock.setblocking(False)
             sock.connect_ex(full.getsockname())
-        found = failed(patient.doctor("--port", full.getsockname()[1], "--connect-timeout", "1"), "TCP")
+        found = failed(
+            patient.doctor("--port", full.getsockname()[1], "--connect-timeout", "1"), "TCP", "connect-timeout"
+        )
         for sock in waiting:
             sock.close()
     assert "no answer in time" in found["seen"]
@@ -261,19 +264,19 @@ def test_packets_that_are_swallowed(patient: Patient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "step", "word"),
+    ("server", "step", "word", "reason"),
     [
-        (speaks_http, "banner", "no SSH server"),
-        (never_speaks, "banner", "says nothing"),
-        (closes_at_once, "banner", "turns this address away"),
-        (is_silent_after_kexinit, "key exchange", "MTU"),
+        (speaks_http, "banner", "no SSH server", "not-ssh"),
+        (never_speaks, "banner", "says nothing", "banner-timeout"),
+        (closes_at_once, "banner", "turns this address away", "closed-before-banner"),
+        (is_silent_after_kexinit, "key exchange", "MTU", "key-exchange-timeout"),
     ],
 )
-def test_what_is_no_ssh_server(patient: Patient, server: Any, step: str, word: str) -> None:
+def test_what_is_no_ssh_server(patient: Patient, server: Any, step: str, word: str, reason: str) -> None:
     patient.healthy()
     with listening(server) as port:
         patient.configure(f"Port {port}", "ConnectTimeout 1")
-        found = failed(patient.doctor(), step)
+        found = failed(patient.doctor(), step, reason)
         assert word in found["cause"]
         if step == "banner":
             assert f"`Port {port}` in {patient.config}:3" in found["mend"]
@@ -289,7 +292,7 @@ def test_what_is_no_ssh_server(patient: Patient, server: Any, step: str, word: s
 )
 def test_no_common_algorithm(patient: Patient, extra: str, mend: str) -> None:
     patient.healthy(extra=extra)
-    found = failed(patient.doctor(), "key exchange")
+    found = failed(patient.doctor(), "key exchange", "no-common-algorithm")
     assert f"`{mend} +" in found["mend"]
     assert "sshd_config" in found["mend"]
     line = re.findall(r"`(\w+ \+\S+)`", found["mend"])[0]
@@ -312,7 +315,7 @@ def run_trust(patient: Patient, mend: str) -> None:
 def test_unknown_host_key(patient: Patient) -> None:
     patient.healthy()
     patient.known_hosts.unlink()
-    found = failed(patient.doctor(), "host key")
+    found = failed(patient.doctor(), "host key", "host-key-unknown")
     assert fingerprint(base64.b64decode((patient.sshd.home / "host.pub").read_text().split()[1])) in found["seen"]
     assert f"`peerstage trust --port {patient.sshd.port} db1`" in found["mend"]
     run_trust(patient, found["mend"])
@@ -323,7 +326,7 @@ def test_changed_host_key(patient: Patient) -> None:
     patient.healthy()
     other = (patient.sshd.home / "id.pub").read_text().split()[1]
     patient.known_hosts.write_text(f"# one\n[127.0.0.1]:{patient.sshd.port} ssh-ed25519 {other}\n")
-    found = failed(patient.doctor(), "host key")
+    found = failed(patient.doctor(), "host key", "host-key-changed")
     assert f"{patient.known_hosts}:2" in found["seen"]
     assert f"`ssh-keygen -R '[127.0.0.1]:{patient.sshd.port}'" in found["mend"]
     run_trust(patient, found["mend"])
@@ -333,7 +336,7 @@ def test_changed_host_key(patient: Patient) -> None:
 def test_revoked_host_key(patient: Patient) -> None:
     patient.healthy()
     patient.known_hosts.write_text("@revoked * " + " ".join((patient.sshd.home / "host.pub").read_text().split()[:2]))
-    found = failed(patient.doctor(), "host key")
+    found = failed(patient.doctor(), "host key", "host-key-revoked")
     assert f"{patient.known_hosts}:1" in found["cause"]
 
 
@@ -348,7 +351,7 @@ def test_certificate_that_nobody_vouches_for_names_no_command_of_its_own(
     patient.healthy(extra=f"HostKey {tmp_path}/host\nHostCertificate {tmp_path}/host-cert.pub")
     authority = " ".join((tmp_path / "ca.pub").read_text().split()[:2])
     patient.known_hosts.write_text(f"# ours\n@cert-authority * {authority}\n")
-    found = failed(patient.doctor(), "host key")
+    found = failed(patient.doctor(), "host key", "host-certificate-unknown")
     assert "evil" in found["seen"]
     assert "evil" not in found["mend"] + found["cause"]
     assert f"{patient.known_hosts}:2" in found["cause"]
@@ -358,7 +361,7 @@ def test_certificate_that_nobody_vouches_for_names_no_command_of_its_own(
 def test_configuration_that_others_can_write(patient: Patient) -> None:
     patient.healthy()
     patient.config.chmod(0o666)
-    found = failed(patient.doctor(), "configuration")
+    found = failed(patient.doctor(), "configuration", "insecure-configuration")
     [command] = re.findall("`(.*?)`", found["mend"])
     subprocess.run(command, shell=True, check=True)
     assert patient.doctor()["exit"] == 0
@@ -367,14 +370,14 @@ def test_configuration_that_others_can_write(patient: Patient) -> None:
 def test_configuration_that_can_not_be_read(patient: Patient) -> None:
     patient.healthy()
     patient.configure("Port many")
-    assert f"{patient.config}:3" in failed(patient.doctor(), "configuration")["mend"]
+    assert f"{patient.config}:3" in failed(patient.doctor(), "configuration", "invalid-configuration")["mend"]
 
 
 def test_key_that_others_can_read(patient: Patient) -> None:
     patient.healthy()
     key = patient.home / ".ssh" / "id_ed25519"
     key.chmod(0o644)
-    found = failed(patient.doctor(), "login")
+    found = failed(patient.doctor(), "login", "key-file-permissions")
     assert "`chmod 600 ~/.ssh/id_ed25519`" in found["mend"]
     key.chmod(0o600)
     assert patient.doctor()["exit"] == 0
@@ -384,7 +387,7 @@ def test_key_that_is_not_authorized(patient: Patient) -> None:
     patient.healthy()
     keys = patient.sshd.home / "authorized_keys"
     keys.write_text("")
-    found = failed(patient.doctor(), "login")
+    found = failed(patient.doctor(), "login", "login-refused")
     assert f"~{patient.sshd.user}/.ssh/authorized_keys" in found["mend"]
     [line] = re.findall("append `(.*?)`", found["mend"])
     keys.write_text(line + "\n")
@@ -393,7 +396,7 @@ def test_key_that_is_not_authorized(patient: Patient) -> None:
 
 def test_wrong_user(patient: Patient) -> None:
     patient.healthy()
-    found = failed(patient.doctor(user="nobody-of-this-name"), "login")
+    found = failed(patient.doctor(user="nobody-of-this-name"), "login", "login-refused")
     assert "nobody-of-this-name" in found["seen"]
     assert "user before the @" in found["mend"]
 
@@ -401,7 +404,7 @@ def test_wrong_user(patient: Patient) -> None:
 def test_no_key_at_all(patient: Patient) -> None:
     patient.healthy()
     (patient.home / ".ssh" / "id_ed25519").unlink()
-    assert "ssh-keygen -t ed25519" in failed(patient.doctor(), "login")["mend"]
+    assert "ssh-keygen -t ed25519" in failed(patient.doctor(), "login", "no-credentials")["mend"]
 
 
 def test_agent_that_does_not_answer(patient: Patient, tmp_path: Path) -> None:
@@ -411,22 +414,22 @@ def test_agent_that_does_not_answer(patient: Patient, tmp_path: Path) -> None:
         silent.bind(str(tmp_path / "agent"))
         silent.listen()
         patient.configure(f"Port {patient.sshd.port}", f"IdentityAgent {tmp_path}/agent")
-        found = failed(patient.doctor(), "login")
+        found = failed(patient.doctor(), "login", "agent-silent")
     assert "no answer within" in found["cause"]
     assert f"`IdentityAgent {tmp_path}/agent` in {patient.config}:4" in found["mend"]
 
 
 def test_no_sftp_and_no_scp(patient: Patient) -> None:
     patient.healthy(subsystem=False, extra=f"SetEnv PATH={patient.home}")
-    found = failed(patient.doctor(), "SCP")
+    found = failed(patient.doctor(), "SCP", "no-scp")
     assert "`Subsystem sftp internal-sftp` in /etc/ssh/sshd_config" in found["mend"]
-    found = failed(patient.doctor("--transport", "sftp"), "SFTP")
+    found = failed(patient.doctor("--transport", "sftp"), "SFTP", "no-sftp")
     assert "`Subsystem sftp internal-sftp` in /etc/ssh/sshd_config" in found["mend"]
 
 
 def test_login_script_that_prints_something(patient: Patient) -> None:
     patient.healthy(sftp="/bin/echo Welcome to db1, dear user, and mind the gap")
-    found = failed(patient.doctor(), "SFTP")
+    found = failed(patient.doctor(), "SFTP", "text-before-protocol")
     assert "login script" in found["cause"]
     assert ".bashrc" in found["mend"]
 
@@ -436,7 +439,7 @@ def test_server_that_opens_no_channel(patient: Patient) -> None:
     key = paramiko.Ed25519Key.from_private_key_file(str(patient.sshd.home / "host"))
     with listening(made_of_paramiko(RefusesChannels, key=key)) as port:
         beside(patient, port)
-        found = failed(patient.doctor("--port", port), "SFTP")
+        found = failed(patient.doctor("--port", port), "SFTP", "session-refused")
     assert "sshd_config" in found["mend"]
 
 
@@ -444,13 +447,13 @@ def test_server_that_opens_no_channel(patient: Patient) -> None:
 def test_missing_directory(patient: Patient, transport: str) -> None:
     patient.healthy()
     missing = patient.collect / "no such"
-    found = failed(patient.doctor("--transport", transport, directory=missing), "directory")
+    found = failed(patient.doctor("--transport", transport, directory=missing), "directory", "not-found")
     assert f"`mkdir -p '{missing}'`" in found["mend"]
 
 
 def test_directory_that_is_a_file(patient: Patient) -> None:
     patient.healthy()
-    failed(patient.doctor(directory=patient.collect / "data"), "directory")
+    failed(patient.doctor(directory=patient.collect / "data"), "directory", "not-a-directory")
 
 
 @pytest.mark.parametrize("transport", ["sftp", "scp"])
@@ -476,13 +479,19 @@ def unprivileged_patient(
 
 
 @pytest.mark.parametrize(
-    ("mode", "step", "mend"),
-    [(0o333, "directory", "chmod u+rx"), (0o000, "directory", "chmod u+rx"), (0o555, "write", "chmod u+w")],
+    ("mode", "step", "reason", "mend"),
+    [
+        (0o333, "directory", "permission-denied", "chmod u+rx"),
+        (0o000, "directory", "permission-denied", "chmod u+rx"),
+        (0o555, "write", "write-denied", "chmod u+w"),
+    ],
 )
-def test_directory_with_the_wrong_mode(unprivileged_patient: Patient, mode: int, step: str, mend: str) -> None:
+def test_directory_with_the_wrong_mode(
+    unprivileged_patient: Patient, mode: int, step: str, reason: str, mend: str
+) -> None:
     patient = unprivileged_patient
     patient.collect.chmod(mode)
-    found = failed(patient.doctor(), step)
+    found = failed(patient.doctor(), step, reason)
     assert f"`{mend} {patient.collect}`" in found["mend"]
     if step == "write":
         assert sorted(os.listdir(patient.collect)) == ["cback.collect", "data"]
@@ -510,14 +519,14 @@ def test_jump_host_that_lets_us_through(patient: Patient, own_sshd: Callable[...
 def test_jump_host_that_forwards_nothing(patient: Patient, own_sshd: Callable[..., Sshd]) -> None:
     patient.healthy()
     through(patient, own_sshd(extra="AllowTcpForwarding no"))
-    found = failed(patient.doctor(), "TCP")
+    found = failed(patient.doctor(), "TCP", "forwarding-refused")
     assert "`AllowTcpForwarding yes` in /etc/ssh/sshd_config on gate" in found["mend"]
 
 
 def test_jump_host_whose_key_is_unknown(patient: Patient, own_sshd: Callable[..., Sshd]) -> None:
     patient.healthy()
     through(patient, own_sshd(), known=False)
-    found = failed(patient.doctor(), "jump host")
+    found = failed(patient.doctor(), "jump host", "host-key-unknown")
     assert "Jump host gate" in found["seen"]
     run_trust(patient, found["mend"])
     assert patient.doctor()["exit"] == 0
@@ -528,7 +537,7 @@ def test_jump_host_that_is_down(patient: Patient, own_sshd: Callable[..., Sshd])
     hop = own_sshd()
     through(patient, hop)
     hop.stop()
-    found = failed(patient.doctor(), "jump host")
+    found = failed(patient.doctor(), "jump host", "connection-refused")
     assert "gate" in found["cause"]
     assert f"`ProxyJump gate` in {patient.config}:4" in found["mend"]
 
@@ -536,7 +545,7 @@ def test_jump_host_that_is_down(patient: Patient, own_sshd: Callable[..., Sshd])
 def test_proxy_command_that_leads_nowhere(patient: Patient) -> None:
     patient.healthy()
     patient.configure(f"Port {patient.sshd.port}", "ProxyCommand sh -c 'echo no way >&2; exit 1'")
-    found = failed(patient.doctor(), "banner")
+    found = failed(patient.doctor(), "banner", "proxy-command-failed")
     assert "no way" in found["seen"]
     assert "`ProxyCommand sh -c 'echo no way >&2; exit 1'` in " in found["mend"]
     assert f"{patient.config}:4" in found["mend"]
@@ -613,7 +622,7 @@ def test_a_file_whose_connection_was_lost_is_removed_over_another(
     port = when_created(lambda channel: channel.get_transport().close())
     told = patient.doctor("--port", port)
     assert WhenCreated.then is None
-    failed(told, "write")
+    failed(told, "write", "connection-lost")
     assert sorted(os.listdir(patient.collect)) == ["cback.collect", "data"]
 
 

@@ -21,6 +21,7 @@ from peerstage.errors import (
     RemoteError,
     StageError,
 )
+from peerstage.reasons import Reason
 from support import ssh_server
 from support.agents import SoftwareToken, token_agent
 from support.ssh_server import Handler, Policy, listening, made_of_paramiko
@@ -75,23 +76,34 @@ def attempt(
 
 @pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
-    ("handler", "kind", "words"),
+    ("handler", "kind", "words", "reason"),
     [
-        (ssh_server.never_speaks, LimitExceeded, "complete the login"),
-        (ssh_server.closes_at_once, ConnectError, "No SSH session came about: it hangs up"),
-        (ssh_server.turns_away, ConnectError, "the server hangs up, saying 'Not allowed at this time'"),
-        (ssh_server.speaks_without_end, (ConnectError, ProtocolError), "identification"),
-        (ssh_server.greets_without_end, (ConnectError, ProtocolError), "SSH"),
-        (ssh_server.speaks_http, ConnectError, "SSH"),
-        (ssh_server.sends_a_huge_packet, (ConnectError, ProtocolError), "packet"),
-        (ssh_server.is_silent_after_its_name, LimitExceeded, "complete the login"),
-        (ssh_server.is_silent_after_kexinit, LimitExceeded, "complete the login"),
+        (ssh_server.never_speaks, LimitExceeded, "complete the login", Reason.BANNER_TIMEOUT),
+        (
+            ssh_server.closes_at_once,
+            ConnectError,
+            "No SSH session came about: it hangs up",
+            Reason.CLOSED_BEFORE_BANNER,
+        ),
+        (
+            ssh_server.turns_away,
+            ConnectError,
+            "the server hangs up, saying 'Not allowed at this time'",
+            Reason.CLOSED_BEFORE_BANNER,
+        ),
+        (ssh_server.speaks_without_end, (ConnectError, ProtocolError), "identification", Reason.NOT_SSH),
+        (ssh_server.greets_without_end, (ConnectError, ProtocolError), "SSH", Reason.NOT_SSH),
+        (ssh_server.speaks_http, ConnectError, "SSH", Reason.NOT_SSH),
+        (ssh_server.sends_a_huge_packet, (ConnectError, ProtocolError), "packet", Reason.KEY_EXCHANGE_FAILED),
+        (ssh_server.is_silent_after_its_name, LimitExceeded, "complete the login", Reason.KEY_EXCHANGE_TIMEOUT),
+        (ssh_server.is_silent_after_kexinit, LimitExceeded, "complete the login", Reason.KEY_EXCHANGE_TIMEOUT),
     ],
 )
 def test_what_is_no_ssh_server_ends_in_an_error(
-    handler: Handler, kind: Any, words: str, target: Path, host_key: paramiko.PKey
+    handler: Handler, kind: Any, words: str, reason: Reason, target: Path, host_key: paramiko.PKey
 ) -> None:
     error = attempt(handler, target, host_key)
+    assert error.reason is reason
     assert isinstance(error, kind)
     assert words in str(error)
 
@@ -103,33 +115,46 @@ def test_the_time_to_connect_holds_until_the_keys_are_exchanged(target: Path, ho
 
 @pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
-    ("transport", "policy", "kind", "words"),
+    ("transport", "policy", "kind", "words", "reason"),
     [
-        ("sftp", ssh_server.RefusesEverybody, LoginError, "refused"),
-        ("sftp", ssh_server.RefusesChannels, RemoteError, "channel"),
-        ("sftp", ssh_server.RefusesSubsystems, RemoteError, "sftp subsystem"),
-        ("sftp", ssh_server.FloodsStderr, ProtocolError, "stderr"),
-        ("sftp", ssh_server.SendsBytesOneByOne, StageError, ""),
-        ("sftp", ssh_server.IgnoresTheWindow, StageError, ""),
-        ("sftp", ssh_server.NeverStarts, LimitExceeded, "stall_timeout"),
-        ("sftp", ssh_server.EndsAtOnce, NoSFTP, ""),
-        ("scp", ssh_server.RefusesChannels, RemoteError, "channel"),
-        ("scp", ssh_server.RefusesCommands, RemoteError, "no command"),
-        ("scp", ssh_server.FloodsStderr, ProtocolError, "stderr"),
-        ("scp", ssh_server.SendsBytesOneByOne, StageError, ""),
-        ("scp", ssh_server.IgnoresTheWindow, StageError, ""),
-        ("scp", ssh_server.NeverStarts, LimitExceeded, "stall_timeout"),
-        ("scp", ssh_server.EndsAtOnce, StageError, ""),
-        ("scp", ssh_server.FailsAfterAFile, RemoteError, "status 1"),
-        ("scp", ssh_server.LeavesWithoutAStatus, ConnectionLost, "without saying whether that was all"),
-        ("scp", ssh_server.NeverLeaves, LimitExceeded, "stall_timeout"),
-        ("scp", ssh_server.NeverSaysHowItEnded, LimitExceeded, "stall_timeout"),
+        ("sftp", ssh_server.RefusesEverybody, LoginError, "refused", Reason.LOGIN_REFUSED),
+        ("sftp", ssh_server.RefusesChannels, RemoteError, "channel", Reason.SESSION_REFUSED),
+        ("sftp", ssh_server.RefusesSubsystems, RemoteError, "sftp subsystem", Reason.NO_SFTP),
+        ("sftp", ssh_server.FloodsStderr, ProtocolError, "stderr", Reason.PROTOCOL_VIOLATION),
+        ("sftp", ssh_server.SendsBytesOneByOne, StageError, "", Reason.TEXT_BEFORE_PROTOCOL),
+        ("sftp", ssh_server.IgnoresTheWindow, StageError, "", Reason.TEXT_BEFORE_PROTOCOL),
+        ("sftp", ssh_server.NeverStarts, LimitExceeded, "stall_timeout", Reason.STALLED),
+        ("sftp", ssh_server.EndsAtOnce, NoSFTP, "", Reason.NO_SFTP),
+        ("scp", ssh_server.RefusesChannels, RemoteError, "channel", Reason.SESSION_REFUSED),
+        ("scp", ssh_server.RefusesCommands, RemoteError, "no command", Reason.COMMAND_REFUSED),
+        ("scp", ssh_server.FloodsStderr, ProtocolError, "stderr", Reason.PROTOCOL_VIOLATION),
+        ("scp", ssh_server.SendsBytesOneByOne, StageError, "", Reason.PROTOCOL_VIOLATION),
+        ("scp", ssh_server.IgnoresTheWindow, StageError, "", Reason.PROTOCOL_VIOLATION),
+        ("scp", ssh_server.NeverStarts, LimitExceeded, "stall_timeout", Reason.STALLED),
+        ("scp", ssh_server.EndsAtOnce, StageError, "", Reason.CONNECTION_LOST),
+        ("scp", ssh_server.FailsAfterAFile, RemoteError, "status 1", Reason.COMMAND_FAILED),
+        (
+            "scp",
+            ssh_server.LeavesWithoutAStatus,
+            ConnectionLost,
+            "without saying whether that was all",
+            Reason.CONNECTION_LOST,
+        ),
+        ("scp", ssh_server.NeverLeaves, LimitExceeded, "stall_timeout", Reason.STALLED),
+        ("scp", ssh_server.NeverSaysHowItEnded, LimitExceeded, "stall_timeout", Reason.STALLED),
     ],
 )
 def test_servers_that_misbehave_after_the_key_exchange_end_in_an_error(
-    transport: str, policy: type[Policy], kind: Any, words: str, target: Path, host_key: paramiko.PKey
+    transport: str,
+    policy: type[Policy],
+    kind: Any,
+    words: str,
+    reason: Reason,
+    target: Path,
+    host_key: paramiko.PKey,
 ) -> None:
     error = attempt(made_of_paramiko(policy, key=host_key), target, host_key, transport=transport)
+    assert error.reason is reason
     assert isinstance(error, kind)
     assert words in str(error)
 
@@ -140,6 +165,7 @@ def test_a_byte_at_a_time_is_ended_by_the_deadline(target: Path, host_key: param
     limits = Limits(stall_timeout=0.7, deadline=2.0)
     error = attempt(handler, target, host_key, transport="scp", limits=limits)
     assert isinstance(error, LimitExceeded)
+    assert (error.reason, error.limit) == (Reason.DEADLINE_PASSED, "deadline")
     assert "Limits.deadline" in str(error)
 
 
@@ -155,6 +181,7 @@ def test_servers_that_offer_only_what_is_broken_are_refused(
 
     error = attempt(made_of_paramiko(key=host_key, prepare=offer), target, host_key)
     assert isinstance(error, ConnectError)
+    assert (error.reason, error.algorithm) == (Reason.NO_COMMON_ALGORITHM, what.removesuffix("s"))
     assert "common" in str(error)
 
 
@@ -172,6 +199,7 @@ def test_a_server_without_strict_key_exchange_and_with_etm_only_is_refused(
 
     error = attempt(made_of_paramiko(key=host_key, prepare=offer, strict_kex=False), target, host_key)
     assert isinstance(error, ConnectError)
+    assert error.reason is Reason.STRICT_KEX_MISSING
     assert "CVE-2023-48795" in str(error)
 
 
@@ -193,6 +221,7 @@ def test_an_endless_login_banner_ends_with_the_login(target: Path, host_key: par
 
     error = attempt(made_of_paramiko(Babbles, key=host_key, prepare=prepare), target, host_key)
     assert isinstance(error, LimitExceeded)
+    assert (error.reason, error.limit) == (Reason.LOGIN_TIMEOUT, "login_timeout")
 
 
 def saying(kind: int, answer: paramiko.Message) -> Any:
@@ -240,6 +269,7 @@ def test_a_password_that_has_expired_is_said_to(target: Path, host_key: paramiko
     error = attempt(handler, target, host_key, password="sesame")
     assert isinstance(error, LoginError)
     assert "the password: it has expired, and the peer wants another one" in str(error)
+    assert [(one.label, one.reason) for one in error.attempts][-1] == ("the password", Reason.PASSWORD_EXPIRED)
 
 
 def test_extensions_by_the_billion_are_refused(target: Path, host_key: paramiko.PKey) -> None:

@@ -76,6 +76,7 @@ REASONS: dict[Exit, tuple[Reason, ...]] = {
         Reason.LOGIN_REFUSED,
         Reason.MORE_AUTHENTICATION_WANTED,
         Reason.METHOD_NOT_OFFERED,
+        Reason.PASSWORD_EXPIRED,
         Reason.TOO_MANY_LOGIN_ATTEMPTS,
         Reason.LOGIN_TIMEOUT,
         Reason.NO_CREDENTIALS,

@@ -17,7 +17,7 @@ from peerstage.session.certificates import rsa_bits
 from peerstage.session.config import Destination
 from peerstage.session.offers import Offer, Offers
 from peerstage.session.options import SSHOptions
-from peerstage.session.pipe import Disconnected
+from peerstage.session.pipe import Disconnected, PasswordExpired
 
 log = logging.getLogger("peerstage.session")
 
@@ -194,7 +194,7 @@ class Login:
         except paramiko.SSHException as exc:
             if not self._transport.is_active():
                 raise
-            tell(Reason.LOGIN_REFUSED, str(exc))
+            tell(Reason.PASSWORD_EXPIRED if isinstance(exc, PasswordExpired) else Reason.LOGIN_REFUSED, str(exc))
             return False
         if wanted:
             self._wanted = list(wanted)
@@ -229,7 +229,14 @@ def _reason_of(attempts: Sequence[LoginAttempt]) -> Reason:
 
 
 #: The reasons of what was offered to the server.
-_OFFERED = frozenset({Reason.LOGIN_REFUSED, Reason.MORE_AUTHENTICATION_WANTED, Reason.METHOD_NOT_OFFERED})
+_OFFERED = frozenset(
+    {
+        Reason.LOGIN_REFUSED,
+        Reason.MORE_AUTHENTICATION_WANTED,
+        Reason.METHOD_NOT_OFFERED,
+        Reason.PASSWORD_EXPIRED,
+    }
+)
 
 _RSA_NAMES = {
     suffix: tuple(name + suffix.removeprefix("ssh-rsa") for name in ("rsa-sha2-512", "rsa-sha2-256"))

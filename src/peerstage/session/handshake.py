@@ -25,8 +25,9 @@ _BEFORE_BANNER = {
     Reason.CLOSED_BEFORE_LOGIN: Reason.CLOSED_BEFORE_BANNER,
     Reason.KEY_EXCHANGE_FAILED: Reason.NOT_SSH,
     Reason.PROTOCOL_VIOLATION: Reason.NOT_SSH,
+    Reason.LOGIN_TIMEOUT: Reason.BANNER_TIMEOUT,
 }
-_AFTER_BANNER = {Reason.BANNER_TIMEOUT: Reason.KEY_EXCHANGE_TIMEOUT}
+_AFTER_BANNER = dict.fromkeys((Reason.BANNER_TIMEOUT, Reason.LOGIN_TIMEOUT), Reason.KEY_EXCHANGE_TIMEOUT)
 
 #: Told of a step on the way that is done: its name, and what was seen.
 Note: TypeAlias = Callable[[str, str], object]
@@ -80,6 +81,7 @@ def exchange_keys(
     transport.get_security_options().key_types = key_types
     agreed: Any = transport
     with (
+        _refined(transport),
         _before_login(transport, watchdog),
         watchdog.phase("answer as an SSH server", seconds, Reason.BANNER_TIMEOUT),
     ):
@@ -106,16 +108,23 @@ def exchange_keys(
 @contextlib.contextmanager
 def _before_login(transport: ClientTransport, watchdog: Watchdog) -> Iterator[None]:
     try:
-        try:
-            yield
-        except StageError:
-            watchdog.check()
-            raise
-        except Exception as exc:
-            watchdog.check()
-            saved: Any = None if transport.is_active() else transport.get_exception()
-            raise translate(saved or exc, logged_in=False) from exc
+        yield
+    except StageError:
+        watchdog.check()
+        raise
+    except Exception as exc:
+        watchdog.check()
+        saved: Any = None if transport.is_active() else transport.get_exception()
+        raise translate(saved or exc, logged_in=False) from exc
+
+
+@contextlib.contextmanager
+def _refined(transport: ClientTransport) -> Iterator[None]:
+    """Let what fails inside tell whether the server had identified itself before (RFC 4253, 4.2)."""
+    try:
+        yield
     except StageError as exc:
         identified: Any = transport
-        exc.reason = (_AFTER_BANNER if identified.remote_version else _BEFORE_BANNER).get(exc.reason, exc.reason)
+        reasons = _AFTER_BANNER if identified.remote_version else _BEFORE_BANNER
+        exc.reason = reasons.get(exc.reason, exc.reason)
         raise

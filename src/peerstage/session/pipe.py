@@ -32,6 +32,10 @@ class Violation(paramiko.SSHException):
     """The server broke a rule or a bound; raised in paramiko's thread, which then ends the connection."""
 
 
+class PasswordExpired(paramiko.SSHException):
+    """The server asks for a new password (RFC 4252, 8)."""
+
+
 class NoCommonAlgorithm(IncompatiblePeer):
     """Server and client have no algorithm of one kind in common (RFC 4253, 7.1).
 

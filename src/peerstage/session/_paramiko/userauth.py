@@ -10,7 +10,7 @@ from paramiko.auth_handler import AuthOnlyHandler
 from paramiko.common import cMSG_USERAUTH_REQUEST
 from paramiko.message import Message
 
-from peerstage.session.pipe import Violation
+from peerstage.session.pipe import PasswordExpired, Violation
 
 #: The service that a login is for (RFC 4254).
 SERVICE = "ssh-connection"
@@ -64,7 +64,7 @@ class Login(AuthOnlyHandler):
             return
         if hidden.auth_method != "password":
             raise Violation("an answer that belongs to no question")
-        hidden.transport.saved_exception = paramiko.SSHException("it has expired, and the peer wants another one")
+        hidden.transport.saved_exception = PasswordExpired("it has expired, and the peer wants another one")
         hidden.auth_event.set()
 
     def ask(self, user: str, method: str, request: Message) -> list[str]:

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from peerstage.errors import ProtocolError, RemoteError
+from peerstage.errors import ProtocolError, RemoteError, RemoteNotFound
 from peerstage.reasons import Reason
 from peerstage.records import Entry, Limits
 from peerstage.transport.base import join
@@ -91,7 +91,7 @@ def _sort(name: bytes, attributes: wire.Attributes, entries: list[Entry], refuse
 def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> Iterator[tuple[bytes, wire.Attributes]]:
     """Yield what is listed as it comes, dots left out; the names alone are kept, to know one that comes twice."""
     check_path(directory, limits)
-    handle = client.handle(wire.OPENDIR, wire.string(directory), directory)
+    handle = _open(client, directory)
     body = wire.string(handle)
     names = Names(directory, limits)
     before = client.received
@@ -120,6 +120,17 @@ def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> Iterato
     status_of(client.call(wire.CLOSE, body))
     if failed is not None:
         raise failed
+
+
+def _open(client: SFTPClient, directory: bytes) -> bytes:
+    """Return a handle of *directory*; servers say of a file that it is not there."""
+    try:
+        return client.handle(wire.OPENDIR, wire.string(directory), directory)
+    except RemoteNotFound:
+        mode = client.stat(directory).mode
+        if mode is not None and stat.S_IFMT(mode) and not stat.S_ISDIR(mode):
+            raise RemoteError("It is a file, not a directory.", path=directory, reason=Reason.NOT_A_DIRECTORY) from None
+        raise
 
 
 def _check_name(name: bytes, limits: Limits) -> None:
