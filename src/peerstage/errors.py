@@ -140,12 +140,14 @@ class LoginAttempt(NamedTuple):
         reason: Why it did not suffice.
         outcome: The same in words.
         path: The key file or the agent's socket; "" for a key that the agent or the caller holds, and for a password.
+        key_type: The type of a key or certificate that was offered, as ``ssh-ed25519-cert-v01@openssh.com``; else "".
     """
 
     label: str
     reason: Reason
     outcome: str
     path: str = ""
+    key_type: str = ""
 
 
 class _Context(TypedDict, total=False):

@@ -34,7 +34,7 @@ ERRORS: list[StageError] = [
         reason=Reason.AGENT_SILENT,
         attempts=(
             LoginAttempt("agent at /run/a", Reason.AGENT_SILENT, "no answer within 2 s", "/run/a"),
-            LoginAttempt("~/.ssh/id", Reason.PASSPHRASE_MISSING, "it has a passphrase", "/home/u/.ssh/id"),
+            LoginAttempt("~/.ssh/id", Reason.PASSPHRASE_MISSING, "it has a passphrase", "/home/u/.ssh/id", "ssh-rsa"),
         ),
     ),
 ]
@@ -77,10 +77,10 @@ def of_login(*attempts: object) -> dict[str, object]:
         said(kind="LimitExceeded", limit=None),
         said(kind="ConnectError", algorithm="\x1b[31m"),
         of_login("x"),
-        of_login(["x", "because", "y", ""]),
-        of_login(["x", "login-refused", "y"]),
-        of_login(["x", "login-refused", None, ""]),
-        of_login(*[["x", "login-refused", "y", ""]] * 17),
+        of_login(["x", "because", "y", "", ""]),
+        of_login(["x", "login-refused", "y", ""]),
+        of_login(["x", "login-refused", None, "", ""]),
+        of_login(*[["x", "login-refused", "y", "", ""]] * 17),
         said(kind="LoginError", attempts={}),
     ],
 )
@@ -97,7 +97,7 @@ def test_what_belongs_to_another_kind_of_error_is_not_looked_at() -> None:
 
 def test_the_longest_error_fits_into_a_frame() -> None:
     wide = "\U0001f600" * 100_000  # twelve bytes each in JSON
-    attempts = (LoginAttempt(wide, Reason.LOGIN_REFUSED, wide, "\U0001f600" * 512),) * 100
+    attempts = (LoginAttempt(wide, Reason.LOGIN_REFUSED, wide, "\U0001f600" * 512, wide),) * 100
     location = Location("\U0001f600" * 512, 2**31 - 1)
     error = LoginError(
         wide, reason=Reason.LOGIN_REFUSED, path=b"\xff" * 100_000, hop=wide, location=location, attempts=attempts

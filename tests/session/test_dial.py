@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from peerstage import Limits, RemotePeer, Retry
 from peerstage.errors import Cancelled, ConnectError, UnknownHostKey
+from peerstage.reasons import Reason
 from peerstage.session.dial import dial
 from peerstage.session.watchdog import Watchdog
 from support.sshd import Sshd, free_port
@@ -78,8 +80,9 @@ def test_attempts_are_a_second_apart_and_counted(
     caplog.set_level(logging.INFO, "peerstage.session")
     config.write_text(f"Host db1\n HostName 127.0.0.1\n Port {free_port()}\n ConnectionAttempts 3\n")
     started = time.monotonic()
-    with pytest.raises(ConnectError, match=r"Connection refused \(3 attempts\)"):
+    with pytest.raises(ConnectError, match=r"Connection refused \(3 attempts\)") as caught:
         peer_of(sshd, collect).stagePeer(str(target))
+    assert caught.value.reason is Reason.CONNECTION_REFUSED
     assert 2.0 <= time.monotonic() - started < 10
     assert caplog.text.count("Connection refused; trying again") == 2
 
@@ -90,8 +93,9 @@ def test_each_attempt_has_the_time_to_connect(watchdog: Watchdog) -> None:
         port = full.getsockname()[1]
         waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(1)]
         started = time.monotonic()
-        with pytest.raises(ConnectError, match=r"no answer in time \(2 attempts\)"):
+        with pytest.raises(ConnectError, match=r"no answer in time \(2 attempts\)") as caught:
             call(port, watchdog, timeout=0.5, attempts=2)
+        assert caught.value.reason is Reason.CONNECT_TIMEOUT
         assert 1.9 <= time.monotonic() - started < 8
         for sock in waiting:
             sock.close()
@@ -149,8 +153,9 @@ def test_an_answer_that_comes_late_serves_the_next_attempt(
     resolver = HangingResolver(monkeypatch)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(ConnectError, match="not resolved in time"):
+        with pytest.raises(ConnectError, match="not resolved in time") as caught:
             dial("db1", port, family=0, timeout=0.06, watchdog=watchdog)
+        assert caught.value.reason is Reason.RESOLVER_TIMEOUT
         resolver.answers.set()
         for times_asked in (1, 2):
             dial("db1", port, family=0, timeout=10, watchdog=watchdog)[0].close()
@@ -160,8 +165,9 @@ def test_an_answer_that_comes_late_serves_the_next_attempt(
 
 def test_a_name_that_is_unknown_is_asked_for_once(watchdog: Watchdog) -> None:
     started = time.monotonic()
-    with pytest.raises(ConnectError, match="can not be resolved"):
+    with pytest.raises(ConnectError, match="can not be resolved") as caught:
         dial("no-such-host.invalid", 22, family=0, timeout=20, watchdog=watchdog, attempts=1000)
+    assert caught.value.reason is Reason.NAME_NOT_RESOLVED
     assert time.monotonic() - started < 20
 
 
@@ -205,8 +211,28 @@ def test_an_address_that_is_not_to_be_had_is_named(
     leaves_nothing: None, sshd: Sshd, collect: Path, target: Path, config: Path, address: str, words: str
 ) -> None:
     config.write_text(lines_for(sshd, f"BindAddress {address}"))
-    with pytest.raises(ConnectError, match=words):
+    with pytest.raises(ConnectError, match=words) as caught:
         peer_of(sshd, collect).stagePeer(str(target))
+    assert caught.value.reason is Reason.BIND_FAILED
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.EHOSTUNREACH, Reason.HOST_UNREACHABLE),
+        (errno.ENETUNREACH, Reason.HOST_UNREACHABLE),
+        (errno.ETIMEDOUT, Reason.CONNECT_TIMEOUT),
+        (errno.ECONNREFUSED, Reason.CONNECTION_REFUSED),
+        (errno.EPERM, Reason.CONNECT_FAILED),
+    ],
+)
+def test_what_the_system_says_of_a_connection_has_its_reason(
+    watchdog: Watchdog, monkeypatch: pytest.MonkeyPatch, code: int, reason: Reason
+) -> None:
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda sock, address: code)
+    with pytest.raises(ConnectError) as caught:
+        call(free_port(), watchdog)
+    assert (caught.value.reason, caught.value.errno) == (reason, code)
 
 
 # IPv6, on a real server.

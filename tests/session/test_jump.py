@@ -12,6 +12,7 @@ import pytest
 
 from peerstage import RemotePeer, Retry, SSHOptions
 from peerstage.errors import ConfigurationError, ConnectError, ConnectionLost, LoginError, StageError, UnknownHostKey
+from peerstage.reasons import Reason
 from peerstage.session.config import resolve_destination
 from peerstage.session.jump import Hop, parse_jump
 from support.sshd import KillsSessions, Sshd
@@ -119,21 +120,23 @@ def test_the_host_key_of_a_hop_is_checked_too(own_sshd: Callable[..., Sshd], col
     server, hop = own_sshd(), own_sshd()
     (collect / "a").touch()
     peer = behind(server, hop, collect=collect, known_hosts=known(server))
-    with pytest.raises(UnknownHostKey, match="Jump host"):
+    with pytest.raises(UnknownHostKey, match="Jump host") as caught:
         peer.stagePeer(str(target))
+    assert caught.value.hop == f"{hop.user}@{hop.host}:{hop.port}"
     assert "Accepted" not in hop.log
     peer = behind(server, hop, collect=collect, known_hosts=known(hop))
     with pytest.raises(UnknownHostKey) as caught:
         peer.stagePeer(str(target))
     assert "Jump host" not in str(caught.value)
+    assert caught.value.hop == ""
     assert "Accepted" not in server.log
 
 
 @pytest.mark.parametrize(
-    ("extra", "kind", "words"),
+    ("extra", "kind", "words", "reason"),
     [
-        ("AllowTcpForwarding no", ConnectError, "AllowTcpForwarding"),
-        ("DenyUsers *", LoginError, "Jump host"),
+        ("AllowTcpForwarding no", ConnectError, "AllowTcpForwarding", Reason.FORWARDING_REFUSED),
+        ("DenyUsers *", LoginError, "Jump host", Reason.LOGIN_REFUSED),
     ],
 )
 def test_a_hop_that_does_not_let_us_through_says_so(
@@ -144,10 +147,12 @@ def test_a_hop_that_does_not_let_us_through_says_so(
     extra: str,
     kind: type[StageError],
     words: str,
+    reason: Reason,
 ) -> None:
     server, hop = own_sshd(), own_sshd(extra=extra)
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=words) as caught:
         behind(server, hop, collect=collect).stagePeer(str(target))
+    assert caught.value.reason is reason
 
 
 def test_a_peer_that_is_down_behind_a_hop_says_so(
@@ -156,8 +161,9 @@ def test_a_peer_that_is_down_behind_a_hop_says_so(
     server, hop = own_sshd(), own_sshd()
     peer = behind(server, hop, collect=collect)
     server.stop()
-    with pytest.raises(ConnectError, match=f"can not connect to 127.0.0.1 port {server.port}"):
+    with pytest.raises(ConnectError, match=f"can not connect to 127.0.0.1 port {server.port}") as caught:
         peer.stagePeer(str(target))
+    assert caught.value.reason is Reason.HOP_CANNOT_CONNECT
 
 
 def test_a_hop_whose_connection_closes_ends_the_run_within_a_second(

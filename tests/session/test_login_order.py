@@ -14,6 +14,7 @@ import pytest
 
 from peerstage import SSHOptions
 from peerstage.errors import LoginError
+from peerstage.reasons import Reason
 from support.agents import agent_that, packet, string
 from support.keys import certify, fingerprint, make_key, running_agent
 from support.logins import certified_server, configure, log_in, offered_to, ssh_offers
@@ -90,6 +91,12 @@ def test_an_agent_of_ten_keys_uses_up_the_tries_as_it_does_for_ssh_and_the_error
         for key in keys[:2]:
             assert f"{fingerprint(key)}): refused" in str(caught.value)
         assert fingerprint(server.identity) not in str(caught.value), "its turn did not come"
+        assert caught.value.reason is Reason.TOO_MANY_LOGIN_ATTEMPTS
+        assert [(one.reason, one.key_type, one.path) for one in caught.value.attempts] == [
+            (Reason.LOGIN_REFUSED, "ssh-ed25519", ""),
+            (Reason.LOGIN_REFUSED, "ssh-ed25519", ""),
+            (Reason.TOO_MANY_LOGIN_ATTEMPTS, "ssh-ed25519", ""),
+        ]
         configure(ssh, server, f"IdentityFile {server.identity}", "IdentitiesOnly yes")
         log_in(server, target, agent=path)
 
@@ -171,23 +178,30 @@ def test_a_certificate_without_its_key_and_a_file_that_is_none_are_named(
         f"{fingerprint(authority)}): refused",
     ):
         assert words in str(caught.value)
+    assert caught.value.reason is Reason.LOGIN_REFUSED
+    assert [(one.reason, one.path) for one in caught.value.attempts] == [
+        (Reason.PUBLIC_KEY_ONLY, str(certificate)),
+        (Reason.CERTIFICATE_INVALID, f"{ssh}/config"),
+        (Reason.KEY_FILE_MISSING, "/missing"),
+        (Reason.LOGIN_REFUSED, str(authority)),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "words", "reason"),
     [
-        ("key.pub", "it is a public key, and no agent has the private one"),
-        ("fifo", "not a regular file"),
-        (".", "not a regular file"),
-        ("huge", "larger than 1048576 bytes"),
-        ("missing", "No such file"),
-        ("empty", "not a private key"),
-        ("a\0b", r"no path \(embedded null byte\)"),
-        ("a\ud800", "no path .*surrogates"),
+        ("key.pub", "it is a public key, and no agent has the private one", Reason.PUBLIC_KEY_ONLY),
+        ("fifo", "not a regular file", Reason.KEY_FILE_UNREADABLE),
+        (".", "not a regular file", Reason.KEY_FILE_UNREADABLE),
+        ("huge", "larger than 1048576 bytes", Reason.KEY_FILE_UNREADABLE),
+        ("missing", "No such file", Reason.KEY_FILE_MISSING),
+        ("empty", "not a private key", Reason.KEY_INVALID),
+        ("a\0b", r"no path \(embedded null byte\)", Reason.KEY_FILE_UNREADABLE),
+        ("a\ud800", "no path .*surrogates", Reason.KEY_FILE_UNREADABLE),
     ],
 )
 def test_an_identity_that_is_no_private_key_is_named_with_the_reason(
-    own_sshd: Start, ssh: Path, target: Path, tmp_path: Path, name: str, words: str
+    own_sshd: Start, ssh: Path, target: Path, tmp_path: Path, name: str, words: str, reason: Reason
 ) -> None:
     server = own_sshd()
     configure(ssh, server)
@@ -199,6 +213,8 @@ def test_an_identity_that_is_no_private_key_is_named_with_the_reason(
     with pytest.raises(LoginError, match=words) as caught:
         log_in(server, target, identity=f"{tmp_path}/{name}")
     assert str(caught.value).isprintable()
+    assert caught.value.reason is reason
+    assert [(one.reason, one.path) for one in caught.value.attempts] == [(reason, f"{tmp_path}/{name}")]
     log_in(server, target, identity=(f"{tmp_path}/{name}", str(server.identity)))
 
 
@@ -270,18 +286,31 @@ def test_a_strange_key_in_an_agent_does_not_take_the_others_with_it(
         log_in(server, target, identity=(), agent=path)
 
 
-MISBEHAVING: dict[str, tuple[Callable[[socket.socket], object], str]] = {
-    "never answers": (says(), "no answer within 2 s"),
-    "never signs": (says(LISTS_A_KEY), "no answer within 1 s"),
-    "hangs up": (lambda conn: None, "hangs up|reset|pipe"),
-    "claims a packet of 4 GiB": (says(b"\xff\xff\xff\xff"), "no ssh agent"),
-    "sends a list that is cut off": (says(packet(b"\x0c\0\0\0\x02\0\0")), "can not be read"),
-    "claims 4 billion keys": (says(packet(b"\x0c\xff\xff\xff\xff")), "can not be read"),
-    "refuses to list": (says(packet(b"\x05")), "refuses"),
-    "refuses to sign": (says(LISTS_A_KEY, packet(b"\x05")), r"mine\\x1b.*refuses"),
-    "hangs up when it is to sign": (lambda conn: (conn.recv(65536), conn.sendall(LISTS_A_KEY)), "mine"),
-    "signs by nonsense": (says(LISTS_A_KEY, packet(b"\x0e" + string(b"nonsense"))), "mine.*refused"),
-    "is no agent": (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "no ssh agent"),
+MISBEHAVING: dict[str, tuple[Callable[[socket.socket], object], str, Reason]] = {
+    "never answers": (says(), "no answer within 2 s", Reason.AGENT_SILENT),
+    "never signs": (says(LISTS_A_KEY), "no answer within 1 s", Reason.AGENT_SILENT),
+    "hangs up": (lambda conn: None, "hangs up|reset|pipe", Reason.AGENT_UNAVAILABLE),
+    "claims a packet of 4 GiB": (says(b"\xff\xff\xff\xff"), "no ssh agent", Reason.AGENT_UNAVAILABLE),
+    "sends a list that is cut off": (
+        says(packet(b"\x0c\0\0\0\x02\0\0")),
+        "can not be read",
+        Reason.AGENT_REFUSED,
+    ),
+    "claims 4 billion keys": (says(packet(b"\x0c\xff\xff\xff\xff")), "can not be read", Reason.AGENT_REFUSED),
+    "refuses to list": (says(packet(b"\x05")), "refuses", Reason.AGENT_REFUSED),
+    "refuses to sign": (says(LISTS_A_KEY, packet(b"\x05")), r"mine\\x1b.*refuses", Reason.AGENT_REFUSED),
+    "hangs up when it is to sign": (
+        lambda conn: (conn.recv(65536), conn.sendall(LISTS_A_KEY)),
+        "mine",
+        Reason.AGENT_UNAVAILABLE,
+    ),
+    "signs by nonsense": (
+        says(LISTS_A_KEY, packet(b"\x0e" + string(b"nonsense"))),
+        "mine.*refused",
+        Reason.LOGIN_REFUSED,
+    ),
+    "is no agent": (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "no ssh agent", Reason.AGENT_UNAVAILABLE),
+    "has no keys": (says(packet(b"\x0c\0\0\0\0")), "agent at .*: it holds no keys", Reason.AGENT_EMPTY),
 }
 
 
@@ -290,7 +319,7 @@ def test_an_agent_that_misbehaves_is_passed_over_with_a_word(
     own_sshd: Start, ssh: Path, target: Path, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("peerstage.session.agent._SIGNATURE", 1.0)
-    answer, words = MISBEHAVING[fault]
+    answer, words, reason = MISBEHAVING[fault]
     server = own_sshd()
     configure(ssh, server, f"IdentityFile {server.identity}")
     with agent_that(tmp_path / "agent", answer) as path:
@@ -298,6 +327,7 @@ def test_an_agent_that_misbehaves_is_passed_over_with_a_word(
         with pytest.raises(LoginError, match=words) as caught:
             log_in(server, target, identity=(), agent=path)
     assert str(caught.value).isprintable()
+    assert (caught.value.reason, caught.value.attempts[-1].reason) == (reason, reason)
 
 
 def test_an_agent_that_has_stopped_answering_is_not_asked_for_another_signature(

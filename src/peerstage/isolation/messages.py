@@ -173,6 +173,7 @@ def error_to(error: Exception) -> dict[str, Any]:
                 one.reason,
                 one.outcome[:_MOST_LABEL],
                 one.path if len(one.path) <= _MOST_FILE else "",
+                one.key_type[:_MOST_LABEL],
             ]
             for one in error.attempts[:_MOST_ATTEMPTS]
         ]
@@ -220,12 +221,13 @@ def _details(kind: type[StageError], raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attempt(raw: Any) -> LoginAttempt:
-    label, reason, outcome, path = _items(raw, 4, exactly=True)
+    label, reason, outcome, path, key_type = _items(raw, 5, exactly=True)
     return LoginAttempt(
         _text(label, "label", _MOST_LABEL),
         _reason(reason),
         _text(outcome, "outcome", _MOST_LABEL),
         _text(path, "path", _MOST_FILE),
+        _text(key_type, "type of key", _MOST_LABEL),
     )
 
 

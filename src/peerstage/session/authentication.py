@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -103,10 +104,11 @@ class Login:
             if self._is_wanted("publickey"):
                 try:
                     algorithm = self._algorithm(offer)
-                    if self._attempt(offer.label, offer.path, lambda: self._by_key(offer, algorithm)):  # noqa: B023
+                    by_key = functools.partial(self._by_key, offer, algorithm)
+                    if self._attempt(offer.label, by_key, path=offer.path, key_type=offer.kind):
                         return True
                 except UnusableKey as exc:
-                    self._tell(LoginAttempt(offer.label, exc.reason, str(exc), offer.path))
+                    self._tell(LoginAttempt(offer.label, exc.reason, str(exc), offer.path, offer.kind))
             if self._accepted == accepted and not self._is_wanted("publickey"):
                 self._offers = itertools.chain([offer], self._offers)
                 return False
@@ -166,13 +168,13 @@ class Login:
         if password is None or not self._is_wanted("password"):
             return False
         user, self._password = self._destination.user, None  # once is enough
-        return self._attempt("the password", "", lambda: self._transport.log_in_by_password(user, password))
+        return self._attempt("the password", lambda: self._transport.log_in_by_password(user, password))
 
-    def _attempt(self, label: str, path: str, attempt: Callable[[], list[str]]) -> bool:
+    def _attempt(self, label: str, attempt: Callable[[], list[str]], *, path: str = "", key_type: str = "") -> bool:
         """Try one credential; a server that ends the connection now has had enough of them (its MaxAuthTries)."""
 
         def tell(reason: Reason, outcome: str) -> None:
-            self._tell(LoginAttempt(label, reason, outcome, path))
+            self._tell(LoginAttempt(label, reason, outcome, path, key_type))
 
         try:
             wanted = attempt()
