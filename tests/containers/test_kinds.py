@@ -46,32 +46,41 @@ class AfterWrites(Transport):
         self._inner.close()
 
 
-@each(WORKING)
+@pytest.fixture(scope="class")
+def connection(way: Way, bench: Bench) -> Iterator[Transport]:
+    """A transport along a way, which all tests of the contract share."""
+    served = bench.peer(way.kind.name)
+    limits = Limits()
+    watchdog = Watchdog(limits)
+    guarded = way.transport == "guarded"
+    name = "auto" if guarded else way.transport
+    route = Route(
+        name=served.host,
+        user=served.user,
+        ssh=served.options(),
+        transport=name,
+        guarded=guarded,
+        rcp_command=rcp_command(served.ssh_arguments()) if name == "rcp" else None,
+        working_directory="/tmp",
+    )
+    with assemble(route, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
+        yield transport
+    watchdog.close()
+
+
+@pytest.mark.parametrize("way", WORKING, ids=str, scope="class")
 class TestContract(TransportContract):
     """The contract, on every kind."""
+
+    small_files = 600  # of which 512 are open at once, where a server has as many handles
 
     @pytest.fixture
     def source(self, served: BenchPeer) -> ContainerSource:
         return ContainerSource(served.container)
 
     @pytest.fixture
-    def transport(self, way: Way, served: BenchPeer, source: ContainerSource) -> Iterator[Transport]:
-        limits = Limits()
-        watchdog = Watchdog(limits)
-        guarded = way.transport == "guarded"
-        name = "auto" if guarded else way.transport
-        route = Route(
-            name=served.host,
-            user=served.user,
-            ssh=served.options(),
-            transport=name,
-            guarded=guarded,
-            rcp_command=rcp_command(served.ssh_arguments()) if name == "rcp" else None,
-            working_directory="/tmp",
-        )
-        with assemble(route, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
-            yield AfterWrites(transport, source)
-        watchdog.close()
+    def transport(self, connection: Transport, source: ContainerSource) -> Transport:
+        return AfterWrites(connection, source)
 
     def test_touch_makes_an_empty_file_and_truncates_one(  # type: ignore[override]
         self, transport: Transport, source: Source, way: Way

@@ -21,8 +21,8 @@ SERVICES = [
 def files_of_all_sizes() -> dict[str, bytes]:
     """Return files such that keys change several times while the large one is in flight, and between small ones."""
     return {
-        "large": random_bytes(12_000_000),
-        **{f"small{number}": random_bytes(500 + number) for number in range(200)},
+        "large": random_bytes(5_000_000),
+        **{f"small{number}": random_bytes(500 + number) for number in range(100)},
     }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,8 +81,29 @@ class TestOpenSSH(TransportContract):
         watchdog.close()
 
 
-@pytest.mark.parametrize("user", [None, LOCAL_USER])
-@pytest.mark.parametrize("name", ["sftp", "scp", "rcp"])
+@pytest.fixture(scope="class")
+def child(sshd: Sshd, name: str, user: str | None) -> Iterator[Transport]:
+    """A transport in a child process, which all tests of one transport and user share."""
+    limits = Limits()
+    watchdog = Watchdog(limits)
+    with tempfile.TemporaryDirectory(prefix="peerstage-test-") as place:
+        os.chmod(place, 0o777)
+        route = Route(
+            name=sshd.host,
+            user=sshd.user,
+            ssh=by_value(sshd),
+            transport=name,
+            rcp_command=rcp_as(user or getpass.getuser(), sshd, Path(place)) if name == "rcp" else None,
+            working_directory=place,
+        )
+        whom = copying_user(user)
+        with assemble_as(whom, route, isolated=True, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
+            yield transport
+    watchdog.close()
+
+
+@pytest.mark.parametrize("user", [None, LOCAL_USER], scope="class")
+@pytest.mark.parametrize("name", ["sftp", "scp", "rcp"], scope="class")
 class TestApart(TransportContract):
     """In a child process, of the same user and of another, over the system's OpenSSH server."""
 
@@ -89,22 +112,8 @@ class TestApart(TransportContract):
         return DirectorySource(collect)
 
     @pytest.fixture
-    def transport(self, sshd: Sshd, public_path: Path, name: str, user: str | None) -> Iterator[Transport]:
-        limits = Limits()
-        watchdog = Watchdog(limits)
-        public_path.chmod(0o777)
-        route = Route(
-            name=sshd.host,
-            user=sshd.user,
-            ssh=by_value(sshd),
-            transport=name,
-            rcp_command=rcp_as(user or getpass.getuser(), sshd, public_path) if name == "rcp" else None,
-            working_directory=str(public_path),
-        )
-        whom = copying_user(user)
-        with assemble_as(whom, route, isolated=True, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
-            yield transport
-        watchdog.close()
+    def transport(self, child: Transport) -> Transport:
+        return child
 
 
 class TestRcp(TransportContract):

@@ -106,7 +106,13 @@ def landed(target: Path) -> dict[bytes, bytes]:
 
 
 class TransportContract:
-    """Inherit, and provide the fixtures ``source`` and ``transport``; ``target`` is an empty directory."""
+    """Inherit, and provide the fixtures ``source`` and ``transport``; ``target`` is an empty directory.
+
+    Attributes:
+        small_files: How many small files are staged at a time: by default more than are ever open at once.
+    """
+
+    small_files = 1200
 
     def stage(self, transport: Transport, source: Source, target: Path, **options: Any) -> StageReport:
         """Stage *source* into *target*."""
@@ -123,10 +129,10 @@ class TransportContract:
         assert report.bytes == sum(sizes)
 
     def test_many_small_files_arrive(self, transport: Transport, source: Source, target: Path) -> None:
-        files = {b"%04d" % number: os.urandom(number % 97) for number in range(1200)}
+        files = {b"%04d" % number: os.urandom(number % 97) for number in range(self.small_files)}
         for name, data in files.items():
             source.write(name, data)
-        assert self.stage(transport, source, target).count == 1200
+        assert self.stage(transport, source, target).count == len(files)
         assert landed(target) == files
 
     def test_odd_names_arrive_as_they_are(self, transport: Transport, source: Source, target: Path) -> None:
