@@ -7,8 +7,6 @@ import pty
 import re
 from pathlib import Path
 
-import pytest
-
 from cli.command import Command
 
 
@@ -57,18 +55,19 @@ def test_check_is_coloured(command: Command, collect: Path) -> None:
     assert "not ready" in text_of(written)
 
 
-@pytest.mark.parametrize("name", ["[red]evil[green]", ":smile:", "[bold", "\x1b]0;title\x07", "two\nlines"])
-def test_names_are_neither_markup_nor_sequences(command: Command, collect: Path, target: Path, name: str) -> None:
-    (collect / name).mkdir()
-    (collect / f"file {name}").write_bytes(b"x")
-    shown = name.replace("\x1b", r"\x1b").replace("\x07", r"\x07").replace("\n", r"\n")
+def test_names_are_neither_markup_nor_sequences(command: Command, collect: Path, target: Path) -> None:
+    names = ["[red]evil[green]", ":smile:", "[bold", "\x1b]0;title\x07", "two\nlines"]
+    shown = ["[red]evil[green]", ":smile:", "[bold", r"\x1b]0;title\x07", r"two\nlines"]
+    for name in names:
+        (collect / name).mkdir()
+        (collect / f"file {name}").write_bytes(b"x")
     for options in ([], ["--dry-run"]):
         status, written = on_terminal(command, "stage", *options, *command.reaching, command.spec(collect), target)
         assert status == 5
-        assert f"{shown}: It is a directory" in text_of(written)
+        assert [one for one in shown if f"{one}: It is a directory" not in text_of(written)] == []
         assert "\x1b]" not in written
         assert "\x07" not in written
-    assert f"file {shown}" in text_of(written)
+    assert [one for one in shown if f"file {one}" not in text_of(written)] == []
 
 
 def test_error_is_one_line_there_too(command: Command, tmp_path: Path, target: Path) -> None:
