@@ -28,16 +28,25 @@ from support.sshd import Sshd, free_port
 REMOTE = ("peer", "/collect", "/tmp", "backup")
 
 
-@pytest.fixture(params=["sftp", "scp", "rcp"])
-def over(request: pytest.FixtureRequest) -> str:
-    """The transport of a test that asks for a peer."""
-    return str(request.param)
+PLACES = ["sftp-here", "scp-here", "rcp-here", "sftp-apart", "rcp-apart"]
 
 
-@pytest.fixture(params=["here", "apart"])
-def where(request: pytest.FixtureRequest) -> str:
-    """Whether this process does the work, or a child, where we are root one of another local user."""
-    return str(request.param)
+@pytest.fixture(params=PLACES)
+def over_and_where(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """The transport of a test that asks for a peer, and whether this process does the work, or a child, where we are
+    root one of another local user. To a child SCP is as SFTP is, and the contract has its differences."""
+    over, where = request.param.split("-")
+    return over, where
+
+
+@pytest.fixture
+def over(over_and_where: tuple[str, str]) -> str:
+    return over_and_where[0]
+
+
+@pytest.fixture
+def where(over_and_where: tuple[str, str]) -> str:
+    return over_and_where[1]
 
 
 Way = Callable[[Sshd], dict[str, Any]]
@@ -371,6 +380,7 @@ def test_09_the_number_of_files_copied_is_returned_and_re_staging_counts_again(
     assert peer.last_report.count == 3
 
 
+@pytest.mark.parametrize("over_and_where", [*PLACES, "scp-apart"], indirect=True)  # times are asked for over SCP alone
 def test_10_permissions_and_ownership_apply_and_times_are_kept_only_if_asked(
     peer: RemotePeer, collect: Path, target: Path, over: str
 ) -> None:
