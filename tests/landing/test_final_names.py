@@ -15,6 +15,7 @@ import pytest
 from landing_cases import NOBODY, in_a_child, may_mount, serving, serving_names, stage_into
 
 from peerstage.errors import IncompleteStage
+from peerstage.reasons import Reason
 from peerstage.testing.contract import landed
 
 
@@ -93,7 +94,7 @@ def test_a_directory_is_that_entry_s_error_and_stays(target: Path, inside: list[
     assert os.listdir(target / "a") == inside
     assert len(pieces) == 1, "what can not be published is not fetched either"
     assert caught.value.report is not None
-    assert [failed.name for failed in caught.value.report.failed] == ["a"]
+    assert [(failed.name, failed.reason) for failed in caught.value.report.failed] == [("a", Reason.NAME_TAKEN)]
 
 
 def test_a_directory_that_appears_while_the_file_comes_is_that_entry_s_error(target: Path) -> None:
@@ -124,9 +125,11 @@ def test_anything_else_in_the_target_is_untouched(target: Path) -> None:
 
 @pytest.mark.parametrize("name", [b"x" * 256, b"x" * 5000, "é".encode() * 128])
 def test_a_name_that_is_too_long_is_that_entry_s_error(target: Path, name: bytes) -> None:
-    with pytest.raises(IncompleteStage, match="refuses the name"):
+    with pytest.raises(IncompleteStage, match="refuses the name") as caught:
         stage_into(target, serving_names({name: b"x", b"good": b"good"}))
     assert landed(target) == {b"good": b"good"}
+    assert caught.value.report is not None
+    assert [failed.reason for failed in caught.value.report.failed] == [Reason.NAME_NOT_REPRESENTABLE]
 
 
 def test_the_longest_name_and_the_oddest_bytes_are_taken(target: Path) -> None:

@@ -457,6 +457,9 @@ def test_a_second_pull_on_the_same_landing_fetches_only_what_is_missing(target: 
         assert landing.resumed_bytes == 5000, "all but the two pieces of b, which are compared"
         assert len(transport.pieces) == 15 + 2
         landing.commit()
+        assert [(file.name, file.outcome) for file in landing.files()] == [
+            ("a", "resumed"), ("b", "staged"), ("c", "staged"),
+        ]  # fmt: skip
     assert landed(target) == content
 
 

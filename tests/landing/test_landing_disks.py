@@ -22,10 +22,22 @@ from support.filesystems import tmpfs
 CODES = [errno.EIO, errno.ENOSPC, errno.EDQUOT]
 
 
-def check(caught: pytest.ExceptionInfo[LandingError], target: Path, code: int) -> None:
+#: What the error numbers of the system mean for a target.
+REASONS = {
+    errno.ENOSPC: Reason.NO_SPACE,
+    errno.EDQUOT: Reason.QUOTA_EXCEEDED,
+    errno.EROFS: Reason.READ_ONLY_TARGET,
+    errno.ENOENT: Reason.TARGET_MISSING,
+    errno.ENOTDIR: Reason.TARGET_NOT_A_DIRECTORY,
+    errno.EIO: Reason.LOCAL_IO_ERROR,
+}
+
+
+def check(caught: pytest.ExceptionInfo[LandingError], target: Path, code: int, reason: Reason | None = None) -> None:
     """The error is of the landing, is not tried again, and names the peer, the target and what the system said."""
     assert type(caught.value) is LandingError
     assert (caught.value.errno, caught.value.transient) == (code, False)
+    assert caught.value.reason is (reason or REASONS[code])
     assert str(caught.value).startswith(f"peer {target}: ")
     assert "\n" not in str(caught.value)
 
@@ -54,7 +66,7 @@ def test_no_inodes_are_said_before_the_first_read(tmp_path: Path) -> None:
         files = {b"f%d" % number: b"x" for number in range(40)}
         with pytest.raises(LandingError, match=r"40 files are to come and .* inodes are free") as caught:
             stage_into(target, serving_names(files, before_piece=pieces.append))
-        check(caught, target, errno.ENOSPC)
+        check(caught, target, errno.ENOSPC, Reason.NO_INODES)
         assert pieces == []
         assert landed(target) == {}
 
@@ -116,7 +128,7 @@ def test_a_disk_that_runs_out_of_inodes_at_any_step_leaves_nothing(tmp_path: Pat
         files = {b"f%d" % number: b"x" for number in range(4)}
         with pytest.raises(LandingError) as caught:
             stage_into(target, serving_names(files))
-        check(caught, target, errno.ENOSPC)
+        check(caught, target, errno.ENOSPC, Reason.NO_INODES)
         assert set(landed(target)) == {b"taken%d" % number for number in range(taken)}
         assert os.statvfs(target).f_ffree == free
 
@@ -134,7 +146,7 @@ def test_a_disk_that_runs_out_of_inodes_meanwhile_leaves_nothing(tmp_path: Path)
 
         with pytest.raises(LandingError) as caught:
             stage_into(target, serving_names({b"a": b"x", b"b": b"x", b"c": b"x"}, before_piece=take_inodes))
-        check(caught, target, errno.ENOSPC)
+        check(caught, target, errno.ENOSPC, Reason.NO_INODES)
         assert all(name.startswith(b"taken") for name in landed(target))
 
 

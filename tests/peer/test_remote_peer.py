@@ -137,6 +137,7 @@ def test_a_connection_that_dies_is_made_anew_and_goes_on_where_it_stopped(
     assert peer.last_report is not None
     assert peer.last_report.retries == 1
     assert peer.last_report.resumed_bytes >= 2 * MIB
+    assert {file.name: file.outcome for file in peer.last_report.files} == {"big": "resumed", "cback.collect": "staged"}
 
 
 def test_a_peer_that_dies_for_good_leaves_the_target_as_it_was(

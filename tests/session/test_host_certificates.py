@@ -11,6 +11,7 @@ import pytest
 
 from peerstage import RemotePeer
 from peerstage.errors import HostKeyError, MismatchedHostKey, RevokedHostKey, UnknownHostKey
+from peerstage.reasons import Reason
 from peerstage.session.certificates import Certificate
 from support.keys import blob, certify, fingerprint, make_key, public
 from support.programs import program
@@ -224,6 +225,7 @@ def test_an_authority_nobody_knows_is_unknown_and_what_is_known_is_named(
     server = start_certified(own_sshd, key, certify(key, other, "127.0.0.1", host=True))
     with pytest.raises(UnknownHostKey, match="no authority for it here") as caught:
         check(server, collect, trusting(server, authority))
+    assert caught.value.reason is Reason.HOST_CERTIFICATE_UNKNOWN
     for one in (key, other, authority):
         assert fingerprint(one) in str(caught.value)
     assert not ssh_says(server, trusting(server, authority))
@@ -239,6 +241,7 @@ def test_what_is_revoked_is_refused_though_the_certificate_holds(
     known = f"{trusting(server, authority)}@revoked * {public(stolen)}\n"
     with pytest.raises(RevokedHostKey, match="known_hosts data:2") as caught:
         check(server, collect, known)
+    assert caught.value.location == ("known_hosts data", 2)
     assert fingerprint(stolen) in str(caught.value)
     assert "Accepted" not in server.log
     assert not ssh_says(server, known)

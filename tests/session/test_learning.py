@@ -17,6 +17,7 @@ import pytest
 
 from peerstage import RemotePeer, SSHOptions
 from peerstage.errors import ChangedHostKey, HostKeyError, MismatchedHostKey, RevokedHostKey, UnknownHostKey
+from peerstage.reasons import Reason
 from peerstage.session import known_hosts_file
 from peerstage.session.config import resolve_destination
 from peerstage.session.host_key import HostKeys
@@ -344,8 +345,9 @@ def test_what_is_not_new_is_refused_before_any_byte_of_authentication(
 def test_a_key_that_can_not_be_remembered_is_not_accepted(
     sshd: Sshd, collect: Path, target: Path, tmp_path: Path
 ) -> None:
-    with recording(sshd.port) as (port, sent), pytest.raises(UnknownHostKey, match="can not remember"):
+    with recording(sshd.port) as (port, sent), pytest.raises(UnknownHostKey, match="can not remember") as no:
         peer_of(sshd, collect, tmp_path / "no" / "such" / "file", port=port).stagePeer(str(target))
+    assert no.value.reason is Reason.HOST_KEY_NOT_SAVED
     assert bytes_after_newkeys(bytes(sent)) == 0
     for nowhere in ((), b"", os.devnull):
         with pytest.raises(UnknownHostKey):

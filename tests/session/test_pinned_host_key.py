@@ -11,6 +11,7 @@ import pytest
 
 from peerstage import Limits, RemotePeer
 from peerstage.errors import MismatchedHostKey
+from peerstage.reasons import Reason
 from peerstage.session.config import resolve_destination
 from peerstage.session.scan import scan
 from peerstage.session.watchdog import Watchdog
@@ -71,6 +72,7 @@ def test_a_host_without_the_pinned_key_is_refused_once_it_has_shown_each_of_its_
     with recording_each(server.port) as (port, sent):
         with pytest.raises(MismatchedHostKey) as caught:
             peer_of(server, collect, port=port, host_key="SHA256:" + "A" * 43).stagePeer(str(target))
+        assert caught.value.reason is Reason.HOST_KEY_NOT_PINNED
         assert [bytes_after_newkeys(bytes(one)) for one in sent] == [0, 0, 0], "one connection for each type"
     for kind in KINDS[1:]:
         assert fingerprint(keys[kind]) in str(caught.value)

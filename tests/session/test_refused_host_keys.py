@@ -26,6 +26,7 @@ from peerstage.errors import (
     StageError,
     UnknownHostKey,
 )
+from peerstage.reasons import Reason
 from peerstage.session import reach
 from peerstage.session._paramiko.transport import ClientTransport
 from peerstage.session.host_key import HostKeys
@@ -95,6 +96,7 @@ def test_nothing_is_said_after_our_newkeys(
             RemotePeer("127.0.0.1", "/c", "/tmp", peer.user, ssh=ssh).stagePeer(str(target))
     assert type(caught.value) is kind
     assert ("Jump host" in str(caught.value)) is bool(refused)
+    assert bool(caught.value.hop) is bool(refused)
     assert str(caught.value).isprintable()
     _, sent = places[refused]
     assert bytes_after_newkeys(bytes(sent)) == 0
@@ -111,8 +113,9 @@ def test_a_certificate_that_does_not_hold_ends_it_as_early(
     server = own_sshd(extra=f"HostKey {key}\nHostCertificate {certificate}")
     with recording(server.port) as (port, sent):
         ssh = server.options(port=port, known_hosts=f"@cert-authority * {public(authority)}\n".encode())
-        with pytest.raises(MismatchedHostKey, match="expired"):
+        with pytest.raises(MismatchedHostKey, match="expired") as caught:
             RemotePeer("127.0.0.1", "/c", "/tmp", server.user, ssh=ssh).stagePeer(str(target))
+    assert caught.value.reason is Reason.HOST_CERTIFICATE_INVALID
     assert bytes_after_newkeys(bytes(sent)) == 0
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from peerstage import SSHOptions
 from peerstage.errors import ConfigurationError
+from peerstage.reasons import Reason
 from peerstage.session.algorithms import MACS
 from peerstage.session.config import resolve_destination
 from support.oracle import ask_ssh, reach
@@ -170,6 +171,9 @@ def test_what_is_not_honoured_or_wrong_is_refused_by_file_and_line(config: Path,
         reach(f"# a comment\n\n{text}\n", config)
     said = str(caught.value)
     assert f"{config}:3" in said or f"{config}:4" in said
+    assert str(caught.value.location) in said
+    assert caught.value.location is not None
+    assert caught.value.location.path == str(config)
     assert "SSHOptions" in said
     assert said.isprintable()
 
@@ -190,8 +194,11 @@ def test_what_does_not_concern_this_peer_or_nobody_s_identity_is_passed_over(con
 
 
 def test_files_that_can_not_be_read_are_named(config: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="not there"):
+    with pytest.raises(ConfigurationError, match="not there") as caught:
         reach("", config, config=str(tmp_path / "missing"))
+    assert (caught.value.reason, str(caught.value.location)) == (
+        Reason.CONFIGURATION_UNREADABLE, str(tmp_path / "missing"),
+    )  # fmt: skip
     with pytest.raises(ConfigurationError, match="not a regular file"):
         reach("", config, config=str(tmp_path))
     config.write_bytes(b"\xff\xfe" * (1 << 20))
@@ -294,8 +301,9 @@ def test_files_that_include_themselves_are_an_error(config: Path) -> None:
 def test_a_configuration_that_others_can_write_is_refused_as_ssh_refuses_it(config: Path, mode: int) -> None:
     config.write_text("Port 2222\n")
     config.chmod(mode)
-    with pytest.raises(ConfigurationError, match="can be written by others"):
+    with pytest.raises(ConfigurationError, match="can be written by others") as caught:
         resolve_destination("db1", "backup", SSHOptions())
+    assert (caught.value.reason, caught.value.location) == (Reason.INSECURE_CONFIGURATION, (str(config), 0))
     assert resolve_destination("db1", "backup", SSHOptions(config=str(config))).port == 2222, "as ssh -F takes it"
     include = config.with_name("including")
     include.write_text(f"Include {config}\n")
@@ -373,3 +381,25 @@ def test_whoever_has_no_name_here_must_name_who_logs_in(config: Path, nameless: 
         resolve_destination("db1", None, SSHOptions())
     config.write_text("User backup\n")
     assert resolve_destination("db1", None, SSHOptions()).user == "backup"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("CanonicalizeHostname yes", Reason.UNSUPPORTED_KEYWORD),
+        ("KnownHostsCommand /bin/true", Reason.UNSUPPORTED_KEYWORD),
+        ("Match weather fine", Reason.UNSUPPORTED_KEYWORD),
+        ("HostNam there", Reason.UNKNOWN_KEYWORD),
+        ("Port many", Reason.INVALID_CONFIGURATION),
+    ],
+)
+def test_why_a_line_is_refused_can_be_told_apart(config: Path, line: str, reason: Reason) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        reach(f"{line}\n", config)
+    assert (caught.value.reason, caught.value.location) == (reason, (str(config), 1))
+
+
+def test_an_option_stands_where_it_was_given(config: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        reach("", config, jump="a b")
+    assert str(caught.value.location) == "SSHOptions(jump=...)"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from peerstage.errors import ConfigurationError
+from peerstage.reasons import Reason
 from support.oracle import reach
 
 
@@ -30,6 +31,7 @@ def test_a_keyword_that_there_is_not_is_refused_with_the_nearest_one(config: Pat
     with pytest.raises(ConfigurationError) as caught:
         reach(f"{line} 1\n", config)
     assert f"{config}{words}" in str(caught.value)
+    assert (caught.value.reason, caught.value.location) == (Reason.UNKNOWN_KEYWORD, (str(config), 1))
 
 
 #: What systems put into ssh's files and plain ssh does not know.

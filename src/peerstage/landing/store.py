@@ -39,6 +39,10 @@ _ADVICE = {
 }
 
 
+#: Fewer free inodes than this are none: what a run that has just failed had made is removed by then.
+_FEW_INODES = 8
+
+
 class Failure(NamedTuple):
     """Why an entry is not staged.
 
@@ -147,9 +151,19 @@ def disk_error(exc: OSError, target: str, published: int = 0, reason: Reason | N
 
     The *reason* follows from the error number unless it is given.
     """
+    reason = reason or target_reason_of(exc)
+    if reason is Reason.NO_SPACE and _has_no_inodes(target):
+        reason = Reason.NO_INODES
     advice = _ADVICE.get(exc.errno or 0, "The files that were there before are untouched.")
     if published:
         advice = f"By then {published} files had been replaced, each as a whole; the others are as before. Stage again."
-    return LandingError(
-        f"{exc.strerror or exc}. {advice}", path=target, errno=exc.errno, reason=reason or target_reason_of(exc)
-    )
+    return LandingError(f"{exc.strerror or exc}. {advice}", path=target, errno=exc.errno, reason=reason)
+
+
+def _has_no_inodes(target: str) -> bool:
+    """Return whether it is inodes that the target's file system is out of (ENOSPC, too)."""
+    try:
+        found = os.statvfs(target)
+    except OSError:
+        return False
+    return found.f_files > 0 and found.f_ffree < _FEW_INODES and found.f_bavail > 0

@@ -20,6 +20,7 @@ from typing import Any
 
 from peerstage.errors import IncompleteStage, NothingToStage, RemoteError, StageError
 from peerstage.landing import DirectoryLanding
+from peerstage.reasons import Reason
 from peerstage.records import StageReport
 from peerstage.staging import mark, probe, stage
 from peerstage.transport.base import Transport, join
@@ -166,7 +167,8 @@ class TransportContract:
         except IncompleteStage as exc:
             assert exc.report is not None
             assert exc.report.count == 1
-            assert [refused.name for refused in exc.report.refused] == ["sub"]
+            assert [(refused.name, refused.reason) for refused in exc.report.refused] == [("sub", Reason.NOT_A_FILE)]
+            assert [file.outcome for file in exc.report.files] == ["staged"]
             assert "sub" in str(exc)
         else:
             raise AssertionError("A directory among the files passed unnoticed.")
@@ -187,6 +189,7 @@ class TransportContract:
             stage(transport, source.directory + b"/missing", str(target), peer="peer")
         except RemoteError as exc:
             assert "missing" in str(exc)
+            assert exc.reason is Reason.NOT_FOUND or not transport.capabilities.judges_entries
         else:
             raise AssertionError("A missing directory was no error.")
         assert landed(target) == {}

@@ -21,6 +21,7 @@ from peerstage.errors import (
     RemoteNotFound,
     StageError,
 )
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session.stream import Stream
 from peerstage.staging import stage
@@ -128,7 +129,7 @@ def test_records_may_be_split_over_packets_and_merged_into_one(target: Path, pie
         stage_from(*(whole[at : at + piece] for at in range(0, len(whole), piece)), target=target, status=1)
     assert landed(target) == {b"good": b"content", b"empty": b"", b"last": b"z" * 50}
     assert caught.value.report is not None
-    assert [one.name for one in caught.value.report.refused] == ["sub"]
+    assert [(one.name, one.reason) for one in caught.value.report.refused] == [("sub", Reason.NOT_A_FILE)]
 
 
 @pytest.mark.parametrize("behind", [b"C0644 1 x\n", b"\n", b"x\n", b"T1 0 0 0\n", b"\xff"])
@@ -138,9 +139,11 @@ def test_a_file_without_its_status_ends_the_run(target: Path, behind: bytes) -> 
 
 def test_a_warning_behind_the_data_fails_that_file_alone(target: Path) -> None:
     bad = file(b"bad", b"\0" * 9, status=b"\x01scp: /c/bad: Input/output error\n")
-    with pytest.raises(IncompleteStage, match="bad: The peer could not read it: Input/output error"):
+    with pytest.raises(IncompleteStage, match="bad: The peer could not read it: Input/output error") as caught:
         stage_from(bad, GOOD, target=target, status=1)
     assert landed(target) == {b"good": b"content"}
+    assert caught.value.report is not None
+    assert [one.reason for one in caught.value.report.failed] == [Reason.ENTRY_UNREADABLE]
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
@@ -151,6 +154,8 @@ def test_warnings_before_between_and_after_the_files_refuse_what_they_name(targe
         stage_from(*chunks, target=target, status=1)
     assert str(caught.value).isprintable()
     assert landed(target) == {b"good": b"content", b"other": b"o"}
+    assert caught.value.report is not None
+    assert [one.reason for one in caught.value.report.failed] == [Reason.PERMISSION_DENIED]
 
 
 @pytest.mark.parametrize("warning", [b"\x01out of memory\n", b"\x01\n", b"\x01out of memory\n" * 3])
@@ -336,24 +341,28 @@ def test_a_check_takes_no_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chunks", "status", "kind", "words"),
+    ("chunks", "status", "reason", "words"),
     [
-        ([b"\x01scp: /c/cback.stage: Permission denied\n"], 1, RemoteError, "Permission denied"),
-        ([b"\0\x01scp: /c/cback.stage: Permission", b" denied\n"], 1, RemoteError, "Permission denied"),
-        ([b"\0\0\x01scp: disk full\n"], 1, RemoteError, "disk full"),
-        ([b"\0\0\0"], 1, RemoteError, "status 1"),
-        ([b"\0\0\0"], None, RemoteError, "without an exit status"),
-        ([b"\0\0"], 0, RemoteError, "status 0"),
-        ([], 127, RemoteError, "no scp program"),
-        ([b"Welcome!\n"], 0, ProtocolError, "not SCP"),
-        ([b"\x02" + b"x" * 100_000], 1, ProtocolError, "line of over"),
+        ([b"\x01scp: /c/cback.stage: Permission denied\n"], 1, Reason.WRITE_DENIED, "Permission denied"),
+        ([b"\0\x01scp: /c/cback.stage: Permission", b" denied\n"], 1, Reason.WRITE_DENIED, "Permission denied"),
+        ([b"\0\0\x01scp: x: No space left on device\n"], 1, Reason.REMOTE_NO_SPACE, "No space"),
+        ([b"\0\0\x01scp: x: No such file or directory\n"], 1, Reason.NOT_FOUND, "No such"),
+        ([b"\0\0\x01scp: disk full\n"], 1, Reason.REMOTE_FAILURE, "disk full"),
+        ([b"\0\0\0"], 1, Reason.COMMAND_FAILED, "status 1"),
+        ([b"\0\0\0"], None, Reason.COMMAND_FAILED, "without an exit status"),
+        ([b"\0\0"], 0, Reason.COMMAND_FAILED, "status 0"),
+        ([], 1, Reason.COMMAND_REFUSED, "status 1"),
+        ([], 127, Reason.NO_SCP, "no scp program"),
+        ([b"Welcome!\n"], 0, Reason.TEXT_BEFORE_PROTOCOL, "not SCP"),
+        ([b"\x02" + b"x" * 100_000], 1, Reason.PROTOCOL_VIOLATION, "line of over"),
     ],
 )
 def test_an_indicator_that_is_not_surely_written_is_an_error(
-    chunks: list[bytes], status: int | None, kind: type[StageError], words: str
+    chunks: list[bytes], status: int | None, reason: Reason, words: str
 ) -> None:
-    with pytest.raises(kind, match=words):
+    with pytest.raises((RemoteError, ProtocolError), match=words) as caught:
         transport_to(Shell(lambda command: Says(chunks, status=status))).touch(b"/c/cback.stage")
+    assert caught.value.reason is reason
 
 
 def test_an_indicator_is_sent_as_an_empty_file_that_all_may_write_less_the_umask() -> None:

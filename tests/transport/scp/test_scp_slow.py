@@ -122,6 +122,7 @@ def test_what_scp_sends_again_is_not_counted_as_resumed(target: Path) -> None:
     report = stage(stack, COLLECT, str(target), peer="peer", durable=False)
     watchdog.close()
     assert (report.count, report.retries, report.resumed_bytes) == (3, 2, 0)
+    assert {file.outcome for file in report.files} == {"staged"}
 
 
 def test_a_refused_file_does_not_take_the_good_ones_with_it(target: Path) -> None:

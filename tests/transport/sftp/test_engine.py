@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from peerstage.errors import ConnectionLost, IncompleteStage
 from peerstage.landing import DirectoryLanding
 from peerstage.landing.arrived import BLOCK
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.testing.contract import landed
 from peerstage.transport.sftp import wire
@@ -204,9 +205,11 @@ def test_a_file_that_never_opens_fails_alone(target: Path) -> None:
         def open(self, number: int, path: bytes, rest: bytes) -> list[bytes]:
             return self.status(number, wire.FX_FAILURE) if path == b"/c/bad" else super().open(number, path, rest)
 
-    with pytest.raises(IncompleteStage, match="bad: It could not be opened"):
+    with pytest.raises(IncompleteStage, match="bad: It could not be opened") as caught:
         stage_from(Stubborn({b"bad": Node(b"b"), **{b"%d" % n: Node(b"g") for n in range(50)}}), target)
     assert len(landed(target)) == 50
+    assert caught.value.report is not None
+    assert [one.reason for one in caught.value.report.failed] == [Reason.ENTRY_UNREADABLE]
 
 
 def test_links_are_followed_and_what_they_lead_to_is_judged(target: Path) -> None:
@@ -219,7 +222,10 @@ def test_links_are_followed_and_what_they_lead_to_is_judged(target: Path) -> Non
     with pytest.raises(IncompleteStage) as caught:
         stage_from(Server(files), target)
     assert caught.value.report is not None
-    assert {one.name for one in caught.value.report.refused} == {"dangling", "to-directory"}
+    assert {one.name: one.reason for one in caught.value.report.refused} == {
+        "dangling": Reason.VANISHED,
+        "to-directory": Reason.NOT_A_FILE,
+    }
     assert landed(target) == {b"to-file": b"content"}
 
 

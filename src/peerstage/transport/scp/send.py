@@ -73,6 +73,7 @@ class _Channel:
         self._longest = longest
         self._stream: Stream | None = None
         self.said = b""
+        self._has_answered = False
         self.status: int | None = None
         self.failed: StageError | None = None
         self.closed = False
@@ -90,6 +91,7 @@ class _Channel:
     def recv(self, nbytes: int) -> bytes:
         """Return one whole answer, and not more; ``b""`` at the end."""
         answer = self._reader.status() or b""
+        self._has_answered = self._has_answered or bool(answer)
         if answer != b"\0":
             self.said = answer
         return answer
@@ -134,7 +136,8 @@ class _Channel:
         if self.said:
             words = words_of(self.said[1:])
             return RemoteError(f"The peer refuses: {words}.", path=path, reason=reason_of(words, writing=True))
-        return refused(self._opened.stderr, self.status, path)
+        reason = Reason.COMMAND_FAILED if self._has_answered else Reason.COMMAND_REFUSED
+        return refused(self._opened.stderr, self.status, path, reason=reason)
 
 
 def words_of(said: bytes) -> str:
