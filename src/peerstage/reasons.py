@@ -158,6 +158,7 @@ class Reason(str, Enum):
     TARGET_NOT_A_DIRECTORY = "target-not-a-directory", "The target is not a directory."
     TARGET_NOT_WRITABLE = "target-not-writable", "This user may not write to the target."
     TARGET_INTERFERED = "target-interfered", "Another process or user changes the private directory in the target."
+    WORKING_DIRECTORY_UNUSABLE = "working-directory-unusable", "The local directory for temporary files cannot be used."
     OWNERSHIP_REFUSED = "ownership-refused", "The system does not let this user give files to that owner."
     LOCAL_IO_ERROR = "local-io-error", "A disk or a device of this machine fails."
     LOCAL_FAILURE = "local-failure", "This machine refuses, in a way that no other reason names; see errno."

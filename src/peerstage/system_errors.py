@@ -59,9 +59,9 @@ def is_of_this_machine(exc: OSError) -> bool:
     return exc.errno in _OF_THIS_MACHINE
 
 
-def reason_of(exc: OSError) -> Reason:
-    """Return the reason that the system's error number stands for, whatever was asked for."""
-    return _REASONS.get(exc.errno or 0, Reason.LOCAL_FAILURE)
+def reason_of(exc: OSError, otherwise: Reason = Reason.LOCAL_FAILURE) -> Reason:
+    """Return the reason that the system's error number stands for, whatever was asked for, or else *otherwise*."""
+    return _REASONS.get(exc.errno or 0, otherwise)
 
 
 def target_reason_of(exc: OSError) -> Reason:

@@ -23,6 +23,7 @@ from peerstage.errors import (
     StageError,
     UnknownHostKey,
 )
+from peerstage.reasons import Reason
 from peerstage.testing.contract import landed
 from support.accounts import Account
 from support.children import children_apart, in_child
@@ -122,7 +123,8 @@ def test_a_lost_connection_is_made_anew_by_the_child_and_told(
     assert peer.last_report.resumed_bytes >= 16 << 20
     warned = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert [record.name for record in warned] == ["peerstage.transport"]
-    assert "Attempt 2 of 3" in warned[0].getMessage()
+    assert "[connection-lost] Attempt 2 of 3" in warned[0].getMessage()
+    assert [file.outcome for file in peer.last_report.files] == ["resumed"]
 
 
 def test_the_agent_is_the_one_that_the_users_own_configuration_names(
@@ -158,7 +160,7 @@ def test_the_agent_is_the_one_that_the_users_own_configuration_names(
 
 def refuses(
     peer: RemotePeer, target: Path, kind: type[StageError], words: str, caplog: pytest.LogCaptureFixture
-) -> None:
+) -> StageError:
     (target / "old").write_bytes(b"old")
     with pytest.raises(kind, match=words) as caught:
         peer.stagePeer(str(target))
@@ -170,6 +172,7 @@ def refuses(
     assert [record.levelno for record in caplog.records if record.name == "peerstage.peer"] == [logging.ERROR]
     with pytest.raises(kind, match=words):
         peer.writeStageIndicator()
+    return caught.value
 
 
 @pytest.mark.usefixtures("root")
@@ -225,7 +228,10 @@ def test_a_key_that_the_user_can_not_read_is_not_read_for_them(
     user.knows(sshd)
     (user.home / ".ssh" / "id_ed25519").chmod(0o644)
     peer.name, peer.ssh = "db1", RemotePeer("x", None, None, "y").ssh
-    refuses(peer, target, LoginError, "others can read it", caplog)
+    error = refuses(peer, target, LoginError, "others can read it", caplog)
+    assert isinstance(error, LoginError)
+    assert (error.reason, error.attempts[0].reason) == (Reason.KEY_FILE_PERMISSIONS,) * 2
+    assert error.attempts[0].path == f"{user.home}/.ssh/id_ed25519"
 
 
 def test_a_working_directory_that_the_user_can_not_write_is_an_error_of_the_local_side(
@@ -235,8 +241,9 @@ def test_a_working_directory_that_the_user_can_not_write_is_an_error_of_the_loca
     command = rcp_as(user.name, sshd, public_path)
     peer = RemotePeer(sshd.host, str(collect), "/root", sshd.user, command, user.name)
     assert not peer.checkCollectIndicator()
-    with pytest.raises(StageError, match="working directory can not be used: Permission denied"):
+    with pytest.raises(StageError, match="working directory can not be used: Permission denied") as caught:
         peer.writeStageIndicator()
+    assert caught.value.reason is Reason.WORKING_DIRECTORY_UNUSABLE
     peer.workingDir = None
     with pytest.raises(ValueError, match="working directory"):
         peer.writeStageIndicator()

@@ -19,7 +19,8 @@ import pytest
 
 import peerstage
 from peerstage import BackupPeer, LocalPeer, RemotePeer, SSHOptions, StageError
-from peerstage.errors import IncompleteStage, NothingToStage
+from peerstage.errors import IncompleteStage, LandingError, NothingToStage
+from peerstage.reasons import Reason
 from peerstage.testing.contract import ODD_NAMES
 from support.local_user import apart
 from support.programs import program, rcp_command
@@ -664,25 +665,26 @@ def test_17_what_fails_is_false_and_logged_at_info_or_where_a_person_must_act_at
     changed = f"[127.0.0.1]:{sshd.port} ssh-ed25519 {blob}\n".encode()
     real = sshd.known_hosts.read_text().split()[2]
     revoked = f"@revoked * ssh-ed25519 {real}\n".encode()
-    table: list[tuple[int, dict[str, Any], dict[str, Any]]] = [
-        (logging.INFO, {}, {}),
-        (logging.INFO, {"port": free_port()}, {}),
-        (logging.ERROR, {"known_hosts": changed}, {}),
-        (logging.ERROR, {"known_hosts": revoked}, {}),
-        (logging.ERROR, {"known_hosts": ()}, {}),
-        (logging.ERROR, {"identity": str(tmp_path / "k")}, {}),
-        (logging.ERROR, {}, {"rcpCommand": "/does/not/exist"}),
-        (logging.INFO, {}, {"transport": "scp"}),
-        (logging.ERROR, {"known_hosts": changed}, {"transport": "scp"}),
-        (logging.ERROR, {}, {"localUser": "another"}),
+    table: list[tuple[int, str, dict[str, Any], dict[str, Any]]] = [
+        (logging.INFO, "(yet).", {}, {}),
+        (logging.INFO, "[connection-refused]", {"port": free_port()}, {}),
+        (logging.ERROR, "[host-key-changed]", {"known_hosts": changed}, {}),
+        (logging.ERROR, "[host-key-revoked]", {"known_hosts": revoked}, {}),
+        (logging.ERROR, "[host-key-unknown]", {"known_hosts": ()}, {}),
+        (logging.ERROR, "[login-refused]", {"identity": str(tmp_path / "k")}, {}),
+        (logging.ERROR, "[program-missing]", {}, {"rcpCommand": "/does/not/exist"}),
+        (logging.INFO, "(yet).", {}, {"transport": "scp"}),
+        (logging.ERROR, "[host-key-changed]", {"known_hosts": changed}, {"transport": "scp"}),
+        (logging.ERROR, "[unknown-local-user]", {}, {"localUser": "another"}),
     ]
-    for level, options, arguments in table:
+    for level, end, options, arguments in table:
         caplog.clear()
         peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options(**options), **arguments)
         assert not peer.checkCollectIndicator()
         ours = [record for record in caplog.records if record.name == "peerstage.peer"]
         assert [record.levelno for record in ours] == [level], (options, arguments, caplog.text)
         assert sshd.host in ours[0].getMessage()
+        assert ours[0].getMessage().endswith(end)
 
 
 @pytest.mark.parametrize("indicator", ["a/b", "/etc/passwd", "..", ".", "", "a\0b", 7])
@@ -760,6 +762,23 @@ def test_25_the_checks_come_in_the_successor_s_order(collect: Path, target: Path
     peer.collectDir = str(collect)
     with pytest.raises(ValueError, match="Target directory must exist"):
         peer.stagePeer(str(tmp_path / "also-missing"))
+
+
+@pytest.mark.parametrize("kind", ["local", "remote"])
+def test_a_missing_target_is_a_wrong_argument_and_an_error_of_this_machine(
+    collect: Path, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "file").touch()
+    peer = LocalPeer("here", str(collect)) if kind == "local" else RemotePeer("here", str(collect), "/tmp", "backup")
+    for name, reason in (
+        ("missing", Reason.TARGET_MISSING),
+        ("file", Reason.TARGET_NOT_A_DIRECTORY),
+        ("file/below", Reason.TARGET_NOT_A_DIRECTORY),
+    ):
+        with pytest.raises(ValueError, match="Target directory must exist") as caught:
+            peer.stagePeer(str(tmp_path / name))
+        assert isinstance(caught.value, LandingError)
+        assert (caught.value.reason, caught.value.peer) == (reason, "here")
 
 
 @pytest.mark.parametrize("obstacle", ["directory", "link", "fifo"])

@@ -145,6 +145,7 @@ REASONS: dict[Exit, tuple[Reason, ...]] = {
         Reason.TARGET_NOT_A_DIRECTORY,
         Reason.TARGET_NOT_WRITABLE,
         Reason.TARGET_INTERFERED,
+        Reason.WORKING_DIRECTORY_UNUSABLE,
         Reason.OWNERSHIP_REFUSED,
         Reason.HOST_KEY_NOT_SAVED,
         Reason.LOCAL_IO_ERROR,

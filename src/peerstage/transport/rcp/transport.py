@@ -204,7 +204,8 @@ def _local(directory: str) -> Iterator[None]:
         raise
     except OSError as exc:
         message = f"The working directory can not be used: {exc.strerror or exc}."
-        raise LandingError(message, path=directory, errno=exc.errno, reason=reason_of(exc)) from exc
+        reason = reason_of(exc, Reason.WORKING_DIRECTORY_UNUSABLE)
+        raise LandingError(message, path=directory, errno=exc.errno, reason=reason) from exc
 
 
 def _remove(directory: tempfile.TemporaryDirectory[str]) -> None:
