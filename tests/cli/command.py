@@ -71,9 +71,9 @@ class Command:
             out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
         argv = ["peerstage", *map(str, arguments)]
-        with _standard_streams() as (out, err), _nothing_stays_changed(), _started_with(argv, self.environment):
+        with _standard_streams(stdin) as (out, err), _nothing_stays_changed(), _started_with(argv, self.environment):
             status = main()
         return subprocess.CompletedProcess(argv, status, out.getvalue().decode(), err.getvalue().decode())
 
@@ -83,12 +83,12 @@ class Command:
 
 
 @contextlib.contextmanager
-def _standard_streams() -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
-    """Put pipes in the place of standard output and error, as it were, and nothing in that of standard input."""
+def _standard_streams(stdin: bytes) -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
+    """Put pipes in the place of standard output and error, as it were, and one that holds *stdin* in that of input."""
     out, err = io.BytesIO(), io.BytesIO()
-    with pytest.MonkeyPatch.context() as patch, open(os.devnull, encoding="utf-8") as nothing:
+    with pytest.MonkeyPatch.context() as patch, io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8") as given:
         streams = [io.TextIOWrapper(raw, encoding="utf-8") for raw in (out, err)]
-        for name, stream in zip(("stdin", "stdout", "stderr"), (nothing, *streams), strict=True):
+        for name, stream in zip(("stdin", "stdout", "stderr"), (given, *streams), strict=True):
             patch.setattr(sys, name, stream)
         try:
             yield out, err

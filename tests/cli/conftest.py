@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from cli.command import Command
+from cli.trusting import Trust
 from support.sshd import Sshd
 
 
 @pytest.fixture
 def command(sshd: Sshd) -> Command:
     return Command(sshd)
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Path:
+    """A known_hosts file that is not there yet."""
+    return tmp_path / "known_hosts"
+
+
+@pytest.fixture
+def trust(command: Command, known: Path) -> Trust:
+    """Runs ``trust`` on a known_hosts file of the test's own."""
+
+    def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+        return command("trust", "--no-config", "--known-hosts", known, *arguments, stdin=stdin)
+
+    return run
 
 
 @pytest.fixture

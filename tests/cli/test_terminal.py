@@ -10,9 +10,9 @@ from pathlib import Path
 from cli.command import Command
 
 
-def on_terminal(command: Command, *arguments: object, typed: bytes = b"") -> tuple[int, str]:
+def on_terminal(command: Command, *arguments: object, typed: bytes = b"", columns: int = 160) -> tuple[int, str]:
     """Run the command on a pseudo-terminal; return its status and everything that it wrote."""
-    command.environment.update(TERM="xterm", COLUMNS="160")
+    command.environment.update(TERM="xterm", COLUMNS=str(columns))
     ours, theirs = pty.openpty()
     os.write(ours, typed)
     process = command.start(*arguments, stdin=theirs, stdout=theirs, stderr=theirs)

@@ -21,7 +21,8 @@ class Seen:
         authority: That of the authority that signed the certificate it showed, None if it showed a key.
         state: "known", "new", "added", "changed", "mismatched", "revoked" or "unreachable".
         why: What is known of it, and where.
-        listed: Whether the list that was given has this key for it, None without a list.
+        listed: Whether the list that was given confirms this key, None without a list.
+        listed_as: The other name that the list has the key under; empty if it is the host's own, or there is none.
         added_to: The file that the key was added to.
         error: Why it is not trusted and was not added.
         exit: What this host alone means for the exit status.
@@ -35,6 +36,7 @@ class Seen:
     state: str
     why: str = ""
     listed: bool | None = None
+    listed_as: str = ""
     added_to: str | None = None
     error: Exception | None = None
     exit: Exit
@@ -48,7 +50,9 @@ class Seen:
     def remark(self) -> str:
         """All that is to be said beside host, type and fingerprint, printable."""
         parts = [self.state]
-        if self.listed is not None:
+        if self.listed is not None and self.listed_as:
+            parts.append(f"{'listed as' if self.listed else 'LISTED FOR'} {self.listed_as}")
+        elif self.listed is not None:
             parts.append("on the list" if self.listed else "NOT ON THE LIST")
         if self.authority is not None:
             parts.append(f"certified by {self.authority}")

@@ -267,6 +267,7 @@ class JsonShow(Show):
                 state=one.state,
                 why=one.why,
                 listed=one.listed,
+                listed_as=one.listed_as or None,
                 added_to=one.added_to,
                 **_failure(one.error),
                 exit=one.exit,

@@ -90,14 +90,12 @@ class TerminalShow(Show):
         self._console.print(Text.assemble(f"{spec.place}: ", said), soft_wrap=True)
 
     def keys_seen(self, seen: list[Seen]) -> None:
-        table = _table("host keys")
-        for title in ("host", "type", "fingerprint", "state"):
-            table.add_column(Text(title), overflow="fold", no_wrap=title == "fingerprint")
-        for one in seen:
+        for one in seen:  # two lines each, as a fingerprint alone takes 50 columns
             good = one.error is None
             colour = "yellow" if good and one.state == "new" else "green" if good else "bold red"
-            table.add_row(*map(Text, (escape(one.host), one.key_type, one.fingerprint)), Text(one.remark, colour))
-        self._console.print(table)
+            self._console.print(Text.assemble(escape(one.host), "  ", (one.remark, colour)), soft_wrap=True)
+            if one.fingerprint:
+                self._console.print(f"  {one.key_type} {one.fingerprint}", soft_wrap=True)
 
     def keys_settled(self, seen: list[Seen]) -> None:
         for one in seen:

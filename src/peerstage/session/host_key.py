@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from peerstage.errors import (
@@ -49,8 +49,11 @@ class HostKeys:
     def __init__(self, destination: Destination, known: KnownHosts) -> None:
         self._destination = destination
         self._known = known
-        self._not_pinned: list[bytes] = []
+        pinned = destination.pinned
+        self._is_sought = None if pinned is None else lambda key: fingerprint(key) == pinned
         self._not_asked: tuple[str, ...] = ()
+        #: What the host has shown that was not the key sought.
+        self.unsought: list[bytes] = []
 
     @classmethod
     def read(cls, destination: Destination) -> HostKeys:
@@ -77,18 +80,25 @@ class HostKeys:
         wanted = [name for name in offered if with_authority or not name.endswith(CERTIFICATE)]
         return tuple(sorted(wanted, key=rank)) or offered
 
+    def seek(self, is_sought: Callable[[bytes], bool]) -> None:
+        """Have the host show each of its keys, until one is the key sought; by default that is the pinned one, if any.
+
+        Args:
+            is_sought: Returns whether a public key, as SSH encodes it, is the one.
+        """
+        self._is_sought = is_sought
+
     def further_types(self, shown: bytes, asked: tuple[str, ...], offered: tuple[str, ...]) -> tuple[str, ...]:
-        """Return by which algorithms the host may still show the pinned key; none if *shown* is it, or none is pinned.
+        """Return by which algorithms the host may still show the key sought; none if *shown* is it, or none is sought.
 
         Args:
             shown: What it has shown.
             asked: What it was asked for, in that order.
             offered: What it says it has.
         """
-        key = read_shown(shown)[1]
-        if self._destination.pinned in (None, fingerprint(key)):
+        if self._is_sought is None or self._is_sought(read_shown(shown)[1]):
             return ()
-        self._not_pinned.append(key)
+        self.unsought.append(shown)
         self._not_asked = tuple(name for name in asked if name in offered and key_type(name) != blob_type(shown))
         return self._not_asked
 
@@ -160,8 +170,7 @@ class HostKeys:
         return Verdict(fingerprint(key), f"known in {self._check(blob_type(key), key)}")
 
     def _is_not_pinned(self, key: bytes) -> MismatchedHostKey:
-        keys = dict.fromkeys([*self._not_pinned, key])
-        shows = " and ".join(f"the {blob_type(one)} key {fingerprint(one)}" for one in keys)
+        shows = describe_keys([*(read_shown(shown)[1] for shown in self.unsought), key])
         advice = "Find out why it changed before anything else."
         if self._not_asked:
             advice = f"It was not asked for {', '.join(self._not_asked)}: SSHOptions(sock=...) serves one connection."
@@ -267,6 +276,11 @@ def read_shown(shown: bytes) -> tuple[Certificate | None, bytes]:
     except ValueError as exc:
         raise ProtocolError(f"The host shows a certificate that can not be read: {exc}.") from None
     return certificate, certificate.key
+
+
+def describe_keys(keys: Iterable[bytes]) -> str:
+    """Return *keys* in words, each once: their types and fingerprints."""
+    return " and ".join(f"the {blob_type(key)} key {fingerprint(key)}" for key in dict.fromkeys(keys))
 
 
 def trust_command(destination: Destination) -> str:

@@ -1,0 +1,43 @@
+"""What the tests of ``peerstage trust`` share: the keys of servers, and OpenSSH's opinion of a known_hosts file."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from peerstage.session.known_hosts import fingerprint
+from support.programs import program
+from support.sshd import Sshd
+
+Trust = Callable[..., subprocess.CompletedProcess[str]]
+
+#: A key that no server has.
+OTHER = "AAAAC3NzaC1lZDI1NTE5AAAAI" + base64.b64encode(b"o" * 33).decode()[:43]
+
+
+def blob(sshd: Sshd) -> bytes:
+    return base64.b64decode((sshd.home / "host.pub").read_text().split()[1])
+
+
+def shown(sshd: Sshd) -> str:
+    return fingerprint(blob(sshd))
+
+
+def at(sshd: Sshd) -> str:
+    return f"[{sshd.host}]:{sshd.port}"
+
+
+def ssh_trusts(sshd: Sshd, path: Path) -> bool:
+    done = subprocess.run(
+        [program("ssh"), "-o", f"UserKnownHostsFile={path}", "-o", "GlobalKnownHostsFile=none",
+         "-o", "StrictHostKeyChecking=yes", *sshd.ssh_arguments(), sshd.host, "true"],
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    return done.returncode == 0
+
+
+def found_by_keygen(path: Path, name: str) -> bool:
+    done = subprocess.run([program("ssh-keygen"), "-F", name, "-f", str(path)], capture_output=True, timeout=30)
+    return done.returncode == 0
