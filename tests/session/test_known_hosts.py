@@ -509,6 +509,24 @@ def test_arbitrary_bytes_neither_break_anything_nor_are_trusted(
     assert "\n" not in caught.value.message
 
 
+def test_threads_that_look_up_other_hosts_do_not_change_an_answer() -> None:
+    class Interrupted(KnownHosts):
+        """Another thread looks up another host between any two lines of Python."""
+
+        is_other = False
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name == "_last" and value is not None and not self.is_other:
+                self.is_other = True
+                self.key_types("db2", 22)
+                self.is_other = False
+
+    known = Interrupted.read([make_line("db1", OLD) + make_line("db2", NEW)])
+    assert verdict(known, "db1", 22, OLD) is None
+    assert verdict(known, "db1", 22, NEW) is ChangedHostKey
+
+
 HOSTS = st.text("ab.", min_size=1, max_size=3)
 BARE = HOSTS | st.text("abAB.*?", min_size=1, max_size=4)
 PATTERNS = st.builds(

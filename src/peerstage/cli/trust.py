@@ -89,9 +89,9 @@ def trust_verb(
 
     Each host is reached as a stage would reach it, and not logged in to. The key that is shown, and added, is the one
     that later connections will be shown: the first type of our order that the host has, or with --fingerprints the
-    first that the list has, of whichever type. Nothing that is known is ever
-    replaced: for a changed key the command is printed that removes the old one. Without --yes, and without a terminal
-    to ask at, nothing is added, and the exit status is 4, as it is whenever a host is not trusted in the end.
+    first that the list has, of whichever type. Nothing that is known is ever replaced: for a changed key the command is
+    printed that removes the old one. Without --yes, and without a terminal to ask at, nothing is added, and the exit
+    status is 4, as it is whenever a host is not trusted in the end.
     """
     log_to_stderr(verbose=verbose)
     access = options.access_of(

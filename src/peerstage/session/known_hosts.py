@@ -182,7 +182,8 @@ class KnownHosts:
 
     def _look_up(self, host: str, port: int) -> _Answer:
         """Return what the lines say about a host; the last answer is kept, for hashed names take their time."""
-        if self._last is None or self._last[:2] != (host, port):
+        last = self._last  # another thread may replace it
+        if last is None or last[:2] != (host, port):
             name, bare = lookup_name(host, port), lookup_name(host)
             here = [line for line in self._lines if line.is_for(name)]
             there = [line for line in self._lines if line.is_for(bare)] if bare != name else []
@@ -193,8 +194,8 @@ class KnownHosts:
                 revoked=[line for line in here + there if line.marker == _REVOKED],
                 authorities=[line for line in here + there if line.marker == _AUTHORITY],
             )
-            self._last = host, port, answer
-        return self._last[2]
+            self._last = last = host, port, answer
+        return last[2]
 
     def _unknown(self, answer: _Answer, host: str, port: int, trust: str) -> str:
         """Return in words why the key is unknown, where was looked, and what to do."""
