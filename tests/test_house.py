@@ -24,7 +24,7 @@ def run(*command: str) -> str:
 @pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("version", ["3.10", "3.13"])
 def test_types_are_strict_on_the_oldest_and_the_newest_python(version: str) -> None:
-    run("mypy", "--strict", "--python-version", version, "src")
+    run("mypy", "--strict", "--python-version", version, "src", "tests/typed_script.py")
 
 
 def test_lint_is_clean() -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
+from peerstage.documented import Documented
 from peerstage.errors import escape
 from peerstage.reasons import Reason
+
+#: A path, of whatever kind Python knows.
+StrOrBytesPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -108,7 +113,7 @@ class FileResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(metaclass=Documented):
     """How far a stage has come; totals are None while the listing is not known."""
 
     files_done: int
@@ -136,7 +141,7 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(metaclass=Documented):
     """How much of a peer is taken, in bytes and in seconds. Every bound is finite.
 
     Attributes:
@@ -202,7 +207,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class StageReport:
+class StageReport(metaclass=Documented):
     """What one ``stagePeer`` did.
 
     Attributes:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from peerstage.errors import escape
+from peerstage.records import StrOrBytesPath
 from peerstage.staging import encodable_path
 from peerstage.system_errors import require_descriptors
 from peerstage.transport.rcp.command import split_command_line
@@ -43,7 +42,7 @@ def getUidGid(user: str, group: str) -> tuple[int, int]:
         raise ValueError(f"Unable to look up uid and gid of user {user!r} and group {group!r}.") from None
 
 
-def encodePath(path: Any) -> str | None:
+def encodePath(path: StrOrBytesPath | None) -> str | None:
     """Return *path*, ``str``, ``bytes`` or ``PathLike``, as a ``str``, as ``os.fsdecode`` gives it; None passes.
 
     Raises:

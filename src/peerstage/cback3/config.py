@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from peerstage.cback3.settings import GUARDED, Settings
 from peerstage.errors import ConfigurationError
@@ -14,6 +14,7 @@ from peerstage.peer.local import LocalPeer
 from peerstage.peer.remote import RemotePeer
 from peerstage.records import Ownership
 from peerstage.staging import encodable_path
+from peerstage.transport.choose import TransportName
 from peerstage.util import getUidGid
 
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -89,7 +90,7 @@ def _remote_peer(peer: Any, options: Any, settings: Settings, *, local_user: str
         localUser=local_user,
         ignoreFailureMode=_ignored(peer),
         ssh=one.ssh,
-        transport="scp" if one.transport == GUARDED else one.transport,
+        transport="scp" if one.transport == GUARDED else cast(TransportName, one.transport),
         guarded=one.transport == GUARDED,
         limits=one.limits,
     )

@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from peerstage.cli.signals import cancelling
 from peerstage.cli.spec import Spec
@@ -18,7 +19,7 @@ from peerstage.session.options import SSHOptions
 from peerstage.session.watchdog import Watchdog
 from peerstage.staging import naming
 from peerstage.transport.base import Transport
-from peerstage.transport.choose import Route
+from peerstage.transport.choose import Route, TransportName
 from peerstage.transport.retry import Retry
 
 #: What ``--transport`` may be beside the names of transports.
@@ -39,8 +40,8 @@ class Access:
         return self.transport == GUARDED
 
     @property
-    def _transport(self) -> str:
-        return "scp" if self._guarded else self.transport
+    def _transport(self) -> TransportName:
+        return "scp" if self._guarded else cast(TransportName, self.transport)  # any other is refused where it is used
 
     def peer(
         self,

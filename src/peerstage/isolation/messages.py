@@ -113,10 +113,10 @@ def route_of(said: dict[str, Any]) -> Route:
 def _pack(value: Any, option: str, *, paths: bool) -> Any:
     if isinstance(value, (tuple, list)):
         return {"several": [_pack(one, option, paths=paths) for one in value]}
+    if isinstance(value, os.PathLike) or (isinstance(value, bytes) and paths and option != "known_hosts"):
+        value = os.fsdecode(value)
     if isinstance(value, bytes):
         return {"bytes": text_of(value)}
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
     if isinstance(value, str) and paths and not value.startswith("~"):
         value = _absolute(value, option)
     if value is None or isinstance(value, (str, int, float)):

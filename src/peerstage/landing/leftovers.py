@@ -20,6 +20,7 @@ from peerstage.landing.private import (
     require_posix,
 )
 from peerstage.landing.walk import walk
+from peerstage.records import StrOrBytesPath
 from peerstage.system_errors import target_reason_of
 
 log = logging.getLogger("peerstage.landing")
@@ -38,7 +39,7 @@ def sweep_directory(target_fd: int) -> list[str]:
     return [name for name in names if _remove_stale(target_fd, name)]
 
 
-def sweep(root: str | os.PathLike[str]) -> list[str]:
+def sweep(root: StrOrBytesPath) -> list[str]:
     """Remove what killed runs left anywhere below *root*, a staging directory or a whole pool of them.
 
     Leftovers of runs that still live are not touched; links are not followed. Runs beside anything else. Neither depth
@@ -51,7 +52,7 @@ def sweep(root: str | os.PathLike[str]) -> list[str]:
         LandingError: If *root* cannot be read.
     """
     require_posix()
-    top = os.fspath(root)
+    top = os.fsdecode(root)
     removed: list[str] = []
     try:
         for parts, fd, names in walk(top):

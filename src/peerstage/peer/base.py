@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from peerstage.documented import DocumentedABC
 from peerstage.peer.attributes import Checked, failure_mode, peer_name
-from peerstage.records import Ownership
+from peerstage.records import Ownership, StrOrBytesPath
 
 if TYPE_CHECKING:
     from peerstage.records import StageReport
@@ -16,10 +17,10 @@ COLLECT_INDICATOR = "cback.collect"
 STAGE_INDICATOR = "cback.stage"
 
 
-class BackupPeer(ABC):
+class BackupPeer(metaclass=DocumentedABC):
     """A machine, or a directory of this one, whose collected files a master stages.
 
-    Only `ValueError` (arguments) and `OSError` (everything else) leave these methods (PARITY 16).
+    Only `ValueError` (arguments) and `OSError` (everything else) leave these methods.
 
     Attributes:
         last_report: What the last `stagePeer` did, None before the first and after one that published nothing.
@@ -31,16 +32,21 @@ class BackupPeer(ABC):
     last_report: StageReport | None = None
 
     @abstractmethod
-    def stagePeer(self, targetDir: Any, ownership: Any = None, permissions: int | None = None) -> int:
+    def stagePeer(
+        self, targetDir: StrOrBytesPath, ownership: tuple[int, int] | None = None, permissions: int | None = None
+    ) -> int:
         """Stage the peer's files into *targetDir*; return how many."""
 
     @abstractmethod
-    def checkCollectIndicator(self, collectIndicator: Any = None) -> bool:
+    def checkCollectIndicator(self, collectIndicator: StrOrBytesPath | None = None) -> bool:
         """Whether the peer says that it has finished collecting."""
 
     @abstractmethod
     def writeStageIndicator(
-        self, stageIndicator: Any = None, ownership: Any = None, permissions: int | None = None
+        self,
+        stageIndicator: StrOrBytesPath | None = None,
+        ownership: tuple[int, int] | None = None,
+        permissions: int | None = None,
     ) -> None:
         """Tell the peer that it was staged."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from peerstage.errors import IncompleteStage, StageError, escape, log_line
 from peerstage.peer.attributes import Checked, absolute_path, indicator_name
 from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, BackupPeer, ownership_of
-from peerstage.records import Limits, permissions_of
+from peerstage.records import Limits, StrOrBytesPath, permissions_of
 from peerstage.session.watchdog import Watchdog
 from peerstage.staging import naming, probe, stage, target_directory
 from peerstage.transport.base import join
@@ -38,7 +38,7 @@ class LocalPeer(BackupPeer):
 
     collectDir = Checked[str](absolute_path("Collect directory", required=True))
 
-    def __init__(self, name: str, collectDir: Any, ignoreFailureMode: str | None = None) -> None:
+    def __init__(self, name: str, collectDir: StrOrBytesPath, ignoreFailureMode: str | None = None) -> None:
         self.name = name
         self.collectDir = collectDir
         self.ignoreFailureMode = ignoreFailureMode
@@ -51,7 +51,9 @@ class LocalPeer(BackupPeer):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_watchdog": None}
 
-    def stagePeer(self, targetDir: Any, ownership: Any = None, permissions: int | None = None) -> int:
+    def stagePeer(
+        self, targetDir: StrOrBytesPath, ownership: tuple[int, int] | None = None, permissions: int | None = None
+    ) -> int:
         """Copy every file of the collect directory into *targetDir*, all or nothing up to the single entry.
 
         Args:
@@ -100,7 +102,7 @@ class LocalPeer(BackupPeer):
         self.last_report = report
         return report.count
 
-    def checkCollectIndicator(self, collectIndicator: Any = None) -> bool:
+    def checkCollectIndicator(self, collectIndicator: StrOrBytesPath | None = None) -> bool:
         """Whether the indicator (default ``cback.collect``) lies in the collect directory as a regular file.
 
         Raises:
@@ -114,7 +116,10 @@ class LocalPeer(BackupPeer):
             return False
 
     def writeStageIndicator(
-        self, stageIndicator: Any = None, ownership: Any = None, permissions: int | None = None
+        self,
+        stageIndicator: StrOrBytesPath | None = None,
+        ownership: tuple[int, int] | None = None,
+        permissions: int | None = None,
     ) -> None:
         """Make the indicator (default ``cback.stage``) an empty file in the collect directory.
 
@@ -140,7 +145,7 @@ class LocalPeer(BackupPeer):
         if watchdog is not None:
             watchdog.cancel()
 
-    def _path_of(self, indicator: Any, default: str) -> bytes:
+    def _path_of(self, indicator: StrOrBytesPath | None, default: str) -> bytes:
         return join(os.fsencode(self.collectDir), indicator_name(indicator, default))
 
     def _require_collect_dir(self) -> None:

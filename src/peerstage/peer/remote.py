@@ -33,12 +33,12 @@ from peerstage.peer.attributes import (
 from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, ownership_of
 from peerstage.peer.managed import ManagedPeer
 from peerstage.reasons import Reason
-from peerstage.records import Limits, Ownership, Progress, permissions_of
+from peerstage.records import Limits, Ownership, Progress, StrOrBytesPath, permissions_of
 from peerstage.session.options import SSHOptions
 from peerstage.session.watchdog import Watchdog
 from peerstage.staging import mark, naming, probe, stage, target_directory
 from peerstage.transport.base import Transport, join
-from peerstage.transport.choose import TRANSPORTS, Route
+from peerstage.transport.choose import TRANSPORTS, Route, TransportName
 from peerstage.transport.retry import Retry
 from peerstage.transport.scp.commands import require_plain
 
@@ -70,7 +70,7 @@ class RemotePeer(ManagedPeer):
         workingDir: Absolute path of a local directory for temporary files; SFTP and SCP need none.
         remoteUser: Who logs in on the peer; ssh_config's User does not override it.
         rcpCommand: An rcp-like command to copy with instead, under "auto" and "rcp": split at spaces, double quotes
-            group, no shell (PARITY 20). Without one "rcp" runs ``/usr/bin/scp -B -q -C``.
+            group, no shell. Without one "rcp" runs ``/usr/bin/scp -B -q -C``.
         localUser: The local user to copy as, for root: a child process that has given up root reads that user's keys
             and configuration, connects and receives. The caller's own name changes nothing.
         rshCommand: An rsh-like command to run commands on a managed peer with, split likewise; without one they share
@@ -79,8 +79,7 @@ class RemotePeer(ManagedPeer):
         ignoreFailureMode: None, "none", "all", "daily" or "weekly"; kept for the caller.
         ssh: How the peer is reached, where ssh's configuration does not say it.
         transport: "auto" (SFTP, and SCP where the peer has no SFTP), "sftp", "scp" or "rcp".
-        guarded: The key is behind a forced command that was written for the original: exactly its requests are sent
-            (PARITY 22).
+        guarded: The key is behind a forced command that was written for the original: exactly its requests are sent.
         durable: Whether staged files are on the disk when `stagePeer` returns.
         retry: How a lost connection is made anew; None is three tries.
         limits: How much of the peer is taken, in bytes and seconds.
@@ -103,8 +102,8 @@ class RemotePeer(ManagedPeer):
     def __init__(
         self,
         name: str,
-        collectDir: Any = None,
-        workingDir: Any = None,
+        collectDir: StrOrBytesPath | None = None,
+        workingDir: StrOrBytesPath | None = None,
         remoteUser: str | None = None,
         rcpCommand: str | None = None,
         localUser: str | None = None,
@@ -113,7 +112,7 @@ class RemotePeer(ManagedPeer):
         ignoreFailureMode: str | None = None,
         *,
         ssh: SSHOptions | None = None,
-        transport: str = "auto",
+        transport: TransportName = "auto",
         guarded: bool = False,
         durable: bool = True,
         retry: Retry | None = None,
@@ -177,7 +176,9 @@ class RemotePeer(ManagedPeer):
         if watchdog is not None:
             watchdog.close()
 
-    def stagePeer(self, targetDir: Any, ownership: Any = None, permissions: int | None = None) -> int:
+    def stagePeer(
+        self, targetDir: StrOrBytesPath, ownership: tuple[int, int] | None = None, permissions: int | None = None
+    ) -> int:
         """Stage every file that the shell's ``collectDir/*`` names into *targetDir*.
 
         Links to files are followed; sub-directories, FIFOs, devices and dangling links are not staged. Files appear
@@ -222,7 +223,7 @@ class RemotePeer(ManagedPeer):
             raise
         return self.last_report.count
 
-    def checkCollectIndicator(self, collectIndicator: Any = None) -> bool:
+    def checkCollectIndicator(self, collectIndicator: StrOrBytesPath | None = None) -> bool:
         """Whether the peer has finished collecting: the indicator is there as a regular file, links followed.
 
         Args:
@@ -230,7 +231,7 @@ class RemotePeer(ManagedPeer):
 
         Returns:
             False if it is not there, and also if anything failed on the way; the log says why: at ERROR if a person has
-            to act, else at INFO (PARITY 17).
+            to act, else at INFO.
 
         Raises:
             ValueError: The indicator is not a plain file name, or the peer has no collect directory.
@@ -247,7 +248,10 @@ class RemotePeer(ManagedPeer):
         return there
 
     def writeStageIndicator(
-        self, stageIndicator: Any = None, ownership: Any = None, permissions: int | None = None
+        self,
+        stageIndicator: StrOrBytesPath | None = None,
+        ownership: tuple[int, int] | None = None,
+        permissions: int | None = None,
     ) -> None:
         """Tell the peer that it was staged: make the indicator an empty file in its collect directory.
 
@@ -300,7 +304,7 @@ class RemotePeer(ManagedPeer):
             raise ValueError("This peer has no collect directory.")
         return self._guard(os.fsencode(self.collectDir))
 
-    def _indicator(self, indicator: Any, default: str) -> bytes:
+    def _indicator(self, indicator: StrOrBytesPath | None, default: str) -> bytes:
         return self._guard(join(self._collect_dir(), indicator_name(indicator, default)))
 
     def _guard(self, path: bytes) -> bytes:

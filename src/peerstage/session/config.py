@@ -224,7 +224,7 @@ def _alive_interval(options: SSHOptions, found: Settings) -> float:
 def _agent(options: SSHOptions, found: Settings) -> str | None:
     if options.pkey is not None or options.agent is False:
         return None
-    if isinstance(options.agent, str):
+    if options.agent is not None and not isinstance(options.agent, bool):
         return expand(options.agent)
     configured = found.text("identityagent")
     if options.agent is None and configured:

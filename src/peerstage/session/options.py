@@ -6,22 +6,22 @@ import dataclasses
 import os
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
+from peerstage.documented import Documented
 from peerstage.errors import escape
+from peerstage.records import StrOrBytesPath
 from peerstage.system_errors import require_descriptors
 
 if TYPE_CHECKING:
     import paramiko
-
-Path = Union[str, "os.PathLike[str]"]
 
 #: Fields whose value never shows in a repr, a log or a message.
 SECRETS = frozenset({"passphrase", "password", "pkey"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class SSHOptions:
+class SSHOptions(metaclass=Documented):
     """How to reach a peer. Every field is None by default: "what ssh's configuration says".
 
     Attributes:
@@ -33,7 +33,7 @@ class SSHOptions:
         pkey: A `paramiko.PKey`, or the bytes of a private key file; then no key file and no agent is used.
         agent: False for no agent, True for the one of the environment, or the path of its socket.
         config: Path of an ssh_config file, or several; ``()`` for none.
-        known_hosts: Paths of known_hosts files, or their content (bytes); ``()`` for none.
+        known_hosts: Path of a known_hosts file, or several; ``()`` for none. What is bytes is such a file's content.
         host_key: The fingerprint ``"SHA256:..."`` that the host must show; ``"strict"``, for the hosts of known_hosts
             alone; or ``"accept-new"``: a host of which nothing is known is added to the first file of `known_hosts`
             before it is spoken to, and refused if it can not be added.
@@ -56,14 +56,14 @@ class SSHOptions:
     """
 
     port: int | None = None
-    identity: Path | tuple[Path, ...] | None = None
-    certificate: Path | None = None
+    identity: StrOrBytesPath | tuple[StrOrBytesPath, ...] | None = None
+    certificate: StrOrBytesPath | None = None
     passphrase: str | None = None
     password: str | None = None
     pkey: paramiko.PKey | bytes | None = None
-    agent: bool | str | None = None
-    config: Path | tuple[Path, ...] | None = None
-    known_hosts: Path | bytes | tuple[Path | bytes, ...] | None = None
+    agent: bool | StrOrBytesPath | None = None
+    config: StrOrBytesPath | tuple[StrOrBytesPath, ...] | None = None
+    known_hosts: StrOrBytesPath | tuple[StrOrBytesPath, ...] | None = None
     host_key: str | None = None
     jump: str | None = None
     connect_timeout: float | None = None
@@ -133,9 +133,9 @@ def several(value: object) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def expand(path: Path) -> str:
+def expand(path: StrOrBytesPath) -> str:
     """Return *path* with ``~`` replaced by the home directory, as everywhere in Python (``$HOME`` first)."""
-    given = os.fspath(path)
+    given = os.fsdecode(path)
     expanded = os.path.expanduser(given)
     if given.startswith("~") and expanded == given:
         require_descriptors(f"The home directory in {escape(given)} cannot be looked up")

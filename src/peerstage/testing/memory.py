@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from peerstage.documented import Documented
 from peerstage.errors import IncompleteFile, NotRegular, RemoteError, RemoteNotFound, StageError
 from peerstage.landing.base import Landing, ranges_to_fetch
 from peerstage.reasons import Reason
@@ -15,7 +16,7 @@ from peerstage.transport.base import Transport
 
 
 @dataclass(frozen=True)
-class MemoryFile:
+class MemoryFile(metaclass=Documented):
     """One entry of a directory in memory.
 
     Attributes:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 
+from peerstage.records import StrOrBytesPath
 from peerstage.testing.contract import ODD_NAMES
 
 _PIECE = 1 << 20
@@ -18,7 +19,7 @@ _REFUSALS = frozenset({errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG})
 
 
 def make_sample(
-    directory: str | os.PathLike[str],
+    directory: StrOrBytesPath,
     *,
     small: int = 1000,
     large: int = 3,
@@ -61,7 +62,7 @@ def make_sample(
     return made
 
 
-def digests(directory: str | os.PathLike[str]) -> dict[bytes, str]:
+def digests(directory: StrOrBytesPath) -> dict[bytes, str]:
     """Return the SHA-256, in hexadecimal, of every regular file of *directory* whose name begins with no dot."""
     root = os.fsencode(directory)
     found = {}

@@ -18,8 +18,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import peerstage
+from peerstage.documented import Documented
 from peerstage.errors import NotAvailable, StageError, escape
 from peerstage.reasons import Reason
+from peerstage.records import StrOrBytesPath
 from peerstage.session.options import SSHOptions
 
 _HOST = "127.0.0.1"
@@ -34,7 +36,7 @@ _PROGRAM = (
 
 
 @dataclass(frozen=True)
-class EmbeddedServer:
+class EmbeddedServer(metaclass=Documented):
     """A running server.
 
     Attributes:
@@ -60,7 +62,7 @@ class EmbeddedServer:
 
 @contextlib.contextmanager
 def ssh_server(
-    directory: str | os.PathLike[str],
+    directory: StrOrBytesPath,
     *,
     username: str = "backup",
     startup_timeout: float = 30.0,
@@ -85,7 +87,7 @@ def ssh_server(
     """
     if not _is_there("asyncssh"):
         raise NotAvailable(_MISSING)
-    root = Path(directory).resolve()
+    root = Path(os.fsdecode(directory)).resolve()
     if not root.is_dir():
         raise ValueError(f"ssh_server: directory must be an existing directory: {escape(root)}")
     user_key, host_key = _Key(), _Key()
@@ -104,7 +106,7 @@ def ssh_server(
             host=_HOST,
             port=port,
             username=username,
-            directory=Path(directory),
+            directory=Path(os.fsdecode(directory)),
             options=SSHOptions(port=port, pkey=user_key.private, known_hosts=known_hosts, config=(), agent=False),
             private_key=user_key.private,
             known_hosts=known_hosts,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 from peerstage.records import Capabilities, Limits, Progress
 from peerstage.session.options import SSHOptions
@@ -18,7 +19,8 @@ from peerstage.transport.rcp.transport import RcpTransport
 from peerstage.transport.retry import Retry, Retrying
 
 #: What ``transport=`` may be.
-TRANSPORTS = ("auto", "sftp", "scp", "rcp")
+TransportName: TypeAlias = Literal["auto", "sftp", "scp", "rcp"]
+TRANSPORTS: tuple[str, ...] = get_args(TransportName)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from peerstage.documented import Documented
 from peerstage.errors import ConnectError, RemoteError, StageError, log_line
 from peerstage.landing.base import Buffer, Landing
 from peerstage.records import Capabilities
@@ -18,7 +19,7 @@ log = logging.getLogger("peerstage.transport")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+class Retry(metaclass=Documented):
     """How often and how patiently a lost connection is made anew, once a login has succeeded.
 
     Attributes:

@@ -1,0 +1,44 @@
+"""A user's script, for mypy alone: what it passes must be allowed, and what it ignores must be an error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from peerstage import Limits, LocalPeer, RemotePeer, Retry, SSHOptions, StageReport, sweep, util
+from peerstage.testing import digests, make_sample, ssh_server
+
+
+class BytesPath(os.PathLike[bytes]):
+    def __fspath__(self) -> bytes:
+        return b"/path"
+
+
+PATHS: list[str | bytes | os.PathLike[str] | os.PathLike[bytes]] = ["/path", b"/path", Path("/path"), BytesPath()]
+
+for path in PATHS:
+    ssh = SSHOptions(identity=path, certificate=path, config=path, known_hosts=path, agent=path)
+    ssh = SSHOptions(identity=(path, path), config=(path, path), known_hosts=(path, b"content"))
+    with RemotePeer("db1", path, path, "backup", ssh=ssh, retry=Retry(), limits=Limits()) as peer:
+        if peer.checkCollectIndicator(path):
+            count: int = peer.stagePeer(path, util.getUidGid("backup", "backup"), 0o640)
+            peer.writeStageIndicator(path)
+        report: StageReport | None = peer.last_report
+    local = LocalPeer("here", path)
+    count = local.stagePeer(path, (0, 0))
+    local.writeStageIndicator(path, (0, 0), 0o600)
+    removed: list[str] = sweep(path)
+    encoded: str | None = util.encodePath(path)
+    sample: dict[bytes, str] = make_sample(path)
+    sample = digests(path)
+    with ssh_server(path) as server:
+        RemotePeer(server.host, "/", None, server.username, ssh=server.options)
+
+RemotePeer("db1", transport="auto")
+RemotePeer("db1", transport="sftp")
+RemotePeer("db1", transport="scp")
+RemotePeer("db1", transport="rcp")
+RemotePeer("db1", transport="ftp")  # type: ignore[arg-type]
+RemotePeer("db1", 5)  # type: ignore[arg-type]
+LocalPeer("here", None)  # type: ignore[arg-type]
+SSHOptions(identity=5)  # type: ignore[arg-type]
