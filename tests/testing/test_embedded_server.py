@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -27,26 +26,12 @@ from peerstage.testing import digests, make_sample, ssh_server
 from peerstage.testing import server as server_module
 from peerstage.testing.server import EmbeddedServer
 from support.programs import program
+from support.waiting import is_gone
 
 pytestmark = pytest.mark.usefixtures("fresh_interpreter")
 
 NOT_UTF8 = b"\xff\xfe not utf-8"
 SOURCES = Path(peerstage.__file__).parents[1]
-
-
-def is_gone(pid: int, patience: float = 10.0) -> bool:
-    """Whether a process ends within *patience* seconds; one that nobody has waited for yet counts as ended."""
-    until = time.monotonic() + patience
-    while True:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        if state == "Z":
-            return True
-        if time.monotonic() >= until:
-            return False
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from peerstage.errors import (
     log_line,
 )
 from peerstage.isolation.transport import assemble_as
-from peerstage.isolation.users import copying_user
+from peerstage.isolation.users import LocalUser, copying_user
 from peerstage.peer.attributes import (
     Checked,
     absolute_path,
@@ -215,7 +215,7 @@ class RemotePeer(ManagedPeer):
                     permissions=mode,
                     durable=self.durable,
                     preserve_times=self.preserve_times,
-                    threads=not self.isolated and copying_user(self.localUser) is None,
+                    threads=not self.isolated and self._copying_user() is None,
                     watchdog=self._watchdog,
                 )
         except StageError as exc:
@@ -326,21 +326,28 @@ class RemotePeer(ManagedPeer):
             route = files.for_commands()
         own = route is not files
         with naming(self.name):
-            user = copying_user(self.localUser)
+            user = self._copying_user()
             if self.keep_partial:
                 raise NotAvailable("keep_partial=True is not there yet. Leave it out.")
             if own not in self._stacks:
-                self._stacks[own] = assemble_as(
-                    user,
-                    route,
-                    isolated=self.isolated,
-                    limits=self.limits,
-                    retry=self.retry,
-                    watchdog=self._watchdog,
-                    on_progress=self.on_progress,
-                    on_fallback=self._remember_scp,
-                )
+                self._stacks[own] = self._assemble(user, route, self._watchdog)
         yield self._stacks[own]
+
+    def _assemble(self, user: LocalUser | None, route: Route, watchdog: Watchdog) -> Transport:
+        """Return the stack of transports for *route*. `peerstage.testing` puts one in memory in its place."""
+        return assemble_as(
+            user,
+            route,
+            isolated=self.isolated,
+            limits=self.limits,
+            retry=self.retry,
+            watchdog=watchdog,
+            on_progress=self.on_progress,
+            on_fallback=self._remember_scp,
+        )
+
+    def _copying_user(self) -> LocalUser | None:
+        return copying_user(self.localUser)
 
     def _shell(self) -> AbstractContextManager[Transport]:
         return self._reach(for_files=False)
@@ -363,5 +370,5 @@ class RemotePeer(ManagedPeer):
 
     def _owner(self, ownership: Ownership | None) -> Ownership | None:
         """Return who gets the files: the local user where there is one, but for what is asked for (PARITY 10)."""
-        user = copying_user(self.localUser)
+        user = self._copying_user()
         return ownership if user is None else user.ownership(ownership)

@@ -6,9 +6,12 @@ It ends when its standard input does, or when its parent has changed, so that it
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import json
 import logging
 import os
+import posixpath
 import select
 import signal
 import stat
@@ -21,15 +24,28 @@ from typing import Any
 _LOOK = 1.0
 
 
-async def serve(job: dict[str, str]) -> None:
+async def serve(job: dict[str, Any]) -> None:
     """Listen, say where, and serve without end."""
     import asyncssh
 
+    from peerstage.testing._disturbed import listen_disturbed
+    from peerstage.testing.faults import Faults
+
     directory = job["directory"].encode("latin-1")
     authorized = asyncssh.import_public_key(job["authorized_key"])
+    faults = Faults(**{**job["faults"], "deny": tuple(path.encode("latin-1") for path in job["faults"]["deny"])})
+    forced_command: str | None = job["forced_command"]
+    numbers = itertools.count()
 
     class OneKey(asyncssh.SSHServer):
         """Knows one user and one key."""
+
+        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+            self.faults = faults if faults.are_of(next(numbers)) else Faults()
+            conn.set_extra_info(faults=self.faults)
+
+        def session_requested(self) -> asyncssh.SSHServerSession[Any]:
+            return WithoutSFTP()  # asked for only where the server has no factories
 
         def begin_auth(self, username: str) -> bool:
             return True
@@ -38,29 +54,85 @@ async def serve(job: dict[str, str]) -> None:
             return True
 
         def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-            return username == job["username"] and key == authorized
+            return username == job["username"] and key == authorized and not self.faults.refuse_login
 
     class Files(asyncssh.SFTPServer):
         """One directory, whose path clients see as ``/``."""
 
         def __init__(self, channel: asyncssh.SSHServerChannel[Any]) -> None:
             super().__init__(channel, chroot=directory)
+            self.faults: Faults = channel.get_extra_info("faults")
 
         def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
+            self.refuse_denied(path)
+            if self.faults.no_space and pflags & asyncssh.FXF_WRITE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if _would_block(self.map_path(path)):
                 raise asyncssh.SFTPFailure("Not a regular file")
             return super().open(path, pflags, attrs)
 
+        def scandir(self, path: bytes) -> Any:
+            self.refuse_denied(path)
+            return super().scandir(path)
+
+        def refuse_denied(self, path: bytes) -> None:
+            parts = posixpath.normpath(b"/" + path.lstrip(b"/")).split(b"/")
+            for denied in self.faults.deny:
+                above = posixpath.normpath(os.fsencode(denied)).rstrip(b"/").split(b"/")
+                if parts[: len(above)] == above:
+                    named = path.decode("utf-8", "backslashreplace")
+                    raise asyncssh.SFTPPermissionDenied(f"{named}: Permission denied")
+
         def exit(self) -> None:
             self.channel.exit(0)  # programs take an end without a status for a failure
 
+    class WithoutSFTP(asyncssh.SSHServerProcess[Any]):
+        """Runs ``scp`` and nothing else."""
+
+        def __init__(self) -> None:
+            files: Any = Files
+            super().__init__(lambda process: None, files, sftp_version=3, allow_scp=True)
+
+        def shell_requested(self) -> bool:
+            return False
+
+        def exec_requested(self, command: str) -> bool:
+            return command.startswith("scp ")
+
+        def subsystem_requested(self, subsystem: str) -> bool:
+            return False
+
+    async def run_forced(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        """Run the forced command, as sshd does: whatever the client asked for is in its environment."""
+        child = await asyncio.create_subprocess_shell(
+            str(forced_command),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "SSH_ORIGINAL_COMMAND": process.command or ""},
+            cwd=directory,
+        )
+        await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr, send_eof=False)
+        for stream in (process.stdout, process.stderr):
+            await stream.drain()  # returns at the end of the child's output
+        process.stdout.write_eof()
+        status = await child.wait()
+        if status < 0:
+            process.exit_with_signal(signal.Signals(-status).name.removeprefix("SIG"))
+        else:
+            process.exit(status)
+
+    factories: dict[str, Any] = {}
+    if forced_command is not None:
+        factories = {"process_factory": run_forced}
+    elif job["sftp"]:
+        factories = {"sftp_factory": Files, "allow_scp": True}
     listener = await asyncssh.create_server(
         OneKey,
         job["host"],
         0,
         server_host_keys=[asyncssh.import_private_key(job["host_key"])],
-        sftp_factory=Files,
-        allow_scp=True,
+        **factories,
         allow_pty=False,
         agent_forwarding=False,
         password_auth=False,
@@ -69,7 +141,8 @@ async def serve(job: dict[str, str]) -> None:
         encoding=None,
         encryption_algs=["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr"],
     )
-    _answer(port=listener.get_port())
+    port = listener.get_port()
+    _answer(port=await listen_disturbed(job["host"], port, faults) if faults.disturb_the_line else port)
     await listener.wait_closed()
 
 
@@ -104,7 +177,7 @@ def _end_with(parent: int, lifeline: int) -> None:
     while os.getppid() == parent:
         if select.select([lifeline], [], [], _LOOK)[0] and not os.read(lifeline, 4096):
             break
-    os._exit(0)
+    os.killpg(0, signal.SIGKILL)  # a forced command may run
 
 
 def _would_block(path: bytes) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +26,7 @@ from peerstage.errors import NotAvailable, StageError, escape
 from peerstage.reasons import Reason
 from peerstage.records import StrOrBytesPath
 from peerstage.session.options import SSHOptions
+from peerstage.testing.faults import Faults
 
 _HOST = "127.0.0.1"
 _MISSING = "The embedded SSH server needs an extra: pip install 'peerstage[testing]'"
@@ -62,8 +66,11 @@ class EmbeddedServer(metaclass=Documented):
 
 @contextlib.contextmanager
 def ssh_server(
-    directory: StrOrBytesPath,
+    directory: StrOrBytesPath | None = None,
     *,
+    sftp: bool = True,
+    forced_command: str | None = None,
+    faults: Faults | None = None,
     username: str = "backup",
     startup_timeout: float = 30.0,
     shutdown_timeout: float = 5.0,
@@ -75,7 +82,12 @@ def ssh_server(
     lie in *directory* are followed wherever they lead, as by any SSH server; no path leads out of it.
 
     Args:
-        directory: An existing directory.
+        directory: An existing directory; None for an empty one that is removed at the end.
+        sftp: Whether it serves SFTP; without, it serves SCP alone.
+        forced_command: What it does with every command, as ``command="..."`` in authorized_keys does: it lets a shell
+            run this command line, here and not in *directory* as a root, with the client's command in
+            ``SSH_ORIGINAL_COMMAND``. There is no SFTP then.
+        faults: What it does wrong.
         username: Who may log in.
         startup_timeout: Seconds until the server must listen.
         shutdown_timeout: Seconds that the server gets to end with the block, before it is killed.
@@ -87,11 +99,33 @@ def ssh_server(
     """
     if not _is_there("asyncssh"):
         raise NotAvailable(_MISSING)
+    if directory is None:
+        with (
+            tempfile.TemporaryDirectory(prefix="peerstage-server-") as own,
+            ssh_server(
+                own,
+                sftp=sftp,
+                forced_command=forced_command,
+                faults=faults,
+                username=username,
+                startup_timeout=startup_timeout,
+                shutdown_timeout=shutdown_timeout,
+            ) as server,
+        ):
+            yield server
+        return
     root = Path(os.fsdecode(directory)).resolve()
     if not root.is_dir():
         raise ValueError(f"ssh_server: directory must be an existing directory: {escape(root)}")
     user_key, host_key = _Key(), _Key()
+    faults = faults or Faults()
     job = {
+        "sftp": sftp,
+        "forced_command": forced_command,
+        "faults": {
+            **dataclasses.asdict(faults),
+            "deny": [os.fsencode(path).decode("latin-1") for path in faults.deny],
+        },
         "directory": os.fsencode(root).decode("latin-1"),  # any bytes, whatever the locale
         "username": username,
         "host": _HOST,
@@ -155,7 +189,7 @@ def _launch() -> subprocess.Popen[bytes]:
         ) from exc
 
 
-def _start(process: subprocess.Popen[bytes], job: dict[str, str], timeout: float) -> int:
+def _start(process: subprocess.Popen[bytes], job: dict[str, Any], timeout: float) -> int:
     """Hand over the job, and return the port once the server listens. Its standard input stays open: its lifeline."""
     stdin, stdout = process.stdin, process.stdout
     if stdin is None or stdout is None:
@@ -194,9 +228,15 @@ def _stop(process: subprocess.Popen[bytes], timeout: float) -> None:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        process.terminate()
+        _signal(process, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout)
     finally:  # after a second Ctrl-C, too
-        process.kill()  # does nothing to one that has ended
+        _signal(process, signal.SIGKILL)
         process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    """Signal the server and the forced commands that it runs, unless it has ended."""
+    if process.poll() is None:
+        os.killpg(process.pid, number)
