@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pydoc
 import re
+from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,16 +13,21 @@ import pytest
 
 import peerstage
 import peerstage.testing
-from peerstage import BackupPeer, Limits, LocalPeer, RemotePeer, Retry, SSHOptions, sweep, util
+from peerstage import Limits, LocalPeer, RemotePeer, Retry, SSHOptions, sweep, util
 from peerstage.isolation.messages import route_of, settings
 from peerstage.landing.private import PREFIX
 from peerstage.session.config import Destination, resolve_destination
-from peerstage.testing import digests, make_sample
+from peerstage.testing import Source, TransportContract, digests, make_sample
+from peerstage.transport.base import Transport
 from peerstage.transport.choose import TRANSPORTS, Route, TransportName
 
 _PUBLIC = [getattr(package, name) for package in (peerstage, peerstage.testing) for name in package.__all__]
-#: Peers, and all that is a value.
-CLASSES = [kind for kind in _PUBLIC if dataclasses.is_dataclass(kind) or kind in (BackupPeer, LocalPeer, RemotePeer)]
+#: All but what is there to be inherited from, errors and enums.
+CLASSES = [
+    kind
+    for kind in _PUBLIC
+    if isinstance(kind, type) and not issubclass(kind, (BaseException, Enum, Source, Transport, TransportContract))
+]
 
 
 class BytesPath(os.PathLike[bytes]):

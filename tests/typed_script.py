@@ -5,8 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from peerstage import Limits, LocalPeer, RemotePeer, Retry, SSHOptions, StageReport, sweep, util
-from peerstage.testing import digests, make_sample, ssh_server
+from peerstage import Limits, LocalPeer, Reason, RemotePeer, Retry, SSHOptions, StageReport, sweep, util
+from peerstage.errors import ConnectError, LoginError
+from peerstage.testing import (
+    Faults,
+    MemoryFile,
+    MemoryHost,
+    digests,
+    make_sample,
+    memory_peer,
+    memory_peers,
+    ssh_server,
+)
 
 
 class BytesPath(os.PathLike[bytes]):
@@ -31,8 +41,13 @@ for path in PATHS:
     encoded: str | None = util.encodePath(path)
     sample: dict[bytes, str] = make_sample(path)
     sample = digests(path)
-    with ssh_server(path) as server:
+    with ssh_server(path, sftp=False, faults=Faults(deny=(path,), cut_after=0, connections=1)) as server:
         RemotePeer(server.host, "/", None, server.username, ssh=server.options)
+
+in_memory: RemotePeer = memory_peer({"cback.collect": b"", b"data": MemoryFile(b"content")}, lose_after=0)
+in_memory = memory_peer({"cback.collect": b""}, error=LoginError("", reason=Reason.LOGIN_REFUSED))
+with memory_peers({"db1": MemoryHost({"/c": {"data": b""}}, error=ConnectError("", reason=Reason.CONNECTION_REFUSED))}):
+    in_memory.checkCollectIndicator()
 
 RemotePeer("db1", transport="auto")
 RemotePeer("db1", transport="sftp")

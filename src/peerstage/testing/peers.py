@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from peerstage.documented import Documented
 from peerstage.errors import ConnectError, ConnectionLost, RemoteError, StageError, escape
 from peerstage.isolation.users import LocalUser
 from peerstage.peer.remote import RemotePeer
@@ -29,7 +30,7 @@ _COLLECT = "/collect"
 _PIECE = 64 * 1024
 
 
-class MemoryHost:
+class MemoryHost(metaclass=Documented):
     """A machine in memory, for `memory_peers` and `MemoryPeer`.
 
     Args:

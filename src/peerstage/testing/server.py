@@ -78,15 +78,16 @@ def ssh_server(
     """Serve *directory* over SSH (SFTP and SCP) on a free loopback port while the block runs.
 
     The server is a process of its own that sees *directory* as its root, with keys made for this run that are never
-    written to a file. It ends with the block, and with this process, however that ends. Symbolic links that
-    lie in *directory* are followed wherever they lead, as by any SSH server; no path leads out of it.
+    written to a file. It ends with the block, and with this process, however that ends; then nothing listens on its
+    port, as with a dead peer. Symbolic links that lie in *directory* are followed wherever they lead, as by any SSH
+    server; no path leads out of it.
 
     Args:
         directory: An existing directory; None for an empty one that is removed at the end.
         sftp: Whether it serves SFTP; without, it serves SCP alone.
-        forced_command: What it does with every command, as ``command="..."`` in authorized_keys does: it lets a shell
-            run this command line, here and not in *directory* as a root, with the client's command in
-            ``SSH_ORIGINAL_COMMAND``. There is no SFTP then.
+        forced_command: A command line that a shell runs in place of every command of a client, as ``command="..."`` in
+            authorized_keys: with the client's command in ``SSH_ORIGINAL_COMMAND``, in *directory*, and with this
+            machine's own paths. SFTP is refused then.
         faults: What it does wrong.
         username: Who may log in.
         startup_timeout: Seconds until the server must listen.
