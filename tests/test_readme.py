@@ -50,6 +50,11 @@ def test_the_example_for_tests_runs_as_it_stands() -> None:
     subprocess.run([sys.executable, "-c", example], check=True)
 
 
+def test_the_example_of_peers_in_memory_runs_as_it_stands() -> None:
+    example = next(block for block in blocks("python") if "memory_peers" in block)
+    exec(compile(example, "README.md", "exec"), {})
+
+
 def test_ci_runs_the_line_under_tests_and_nothing_else() -> None:
     section = README.split("\n## Tests\n")[1]
     line = re.findall(r"^```console\n(.*?)\n```", section, re.MULTILINE | re.DOTALL)[0]
