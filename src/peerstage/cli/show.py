@@ -149,7 +149,7 @@ class PlainShow(Show):
         _print_refused(preview.refused)
         print(
             f"{spec.place} -> {escape(target)}: {len(preview.files)} files, {preview.size} bytes would come, "
-            f"{len(preview.refused)} entries would be refused; nothing was written"
+            f"{len(preview.refused)} entries would be refused; nothing was written; {preview.trials}"
         )
 
     def staged(self, spec: Spec, target: str, report: StageReport | None, error: StageError | None) -> None:
@@ -218,6 +218,7 @@ class JsonShow(Show):
             dry_run=True,
             count=len(preview.files),
             bytes=preview.size,
+            opened=preview.opened,
             files=[dataclasses.asdict(file) for file in preview.files],
             refused=[dataclasses.asdict(file) for file in preview.refused],
             reason=Reason.INCOMPLETE_STAGE if preview.refused else unless_empty,

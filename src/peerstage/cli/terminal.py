@@ -49,7 +49,7 @@ class TerminalShow(Show):
         self._console.print(table)
         self._console.print(
             f"{len(preview.files)} files, {decimal(preview.size)} would come, {len(preview.refused)} entries would be "
-            "refused. Nothing was written.",
+            f"refused. Nothing was written; {preview.trials}.",
             soft_wrap=True,
         )
 

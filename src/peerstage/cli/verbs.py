@@ -11,13 +11,13 @@ import typer
 
 from peerstage.cli import options
 from peerstage.cli.access import Access
-from peerstage.cli.exits import Exit
+from peerstage.cli.exits import Exit, code_of
 from peerstage.cli.parallel import each
 from peerstage.cli.preview import preview
 from peerstage.cli.show import Answer, Show, choose_show, complain, log_to_stderr
 from peerstage.cli.signals import cancelling
 from peerstage.cli.spec import Spec, parse_owner, parse_permissions, parse_spec
-from peerstage.errors import IncompleteStage, LandingError, NothingToStage, StageError
+from peerstage.errors import LandingError, StageError
 from peerstage.landing.leftovers import sweep
 from peerstage.landing.private import require_posix
 from peerstage.peer.attributes import indicator_name
@@ -116,7 +116,9 @@ def mark_verb(
 def stage_verb(
     peer: options.Peer,
     target: Annotated[str, typer.Argument(metavar="TARGET", help="An existing local directory.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="List what would come; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="List and open what would come; write nothing.")
+    ] = False,
     permissions: Annotated[str | None, typer.Option(metavar="MODE", help="Mode of the files, octal: 640.")] = None,
     owner: Annotated[str | None, typer.Option(metavar="UID:GID", help="Owner and group of the files.")] = None,
     no_durable: Annotated[bool, typer.Option("--no-durable", help="Do not wait for the disk.")] = False,
@@ -225,16 +227,13 @@ def _each(
 
 
 def _preview(spec: Spec, target: str, access: Access, show: Show) -> int:
-    """Show what would come; the exit status is that of the stage itself, as far as a listing can tell."""
+    """Show what would come; the exit status is that of the stage, as far as it can be told without reading a file."""
     with access.stack(spec) as stack:
         found = preview(stack, os.fsencode(spec.directory), target)
     show.previewed(spec, target, found)
-    if found.refused:
-        complain(
-            IncompleteStage(f"{len(found.refused)} entries would be refused.", peer=spec.host, path=spec.directory)
-        )
-        return Exit.INCOMPLETE
-    if not found.files:
-        complain(NothingToStage("There is no file to stage in it.", peer=spec.host, path=spec.directory))
-        return Exit.INCOMPLETE
-    return Exit.DONE
+    failure = found.failure(os.fsencode(spec.directory))
+    if failure is None:
+        return Exit.DONE
+    failure.peer = spec.host
+    complain(failure)
+    return code_of(failure)

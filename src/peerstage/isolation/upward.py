@@ -34,7 +34,7 @@ from peerstage.isolation.frames import (
 from peerstage.isolation.messages import MOST_MESSAGE
 from peerstage.isolation.ring import RingWriter
 from peerstage.landing.arrived import Arrived
-from peerstage.landing.base import Buffer, Landing, Slot
+from peerstage.landing.base import MAX_TRIALS, Buffer, Landing, Slot
 from peerstage.records import KIB, MIB, Entry
 
 #: Frames are kept back until there are so many bytes, or so many seconds have passed since the last went.
@@ -185,12 +185,16 @@ class UpwardLanding(Landing):
         """See `Landing.open`. What is begun goes on, as it does in the parent, and under a new number."""
         slot = self._slots.get(entry.name)
         if slot is None or slot.entry != entry or not (slot.is_finished or entry.mtime is not None):
-            slot = self._slots[entry.name] = UpwardSlot(self._upward, entry, settled=not self.wants_content)
+            size = entry.size if self.wants_content else 0
+            settled = not self.wants_content and len(self._slots) >= MAX_TRIALS
+            slot = self._slots[entry.name] = UpwardSlot(self._upward, entry, size, settled=settled)
         else:
             slot.resume()
         slot.number = self._next
         self._next += 1
         self._upward.put(Open(slot.number, entry))
+        if slot.is_finished:  # the parent keeps what is open, and not for ever
+            self._upward.put(Finish(slot.number))
         return slot
 
     def refuse(self, name: bytes, error: StageError) -> None:
@@ -210,13 +214,21 @@ class UpwardLanding(Landing):
 
 
 class UpwardSlot(Slot):
-    """One file on its way up."""
+    """One file on its way up.
 
-    __slots__ = ("_arrived", "_settled", "_upward", "entry", "number")
+    Args:
+        upward: Where to.
+        entry: The file.
+        size: Bytes of it that are wanted.
+        settled: Whether it is finished from the start.
+    """
 
-    def __init__(self, upward: Upward, entry: Entry, *, settled: bool) -> None:
+    __slots__ = ("_arrived", "_settled", "_size", "_upward", "entry", "number")
+
+    def __init__(self, upward: Upward, entry: Entry, size: int, *, settled: bool) -> None:
         self.entry = entry
         self.number = 0
+        self._size = size
         self._upward = upward
         self._arrived: Arrived | None = None
         self._settled = settled
@@ -226,9 +238,9 @@ class UpwardSlot(Slot):
         return self._settled
 
     def missing(self) -> Sequence[tuple[int, int]]:
-        if self._settled or not self.entry.size:
+        if self._settled or not self._size:
             return ()
-        return ((0, self.entry.size),) if self._arrived is None else tuple(self._arrived.missing())
+        return ((0, self._size),) if self._arrived is None else tuple(self._arrived.missing())
 
     def resume(self) -> None:
         """Continue the file over another connection. The parent's slot compares what it has itself, and agrees."""
@@ -237,19 +249,19 @@ class UpwardSlot(Slot):
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         length = sum(len(buffer) for buffer in buffers)
-        if offset < 0 or offset + length > self.entry.size:
+        if offset < 0 or offset + length > self._size:
             raise ProtocolError("More bytes came than were promised.", path=self.entry.name)
         if not length:
             return
         if self._arrived is None:
-            self._arrived = Arrived(self.entry.size)
+            self._arrived = Arrived(self._size)
         self._arrived.add(offset, buffers, length)
         self._upward.put_data(self.number, offset, buffers, length)
 
     def finish(self) -> None:
         if self._settled:
             return
-        size = self.entry.size
+        size = self._size
         if size and (self._arrived is None or not self._arrived.is_complete):
             received = 0 if self._arrived is None else self._arrived.received
             self.fail(IncompleteFile(f"{received} of {size} bytes arrived. Stage again once the peer is well."))

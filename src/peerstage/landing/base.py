@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
+#: Files that are opened on the peer, and not read, where content is not wanted: to see whether they can be read.
+MAX_TRIALS = 1000
+
 
 class Ranges:
     """The set of byte ranges of one file that have arrived: disjoint, sorted, merged."""
@@ -128,8 +131,9 @@ class Landing(ABC):
     """Where the files of one directory come down.
 
     Attributes:
-        wants_content: Whether the files are wanted, and not only to know what there is: without, every slot is finished
-            from the start.
+        wants_content: Whether the files are wanted, and not only to know what there is. Without, no slot has anything
+            missing: a transport opens the file, closes it and finishes the slot. Behind the first `MAX_TRIALS` files,
+            slots are finished from the start, so that nothing is opened.
     """
 
     wants_content: bool = True

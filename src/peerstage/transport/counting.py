@@ -38,7 +38,7 @@ class CountingLanding(Landing):
 
     def open(self, entry: Entry) -> Slot:
         slot = self._landing.open(entry)
-        if slot.is_finished:
+        if slot.is_finished or not self.wants_content:
             return slot
         here, kept = _ranges_here(slot, entry.size)
         self.bytes -= self._unfinished.get(entry.name, 0) - kept  # a file may start over, with nothing

@@ -27,6 +27,7 @@ from peerstage.session.stream import Stream
 from peerstage.staging import stage
 from peerstage.testing.contract import landed
 from support.scp_server import COLLECT, Says, Shell, TakesMessages, file, stage_from, transport_to
+from support.sftp_server import RecordingLanding
 
 GOOD = file(b"good", b"content")
 
@@ -310,7 +311,7 @@ def test_nothing_that_matches_is_an_empty_directory_and_a_missing_one_is_missing
         )
     )
     with pytest.raises(RemoteNotFound):
-        transport_to(shell).pull(COLLECT, landing=None)  # type: ignore[arg-type]
+        transport_to(shell).pull(COLLECT, RecordingLanding())
 
 
 def test_a_star_among_others_is_an_entry_and_alone_a_directory_that_can_not_be_read(target: Path) -> None:
@@ -378,7 +379,7 @@ def test_an_indicator_is_sent_as_an_empty_file_that_all_may_write_less_the_umask
 def test_everything_is_closed_after_a_failure(target: Path) -> None:
     stream = Says([b"nonsense\n"])
     with pytest.raises(ProtocolError):
-        transport_to(Shell(lambda command: stream)).pull(COLLECT, landing=None)  # type: ignore[arg-type]
+        transport_to(Shell(lambda command: stream)).pull(COLLECT, RecordingLanding())
     assert stream.closed
 
 
@@ -392,7 +393,7 @@ def test_guarded_sends_exactly_the_original_s_commands_and_nothing_to_find_out_m
     transport.touch(b"/c/cback.stage")
     shell._answer = lambda command: Says([b"\x01scp: /c/*: No such file or directory\n"], status=1)
     with pytest.raises(NothingToStage, match="or it is missing"):
-        transport.pull(COLLECT, landing=None)  # type: ignore[arg-type]
+        transport.pull(COLLECT, RecordingLanding())
     assert shell.commands == [b"scp -f /c/cback.collect", b"scp -t /c/cback.stage", b"scp -f /c/*"]
 
 

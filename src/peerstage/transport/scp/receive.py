@@ -30,8 +30,11 @@ _BATCH = 256
 #: OpenSSH sends a newline in a name so, and what really has such a name too.
 _NEWLINE = b"\\^J"
 
+#: Answers to the record of a file: "send it", and a warning, behind which a sender goes on with the next file.
+_ACCEPT, _SKIP = b"\0", b"\1\n"
+
 #: Stands for the entry where the peer names none: it is what was asked for.
-_ANY = b"*"
+ANY = b"*"
 
 
 class Receiver:
@@ -48,7 +51,8 @@ class Receiver:
             acknowledgement would wait for ever.
 
     Attributes:
-        files: How many files came.
+        files: How many files came, or were skipped.
+        skips: Whether files are not sent: no content is wanted, and the peer runs a program that knows how to go on.
         warnings: How many entries the peer said it can not send.
         ends_with_warning: Whether a warning was the last thing that the peer sent.
         unmatched: Why nothing came, if all that the peer said was about ``*`` itself, which no name matched.
@@ -72,6 +76,8 @@ class Receiver:
         self._watchdog = watchdog
         self._times = times
         self._ahead, self._batch = (_AHEAD, _BATCH) if ahead else (0, 1)
+        self.skips = ahead and not times and not landing.wants_content
+        self._answer = _SKIP if self.skips else _ACCEPT
         self._reader = RecordReader(stream.receive, longest=longest_line(limits))
         self._names = Names(directory, limits)
         self._due = 0
@@ -89,7 +95,7 @@ class Receiver:
             RemoteError: The peer gave up, or all that it sent is a warning that names no entry.
             ProtocolError, LimitExceeded, ConnectionLost, Cancelled, LandingError: The run was cut off.
         """
-        self._stream.send(bytes(1 + self._ahead))
+        self._stream.send(_ACCEPT + self._answer * self._ahead)
         mtime: int | None = None
         while (record := self._record()) is not None:
             self.ends_with_warning = isinstance(record, Warn)
@@ -110,7 +116,7 @@ class Receiver:
         if mtime is not None:
             raise ProtocolError("The peer sends a time and no file.")
         if self.unmatched is not None and len(self._names) > 1:
-            self._refuse(_ANY, self.unmatched)  # it is the name of a file, then
+            self._refuse(ANY, self.unmatched)  # it is the name of a file, then
             self.unmatched = None
         if self._unnamed is not None:
             if not self._names:
@@ -122,7 +128,7 @@ class Receiver:
     def refuse_any(self, message: str) -> None:
         """Record on the landing that something that the peer does not name may be missing."""
         self._about_any = f"{self._about_any} {message}".lstrip()
-        self._landing.refuse(_ANY, EntryError(self._about_any, path=_ANY, reason=Reason.ENTRY_UNREADABLE))
+        self._landing.refuse(ANY, EntryError(self._about_any, path=ANY, reason=Reason.ENTRY_UNREADABLE))
 
     def _record(self) -> Record | None:
         line = self._reader.line()
@@ -134,7 +140,7 @@ class Receiver:
     def _acknowledge(self) -> None:
         self._due += 1
         if self._due >= self._batch:
-            self._stream.send(bytes(self._due))
+            self._stream.send(self._answer * self._due)
             self._due = 0
 
     def _take(self, file: File, mtime: int | None) -> None:
@@ -142,6 +148,10 @@ class Receiver:
         self.files += 1
         slot = self._slot(Entry(file.name, file.size, file.mode, mtime))
         self._acknowledge()
+        if self.skips:  # its record follows the open(2)
+            if slot is not None:
+                slot.finish()
+            return
         self._copy(file, slot)
         status = self._reader.status()
         if status is None:
@@ -176,7 +186,7 @@ class Receiver:
     def _copy(self, file: File, slot: Slot | None) -> None:
         """Write the file's data to its slot, or drop it where that needs it no more."""
         offset = 0
-        wanted = slot is not None and not slot.is_finished
+        wanted = self._landing.wants_content and slot is not None and not slot.is_finished
         for piece in self._reader.data(file.size):
             self._watchdog.received(len(piece), content=self._landing.wants_content)
             if wanted and slot is not None:
@@ -190,7 +200,7 @@ class Receiver:
             self._unnamed = self._unnamed or text or "no reason is given"
             return
         self._names.add(name)
-        if name == _ANY:
+        if name == ANY:
             self.unmatched = text
         else:
             self._refuse(name, text)

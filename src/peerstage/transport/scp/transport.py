@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from peerstage.errors import (
     ConnectionLost,
@@ -26,7 +27,7 @@ from peerstage.transport.execute import execute_over
 from peerstage.transport.names import check_path
 from peerstage.transport.scp import commands
 from peerstage.transport.scp.reader import RecordReader
-from peerstage.transport.scp.receive import Receiver
+from peerstage.transport.scp.receive import ANY, Receiver
 from peerstage.transport.scp.records import (
     NO_SUCH_FILE,
     NOT_REGULAR,
@@ -34,6 +35,7 @@ from peerstage.transport.scp.records import (
     File,
     Times,
     Warn,
+    blamed,
     longest_line,
     parse_record,
     reason_of,
@@ -100,7 +102,7 @@ class SCPTransport(Transport):
         if status is None:
             raise ConnectionLost("The peer's scp ended without saying whether that was all.", path=directory)
         if receiver.unmatched is None and (receiver.files or receiver.warnings):
-            if status not in (0, 1) or (status == 1 and not receiver.warnings):
+            if status not in (0, 1) or (status == 1 and not (receiver.warnings or receiver.skips)):
                 raise refused(stderr, status, directory, reason=Reason.COMMAND_FAILED)
             if status == 0 and receiver.ends_with_warning:  # scp itself ends with status 1 after a warning
                 receiver.refuse_any(
@@ -118,14 +120,39 @@ class SCPTransport(Transport):
             return
         if receiver.unmatched is None and not any(words in stderr.lower() for words in _NO_MATCH):
             raise refused(stderr, status, directory)
-        if self._guarded:
-            raise NothingToStage(
-                "There is no file to stage in it, or it is missing, or may not be listed. Has the peer collected?",
-                path=directory,
-            )
-        self.require_directory(directory)
+        self._explain_no_match(directory)
+
+    @property
+    def opens_without_sending(self) -> bool:
+        """Whether `pull` into a landing that wants no content has the peer open each file and send none."""
+        return self._runs_scp
+
+    def require_files(self, directory: bytes) -> None:
+        """Send the command of `pull`, and end it at the first answer: no file is transferred.
+
+        Raises:
+            NothingToStage: If no name matches.
+            RemoteError: If the peer gives up, or *directory* is not a directory that it can list.
+        """
+        record = self._first_record(directory, commands.fetch_all(directory))
+        if isinstance(record, Fatal):
+            raise RemoteError(f"The peer gives up: {record.text}.", path=directory, reason=reason_of(record.text))
+        if isinstance(record, Warn) and blamed(record.text) == ANY:
+            self._explain_no_match(directory)
+
+    def _explain_no_match(self, directory: bytes) -> NoReturn:
+        """Raise the reason why no name matches ``DIRECTORY/*``."""
+        missing = ", or it is missing"
+        if not self._guarded:
+            try:
+                self.require_directory(directory)
+                missing = ""
+            except RemoteError as exc:
+                if exc.reason is not Reason.COMMAND_REFUSED:  # a forced command that lets only the original's pass
+                    raise
         raise NothingToStage(
-            "There is no file to stage in it, or it may not be listed. Has the peer collected?", path=directory
+            f"There is no file to stage in it{missing}, or it may not be listed. Has the peer collected?",
+            path=directory,
         )
 
     def exists(self, path: bytes) -> bool:
@@ -178,13 +205,13 @@ class SCPTransport(Transport):
             raise RemoteNotFound("It is not there on the peer.", path=directory)
         raise RemoteError(f"The peer refuses: {record.text}.", path=directory, reason=reason_of(record.text))
 
-    def _first_record(self, path: bytes) -> File | Warn | Fatal:
-        """Return what the peer has to say about *path*, and take no data.
+    def _first_record(self, path: bytes, command: bytes | None = None) -> File | Warn | Fatal:
+        """Return the first answer to *command*, or else to the one that sends *path*, and take no data.
 
         Its command is told to end, and waited for: dropbear confuses a channel that is opened while an earlier one is
         closed under a running command with that one.
         """
-        with self._run(commands.fetch(path), path) as stream:
+        with self._run(command or commands.fetch(path), path) as stream:
             stream.send(b"\0")
             line = RecordReader(stream.receive, longest=longest_line(self._limits)).line()
             if line is None:
