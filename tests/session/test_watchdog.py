@@ -252,3 +252,19 @@ def test_closing_ends_the_thread_and_may_be_repeated(leaves_nothing: None) -> No
         pass
     one.close()
     one.close()
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        (Reason.CONNECT_TIMEOUT, "firewall"),
+        (Reason.BANNER_TIMEOUT, "listens on this port"),
+        (Reason.LOGIN_TIMEOUT, "UseDNS"),
+        (Reason.REPLY_TIMEOUT, "load"),
+    ],
+)
+def test_the_advice_fits_what_took_too_long(watchdog: Watchdog, reason: Reason, says: str) -> None:
+    with pytest.raises(LimitExceeded) as late, watchdog.operation(), watchdog.phase("answer", 0, reason):
+        watchdog.sleep(60)
+    assert says in late.value.message
+    assert ("port" in late.value.message) is (reason is Reason.BANNER_TIMEOUT)

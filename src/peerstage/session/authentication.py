@@ -70,16 +70,21 @@ class Login:
         tried = self._told() or "there was nothing to try: no key, no agent, no password"
         wanted = ", ".join(filter(None, self._wanted or ()))
         also = f" The peer wants {wanted[:_MOST_SHOWN]}." if wanted else ""
+        reason = _reason_of(self._tried)
         raise LoginError(
-            f"Login as {self._destination.user} refused: {tried}.{also} "
-            "Add a public key to the peer's authorized_keys, or name the right one with SSHOptions(identity=...).",
-            reason=_reason_of(self._tried),
+            f"Login as {self._destination.user} refused: {tried}.{also} {self._advice(reason)}".rstrip(),
+            reason=reason,
             attempts=tuple(self._tried),
         )
 
     def _tell(self, attempt: LoginAttempt) -> None:
         self._tried.append(attempt)
         self._note("login", _line(attempt))
+
+    def _advice(self, reason: Reason) -> str:
+        if reason is Reason.LOGIN_REFUSED and any(one.key_type.endswith(CERTIFICATE) for one in self._tried):
+            return _ADVICE_ON_CERTIFICATES
+        return _ADVICE.get(reason, "")
 
     def _told(self) -> str:
         """Return what was tried; of an agent without keys only if that is all that there is to say."""
@@ -229,6 +234,30 @@ def _reason_of(attempts: Sequence[LoginAttempt]) -> Reason:
         Reason.AGENT_EMPTY if reasons else Reason.NO_CREDENTIALS
     )
 
+
+_ADVICE_ON_CERTIFICATES = (
+    "Let the peer trust the certificate's authority (TrustedUserCAKeys), and check its principals and validity."
+)
+#: What to do, unless what was tried says it.
+_ADVICE = {
+    Reason.LOGIN_REFUSED: (
+        "Add a public key to the peer's authorized_keys, or name the right one with SSHOptions(identity=...)."
+    ),
+    Reason.NO_CREDENTIALS: "Make a key with ssh-keygen, and add its public key to the peer's authorized_keys.",
+    Reason.AGENT_EMPTY: "Add a key to it with ssh-add.",
+    **dict.fromkeys(
+        (Reason.AGENT_UNAVAILABLE, Reason.AGENT_SILENT, Reason.AGENT_REFUSED),
+        "Start another agent, or name a key file with SSHOptions(identity=...).",
+    ),
+    **dict.fromkeys(
+        (Reason.KEY_FILE_MISSING, Reason.KEY_INVALID), "Name another key file with SSHOptions(identity=...)."
+    ),
+    Reason.KEY_FILE_UNREADABLE: "Let this user read the key file.",
+    Reason.PUBLIC_KEY_ONLY: "Name the private key with SSHOptions(identity=...), or add it to an agent with ssh-add.",
+    Reason.PASSPHRASE_MISSING: "Add the key to an agent with ssh-add, or give SSHOptions(passphrase=...).",
+    Reason.PASSPHRASE_WRONG: "Correct SSHOptions(passphrase=...).",
+    Reason.CERTIFICATE_INVALID: "Name another certificate with SSHOptions(certificate=...) or CertificateFile.",
+}
 
 #: The reasons of what was offered to the server.
 _OFFERED = frozenset(

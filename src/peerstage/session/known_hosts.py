@@ -214,7 +214,8 @@ class KnownHosts:
         if answer.authorities or not trust:
             mend = "Get"
         searched = ", ".join(dict.fromkeys(self._sources)) or "nothing, for no known_hosts file is given"
-        target = next((shlex.quote(source) for source in self._sources if source != _DATA), "a known_hosts file")
+        files = (shlex.quote(source) for source in self._sources if source not in (_DATA, os.devnull))
+        target = next(files, "a known_hosts file")
         scan = f"ssh-keyscan -p {port} {shlex.quote(_show(host))}"
         return (
             f"{reason} (searched: {searched}). {mend} its keys with `{scan}`, compare their "

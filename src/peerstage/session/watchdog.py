@@ -22,6 +22,12 @@ log = logging.getLogger("peerstage.session")
 
 #: The field of `Limits` that bounds a phase.
 _PHASE_LIMITS = {Reason.LOGIN_TIMEOUT: "login_timeout", Reason.REPLY_TIMEOUT: "reply_timeout"}
+_PHASE_ADVICE = {
+    Reason.CONNECT_TIMEOUT: "Check that it is up, and that no firewall drops packets to it.",
+    Reason.BANNER_TIMEOUT: "Check that an SSH server listens on this port.",
+    Reason.LOGIN_TIMEOUT: "See the log of its sshd: look-ups of names (UseDNS), PAM and LDAP can delay a login.",
+    Reason.REPLY_TIMEOUT: "See its load, and the log of its sshd.",
+}
 
 
 class Pace:
@@ -302,7 +308,7 @@ class Watchdog:
         if phase is not None and now > phase[0]:
             _, seconds, what, reason = phase
             return LimitExceeded(
-                f"The peer did not {what} within {seconds:.3g} s. Is it up, and is that its port?",
+                f"The peer did not {what} within {seconds:.3g} s. {_PHASE_ADVICE[reason]}",
                 transient=True,
                 reason=reason,
                 limit=_PHASE_LIMITS.get(reason, ""),

@@ -134,5 +134,6 @@ def _writing() -> Iterator[None]:
         yield
     except RemoteError as exc:
         if exc.reason is Reason.PERMISSION_DENIED:
-            exc.reason = Reason.WRITE_DENIED
+            message = "The peer denies permission. Let its user write there."
+            raise RemoteError(message, path=exc.path, reason=Reason.WRITE_DENIED) from exc
         raise
