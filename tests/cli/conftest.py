@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cli.command import Command
+from cli.patient import Patient
 from cli.trusting import Trust
 from support.sshd import Sshd
 
@@ -45,3 +47,19 @@ def one_line() -> Callable[[str], None]:
         assert "Traceback" not in text
 
     return check
+
+
+@pytest.fixture
+def patient(command: Command, own_sshd: Callable[..., Sshd], own_home: Path, collect: Path) -> Iterator[Patient]:
+    with contextlib.ExitStack() as stack:
+        yield Patient(own_home, collect, own_sshd, command, stack)
+
+
+@pytest.fixture
+def unprivileged_patient(
+    command: Command, unprivileged_sshd: Sshd, public_path: Path, own_home: Path
+) -> Iterator[Patient]:
+    """A patient whose login is not root, so that modes mean something."""
+    patient = Patient(own_home, public_path / "collect", lambda **changes: unprivileged_sshd, command)
+    yield patient.healthy()
+    patient.collect.chmod(0o755)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from kinds import CAN_NOT, ON_OUR_OWN, Way, each
+from kinds import CAN_NOT, KINDS, ON_OUR_OWN, Way, each
 
 from peerstage.cli.access import Access
 from peerstage.cli.examine import Examination
@@ -15,8 +15,11 @@ from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
 from support.containers import BenchPeer, Files
 
+#: A guarded peer is staged without being told that it is; so nothing else is to be told the doctor.
+_UNTOLD = [Way(kind, "auto") for kind in KINDS if "guarded" in kind.transports]
 
-@each(ON_OUR_OWN)
+
+@each([*ON_OUR_OWN, *_UNTOLD])
 def test_a_kind_is_as_well_as_the_table_says(way: Way, served: BenchPeer) -> None:
     served.container.fill(Files(**{"cback.collect": b"", "data": b"x" * 100}))
     found: list[Finding] = []
@@ -31,4 +34,8 @@ def test_a_kind_is_as_well_as_the_table_says(way: Way, served: BenchPeer) -> Non
     else:
         assert (ill, status) == ([], Exit.DONE)
     assert found[-1].step == "write"
+    (files,) = (one for one in found if one.step == "files")
+    sends_what_it_opens = (way.kind.name, way.transport) == ("proftpd", "scp")
+    assert files.state == ("skipped" if sends_what_it_opens else "ok")
+    assert sends_what_it_opens or files.seen == "2 of 2 files were opened on the peer"
     assert ("jump host" in [one.step for one in found]) is bool(served.hops)

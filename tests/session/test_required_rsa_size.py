@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from peerstage import RemotePeer
-from peerstage.cli.mends import Scene, mend
-from peerstage.cli.spec import parse_spec
+from peerstage.cli.diagnosis import Diagnosis
+from peerstage.cli.remedies import find_remedy
 from peerstage.errors import LoginError, MismatchedHostKey, StageError
+from peerstage.records import Limits
+from peerstage.session.watchdog import Watchdog
 from support.keys import certify, fingerprint, make_key, public
 from support.recording import bytes_after_newkeys, recording
 from support.sshd import Sshd
@@ -44,8 +46,8 @@ def test_a_host_whose_rsa_key_is_too_small_hears_nothing_after_our_newkeys(
     assert isinstance(error, MismatchedHostKey)
     assert "of 2048 bits, and 3072 are the least" in str(error)
     assert bytes_after_newkeys(bytes(sent)) == 0
-    scene = Scene(parse_spec(f"{server.user}@{server.host}:/collect"), server.options(known_hosts=known))
-    assert mend("host key", error, scene).cause == "the peer's RSA key is too small (RequiredRSASize)"
+    diagnosis = Diagnosis(server.host, server.user, server.options(known_hosts=known), Watchdog(Limits()))
+    assert find_remedy(error, diagnosis).cause == "the RSA key of the peer is too small (RequiredRSASize)"
 
 
 @pytest.mark.parametrize("certified", [False, True], ids=["key", "certificate"])

@@ -16,7 +16,7 @@ from typing import Any
 
 from peerstage.records import Progress
 from peerstage.session.options import SSHOptions
-from support.keys import make_key
+from support.keys import fingerprint, make_key
 from support.leaks import expected_children
 from support.programs import program
 from support.waiting import wait_until
@@ -39,6 +39,11 @@ class Sshd:
     @property
     def known_hosts(self) -> Path:
         return self.home / "known_hosts"
+
+    @property
+    def host_key(self) -> str:
+        """The fingerprint of its host key."""
+        return fingerprint(self.home / "host")
 
     @property
     def log(self) -> str:
@@ -84,6 +89,13 @@ class Sshd:
             self.kill_sessions()
         self.process.kill()
         self.process.wait()
+
+    def restart(self) -> None:
+        """Start it again, with its configuration as it is now. Not for a server of a pool."""
+        self.stop()
+        command = [program("sshd"), "-D", "-f", str(self.home / "sshd_config"), "-E", str(self.home / "log")]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        assert _listens(self.host, self.port, self.process), self.log[-500:]
 
 
 class SshdPool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 
 from peerstage.cli import options
 from peerstage.cli.examine import Examination
@@ -14,6 +15,7 @@ from peerstage.cli.spec import parse_spec
 from peerstage.peer.attributes import indicator_name
 from peerstage.peer.base import COLLECT_INDICATOR
 from peerstage.session.watchdog import Watchdog
+from peerstage.transport.scp.commands import require_plain
 
 #: Seconds that one answer may take: whoever runs this waits for it.
 _REPLY_SECONDS = 15.0
@@ -36,11 +38,11 @@ def doctor_verb(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Walk the way to a peer step by step, and say what would mend the step that fails.
+    """Walk the way to a peer step by step, and name the next thing to do where a step fails.
 
-    Everything is done as a stage would do it. Nothing is written here (but the host key, if accept-new is asked for);
-    on the peer an empty file .peerstage-doctor-... is written into the collect directory and removed, unless it is
-    guarded, or could not be removed again.
+    Everything is done as a stage would do it; up to a thousand files are opened on the peer, and none is read. Nothing
+    is written here (but the host key, if accept-new is asked for); on the peer an empty file .peerstage-doctor-... is
+    written into the collect directory and removed, unless it is guarded, or could not be removed again.
     """
     log_to_stderr(verbose=verbose)
     access = options.access_of(
@@ -60,7 +62,9 @@ def doctor_verb(
         raise ValueError("doctor looks at SFTP and SCP; an rcp command connects by itself.")
     spec, show, name = parse_spec(peer), choose_show(as_json=as_json), indicator_name(indicator, COLLECT_INDICATOR)
     access = dataclasses.replace(access, limits=dataclasses.replace(access.limits, reply_timeout=_REPLY_SECONDS))
-    access.peer(spec)
+    access.peer(spec).validate()
+    if access.route(spec).guarded:
+        require_plain(os.fsencode(spec.directory))
     findings: list[Finding] = []
 
     def tell(finding: Finding) -> None:

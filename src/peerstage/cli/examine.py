@@ -8,21 +8,31 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 
-from peerstage.cli import mends
 from peerstage.cli.access import Access
+from peerstage.cli.diagnosis import Diagnosis
 from peerstage.cli.exits import Exit, code_of
-from peerstage.cli.mends import Scene
 from peerstage.cli.preview import preview
+from peerstage.cli.remedies import find_remedy
 from peerstage.cli.results import Finding
 from peerstage.cli.signals import cancelling
 from peerstage.cli.spec import Spec
-from peerstage.errors import Cancelled, NoSFTP, RemoteError, RemoteNotFound, StageError, escape
+from peerstage.errors import (
+    Cancelled,
+    NoSFTP,
+    NothingToStage,
+    ProtocolError,
+    RemoteError,
+    RemoteNotFound,
+    StageError,
+    escape,
+)
 from peerstage.reasons import Reason
-from peerstage.session.config import read_config, resolve_destination
+from peerstage.session.handshake import say_nothing
 from peerstage.session.keys import default_label
 from peerstage.session.session import Session
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import join
+from peerstage.transport.choose import scp_over, sftp_over
 from peerstage.transport.scp.transport import SCPTransport
 from peerstage.transport.sftp.transport import SFTPTransport
 
@@ -36,8 +46,11 @@ _TOLD = {
     "host key": "host key",
     "logged in": "login",
 }
-_BEHIND = ("SFTP or SCP", "directory", "indicator", "write")
-_NAMED = 5
+_BEHIND = ("SFTP or SCP", "directory", "files", "indicator", "write")
+#: Reasons of a peer on which no scp has answered.
+_NOT_OF_SCP = frozenset(
+    {Reason.NO_SCP, Reason.COMMAND_REFUSED, Reason.COMMAND_FAILED, Reason.COMMAND_TOO_LONG, Reason.SESSION_REFUSED}
+)
 #: Seconds by which clocks may differ before it is worth a word; times of files are whole seconds.
 _SAME_CLOCK = 5
 
@@ -62,7 +75,8 @@ class Examination:
         self._indicator = indicator
         self._watchdog = watchdog
         self._tell = tell
-        self._scene = Scene(spec, self._route.ssh)
+        route = self._route
+        self._diagnosis = Diagnosis(route.name, route.user, route.ssh, watchdog, spec.directory)
         self._directory = os.fsencode(spec.directory)
         self._left: list[str] = []
         self._exit = Exit.DONE
@@ -77,8 +91,7 @@ class Examination:
         self._left = ["configuration", *(step for step in _TOLD.values() if step != "jump host"), *_BEHIND]
         with self._step():
             self._configure()
-            with contextlib.closing(self._connect(self._note)) as session:
-                self._look(session)
+            self._look(self._connect(self._note))
         for step in self._left:
             self._tell(Finding(step=step, state="skipped", seen="what it needs has failed"))
 
@@ -94,10 +107,10 @@ class Examination:
 
     def _fail(self, error: StageError) -> None:
         step = self._left.pop(0)
-        mend = mends.mend(step, error, self._scene)
-        path = escape(error.path) + ": " if error.path else ""
-        seen = path + error.message
-        self._tell(Finding(step=step, state="failed", seen=seen, cause=mend.cause, mend=mend.mend, reason=error.reason))
+        self._diagnosis.step = step
+        cause, action = find_remedy(error, self._diagnosis)
+        seen = f"{escape(error.path)}: {error.message}" if error.path else error.message
+        self._tell(Finding(step=step, state="failed", seen=seen, cause=cause, remedy=action, reason=error.reason))
         self._exit = max(self._exit, code_of(error))
 
     def _pass(self, step: str, seen: str, state: str = "ok", reason: Reason | None = None) -> None:
@@ -107,22 +120,22 @@ class Examination:
     # To the login.
 
     def _configure(self) -> None:
-        route, scene = self._route, self._scene
-        dog = self._watchdog
-        scene.config = config = read_config(route.name, route.user, route.ssh, watchdog=dog)
-        scene.destination = place = resolve_destination(route.name, route.user, route.ssh, watchdog=dog)
+        config, place = self._diagnosis.read()
         if place.hops:
             self._left[self._left.index("name")] = "jump host"
         files = ", ".join(default_label(path) for path in config.files) or "no file"
         self._pass("configuration", f"{place.user} at {place.host} port {place.port}; read: {files}")
 
     def _connect(self, note: Callable[[str, str], object]) -> Session:
-        destination = self._scene.destination
+        destination = self._diagnosis.destination
         if destination is None:
             raise StageError("Nothing is known about the way yet.", reason=Reason.IN_USE)
         return Session.connect(
             destination, self._route.ssh, limits=self._access.limits, watchdog=self._watchdog, note=note
         )
+
+    def _connect_again(self) -> Session:
+        return self._connect(say_nothing)
 
     def _note(self, told: str, seen: str) -> None:
         if told == "login":
@@ -135,63 +148,104 @@ class Examination:
     # Behind the login.
 
     def _look(self, session: Session) -> None:
-        limits, watchdog = self._access.limits, self._watchdog
-        if not (self._route.guarded or self._route.transport == "scp"):
-            self._left[0] = "SFTP"
-            sftp = SFTPTransport(session, limits, watchdog, elevate=self._route.ssh.elevate)
+        """Walk on as a stage would: by SFTP, by SCP, or by SCP after SFTP."""
+        route, limits, watchdog = self._route, self._access.limits, self._watchdog
+        scp = scp_over(session, route, self._connect_again, limits=limits, watchdog=watchdog)
+        with contextlib.closing(scp):
             try:
-                sftp.start()
-            except NoSFTP as exc:
-                if self._route.transport == "sftp" or self._route.ssh.elevate is not None:
-                    raise
-                self._pass("SFTP", f"{exc.message} Trying SCP.", "tried", exc.reason)
-                self._left.insert(0, "SCP")
-            else:
-                self._pass("SFTP", "version 3")
-                self._by_sftp(sftp)
-                return
-        self._left[0] = "SCP"
-        self._by_scp(SCPTransport(session, limits, watchdog, guarded=self._route.guarded))
+                if not route.starts_with_scp:
+                    self._left[0] = "SFTP"
+                    sftp = sftp_over(session, route, limits=limits, watchdog=watchdog)
+                    if self._starts(sftp):
+                        self._by_sftp(sftp)
+                        return
+                self._left[0] = "SCP"
+                self._by_scp(scp)
+            except (ProtocolError, RemoteError):
+                if self._left[0] in ("SFTP", "SCP") and route.ssh.elevate is None:
+                    self._diagnosis.works_over = self._find_transport(session)
+                raise
+
+    def _starts(self, sftp: SFTPTransport) -> bool:
+        """Return whether there is SFTP, where a stage can do without."""
+        try:
+            sftp.start()
+        except NoSFTP as exc:
+            if not self._route.falls_back:
+                raise
+            self._pass("SFTP", f"{exc.message} Trying SCP.", "tried", exc.reason)
+            self._left.insert(0, "SCP")
+            return False
+        self._answers("SFTP", "version 3")
+        return True
+
+    def _answers(self, transport: str, seen: str = "the peer's scp answers") -> None:
+        self._diagnosis.transport = transport
+        self._pass(transport, seen)
+
+    def _find_transport(self, session: Session) -> str | None:
+        """Return the ``--transport`` with which the peer answers after all; None if there is none."""
+        for name, guarded in (("scp", False), ("guarded", True)):
+            scp = SCPTransport(session, self._access.limits, self._watchdog, guarded=guarded)
+            try:
+                if not guarded:
+                    scp.require_directory(self._directory)
+                scp.exists(join(self._directory, self._indicator))
+                return name
+            except RemoteError as exc:
+                if _is_answer_of_scp(exc):
+                    return name
+            except (StageError, ValueError):  # which is a path that a guarded peer cannot be asked for
+                pass
+        return None
 
     def _by_sftp(self, sftp: SFTPTransport) -> None:
-        found = preview(sftp, self._directory, os.devnull)
-        seen = f"{len(found.files)} files, {found.size} bytes"
-        if found.refused:
-            named = "; ".join(f"{one.name}: {one.error}" for one in found.refused[:_NAMED])
-            seen += f"; {len(found.refused)} entries would be refused: {named}"
-        self._pass("directory", seen)
+        self._survey(sftp)
         path = join(self._directory, self._indicator)
         if self._find_indicator(sftp.exists(path)):
             self._pass("indicator", f"{escape(self._indicator)} is there, {_age(sftp.stat(path).mtime)}")
         self._write_by_sftp(sftp)
 
     def _by_scp(self, scp: SCPTransport) -> None:
-        if self._route.guarded:
-            is_there = scp.exists(join(self._directory, self._indicator))
-            self._pass("SCP", "the forced command answers")
-            self._pass("directory", "a guarded peer is sent nothing but the original's commands", "skipped")
-        else:
-            try:
-                scp.require_directory(self._directory)
-            except RemoteError as exc:
-                if exc.message.startswith(("It is ", "The peer refuses: ")):  # its scp has answered
-                    self._pass("SCP", "the peer's scp answers")
-                raise
-            self._pass("SCP", "the peer's scp answers")
-            self._pass("directory", "it is there; SCP does not tell what is in it")
-            is_there = scp.exists(join(self._directory, self._indicator))
-        if self._find_indicator(is_there):
+        try:
+            if scp.opens_without_sending:
+                self._survey(scp)
+            else:
+                scp.require_files(self._directory)
+                self._answers("SCP")
+                self._pass("directory", "it is there; SCP does not tell what is in it")
+                self._pass("files", "not tried: this server opens a file only to send it", "skipped")
+        except NothingToStage as exc:
+            self._answers("SCP")
+            self._pass("directory", "no file in it is known to this login")
+            self._fail(exc)
+        except RemoteError as exc:
+            if _is_answer_of_scp(exc):
+                self._answers("SCP")
+            raise
+        if self._find_indicator(scp.exists(join(self._directory, self._indicator))):
             self._pass("indicator", f"{escape(self._indicator)} is there; SCP does not tell its age")
         if self._route.guarded:
             self._pass("write", "a guarded peer lets nothing be removed", "skipped")
         else:
             self._write_by_scp(scp)
 
+    def _survey(self, transport: SFTPTransport | SCPTransport) -> None:
+        """List the directory, and have the peer open files in it."""
+        found = preview(transport, self._directory, os.devnull)
+        if self._left[0] == "SCP":
+            self._answers("SCP")
+        self._pass("directory", f"{len(found.files)} files, {found.size} bytes")
+        failure = found.failure(self._directory)
+        if failure is None:
+            self._pass("files", found.trials)
+        else:
+            self._fail(failure)
+
     def _find_indicator(self, is_there: bool) -> bool:
         if not is_there:
             path = join(self._directory, self._indicator)
             self._fail(RemoteNotFound("It is not there, or no regular file.", path=path, reason=Reason.NOT_READY))
-            self._exit = Exit.NOT_READY
         return is_there
 
     # The file that is written and removed. A signal waits until it is gone.
@@ -208,7 +262,8 @@ class Examination:
         try:
             scp.remove(path)  # before anything is there: what could not be removed is not written
         except RemoteError as exc:
-            self._pass("write", f"this login could not remove it again: {exc.message}", "skipped", exc.reason)
+            guarded = "" if self._route.guarded else " Behind a forced command --transport guarded fits best."
+            self._pass("write", f"this login could not remove it again: {exc.message}{guarded}", "skipped", exc.reason)
             return
         with cancelling(lambda: None), self._gone_again(path, scp):
             scp.touch(path)
@@ -228,8 +283,8 @@ class Examination:
             except RemoteError:
                 raise
             except StageError:
-                with contextlib.closing(self._connect(lambda told, seen: None)) as session:
-                    type(transport)(session, self._access.limits, self._watchdog).remove(path)
+                with contextlib.closing(self._again(transport)) as another:
+                    another.remove(path)
         except RemoteNotFound:
             pass
         except StageError as exc:
@@ -243,8 +298,19 @@ class Examination:
         if failed is not None:
             raise failed
 
+    def _again(self, transport: SFTPTransport | SCPTransport) -> SFTPTransport | SCPTransport:
+        """Return a transport as *transport*, over a connection of its own."""
+        session, limits, watchdog = self._connect_again(), self._access.limits, self._watchdog
+        if isinstance(transport, SFTPTransport):
+            return sftp_over(session, self._route, limits=limits, watchdog=watchdog)
+        return scp_over(session, self._route, self._connect_again, limits=limits, watchdog=watchdog)
+
     def _trial(self) -> bytes:
         return join(self._directory, b".peerstage-doctor-" + secrets.token_hex(4).encode())
+
+
+def _is_answer_of_scp(error: RemoteError) -> bool:
+    return error.reason not in _NOT_OF_SCP
 
 
 def _age(mtime: int | None) -> str:

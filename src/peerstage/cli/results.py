@@ -70,7 +70,7 @@ class Finding:
         state: "ok", "tried" (one of several attempts came to nothing), "failed" or "skipped".
         seen: What was seen.
         cause: What is likely behind it, where it failed.
-        mend: What would mend it: a command, or a line and the file that it belongs to.
+        remedy: The next step: a command, or a line and the file that it belongs to.
         reason: Why it failed, or came to nothing.
     """
 
@@ -78,5 +78,5 @@ class Finding:
     state: str
     seen: str = ""
     cause: str = ""
-    mend: str = ""
+    remedy: str = ""
     reason: Reason | None = None

@@ -167,7 +167,7 @@ class PlainShow(Show):
 
     def found(self, finding: Finding) -> None:
         print(f"{finding.state:8}{finding.step:14}{escape(finding.seen)}".rstrip(), flush=True)
-        for label, text in (("cause", finding.cause), ("mend", finding.mend)):
+        for label, text in (("cause", finding.cause), ("remedy", finding.remedy)):
             if text:
                 print(f"{'':8}{label + ':':14}{escape(text)}", flush=True)
 

@@ -79,7 +79,7 @@ class TerminalShow(Show):
         colour = {"ok": "green", "failed": "bold red", "skipped": "dim"}.get(finding.state, "yellow")
         line = Text.assemble((f"{finding.state:8}", colour), f"{finding.step:14}", escape(finding.seen))
         self._console.print(line, soft_wrap=True)
-        for label, text in (("cause", finding.cause), ("mend", finding.mend)):
+        for label, text in (("cause", finding.cause), ("remedy", finding.remedy)):
             if text:
                 line = Text.assemble(" " * 8, (f"{label + ':':14}", "bold"), escape(text))
                 self._console.print(line, soft_wrap=True)

@@ -66,6 +66,7 @@ class Destination:
         hash_names: Whether names are hidden in what is added (HashKnownHosts).
         algorithms: What is offered in the key exchange, and with which keys may sign.
         rsa_bits: What an RSA key has to have at least, the host's as the user's (RequiredRSASize).
+        config: Paths of the configuration files that `SSHOptions` names; None for those that ssh reads.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Destination:
     hash_names: bool
     algorithms: Algorithms
     rsa_bits: int
+    config: tuple[str, ...] | None = None
 
 
 def resolve_destination(
@@ -150,6 +152,7 @@ def resolve_destination(
         learns_into=_learns_into(options, found),
         hash_names=found.flag("hashknownhosts"),
         rsa_bits=max(_RSA_BITS, found.count("requiredrsasize", _RSA_BITS)),
+        config=None if options.config is None else tuple(expand(path) for path in several(options.config)),
     )
 
 

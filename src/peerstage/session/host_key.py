@@ -293,6 +293,10 @@ def trust_command(destination: Destination) -> str:
         words += ["--port", str(destination.port)]
     if path != expand("~/.ssh/known_hosts"):
         words += ["--known-hosts", os.path.abspath(path)]
+    for file in destination.config or ():
+        words += ["--config", os.path.abspath(file)]
+    if destination.config == ():
+        words += ["--no-config"]
     if destination.hops:
         words += ["--jump", ",".join(str(hop) for hop in destination.hops)]
     return shlex.join([*words, destination.name])

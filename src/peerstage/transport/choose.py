@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from peerstage.records import Capabilities, Limits, Progress
 from peerstage.session.options import SSHOptions
@@ -17,6 +17,11 @@ from peerstage.transport.observe import Observing
 from peerstage.transport.rcp.command import DEFAULT_COMMAND, split_command_line
 from peerstage.transport.rcp.transport import RcpTransport
 from peerstage.transport.retry import Retry, Retrying
+
+if TYPE_CHECKING:
+    from peerstage.session.session import Session
+    from peerstage.transport.scp.transport import SCPTransport
+    from peerstage.transport.sftp.transport import SFTPTransport
 
 #: What ``transport=`` may be.
 TransportName: TypeAlias = Literal["auto", "sftp", "scp", "rcp"]
@@ -74,6 +79,16 @@ class Route:
                 name=self.name, user=self.user, ssh=SSHOptions(), transport="rcp", rsh_command=self.rsh_command
             )
         return dataclasses.replace(self, transport="auto", rcp_command=None) if self.by_command else self
+
+    @property
+    def starts_with_scp(self) -> bool:
+        """Whether SFTP is not tried."""
+        return self.guarded or self.transport == "scp"
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether SCP is used on a peer without SFTP; with ``elevate`` it would run as the login, and see less."""
+        return self.transport == "auto" and not self.guarded and self.ssh.elevate is None
 
     @property
     def by_command(self) -> bool:
@@ -144,6 +159,23 @@ def assemble(
     return stack
 
 
+def sftp_over(session: Session, route: Route, *, limits: Limits, watchdog: Watchdog) -> SFTPTransport:
+    """Return SFTP over *session*, as *route* asks for it."""
+    from peerstage.transport.sftp.transport import SFTPTransport
+
+    return SFTPTransport(session, limits, watchdog, elevate=route.ssh.elevate)
+
+
+def scp_over(
+    session: Session, route: Route, connect: Callable[[], Session], *, limits: Limits, watchdog: Watchdog
+) -> SCPTransport:
+    """Return SCP over *session*, as *route* asks for it; *connect* logs in once more."""
+    from peerstage.transport.scp.transport import SCPTransport
+
+    again = connect if route.ssh.sock is None else None  # a connection that was handed in can be used once
+    return SCPTransport(session, limits, watchdog, guarded=route.guarded, times=route.preserve_times, connect=again)
+
+
 class _Way:
     """Connects along a route, and remembers that the peer has no SFTP once that is known."""
 
@@ -152,7 +184,7 @@ class _Way:
         self._limits = limits
         self._watchdog = watchdog
         self._on_fallback = on_fallback
-        self._by_scp = route.guarded or route.transport == "scp"
+        self._by_scp = route.starts_with_scp
 
     @property
     def capabilities(self) -> Capabilities:
@@ -163,8 +195,6 @@ class _Way:
         """Connect, and return a transport over the connection."""
         from peerstage.session.config import resolve_destination
         from peerstage.session.session import Session
-        from peerstage.transport.scp.transport import SCPTransport
-        from peerstage.transport.sftp.transport import SFTPTransport
 
         route, limits, watchdog = self._route, self._limits, self._watchdog
         destination = resolve_destination(route.name, route.user, route.ssh, watchdog=watchdog)
@@ -175,18 +205,12 @@ class _Way:
         session = connect()
 
         def by_scp() -> Transport:
-            again = connect if route.ssh.sock is None else None  # what was handed in can be used once
-            return SCPTransport(
-                session, limits, watchdog, guarded=route.guarded, times=route.preserve_times, connect=again
-            )
+            return scp_over(session, route, connect, limits=limits, watchdog=watchdog)
 
         if self._by_scp:
             return by_scp()
-        elevate = route.ssh.elevate
-        by_sftp = SFTPTransport(session, limits, watchdog, elevate=elevate)
-        if route.transport == "sftp" or elevate is not None:  # SCP would run by the login, and see less
-            return by_sftp
-        return FallingBack(by_sftp, by_scp, self._fell_back)
+        by_sftp = sftp_over(session, route, limits=limits, watchdog=watchdog)
+        return FallingBack(by_sftp, by_scp, self._fell_back) if route.falls_back else by_sftp
 
     def _fell_back(self) -> None:
         self._by_scp = True

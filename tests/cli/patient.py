@@ -1,0 +1,182 @@
+"""What the tests of the doctor share: a set-up that works, to be broken, and what to expect of a report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from cli.command import Command
+from peerstage.errors import StageError
+from peerstage.session.agent import UnusableKey
+from support.sshd import Sshd
+
+T = TypeVar("T")
+STEPS = ["configuration", "name", "TCP", "banner", "key exchange", "host key", "login", "SFTP", "directory",
+         "files", "indicator", "write"]  # fmt: skip
+
+
+@dataclass
+class Patient:
+    """A set-up that works, to be broken: a server, an ssh_config of the user's own, and what leads to it.
+
+    Attributes:
+        options: What stands on the command line before the peer.
+        user: Who logs in.
+        directory: The collect directory.
+    """
+
+    home: Path
+    collect: Path
+    start: Callable[..., Sshd]
+    command: Command
+    sshd: Sshd = field(init=False)
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    options: list[str] = field(default_factory=list)
+    user: str = ""
+    directory: str = ""
+
+    def healthy(self, **changes: Any) -> Patient:
+        self.sshd = self.start(**changes)
+        self.user, self.directory = self.sshd.user, str(self.collect)
+        ssh = self.home / ".ssh"
+        ssh.mkdir(mode=0o700)
+        (ssh / "id_ed25519").touch(0o600)
+        (ssh / "id_ed25519").write_bytes(self.sshd.identity.read_bytes())
+        (ssh / "known_hosts").write_bytes(self.sshd.known_hosts.read_bytes())
+        self.configure(f"Port {self.sshd.port}")
+        (self.collect / "cback.collect").touch()
+        (self.collect / "data").write_bytes(b"x" * 1000)
+        return self
+
+    @property
+    def config(self) -> Path:
+        return self.home / ".ssh" / "config"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.home / ".ssh" / "known_hosts"
+
+    @property
+    def key(self) -> Path:
+        return self.home / ".ssh" / "id_ed25519"
+
+    def until_the_end(self, context: contextlib.AbstractContextManager[T]) -> T:
+        """Enter *context*, and leave it with the test."""
+        return self.stack.enter_context(context)
+
+    def configure(self, *lines: str) -> None:
+        self.config.write_text("Host db1\n HostName 127.0.0.1\n" + "".join(f" {line}\n" for line in lines))
+
+    def force(self, script: str) -> None:
+        """Let the key run nothing but a shell *script*, which finds in $SSH_ORIGINAL_COMMAND what was asked for."""
+        path, keys = self.home / "forced", self.sshd.home / "authorized_keys"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        keys.write_text(f'command="{path}" {keys.read_text()}')
+
+    @property
+    def asked(self) -> list[str]:
+        """What a `guard` was asked for."""
+        return (self.home / "asked").read_text().splitlines()
+
+    def guard(self, refuse: str = "echo 'guard: refused' >&2") -> None:
+        """Put a forced command before the key that runs what the original sends, byte for byte, and no more."""
+        directory = self.collect
+        commands = [
+            f"'scp -f {directory}/cback.collect'",
+            f"'scp -f {directory}/*'",
+            f"'scp -t {directory}/cback.stage'",
+        ]
+        self.force(
+            f'echo "$SSH_ORIGINAL_COMMAND" >> {self.home}/asked\n'
+            f'case "$SSH_ORIGINAL_COMMAND" in {" | ".join(commands)}) exec sh -c "$SSH_ORIGINAL_COMMAND";; esac\n'
+            f"{refuse}\nexit 1"
+        )
+
+    def stage(self, target: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return self.command("stage", *self.options, *arguments, f"{self.user}@db1:{self.directory}", target)
+
+    def doctor(self, *arguments: object, once: bool = False) -> dict[str, Any]:
+        """Run the doctor, and unless *once* again with every message reworded: it must come to the same."""
+        command = [*self.options, *arguments, f"{self.user}@db1:{self.directory}"]
+        told = self._doctor(*command)
+        if not once and told["failed"]:
+            with reworded():
+                again = self._doctor(*command)
+            assert "reworded" in failure_of(again)["seen"]
+            assert _essence(again) == _essence(told)
+        return told
+
+    def _doctor(self, *arguments: object) -> dict[str, Any]:
+        done = self.command("doctor", "--json", *arguments)
+        assert done.stderr == ""
+        told: dict[str, Any] = json.loads(done.stdout)
+        assert done.returncode == told["exit"]
+        return told
+
+
+def _essence(told: dict[str, Any]) -> list[dict[str, str]]:
+    """Return all that must not depend on the text of a message."""
+    return [{key: one[key] for key in ("step", "state", "reason", "cause", "remedy")} for one in told["steps"]]
+
+
+@contextlib.contextmanager
+def reworded() -> Iterator[None]:
+    """Put one word in the place of every message of an error, and of every reason why a key cannot be used."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (StageError, UnusableKey):
+            original = kind.__init__
+
+            def init(self: Any, message: str, *rest: Any, _original: Any = original, **context: Any) -> None:
+                _original(self, "reworded", *rest, **context)
+
+            patch.setattr(kind, "__init__", init)
+        yield
+
+
+def failed(told: dict[str, Any], step: str, reason: str) -> dict[str, str]:
+    """Check that *step* failed for *reason*, all before it went well, and all behind it was skipped; return it."""
+    assert (told["failed"], told["reason"]) == (step, reason), told
+    states = [one["state"] for one in told["steps"]]
+    at = states.index("failed")
+    assert set(states[:at]) <= {"ok", "tried"}
+    assert set(states[at + 1 :]) <= {"skipped"}
+    found: dict[str, str] = told["steps"][at]
+    assert found["reason"] == reason
+    assert found["cause"]
+    assert found["remedy"]
+    assert all(text.isprintable() for text in found.values())
+    return found
+
+
+def failure_of(told: dict[str, Any]) -> dict[str, str]:
+    """Return the first step that failed."""
+    return next(one for one in told["steps"] if one["state"] == "failed")
+
+
+def state_of(told: dict[str, Any], step: str) -> dict[str, str]:
+    return next(one for one in told["steps"] if one["step"] == step)
+
+
+def through(patient: Patient, hop: Sshd, *, known: bool = True) -> None:
+    """Reach the patient through *hop*."""
+    (hop.home / "authorized_keys").write_bytes((patient.sshd.home / "id.pub").read_bytes())
+    patient.config.write_text(
+        f"Host db1\n HostName 127.0.0.1\n Port {patient.sshd.port}\n ProxyJump gate\n"
+        f"Host gate\n HostName 127.0.0.1\n Port {hop.port}\n User {hop.user}\n"
+    )
+    if known:
+        patient.known_hosts.write_bytes(patient.known_hosts.read_bytes() + hop.known_hosts.read_bytes())
+
+
+def beside(patient: Patient, port: int) -> None:
+    """Know the server on another port by the same key."""
+    key = " ".join((patient.sshd.home / "host.pub").read_text().split()[:2])
+    patient.known_hosts.write_text(f"[127.0.0.1]:{port} {key}\n")
