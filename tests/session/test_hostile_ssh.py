@@ -249,7 +249,7 @@ def message_of(kind: int, *parts: str | bytes | bool) -> paramiko.Message:
     ("answer", "kind", "words"),
     [
         (message_of(51, "a," * 100_000 + "b", False), LoginError, "The peer wants a, a, a"),
-        (message_of(51, "", True), LoginError, "accepted, and more is wanted. Add"),
+        (message_of(51, "", True), LoginError, "accepted, and more is wanted. Let one key suffice"),
         (message_of(60, "ssh-ed25519", "key"), ProtocolError, "an answer that belongs to no question"),
     ],
     ids=["wants a hundred thousand things", "wants more and names nothing", "asks for a signature that it has"],

@@ -296,7 +296,9 @@ def test_the_file_of_a_key_on_a_token_says_where_the_key_is(
     shown = subprocess.run([program("ssh-keygen"), "-y", "-f", str(key)], capture_output=True, text=True, check=True)
     assert shown.stdout.startswith(line_of(token))
     configure(ssh, server)
-    with pytest.raises(LoginError, match=r"id_ed25519_sk: it is on a FIDO token. Have an agent use it: ssh-add"):
+    with pytest.raises(
+        LoginError, match=rf"id_ed25519_sk: it is on a FIDO token.* Run .*`ssh-add {re.escape(str(key))}`"
+    ):
         log_in(server, target)
     configure(ssh, server, "IdentitiesOnly yes")
     with token_agent(tmp_path / "agent", SoftwareToken("ecdsa"), token) as path:

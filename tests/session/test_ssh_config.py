@@ -174,7 +174,8 @@ def test_what_is_not_honoured_or_wrong_is_refused_by_file_and_line(config: Path,
     assert str(caught.value.location) in said
     assert caught.value.location is not None
     assert caught.value.location.path == str(config)
-    assert "SSHOptions" in said
+    assert "Correct or remove that line" in said
+    assert "SSHOptions" not in said
     assert said.isprintable()
 
 

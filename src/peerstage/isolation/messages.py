@@ -132,7 +132,7 @@ def _absolute(path: str, option: str) -> str:
         return os.path.abspath(path)
     except OSError as exc:
         raise ConfigurationError(
-            f"SSHOptions({option}={path!r}) is a relative path, and the current directory can not be found "
+            f"The option {option} is the relative path {path!r}, and the current directory cannot be found "
             f"({exc.strerror}). Give an absolute path."
         ) from exc
 

@@ -95,7 +95,7 @@ class Agent:
             self._sock.sendall(struct.pack(">I", len(request)) + request)
             (length,) = struct.unpack(">I", self._read(4, until))
             if not 1 <= length <= _MOST_BYTES:
-                raise UnusableKey("it is no ssh agent", Reason.AGENT_UNAVAILABLE)
+                raise UnusableKey("it is no ssh agent", Reason.AGENT_REFUSED)
             answer = self._read(length, until)
         except OSError as exc:
             self.close()

@@ -16,6 +16,7 @@ from peerstage.session.agent import UnusableKey
 from peerstage.session.algorithms import CERTIFICATE, plain_algorithm
 from peerstage.session.certificates import rsa_bits
 from peerstage.session.config import Destination
+from peerstage.session.login_advice import advise, deciding_line, without_empty_agents
 from peerstage.session.offers import Offer, Offers
 from peerstage.session.options import SSHOptions
 from peerstage.session.pipe import Disconnected, PasswordExpired
@@ -67,29 +68,30 @@ class Login:
             if self._with_all():
                 log.info("%s: logged in as %s.", escape(self._destination.name), escape(self._destination.user))
                 return
-        tried = self._told() or "there was nothing to try: no key, no agent, no password"
+        raise self._failure()
+
+    def _failure(self) -> LoginError:
+        """Return the error that says what was tried, and the step that follows from it."""
+        user, attempts = self._destination.user, tuple(self._tried)
+        reason = _reason_of(attempts)
+        failed = f"Login as {user} refused" if reason in _OFFERED else f"Nothing to log in with as {user}"
+        tried = self._told() or "no key, no agent, no password"
         wanted = ", ".join(filter(None, self._wanted or ()))
         also = f" The peer wants {wanted[:_MOST_SHOWN]}." if wanted else ""
-        reason = _reason_of(self._tried)
-        raise LoginError(
-            f"Login as {self._destination.user} refused: {tried}.{also} {self._advice(reason)}".rstrip(),
+        return LoginError(
+            f"{failed}: {tried}.{also} {advise(self._destination, attempts)}".rstrip(),
             reason=reason,
-            attempts=tuple(self._tried),
+            attempts=attempts,
+            location=deciding_line(self._destination, attempts),
         )
 
     def _tell(self, attempt: LoginAttempt) -> None:
         self._tried.append(attempt)
         self._note("login", _line(attempt))
 
-    def _advice(self, reason: Reason) -> str:
-        if reason is Reason.LOGIN_REFUSED and any(one.key_type.endswith(CERTIFICATE) for one in self._tried):
-            return _ADVICE_ON_CERTIFICATES
-        return _ADVICE.get(reason, "")
-
     def _told(self) -> str:
         """Return what was tried; of an agent without keys only if that is all that there is to say."""
-        with_keys = [attempt for attempt in self._tried if attempt.reason is not Reason.AGENT_EMPTY]
-        return "; ".join(_line(attempt) for attempt in with_keys or self._tried)
+        return "; ".join(_line(attempt) for attempt in without_empty_agents(self._tried))
 
     def _with_all(self) -> bool:
         """Try everything; and again what is left, as long as something is accepted and more is wanted."""
@@ -146,9 +148,7 @@ class Login:
             if kind not in accepted:
                 raise UnusableKey("its type is not accepted here (PubkeyAcceptedAlgorithms)", Reason.KEY_UNSUPPORTED)
             if plain.startswith("sk-") and theirs is not None and plain not in theirs:
-                raise UnusableKey(
-                    "the peer takes no keys on FIDO tokens. Update it, or use an Ed25519 key", Reason.KEY_TYPE_REFUSED
-                )
+                raise UnusableKey("the peer takes no keys on FIDO tokens", Reason.KEY_TYPE_REFUSED)
             return kind
         try:
             bits, least = rsa_bits(offer.key), self._destination.rsa_bits
@@ -163,9 +163,7 @@ class Login:
             )
         both = [name for name in mine if theirs is None or name.removesuffix(CERTIFICATE) in theirs]
         if not both:
-            raise UnusableKey(
-                "the peer takes no RSA signature with SHA-2. Update it, or use an Ed25519 key", Reason.KEY_TYPE_REFUSED
-            )
+            raise UnusableKey("the peer takes no RSA signature with SHA-2", Reason.KEY_TYPE_REFUSED)
         return both[0]
 
     def _with_password(self) -> bool:
@@ -215,7 +213,8 @@ class Login:
     def _had_enough(self) -> LoginError:
         return LoginError(
             f"Login as {self._destination.user} refused: {self._told()}. If there were many keys, the peer's "
-            "MaxAuthTries is used up: name the right one with SSHOptions(identity=...), or set IdentitiesOnly.",
+            "MaxAuthTries is used up: name the right one by the option identity, or by IdentityFile and "
+            "IdentitiesOnly.",
             reason=Reason.TOO_MANY_LOGIN_ATTEMPTS,
             attempts=tuple(self._tried),
         )
@@ -234,30 +233,6 @@ def _reason_of(attempts: Sequence[LoginAttempt]) -> Reason:
         Reason.AGENT_EMPTY if reasons else Reason.NO_CREDENTIALS
     )
 
-
-_ADVICE_ON_CERTIFICATES = (
-    "Let the peer trust the certificate's authority (TrustedUserCAKeys), and check its principals and validity."
-)
-#: What to do, unless what was tried says it.
-_ADVICE = {
-    Reason.LOGIN_REFUSED: (
-        "Add a public key to the peer's authorized_keys, or name the right one with SSHOptions(identity=...)."
-    ),
-    Reason.NO_CREDENTIALS: "Make a key with ssh-keygen, and add its public key to the peer's authorized_keys.",
-    Reason.AGENT_EMPTY: "Add a key to it with ssh-add.",
-    **dict.fromkeys(
-        (Reason.AGENT_UNAVAILABLE, Reason.AGENT_SILENT, Reason.AGENT_REFUSED),
-        "Start another agent, or name a key file with SSHOptions(identity=...).",
-    ),
-    **dict.fromkeys(
-        (Reason.KEY_FILE_MISSING, Reason.KEY_INVALID), "Name another key file with SSHOptions(identity=...)."
-    ),
-    Reason.KEY_FILE_UNREADABLE: "Let this user read the key file.",
-    Reason.PUBLIC_KEY_ONLY: "Name the private key with SSHOptions(identity=...), or add it to an agent with ssh-add.",
-    Reason.PASSPHRASE_MISSING: "Add the key to an agent with ssh-add, or give SSHOptions(passphrase=...).",
-    Reason.PASSPHRASE_WRONG: "Correct SSHOptions(passphrase=...).",
-    Reason.CERTIFICATE_INVALID: "Name another certificate with SSHOptions(certificate=...) or CertificateFile.",
-}
 
 #: The reasons of what was offered to the server.
 _OFFERED = frozenset(

@@ -10,13 +10,14 @@ import dataclasses
 import logging
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from peerstage.errors import ConfigurationError, Location, escape
 from peerstage.session.algorithms import Algorithms
 from peerstage.session.jump import Hop, parse_jump
 from peerstage.session.options import SSHOptions, expand, several
-from peerstage.session.settings import Settings
+from peerstage.session.settings import NamedPath, Settings
 from peerstage.session.ssh_config import Source, SSHConfig
 from peerstage.session.values import FAMILIES, HOST_KEY_CHECKS
 from peerstage.session.watchdog import Watchdog
@@ -32,6 +33,8 @@ _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 _CONNECT_TIMEOUT = 15.0
 _ALIVE_INTERVAL = 15.0
 _ALIVE_COUNT = 3
+#: The variable that names the agent's socket, and the value of IdentityAgent that stands for it.
+_ENVIRONMENT = "SSH_AUTH_SOCK"
 #: The least that RequiredRSASize can ask for.
 _RSA_BITS = 1024
 
@@ -67,6 +70,8 @@ class Destination:
         algorithms: What is offered in the key exchange, and with which keys may sign.
         rsa_bits: What an RSA key has to have at least, the host's as the user's (RequiredRSASize).
         config: Paths of the configuration files that `SSHOptions` names; None for those that ssh reads.
+        named: The lines of the configuration that name identities, certificates and the agent's socket, by path; a
+            path that an option names, or that is a default, has none.
     """
 
     name: str
@@ -95,6 +100,7 @@ class Destination:
     algorithms: Algorithms
     rsa_bits: int
     config: tuple[str, ...] | None = None
+    named: Mapping[str, NamedPath] = field(default_factory=dict)
 
 
 def resolve_destination(
@@ -121,6 +127,7 @@ def resolve_destination(
     hops = _hops(options, found)
     alias = found.text("hostkeyalias")
     pinned = options.host_key if options.host_key and options.host_key.startswith("SHA256:") else None
+    agent = _agent(options, found)
     checks = options.host_key or found.choice("stricthostkeychecking", HOST_KEY_CHECKS, "yes")
     if checks == "taken as yes":
         log.info("%s: StrictHostKeyChecking is taken as yes; unknown host keys are refused.", escape(name))
@@ -134,7 +141,7 @@ def resolve_destination(
         explicit_identities=options.identity is not None,
         certificates=_certificates(options, found),
         identities_only=found.flag("identitiesonly"),
-        agent=_agent(options, found),
+        agent=agent,
         known_hosts=_known_hosts(options, found),
         family=found.choice("addressfamily", FAMILIES, socket.AF_UNSPEC),
         bind_address=found.text("bindaddress") or None,
@@ -153,6 +160,7 @@ def resolve_destination(
         hash_names=found.flag("hashknownhosts"),
         rsa_bits=max(_RSA_BITS, found.count("requiredrsasize", _RSA_BITS)),
         config=None if options.config is None else tuple(expand(path) for path in several(options.config)),
+        named=_named(options, found, agent),
     )
 
 
@@ -170,6 +178,19 @@ def _sources(options: SSHOptions) -> list[Source]:
         Source(os.path.join(base, "config"), required=False, checked=True, base=base),
         Source(f"{_SYSTEM_DIRECTORY}/ssh_config", required=False, checked=False, base=_SYSTEM_DIRECTORY),
     ]
+
+
+def _named(options: SSHOptions, found: Settings, agent: str | None) -> dict[str, NamedPath]:
+    """Return the lines of the configuration that name keys and the agent, as far as no option replaces them."""
+    lines = []
+    if options.identity is None and options.pkey is None:
+        lines += found.named_paths("IdentityFile")
+    if options.certificate is None:
+        lines += found.named_paths("CertificateFile")
+    named = {line.path: line for line in reversed(lines)}  # the first counts
+    if agent is not None and options.agent is None and found.text("identityagent", _ENVIRONMENT) != _ENVIRONMENT:
+        named[agent] = found.named_paths("IdentityAgent")[0]._replace(path=agent)
+    return named
 
 
 def _identities(options: SSHOptions, found: Settings) -> tuple[str, ...]:
@@ -215,7 +236,7 @@ def _hops(options: SSHOptions, found: Settings) -> tuple[Hop, ...]:
     try:
         return parse_jump(options.jump)
     except ValueError as exc:
-        raise ConfigurationError(f"SSHOptions(jump=...): {exc}.", location=Location("SSHOptions(jump=...)")) from None
+        raise ConfigurationError(f"The option jump: {exc}.", location=Location("SSHOptions(jump=...)")) from None
 
 
 def _alive_interval(options: SSHOptions, found: Settings) -> float:
@@ -235,9 +256,9 @@ def _agent(options: SSHOptions, found: Settings) -> str | None:
             return None
         if configured.startswith("$") and not configured.startswith("${"):
             return os.environ.get(configured[1:]) or None
-        if configured != "SSH_AUTH_SOCK":
+        if configured != _ENVIRONMENT:
             return found.path("identityagent")
-    return os.environ.get("SSH_AUTH_SOCK") or None
+    return os.environ.get(_ENVIRONMENT) or None
 
 
 def _known_hosts(options: SSHOptions, found: Settings) -> tuple[str | bytes, ...]:

@@ -81,7 +81,7 @@ def exchange_keys(
     transport.get_security_options().key_types = key_types
     agreed: Any = transport
     with (
-        _refined(transport),
+        _refined(transport, seconds),
         _before_login(transport, watchdog),
         watchdog.phase("answer as an SSH server", seconds, Reason.BANNER_TIMEOUT),
     ):
@@ -119,7 +119,7 @@ def _before_login(transport: ClientTransport, watchdog: Watchdog) -> Iterator[No
 
 
 @contextlib.contextmanager
-def _refined(transport: ClientTransport) -> Iterator[None]:
+def _refined(transport: ClientTransport, seconds: float) -> Iterator[None]:
     """Let what fails inside tell whether the server had identified itself before (RFC 4253, 4.2)."""
     try:
         yield
@@ -127,4 +127,9 @@ def _refined(transport: ClientTransport) -> Iterator[None]:
         identified: Any = transport
         reasons = _AFTER_BANNER if identified.remote_version else _BEFORE_BANNER
         exc.reason = reasons.get(exc.reason, exc.reason)
+        if exc.reason is Reason.KEY_EXCHANGE_TIMEOUT:
+            exc.message = (
+                f"The server has identified itself, and did not exchange keys within {seconds:.3g} s. See its log, and "
+                "check that large packets pass the network (MTU)."
+            )
         raise

@@ -171,7 +171,11 @@ class HostKeys:
 
     def _is_not_pinned(self, key: bytes) -> MismatchedHostKey:
         shows = describe_keys([*(read_shown(shown)[1] for shown in self.unsought), key])
-        advice = "Find out why it changed before anything else."
+        advice = (
+            "Compare it with what `ssh-keygen -lf` prints of the .pub files in /etc/ssh on the host itself. If it is "
+            "there, correct the pinned one (the option host key); if not, somebody may be between you and the host: do "
+            "not connect."
+        )
         if self._not_asked:
             advice = f"It was not asked for {', '.join(self._not_asked)}: SSHOptions(sock=...) serves one connection."
         return MismatchedHostKey(
@@ -193,7 +197,7 @@ class HostKeys:
         if destination.learns_into is None:
             raise UnknownHostKey(
                 f"The host shows the {blob_type(key)} key {fingerprint(key)}, and there is no file to add it to. Name "
-                "one: SSHOptions(known_hosts=...), --known-hosts or UserKnownHostsFile.",
+                "one: the option known hosts, or UserKnownHostsFile.",
                 reason=Reason.HOST_KEY_UNKNOWN,
             )
         try:
@@ -209,7 +213,7 @@ class HostKeys:
             raise
         except OSError as exc:
             raise LandingError(
-                f"No key can be added: {exc.strerror or exc}. Mend that, or name another file (--known-hosts).",
+                f"No key can be added: {exc.strerror or exc}. Name another file (the option known hosts).",
                 path=destination.learns_into,
                 reason=Reason.HOST_KEY_NOT_SAVED,
             ) from exc

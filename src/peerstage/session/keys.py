@@ -46,7 +46,7 @@ def read_key(path: str, passphrase: str | None) -> paramiko.PKey:
         raise UnusableKey("it is a public key, and no agent has the private one", Reason.PUBLIC_KEY_ONLY)
     if hasattr(os, "geteuid") and status.st_uid == os.geteuid() and status.st_mode & 0o077:
         raise UnusableKey(
-            f"others can read it (mode {stat.S_IMODE(status.st_mode):04o}); ssh ignores it: chmod 600",
+            f"others can read it (mode {stat.S_IMODE(status.st_mode):04o}), so that ssh ignores it",
             Reason.KEY_FILE_PERMISSIONS,
         )
     return parse_key(data, passphrase)
@@ -71,7 +71,7 @@ def parse_key(data: bytes, passphrase: str | None) -> paramiko.PKey:
         raise
     except Exception as exc:
         if _is_on_a_token(data):
-            raise UnusableKey("it is on a FIDO token. Have an agent use it: ssh-add", Reason.KEY_ON_TOKEN) from exc
+            raise UnusableKey("it is on a FIDO token, which only an agent can use", Reason.KEY_ON_TOKEN) from exc
         if passphrase is not None:
             raise UnusableKey("wrong passphrase, or a damaged key", Reason.PASSPHRASE_WRONG) from exc
         raise UnusableKey("not a private key, or damaged", Reason.KEY_INVALID) from exc

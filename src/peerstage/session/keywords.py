@@ -184,6 +184,11 @@ def is_known(keyword: str, ignored: str = "") -> bool:
     return keyword in _KNOWN or match_pattern_list(keyword, ignored.lower())
 
 
+def spelled(keyword: str) -> str:
+    """Return *keyword* as ssh_config(5) writes it."""
+    return next((name for name in _CURRENT if name.lower() == keyword.lower()), keyword)
+
+
 def describe_unknown(keyword: str) -> str:
     """Return a sentence about the unknown *keyword*, spelled as in the file, and suggest the nearest known one."""
     names = {name.lower(): name for name in _CURRENT}

@@ -215,7 +215,7 @@ class KnownHosts:
             mend = "Get"
         searched = ", ".join(dict.fromkeys(self._sources)) or "nothing, for no known_hosts file is given"
         files = (shlex.quote(source) for source in self._sources if source not in (_DATA, os.devnull))
-        target = next(files, "a known_hosts file")
+        target = next(files, "a known_hosts file, and name that by UserKnownHostsFile or the option known hosts")
         scan = f"ssh-keyscan -p {port} {shlex.quote(_show(host))}"
         return (
             f"{reason} (searched: {searched}). {mend} its keys with `{scan}`, compare their "

@@ -172,7 +172,8 @@ class Session:
             ConnectionLost, LimitExceeded, Cancelled: The connection ended, took too long, or was ended.
         """
         refused = NoSFTP(
-            f'The peer offers no {name} subsystem. Add a Subsystem line to its sshd_config, or use transport="scp".'
+            f"The peer offers no {name} subsystem. Add `Subsystem sftp internal-sftp` to its sshd_config and restart "
+            "its sshd, or choose the transport scp."
         )
         return self._open(f"open the {name} subsystem", lambda channel: channel.invoke_subsystem(name), refused)
 

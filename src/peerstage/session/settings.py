@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from peerstage.errors import ConfigurationError, escape
+from peerstage.errors import ConfigurationError, Location, escape
 from peerstage.reasons import Reason
 from peerstage.session._paramiko.transport import supported
 from peerstage.session.algorithms import REKEY_BYTES, REKEY_SECONDS, Algorithms, select
 from peerstage.session.jump import Hop, parse_jump
+from peerstage.session.keywords import spelled
 from peerstage.session.ssh_config import SSHConfig
 from peerstage.session.values import FLAGS, choice_of, complaint, number_of, rekey_of, seconds_of, standing_at
 
@@ -36,6 +37,17 @@ _MOST_BYTES = 1 << 36
 _MOST_ATTEMPTS = 1000
 
 
+class NamedPath(NamedTuple):
+    """A path in the configuration, the keyword that it is the value of, and the line."""
+
+    keyword: str
+    path: str
+    location: Location
+
+    def __str__(self) -> str:
+        return f"{self.keyword} in {self.location}"
+
+
 class Settings:
     """The settings that are in effect for one destination."""
 
@@ -53,7 +65,7 @@ class Settings:
             raise complaint(refused, f"RefuseConnection: {' '.join(refused.words)!r}")
         for keyword, harmless in _REFUSED.items():
             if not self._is(keyword, harmless):
-                raise self._complaint(keyword, "is not honoured", Reason.UNSUPPORTED_KEYWORD)
+                raise self._complaint(spelled(keyword), "is not honoured", Reason.UNSUPPORTED_KEYWORD)
         for keyword, harmless in _FURTHER_KEYS.items():
             if not self._is(keyword, harmless):
                 log.info("%s: %s is ignored; its keys are not used.", escape(self._config.name), keyword)
@@ -79,8 +91,15 @@ class Settings:
 
     def paths(self, keyword: str) -> list[str]:
         """Return the paths of a setting that adds up, expanded."""
-        settings = self._config.found.get(keyword, [])
-        return [self._config.expanded(setting, setting.words[0]) for setting in settings]
+        return [one.path for one in self.named_paths(keyword)]
+
+    def named_paths(self, keyword: str) -> list[NamedPath]:
+        """Return the paths of a setting of one word, which may add up, expanded and with their lines."""
+        settings = self._config.found.get(keyword.lower(), [])
+        return [
+            NamedPath(keyword, self._config.expanded(one, one.words[0]), Location(one.path, one.number))
+            for one in settings
+        ]
 
     def list_of_paths(self, keyword: str) -> list[str]:
         """Return the paths of a setting of several words, expanded."""
@@ -170,7 +189,7 @@ class Settings:
         return taken
 
     def _complaint(self, keyword: str, what: str, reason: Reason = Reason.INVALID_CONFIGURATION) -> ConfigurationError:
-        setting = self._config.first(keyword)
+        setting = self._config.first(keyword.lower())
         return (
             ConfigurationError(f"{keyword} {what}.", reason=reason)
             if setting is None

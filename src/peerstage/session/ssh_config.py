@@ -10,6 +10,7 @@ import glob
 import logging
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -196,7 +197,7 @@ class SSHConfig:
             if not source.required:
                 return
             raise ConfigurationError(
-                f"The ssh configuration {source.path} is not there.",
+                f"The ssh configuration {source.path} is not there. Correct the option config.",
                 reason=Reason.CONFIGURATION_UNREADABLE,
                 location=Location(source.path),
             ) from None
@@ -209,9 +210,11 @@ class SSHConfig:
                 location=Location(source.path),
             ) from exc
         if source.checked and (status.st_uid not in (0, os.geteuid()) or stat.S_IMODE(status.st_mode) & 0o022):
+            quoted = shlex.quote(source.path)
+            chown = "" if status.st_uid in (0, os.geteuid()) else f"chown {os.geteuid()} {quoted} && "
             raise ConfigurationError(
-                f"The ssh configuration {source.path} can be written by others than you and root, and ssh would refuse "
-                "it: chmod go-w, and chown it to yourself.",
+                f"The ssh configuration {source.path} can be written by others than you and root, so that ssh would "
+                f"refuse it. Run `{chown}chmod go-w {quoted}`.",
                 reason=Reason.INSECURE_CONFIGURATION,
                 location=Location(source.path),
             )

@@ -17,7 +17,9 @@ from peerstage.reasons import Reason
 
 T = TypeVar("T")
 
-ADVICE = "Or give SSHOptions(config=()) and say there how the peer is reached."
+_ELSE = "or read no ssh_config and say by options how the peer is reached."
+ADVICE = f"Let this user read it, {_ELSE}"
+_CORRECT = f"Correct or remove that line, {_ELSE}"
 
 FLAGS = {"yes": True, "true": True, "no": False, "false": False}
 FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
@@ -64,7 +66,7 @@ def standing_at(setting: Setting) -> Iterator[None]:
 def complaint(setting: Setting, what: str, reason: Reason = Reason.INVALID_CONFIGURATION) -> ConfigurationError:
     """Return an error that names where a setting stands."""
     return ConfigurationError(
-        f"{setting.path}:{setting.number}: {what}. {ADVICE}",
+        f"{setting.path}:{setting.number}: {what}. {_CORRECT}",
         location=Location(setting.path, setting.number),
         reason=reason,
     )
