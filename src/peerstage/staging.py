@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -227,7 +228,10 @@ def target_directory(target: str | bytes | os.PathLike[str] | os.PathLike[bytes]
             raise system_error("The target directory cannot be looked at", exc, path=path) from exc
         reason = target_reason_of(exc)
     if reason is not None:
-        raise MissingTarget(f"Target directory must exist and be a directory: {escape(path)}", reason=reason)
+        step = f"Create it with `mkdir -p {shlex.quote(path)}`"
+        if reason is Reason.TARGET_NOT_A_DIRECTORY:
+            step = "Give another one, or move the file out of the way"
+        raise MissingTarget(f"Target directory must exist and be a directory: {escape(path)}. {step}.", reason=reason)
     return path
 
 

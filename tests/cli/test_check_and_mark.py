@@ -32,6 +32,7 @@ def test_indicator_may_have_another_name(command: Command, collect: Path) -> Non
 def test_all_peers_must_be_ready_and_each_has_its_line(command: Command, collect: Path, tmp_path: Path) -> None:
     (collect / "cback.collect").touch()
     other = tmp_path / "other"
+    other.mkdir()
     done = command.reach("check", command.spec(collect), command.spec(other), command.spec(collect))
     assert done.returncode == 3
     assert [line.rpartition(": ")[2] for line in done.stdout.splitlines()] == [
@@ -80,6 +81,7 @@ def test_address_in_brackets_reaches_the_peer(command: Command, one_line: Callab
 
 def test_json_is_one_object_a_peer(command: Command, collect: Path, tmp_path: Path) -> None:
     (collect / "cback.collect").touch()
+    (tmp_path / "none").mkdir()
     done = command.reach(
         "check", "--json", command.spec(collect), command.spec(tmp_path / "none"), "nobody-of-this-name@127.0.0.1:/x"
     )

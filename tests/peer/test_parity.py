@@ -460,7 +460,7 @@ def test_13_empty_missing_or_unlistable_collect_directories_are_os_errors(
 ) -> None:
     empty, unlistable, missing = {
         "sftp": ("no file", "permission", "not there"),
-        "scp": ("no file", "can not read it", "not there"),
+        "scp": ("no file", "cannot read it", "not there"),
         "rcp": ("No such file", "Permission denied", "No such file"),
     }[over]
     put(target, old=b"old")

@@ -62,7 +62,7 @@ class Route:
         """
         if self.ssh.elevate is not None and (self.guarded or self.by_command or self.transport == "scp"):
             raise ValueError(
-                "SSHOptions(elevate=...) means SFTP: it excludes scp, rcp, an rcpCommand and guarded=True."
+                "The option elevate means SFTP: it excludes the transports scp, rcp and guarded, and an rcp command."
             )
         if self.guarded and (self.by_command or self.transport == "sftp"):
             raise ValueError("guarded=True means SCP: it excludes sftp, rcp and an rcpCommand.")
@@ -163,7 +163,7 @@ def sftp_over(session: Session, route: Route, *, limits: Limits, watchdog: Watch
     """Return SFTP over *session*, as *route* asks for it."""
     from peerstage.transport.sftp.transport import SFTPTransport
 
-    return SFTPTransport(session, limits, watchdog, elevate=route.ssh.elevate)
+    return SFTPTransport(session, limits, watchdog, elevate=route.ssh.elevate, peer=route.name)
 
 
 def scp_over(

@@ -316,7 +316,7 @@ def test_nothing_that_matches_is_an_empty_directory_and_a_missing_one_is_missing
 
 def test_a_star_among_others_is_an_entry_and_alone_a_directory_that_can_not_be_read(target: Path) -> None:
     star = b"\x01scp: /c/*: Permission denied\n"
-    ends_the_run(target, RemoteError, star, status=1, words="can not read it")
+    ends_the_run(target, RemoteError, star, status=1, words="cannot read it")
     with pytest.raises(IncompleteStage, match=r"\*: The peer does not send it"):
         stage_from(GOOD, star, target=target, status=1)
 

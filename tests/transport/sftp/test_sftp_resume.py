@@ -240,7 +240,8 @@ def test_a_file_that_changes_again_while_it_is_fetched_again_fails_alone(target:
         assert not loses(ChangesLate({b"big": new}, read_bytes=1024), landing)
         landing.commit()
         assert [file.error for file in landing.files()] == [
-            "It was modified while it was staged. Let the peer finish collecting first."
+            "It was modified while it was staged. Let the peer finish collecting first: it must write its indicator "
+            "last."
         ]
     assert landed(target) == {}
 

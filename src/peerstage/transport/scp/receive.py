@@ -9,6 +9,7 @@ from peerstage.records import ANSWER_BYTES, Entry, Limits
 from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.names import Names
+from peerstage.transport.refusals import with_step
 from peerstage.transport.scp.reader import RecordReader
 from peerstage.transport.scp.records import (
     Fatal,
@@ -164,8 +165,9 @@ class Receiver:
                 raise ProtocolError("The peer sends another record where a file ends.", path=file.name)
             self.warnings += 1
             if slot is not None:
-                why = f"The peer could not read it: {_why(record.text)}."
-                slot.fail(EntryError(why, path=file.name, reason=entry_reason_of(record.text)))
+                reason = entry_reason_of(record.text)
+                why = with_step(f"The peer could not read it: {_why(record.text)}.", reason)
+                slot.fail(EntryError(why, path=file.name, reason=reason))
         elif slot is not None:
             slot.finish()
         self._acknowledge()
@@ -208,7 +210,8 @@ class Receiver:
     def _refuse(self, name: bytes, text: str) -> None:
         reason = entry_reason_of(text)
         error = NotRegular if reason is Reason.NOT_A_FILE else EntryError
-        self._landing.refuse(name, error(f"The peer does not send it: {_why(text)}.", path=name, reason=reason))
+        why = with_step(f"The peer does not send it: {_why(text)}.", reason)
+        self._landing.refuse(name, error(why, path=name, reason=reason))
 
 
 def _why(text: str) -> str:

@@ -11,6 +11,7 @@ from peerstage.errors import ProtocolError, RemoteError, StageError
 from peerstage.reasons import Reason
 from peerstage.session.session import Session
 from peerstage.session.stream import Stream
+from peerstage.transport.refusals import with_step
 from peerstage.transport.scp import commands
 from peerstage.transport.scp.reader import RecordReader
 from peerstage.transport.scp.records import reason_of
@@ -135,7 +136,8 @@ class _Channel:
             )
         if self.said:
             words = words_of(self.said[1:])
-            return RemoteError(f"The peer refuses: {words}.", path=path, reason=reason_of(words, writing=True))
+            reason = reason_of(words, writing=True)
+            return RemoteError(with_step(f"The peer refuses: {words}.", reason, path), path=path, reason=reason)
         reason = Reason.COMMAND_FAILED if self._has_answered else Reason.COMMAND_REFUSED
         return refused(self._opened.stderr, self.status, path, reason=reason)
 
@@ -157,7 +159,9 @@ def refused(stderr: bytes, status: int | None, path: bytes, *, reason: Reason = 
     words = words_of(stderr)
     if status == 127:
         return RemoteError(
-            'The peer has no scp program. Install one there, or use transport="sftp".', path=path, reason=Reason.NO_SCP
+            "The peer has no scp program. Install one there, or choose the transport sftp.",
+            path=path,
+            reason=Reason.NO_SCP,
         )
     if status == 126 and "list too long" in words:
         return RemoteError(
@@ -167,4 +171,5 @@ def refused(stderr: bytes, status: int | None, path: bytes, *, reason: Reason = 
             reason=Reason.COMMAND_TOO_LONG,
         )
     how = "ended without an exit status" if status is None else f"ended with status {status}"
-    return RemoteError(f"The peer's scp {how}{f', saying {words!r}' if words else ''}.", path=path, reason=reason)
+    said = f", saying {words!r}" if words else ""
+    return RemoteError(with_step(f"The peer's scp {how}{said}.", reason), path=path, reason=reason)

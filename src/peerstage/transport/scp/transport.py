@@ -25,6 +25,7 @@ from peerstage.transport import capabilities
 from peerstage.transport.base import Transport
 from peerstage.transport.execute import execute_over
 from peerstage.transport.names import check_path
+from peerstage.transport.refusals import NO_DIRECTORY, NO_DIRECTORY_BUT_A_FILE, parent, with_step
 from peerstage.transport.scp import commands
 from peerstage.transport.scp.reader import RecordReader
 from peerstage.transport.scp.receive import ANY, Receiver
@@ -111,11 +112,7 @@ class SCPTransport(Transport):
                 )
             return
         if receiver.unmatched is not None and not receiver.unmatched.endswith(NO_SUCH_FILE):
-            raise RemoteError(
-                f"The peer can not read it: {receiver.unmatched}.",
-                path=directory,
-                reason=reason_of(receiver.unmatched),
-            )
+            raise _refused("The peer cannot read it", receiver.unmatched, directory)
         if receiver.unmatched is None and status == 0:
             return
         if receiver.unmatched is None and not any(words in stderr.lower() for words in _NO_MATCH):
@@ -161,9 +158,13 @@ class SCPTransport(Transport):
             if record.name != path.rpartition(b"/")[2]:
                 raise ProtocolError("The peer sends another file than was asked for.", path=path)
             return True
-        if record.text.endswith((NO_SUCH_FILE, *NOT_REGULAR)):
+        if record.text.endswith(NO_SUCH_FILE):
+            if self._runs_scp and not self._guarded:  # elsewhere it costs a login, or is not allowed
+                self.require_directory(parent(path))
             return False
-        raise RemoteError(f"The peer refuses: {record.text}.", path=path, reason=reason_of(record.text))
+        if record.text.endswith(NOT_REGULAR):
+            return False
+        raise _refused("The peer refuses", record.text, path)
 
     def touch(self, path: bytes) -> None:
         self._check(path)
@@ -198,12 +199,12 @@ class SCPTransport(Transport):
         """Raise the `RemoteError` that keeps *directory* from being one: missing, a file, out of reach."""
         record = self._first_record(directory)
         if isinstance(record, File):
-            raise RemoteError("It is a file, not a directory.", path=directory, reason=Reason.NOT_A_DIRECTORY)
+            raise RemoteError(NO_DIRECTORY_BUT_A_FILE, path=directory, reason=Reason.NOT_A_DIRECTORY)
         if record.text.endswith(NOT_REGULAR):
             return
         if record.text.endswith(NO_SUCH_FILE):
-            raise RemoteNotFound("It is not there on the peer.", path=directory)
-        raise RemoteError(f"The peer refuses: {record.text}.", path=directory, reason=reason_of(record.text))
+            raise RemoteNotFound(NO_DIRECTORY, path=directory)
+        raise _refused("The peer refuses", record.text, directory)
 
     def _first_record(self, path: bytes, command: bytes | None = None) -> File | Warn | Fatal:
         """Return the first answer to *command*, or else to the one that sends *path*, and take no data.
@@ -251,3 +252,9 @@ class SCPTransport(Transport):
         if self._guarded:
             commands.require_plain(path)
         check_path(path, self._limits)
+
+
+def _refused(failed: str, text: str, path: bytes) -> RemoteError:
+    """Return what the peer's scp says of *path*, in *text*, as an error."""
+    reason = reason_of(text)
+    return RemoteError(with_step(f"{failed}: {text.rstrip('.')}.", reason), path=path, reason=reason)

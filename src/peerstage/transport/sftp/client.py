@@ -11,6 +11,7 @@ from peerstage.reasons import Reason
 from peerstage.records import ANSWER_BYTES, KIB, Limits
 from peerstage.session.stream import Stream
 from peerstage.session.watchdog import Watchdog
+from peerstage.transport.refusals import with_step
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.framing import Packet, PacketReader
 
@@ -222,9 +223,8 @@ def refusal(status: wire.Status, path: bytes) -> RemoteError:
     if status.code == wire.FX_NO_SUCH_FILE:
         return RemoteNotFound("It is not there on the peer.", path=path)
     if status.code == wire.FX_PERMISSION_DENIED:
-        return RemoteError(
-            "The peer denies permission. Let its user read it.", path=path, reason=Reason.PERMISSION_DENIED
-        )
+        reason = Reason.PERMISSION_DENIED
+        return RemoteError(with_step("The peer denies permission.", reason), path=path, reason=reason)
     said = f", saying {status.message!r}" if status.message else ""
     return RemoteError(f"The peer refuses with status {status.code}{said}.", path=path, reason=Reason.REMOTE_FAILURE)
 

@@ -37,6 +37,8 @@ from peerstage.transport.sftp.window import Mark, Window
 _BACKLOG = 32 * MIB
 #: Bytes of a reply before its body: length, type, number (3).
 _HEADER = 9
+#: What to do about a file that changes.
+_FINISH = "Let the peer finish collecting first: it must write its indicator last."
 
 
 class _Op(Enum):
@@ -264,13 +266,10 @@ class Fetch:
         if now.mode is not None and stat.S_IFMT(now.mode) and not stat.S_ISREG(now.mode):
             self._give_up(file, NotRegular("What was opened is no regular file; the listing said it was."))
         elif now.size is not None and now.size != entry.size:
-            self._give_up(
-                file, ChangedFile(f"Its size changed from {entry.size} to {now.size} bytes while it was staged.")
-            )
+            changed = f"Its size changed from {entry.size} to {now.size} bytes while it was staged."
+            self._give_up(file, ChangedFile(f"{changed} {_FINISH}"))
         elif None not in (now.mtime, entry.mtime) and now.mtime != entry.mtime:
-            self._give_up(
-                file, ChangedFile("It was modified while it was staged. Let the peer finish collecting first.")
-            )
+            self._give_up(file, ChangedFile(f"It was modified while it was staged. {_FINISH}"))
 
     def _give_up(self, file: _File, error: EntryError) -> None:
         if not error.path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from peerstage.errors import ProtocolError, RemoteError, RemoteNotFound
@@ -11,11 +11,14 @@ from peerstage.reasons import Reason
 from peerstage.records import Entry, Limits
 from peerstage.transport.base import join
 from peerstage.transport.names import Names, check_name_length, check_path
+from peerstage.transport.refusals import NO_DIRECTORY, NO_DIRECTORY_BUT_A_FILE
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient, attributes_of, entry_reason, refusal, status_of
 
 _AHEAD = 4
 _STATS_AHEAD = 256
+#: Hidden names that are kept.
+_MAX_HIDDEN = 20
 
 
 class Refusal(NamedTuple):
@@ -41,14 +44,22 @@ _SIZELESS = Refusal(Reason.ENTRY_UNREADABLE, "The peer does not tell its size.")
 
 
 class Listing(NamedTuple):
-    """What one directory holds: the files to stage, and what can not be staged, with the reason.
+    """What one directory holds: the files to stage, what cannot be staged, with the reason, and what is hidden.
 
     Equal reasons are one object: an error each would fill the memory of whoever lists a directory of many thousand
     links.
+
+    Attributes:
+        entries: The files to stage.
+        refused: What cannot be staged, and why.
+        hidden: The first names that begin with a dot; they are not staged.
+        hidden_count: How many such names there are.
     """
 
     entries: list[Entry]
     refused: list[tuple[bytes, Refusal]]
+    hidden: Sequence[bytes] = ()
+    hidden_count: int = 0
 
 
 def list_directory(client: SFTPClient, directory: bytes, limits: Limits) -> Listing:
@@ -62,10 +73,14 @@ def list_directory(client: SFTPClient, directory: bytes, limits: Limits) -> List
     entries: list[Entry] = []
     refused: list[tuple[bytes, Refusal]] = []
     unclear: list[bytes] = []
+    hidden: list[bytes] = []
+    hidden_count = 0
     for name, attributes in _read_names(client, directory, limits):
         if name.startswith(b"."):
-            continue
-        if attributes.mode is None or attributes.size is None or stat.S_ISLNK(attributes.mode):
+            hidden_count += 1
+            if hidden_count <= _MAX_HIDDEN:
+                hidden.append(name)
+        elif attributes.mode is None or attributes.size is None or stat.S_ISLNK(attributes.mode):
             unclear.append(name)
         else:
             _sort(name, attributes, entries, refused)
@@ -74,7 +89,7 @@ def list_directory(client: SFTPClient, directory: bytes, limits: Limits) -> List
             refused.append((name, found))
         else:
             _sort(name, found, entries, refused)
-    return Listing(entries, refused)
+    return Listing(entries, refused, tuple(sorted(hidden)), hidden_count)
 
 
 def _sort(name: bytes, attributes: wire.Attributes, entries: list[Entry], refused: list[tuple[bytes, Refusal]]) -> None:
@@ -91,8 +106,7 @@ def _sort(name: bytes, attributes: wire.Attributes, entries: list[Entry], refuse
 def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> Iterator[tuple[bytes, wire.Attributes]]:
     """Yield what is listed as it comes, dots left out; the names alone are kept, to know one that comes twice."""
     check_path(directory, limits)
-    handle = _open(client, directory)
-    body = wire.string(handle)
+    body = wire.string(_open_directory(client, directory))
     names = Names(directory, limits)
     before = client.received
     ended = False
@@ -122,15 +136,25 @@ def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> Iterato
         raise failed
 
 
-def _open(client: SFTPClient, directory: bytes) -> bytes:
-    """Return a handle of *directory*; servers say of a file that it is not there."""
+def _open_directory(client: SFTPClient, directory: bytes) -> bytes:
+    """Return a handle of *directory*; servers refuse a file in various ways, mostly as one that does not exist."""
     try:
         return client.handle(wire.OPENDIR, wire.string(directory), directory)
-    except RemoteNotFound:
-        mode = client.stat(directory).mode
-        if mode is not None and stat.S_IFMT(mode) and not stat.S_ISDIR(mode):
-            raise RemoteError("It is a file, not a directory.", path=directory, reason=Reason.NOT_A_DIRECTORY) from None
+    except RemoteError:
+        require_directory(client, directory)
         raise
+
+
+def require_directory(client: SFTPClient, directory: bytes) -> None:
+    """Raise the `RemoteError` that keeps *directory* from being one; a server that does not tell is believed."""
+    try:
+        mode = client.stat(directory).mode or 0
+    except RemoteNotFound as exc:
+        raise RemoteNotFound(NO_DIRECTORY, path=directory) from exc
+    except RemoteError:
+        return
+    if stat.S_IFMT(mode) and not stat.S_ISDIR(mode):
+        raise RemoteError(NO_DIRECTORY_BUT_A_FILE, path=directory, reason=Reason.NOT_A_DIRECTORY)
 
 
 def _check_name(name: bytes, limits: Limits) -> None:

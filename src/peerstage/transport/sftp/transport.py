@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import stat
 from collections.abc import Callable, Iterator
 
-from peerstage.errors import NotRegular, RemoteError, RemoteNotFound
+from peerstage.errors import NotRegular, RemoteError, RemoteNotFound, escape
 from peerstage.landing.base import Buffer, Landing
 from peerstage.reasons import Reason
 from peerstage.records import Limits
@@ -16,11 +17,14 @@ from peerstage.transport import capabilities
 from peerstage.transport.base import Transport
 from peerstage.transport.execute import execute_over
 from peerstage.transport.names import check_path
+from peerstage.transport.refusals import parent, with_step
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
 from peerstage.transport.sftp.elevate import start_elevated
 from peerstage.transport.sftp.fetch import Fetch
-from peerstage.transport.sftp.listing import list_directory
+from peerstage.transport.sftp.listing import list_directory, require_directory
+
+log = logging.getLogger("peerstage.transport")
 
 
 class SFTPTransport(Transport):
@@ -31,11 +35,15 @@ class SFTPTransport(Transport):
         limits: Bounds for what the peer may send.
         watchdog: The session's.
         elevate: A command line of the peer that speaks SFTP, in the place of the subsystem.
+        peer: The peer's name, for the log.
     """
 
     capabilities = capabilities.SFTP
 
-    def __init__(self, session: Session, limits: Limits, watchdog: Watchdog, *, elevate: str | None = None) -> None:
+    def __init__(
+        self, session: Session, limits: Limits, watchdog: Watchdog, *, elevate: str | None = None, peer: str = ""
+    ) -> None:
+        self._peer = peer
         self.host_key = session.fingerprint
         self._session = session
         self._limits = limits
@@ -46,6 +54,11 @@ class SFTPTransport(Transport):
     def pull(self, directory: bytes, landing: Landing) -> None:
         client = self._started()
         listing = list_directory(client, directory, self._limits)
+        if listing.hidden:
+            names = ", ".join(map(escape, listing.hidden))
+            more = listing.hidden_count - len(listing.hidden)
+            rest = f", and {more} more" if more else ""
+            log.info("%s: hidden entries are not staged: %s%s.", escape(self._peer), names, rest)
         for name, (reason, why) in listing.refused:
             landing.refuse(name, NotRegular(why, path=name, reason=reason))
         landing.expect(len(listing.entries), sum(entry.size for entry in listing.entries))
@@ -56,6 +69,7 @@ class SFTPTransport(Transport):
         try:
             mode = self._started().stat(path).mode
         except RemoteNotFound:
+            require_directory(self._started(), parent(path))
             return False
         return mode is None or not stat.S_IFMT(mode) or stat.S_ISREG(mode)
 
@@ -103,7 +117,7 @@ class SFTPTransport(Transport):
             RemoteError: The peer refuses; `RemoteNotFound` if it is not there.
         """
         check_path(path, self._limits)
-        with _writing():
+        with _writing(path):
             self._started().done(wire.REMOVE, wire.string(path), path)
 
     def close(self) -> None:
@@ -112,8 +126,12 @@ class SFTPTransport(Transport):
     def _make(self, path: bytes, flag: int) -> None:
         """Make *path* an empty file; *flag* says what becomes of one that is there."""
         client = self._started()
-        with _writing():
-            handle = client.handle(wire.OPEN, wire.open_file(path, wire.FXF_WRITE | wire.FXF_CREAT | flag), path)
+        with _writing(path):
+            try:
+                handle = client.handle(wire.OPEN, wire.open_file(path, wire.FXF_WRITE | wire.FXF_CREAT | flag), path)
+            except RemoteNotFound:
+                require_directory(client, parent(path))
+                raise
             client.done(wire.CLOSE, wire.string(handle), path)
 
     def _started(self) -> SFTPClient:
@@ -128,12 +146,12 @@ class SFTPTransport(Transport):
 
 
 @contextlib.contextmanager
-def _writing() -> Iterator[None]:
-    """Let a denied permission inside be one to write."""
+def _writing(path: bytes) -> Iterator[None]:
+    """Let a denied permission inside be one to write *path*."""
     try:
         yield
     except RemoteError as exc:
         if exc.reason is Reason.PERMISSION_DENIED:
-            message = "The peer denies permission. Let its user write there."
-            raise RemoteError(message, path=exc.path, reason=Reason.WRITE_DENIED) from exc
+            exc.reason = Reason.WRITE_DENIED
+            exc.message = with_step("The peer denies permission to write it.", exc.reason, path)
         raise
