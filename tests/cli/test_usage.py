@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,39 @@ def test_wrong_usage_is_one_line_and_status_2(
     done = command(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     one_line(done.stderr)
+    verb = arguments[0] if arguments and arguments[0] != "nothing-like-it" else ""
+    assert done.stderr.endswith(f" See {' '.join(f'peerstage {verb}'.split())} --help.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "reason"),
+    [
+        (["check", "--json"], 2, "invalid-argument"),
+        (["stage", "--json", "user@host:/x"], 2, "invalid-argument"),
+        (["stage", "--json", "--permissions", "abc", "user@host:/x", "/tmp"], 2, "invalid-argument"),
+        (["mark", "user@host", "--json"], 2, "invalid-argument"),
+        (["stage", "--json", "user@host:/x", "/nonexistent/target"], 6, "target-missing"),
+        (["stage", "--json", "--config", "/nonexistent/config", "user@host:/x", "/tmp"], 2, "configuration-unreadable"),
+        (["stage", "--json", "-n", "--config", "/nonexistent", "user@host:/x", "/tmp"], 2, "configuration-unreadable"),
+        (["sweep", "--json", "/nonexistent/pool"], 6, "target-missing"),
+        (["trust", "--json"], 2, "invalid-argument"),
+        (["doctor", "--json", "--transport", "rcp", "user@host:/x"], 2, "invalid-argument"),
+        (["demo", "--json", "--source", "/nonexistent"], 2, "invalid-argument"),
+    ],
+)
+def test_an_error_in_json_mode_is_one_object(
+    command: Command, arguments: list[str], status: int, reason: str, one_line: Callable[[str], None]
+) -> None:
+    done = command(*arguments)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit"], told["reason"]) == (status, status, reason)
+    assert told["error"] in done.stderr
+    one_line(done.stderr)
+
+
+def test_an_error_is_no_object_where_json_is_the_name_of_something(command: Command) -> None:
+    done = command("sweep", "--", "--json")
+    assert (done.returncode, done.stdout) == (6, "")
 
 
 @pytest.mark.parametrize("verb", [[], ["check"], ["stage"], ["mark"], ["trust"], ["doctor"], ["sweep"], ["demo"]])

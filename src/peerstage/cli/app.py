@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 import peerstage
 from peerstage.cli import demo, doctor, trust, verbs
-from peerstage.cli.exits import Exit, code_of, explained
-from peerstage.cli.show import complain
-from peerstage.errors import StageError, escape
+from peerstage.cli.exits import Exit, code_of, explained, reason_of
+from peerstage.cli.show import complain, print_error
+from peerstage.errors import StageError
 
 log = logging.getLogger("peerstage.cli")
 
@@ -26,13 +29,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("check", epilog=_EPILOG)(verbs.check_verb)
-app.command("stage", epilog=_EPILOG)(verbs.stage_verb)
-app.command("mark", epilog=_EPILOG)(verbs.mark_verb)
-app.command("sweep", epilog=_EPILOG)(verbs.sweep_verb)
-app.command("trust", epilog=_EPILOG)(trust.trust_verb)
-app.command("doctor", epilog=_EPILOG)(doctor.doctor_verb)
-app.command("demo", epilog=_EPILOG)(demo.demo_verb)
+_VERBS: dict[str, Callable[..., int]] = {
+    "check": verbs.check_verb,
+    "stage": verbs.stage_verb,
+    "mark": verbs.mark_verb,
+    "sweep": verbs.sweep_verb,
+    "trust": trust.trust_verb,
+    "doctor": doctor.doctor_verb,
+    "demo": demo.demo_verb,
+}
+for _name, _verb in _VERBS.items():
+    app.command(_name, epilog=_EPILOG)(_verb)
 
 
 def _show_version(wanted: bool) -> None:
@@ -58,21 +65,26 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except Exception as exc:
         _give_up_unwritten()
-        return _ended_by(exc)
+        return _ended_by(exc, arguments)
     return int(status or 0)
 
 
-def _ended_by(exc: Exception) -> int:
-    usage = getattr(exc, "format_message", None)  # the parser's own errors: typer brings its click, or uses click's
-    if usage is not None:
-        print(f"peerstage: {escape(' '.join(usage().split()))} See peerstage --help.", file=sys.stderr)
-        return Exit.USAGE
+def _ended_by(exc: Exception, arguments: list[str]) -> int:
+    """Say why nothing was done, with ``--json`` as an object, too, and return the exit status."""
     if isinstance(exc, BrokenPipeError):  # whoever read our output has seen enough
         return Exit.UNEXPECTED
-    if not isinstance(exc, (StageError, ValueError)):
-        log.debug("A bug, or a problem of this machine.", exc_info=True)
-    complain(exc)
-    return code_of(exc)
+    usage = getattr(exc, "format_message", None)  # the parser's own errors: typer brings its click, or uses click's
+    error = exc if usage is None else ValueError(" ".join(usage().split()))
+    if reason_of(error) is None:
+        log.debug("A bug, or a problem of this machine.", exc_info=exc)
+    elif not isinstance(error, StageError):
+        verb = next((word for word in arguments if word in _VERBS), "")
+        error = ValueError(f"{str(error).rstrip('.')}. See {' '.join(filter(None, ('peerstage', verb, '--help')))}.")
+    complain(error)
+    if "--json" in itertools.takewhile(lambda word: word != "--", arguments):
+        with contextlib.suppress(OSError):  # it cannot be written, which may be the error itself
+            print_error(error)
+    return code_of(error)
 
 
 def _give_up_unwritten() -> None:

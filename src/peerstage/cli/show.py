@@ -314,6 +314,11 @@ def complain(error: BaseException, peer: str = "") -> None:
     print(f"peerstage: {escape(text)}", file=sys.stderr, flush=True)
 
 
+def print_error(error: BaseException) -> None:
+    """Print a JSON object about a run that ended before there was a result."""
+    _print_json(**_failure(error), exit=code_of(error))
+
+
 def rows_of(outcome: Outcome) -> Iterator[tuple[str, str]]:
     """Yield what a demonstration came to, as labels and printable values."""
     report = outcome.report
@@ -370,7 +375,7 @@ def _peer(spec: Spec) -> dict[str, str]:
     return {"peer": spec.host, "user": spec.user, "directory": spec.directory}
 
 
-def _failure(error: Exception | None) -> dict[str, str | None]:
+def _failure(error: BaseException | None) -> dict[str, str | None]:
     if error is None:
         return {"error": None, "kind": None, "reason": None}
     return {"error": str(error), "kind": type(error).__name__, "reason": reason_of(error)}

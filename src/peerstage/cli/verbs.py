@@ -173,9 +173,10 @@ def stage_verb(
         except StageError as exc:
             error = exc
     show.staged(spec, place, one.last_report, error)
-    if error is not None:
-        raise error
-    return Exit.DONE
+    if error is None:
+        return Exit.DONE
+    complain(error)
+    return code_of(error)
 
 
 def sweep_verb(
