@@ -17,6 +17,7 @@ from peerstage.testing.contract import landed
 from support.local_user import LOCAL_USER, apart
 from support.programs import program
 from support.sshd import Sshd
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -72,10 +73,9 @@ def argv(cback: Path) -> list[str]:
     return cback.with_name("argv").read_text().splitlines()
 
 
-def wait_for(path: Path, seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not path.exists() and time.monotonic() < until:
-        time.sleep(0.02)
+def has_begun(path: Path) -> bool:
+    """Whether the peer's shell has written a line there: it makes the file a moment before."""
+    return path.exists() and path.read_text() != ""
 
 
 # What is run.
@@ -286,13 +286,13 @@ def test_a_command_can_be_cancelled(managed: MakesPeer, tmp_path: Path) -> None:
 
         def run() -> None:
             try:
-                peer.executeRemoteCommand(f"touch {tmp_path}/begun; sleep 1000")
+                peer.executeRemoteCommand(f"echo >{tmp_path}/begun; sleep 1000")
             except OSError as exc:
                 caught.append(exc)
 
         thread = threading.Thread(target=run)
         thread.start()
-        wait_for(tmp_path / "begun")
+        wait_until(lambda: has_begun(tmp_path / "begun"))
         peer.cancel()
         thread.join(10)
     assert [type(one) for one in caught] == [Cancelled]
@@ -303,16 +303,18 @@ def test_a_lost_connection_never_runs_a_command_twice(
 ) -> None:
     server = own_sshd()
     retry = Retry(tries=5, delay=0)
+    begun, end = tmp_path / "begun", tmp_path / "end"
     with RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options(), retry=retry) as peer:
         assert not peer.checkCollectIndicator()
-        killing = threading.Thread(target=lambda: (wait_for(tmp_path / "begun"), kill_sessions(server)))
+        killing = threading.Thread(target=lambda: (wait_until(lambda: has_begun(begun)), kill_sessions(server)))
         killing.start()
         with pytest.raises(ConnectionLost, match=r"may still be running there\.$"):
-            peer.executeRemoteCommand(f"echo >>{tmp_path}/begun; sleep 3; echo >>{tmp_path}/begun")
+            peer.executeRemoteCommand(f"echo >>{begun}; until [ -e {end} ]; do sleep 0.05; done")
         killing.join()
-        assert (tmp_path / "begun").read_text() == "\n"
-        assert not peer.checkCollectIndicator(), "the next operation connects anew"
-        peer.executeRemoteCommand(f"echo again >>{tmp_path}/begun")
+        assert begun.read_text() == "\n"
+        assert not peer.checkCollectIndicator(), "the next operation connects again"
+        peer.executeRemoteCommand(f"echo again >>{begun}; touch {end}")
+    assert begun.read_text() == "\nagain\n"
 
 
 def kill_sessions(server: Sshd) -> None:
