@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import paramiko
 import pytest
+from paramiko.transport import ChannelMap
 
 from peerstage import Limits, RemotePeer, Retry, SSHOptions
 from peerstage.errors import (
@@ -22,6 +26,8 @@ from peerstage.errors import (
     StageError,
 )
 from peerstage.reasons import Reason
+from peerstage.session._paramiko.channels import BufferedChannels
+from peerstage.session._paramiko.transport import ClientTransport
 from support import ssh_server
 from support.agents import SoftwareToken, token_agent
 from support.ssh_server import Handler, Policy, listening, made_of_paramiko
@@ -224,22 +230,29 @@ def test_an_endless_login_banner_ends_with_the_login(target: Path, host_key: par
     assert (error.reason, error.limit) == (Reason.LOGIN_TIMEOUT, "login_timeout")
 
 
-def saying(kind: int, answer: paramiko.Message) -> Any:
-    """Bend a server: *answer* takes the place of its messages of a kind."""
+def saying(kind: int, *answers: paramiko.Message) -> Any:
+    """Bend a server: *answers* take the place of its messages of a kind."""
 
     def prepare(transport: Any) -> None:
         send = transport._send_message
-        transport._send_message = lambda message: send(answer if message.asbytes()[0] == kind else message)
+
+        def send_bent(message: paramiko.Message) -> None:
+            for one in answers if message.asbytes()[0] == kind else (message,):
+                send(one)
+
+        transport._send_message = send_bent
 
     return prepare
 
 
-def message_of(kind: int, *parts: str | bytes | bool) -> paramiko.Message:
+def message_of(kind: int, *parts: str | bytes | bool | int) -> paramiko.Message:
     message = paramiko.Message()
     message.add_byte(bytes([kind]))
     for part in parts:
         if isinstance(part, bool):
             message.add_boolean(part)
+        elif isinstance(part, int):
+            message.add_int(part)
         else:
             message.add_string(part)
     return message
@@ -335,6 +348,39 @@ def test_what_a_server_says_when_it_disconnects_is_escaped_and_bounded(
 def test_a_disconnect_that_is_cut_short_is_one_all_the_same(target: Path, host_key: paramiko.PKey) -> None:
     error = attempt(made_of_paramiko(key=host_key, prepare=saying(91, message_of(1))), target, host_key)
     assert isinstance(error, ConnectionLost)
+
+
+@pytest.fixture
+def slow_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the client's thread wait between the end of its channels and that of the connection, until that is closed."""
+
+    def wait_for_close() -> None:
+        thread = threading.current_thread()
+        while isinstance(thread, ClientTransport) and thread.is_active():
+            time.sleep(0.01)
+
+    last = SimpleNamespace(remote_chanid=-1, closed=True, _unlink=wait_for_close)
+    monkeypatch.setattr(BufferedChannels, "values", lambda channels: [*ChannelMap.values(channels), last])
+
+
+@pytest.mark.parametrize("transport", ["sftp", "scp"])
+def test_a_connection_that_ends_before_an_answer_came_is_lost_and_no_refusal(
+    slow_end: None, target: Path, host_key: paramiko.PKey, transport: str
+) -> None:
+    prepare = saying(99, disconnect("maintenance until six"))
+    error = attempt(made_of_paramiko(key=host_key, prepare=prepare), target, host_key, transport=transport)
+    assert isinstance(error, ConnectionLost)
+    assert "saying 'maintenance until six'" in str(error)
+
+
+@pytest.mark.parametrize(("transport", "kind"), [("sftp", NoSFTP), ("scp", RemoteError)])
+@pytest.mark.parametrize("answer", [100, 97], ids=["failure", "close"])
+def test_a_refusal_is_one_though_the_connection_ends_with_it(
+    target: Path, host_key: paramiko.PKey, answer: int, transport: str, kind: type[StageError]
+) -> None:
+    prepare = saying(99, message_of(answer, 0), disconnect("maintenance until six"))
+    error = attempt(made_of_paramiko(key=host_key, prepare=prepare), target, host_key, transport=transport)
+    assert type(error) is kind
 
 
 def test_passwords_are_tried_after_keys_and_right_ones_get_in(target: Path, host_key: paramiko.PKey) -> None:

@@ -16,7 +16,7 @@ from peerstage.errors import ConfigurationError, ConnectError, NoSFTP, RemoteErr
 from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session import jump
-from peerstage.session._paramiko.channels import replace_buffers
+from peerstage.session._paramiko.channels import replace_buffers, was_refused
 from peerstage.session._paramiko.forks import keep_to_this_process
 from peerstage.session._paramiko.transport import watch_liveness
 from peerstage.session.config import Destination
@@ -204,9 +204,9 @@ class Session:
                 with self._watchdog.ending(channel.close):
                     ask(channel)
             except Exception as exc:
+                is_answer = was_refused(channel)
                 with contextlib.suppress(Exception):  # it goes with its connection, then
                     channel.close()
-                is_answer = isinstance(exc, paramiko.SSHException) and self._transport.is_active()
                 if is_answer and self._watchdog.failure is None:
                     raise refused from exc
                 raise self.failure(exc) from exc

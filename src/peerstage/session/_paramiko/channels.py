@@ -48,3 +48,12 @@ def replace_buffers(channel: paramiko.Channel, window: int, stderr_bytes: int, *
     channel.in_buffer = cast(Any, pipe)
     channel.in_stderr_buffer = cast(Any, StderrPipe(stderr_bytes))
     return pipe
+
+
+def was_refused(channel: paramiko.Channel) -> bool:
+    """Return whether the server has refused or closed *channel*, of which we have not sent the end; to be asked first.
+
+    paramiko answers SSH_MSG_CHANNEL_FAILURE and SSH_MSG_CHANNEL_CLOSE with an EOF. When the connection ends it closes
+    its channels without one, and a moment before it calls the connection inactive.
+    """
+    return bool(cast(Any, channel).eof_sent)
