@@ -23,6 +23,7 @@ from peerstage import LocalPeer, RemotePeer, Retry, SSHOptions, StageError
 from peerstage.peer.base import BackupPeer
 from support.file_server import new_identity, serving_files
 from support.leaks import Snapshot
+from support.ssh_server import LOGGER
 from support.system_faults import Call, Faults
 
 NEW = {"a": b"new a" * 1000, "b": b"new b"}
@@ -162,7 +163,7 @@ _tried: set[Call] = set()
 def test_a_system_call_that_fails_is_an_error_of_ours_and_leaves_nothing(
     site: Site, kind: Callable[[Site], BackupPeer], caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
-    caplog.set_level(logging.CRITICAL + 1, "paramiko")  # the server's, which is no part of it
+    caplog.set_level(logging.CRITICAL + 1, LOGGER)  # the server's, which is no part of it
     caplog.set_level(logging.WARNING, "peerstage")
     faults, every = Faults(), request.config.getoption("--every-fault")
     site.begin()

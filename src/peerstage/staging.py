@@ -78,6 +78,7 @@ def stage(
             durable=durable,
             preserve_times=preserve_times,
             threads=threads,
+            peer=peer,
         )
 
         def tell() -> StageReport:

@@ -86,7 +86,7 @@ def test_a_system_s_file_with_an_unknown_keyword_stops_nobody_and_that_is_said_o
     assert (found.port, found.connect_timeout) == (7, 9.0)
     policy = f"{etc}/crypto/policy.conf:2: QuantumSafe: unknown keyword. The line is ignored."
     own = f"{etc}/ssh/ssh_config:2: HostNam: unknown keyword. Did you mean HostName? The line is ignored."
-    assert [record.getMessage() for record in caplog.records] == [policy, own, policy]
+    assert [record.getMessage() for record in caplog.records] == [f"db1: {line}" for line in (policy, own, policy)]
     assert {record.levelname for record in caplog.records} == {"WARNING"}
     (etc / "ssh" / "ssh_config").write_text("Port none\n")
     with pytest.raises(ConfigurationError, match=r"ssh_config:1: Port must be"):

@@ -12,7 +12,8 @@ import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from support.ssh_server import Policy, listening, made_of_paramiko
+from peerstage import SSHOptions
+from support.ssh_server import Handler, Policy, listening, made_of_paramiko
 
 
 class Files(paramiko.SFTPServerInterface):
@@ -58,13 +59,57 @@ def new_identity(path: Path) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def serving_files() -> Iterator[tuple[int, str]]:
-    """Serve until the block ends; yield the port, and the host key as known_hosts has it."""
-    key = paramiko.ECDSAKey.generate()
+def serves_files(key: paramiko.PKey, policy: type[Policy] = ServesFiles, **options: Any) -> Handler:
+    """Return a handler that serves files to whom *policy* lets in, on a `paramiko.Transport` with *options*."""
 
     def prepare(transport: paramiko.Transport) -> None:
         transport.set_subsystem_handler("sftp", paramiko.SFTPServer, Files)
 
-    with listening(made_of_paramiko(ServesFiles, key=key, prepare=prepare)) as port:
+    return made_of_paramiko(policy, key=key, prepare=prepare, **options)
+
+
+@contextlib.contextmanager
+def serving_files() -> Iterator[tuple[int, str]]:
+    """Serve until the block ends; yield the port, and the host key as known_hosts has it."""
+    key = paramiko.ECDSAKey.generate()
+    with listening(serves_files(key)) as port:
         yield port, f"{key.get_name()} {key.get_base64()}"
+
+
+class Master:
+    """What leads from here to servers of this process, by names of ssh's configuration: *db1* and the like.
+
+    Args:
+        home: An empty directory.
+
+    Attributes:
+        key: The host key of every server that is known.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.key = paramiko.ECDSAKey.generate()
+        self._home = home
+        self._identity = new_identity(home / "id")
+        self._config = home / "config"
+        self._known_hosts = home / "known_hosts"
+        for path in (self._config, self._known_hosts):
+            path.touch()
+
+    def options(self, **changes: Any) -> SSHOptions:
+        """Return how peers are reached, whose names were told to `learn`."""
+        files = {"identity": self._identity, "config": self._config, "known_hosts": self._known_hosts}
+        return SSHOptions(**{**{name: str(path) for name, path in files.items()}, "agent": False, **changes})
+
+    def arguments(self) -> list[str]:
+        """Return the same as options of the command line."""
+        files = {"identity": self._identity, "config": self._config, "known-hosts": self._known_hosts}
+        return [word for name, path in files.items() for word in (f"--{name}", str(path))]
+
+    def learn(self, name: str, port: int, *settings: str, known: bool = True) -> None:
+        """Let *name* stand for a server at *port*, whose host key is *known*."""
+        lines = (f"Host {name}", "HostName 127.0.0.1", f"Port {port}", *settings)
+        with self._config.open("a") as config:
+            config.write("\n ".join(lines) + "\n")
+        if known:
+            with self._known_hosts.open("a") as known_hosts:
+                known_hosts.write(f"[127.0.0.1]:{port} {self.key.get_name()} {self.key.get_base64()}\n")

@@ -15,10 +15,15 @@ import paramiko
 Handler = Callable[[socket.socket], None]
 
 
+#: What servers made of paramiko's log to, and not where a client that uses paramiko might.
+LOGGER = "server"
+
+
 @contextlib.contextmanager
-def listening(handler: Handler) -> Iterator[int]:
-    """Serve every connection with *handler* in a thread; yield the port."""
-    server = socket.create_server(("127.0.0.1", 0))
+def listening(handler: Handler, server: socket.socket | None = None) -> Iterator[int]:
+    """Serve every connection to *server*, or to a socket of its own, with *handler* in a thread; yield the port."""
+    server = server or socket.create_server(("127.0.0.1", 0))
+    server.listen()
     stopped = threading.Event()
     threads: list[threading.Thread] = []
     open_socks: list[socket.socket] = []
@@ -55,6 +60,23 @@ def listening(handler: Handler) -> Iterator[int]:
             thread.join(10)
 
 
+def in_turn(*handlers: Handler) -> Handler:
+    """Return a handler that serves a connection with each of *handlers*, and all the others with the last of them."""
+    left = list(handlers)
+    return lambda sock: (left.pop(0) if len(left) > 1 else left[0])(sock)
+
+
+def counting(handler: Handler) -> tuple[Handler, list[socket.socket]]:
+    """Return *handler*, and the list of the connections that it has served."""
+    served: list[socket.socket] = []
+
+    def count(sock: socket.socket) -> None:
+        served.append(sock)
+        handler(sock)
+
+    return count, served
+
+
 # Raw servers, a sentence each.
 
 
@@ -66,6 +88,11 @@ def never_speaks(sock: socket.socket) -> None:
 
 def closes_at_once(sock: socket.socket) -> None:
     """Accepts, and hangs up."""
+
+
+def resets(sock: socket.socket) -> None:
+    """Accepts, and resets the connection, as a relay does that finds nobody behind it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def turns_away(sock: socket.socket) -> None:
@@ -293,6 +320,7 @@ def made_of_paramiko(
 
     def handle(sock: socket.socket) -> None:
         transport = paramiko.Transport(sock, **options)
+        transport.set_log_channel(LOGGER)
         transport.add_server_key(key)
         if prepare is not None:
             prepare(transport)

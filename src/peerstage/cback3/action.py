@@ -104,7 +104,7 @@ class _Run:
                 log.error("Error staging %s: %s", name, log_line(exc))
             except Exception as exc:  # a defect must not cost the other peers their backup
                 log.error("Error staging %s: unexpected %s: %s", name, type(exc).__name__, escape(str(exc)))
-                log.debug("A bug, or a problem of this machine.", exc_info=True)
+                log.debug("%s: a bug, or a problem of this machine.", name, exc_info=True)
 
 
 def _one_login(peer: BackupPeer) -> contextlib.AbstractContextManager[object]:

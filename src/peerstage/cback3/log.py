@@ -62,7 +62,9 @@ class CbackLog(logging.Handler):
             lane.most = logging.CRITICAL
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand *record* on, or keep it until its peer's turn has come."""
+        """Hand *record* on, or keep it until its peer's turn has come; what cback3 does not want takes no room."""
+        if not logging.getLogger(f"{CBACK_LOGGER}.{record.name}").isEnabledFor(record.levelno):
+            return
         lane = self._threads.get(record.thread or 0)
         if lane is None:
             _hand_on(record)

@@ -78,7 +78,7 @@ class Access:
         Raises:
             StageError: On use, what a `RemotePeer` would hide behind ``False``.
         """
-        watchdog = Watchdog(self.limits)
+        watchdog = Watchdog(self.limits, peer=spec.host)
         with contextlib.closing(watchdog), self.watched(spec, watchdog) as transport, cancelling(watchdog.cancel):
             yield transport
 

@@ -71,7 +71,7 @@ def doctor_verb(
         findings.append(finding)
         show.found(finding)
 
-    watchdog = Watchdog(access.limits)
+    watchdog = Watchdog(access.limits, peer=spec.host)
     with contextlib.closing(watchdog), cancelling(watchdog.cancel):
         status = Examination(spec, access, name, watchdog, tell).run()
     show.examined(spec, findings, status)

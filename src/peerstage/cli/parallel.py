@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from peerstage.cli.signals import cancelling
-from peerstage.errors import StageError
+from peerstage.errors import StageError, escape
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
 
@@ -41,13 +41,13 @@ def each(ask: Callable[[T, Watchdog], R], peers: Iterable[T], limits: Limits) ->
     running = _Running()
 
     def one(peer: T) -> R | Exception:
-        watchdog = Watchdog(limits)
+        watchdog = Watchdog(limits, peer=str(peer))
         try:
             with running.one_more(watchdog):
                 return ask(peer, watchdog)
         except Exception as exc:
             if not isinstance(exc, (StageError, ValueError)):
-                log.debug("A bug, or a problem of this machine.", exc_info=True)
+                log.debug("%s: a bug, or a problem of this machine.", escape(str(peer)), exc_info=True)
             return exc
         finally:
             watchdog.close()

@@ -342,8 +342,9 @@ def rate_of(report: StageReport) -> str:
 
 
 def log_to_stderr(*, verbose: bool) -> None:
-    """Send what the library logs to standard error, a line each: warnings, or with *verbose* everything."""
+    """Send what the library logs to standard error, a line each: warnings, or with *verbose* all but paramiko's."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(lambda record: record.name != "peerstage.ssh")
     handler.setFormatter(_OneLine("peerstage: %(message)s" if not verbose else "%(name)s: %(message)s"))
     ours = logging.getLogger("peerstage")
     ours.handlers[:] = [handler]

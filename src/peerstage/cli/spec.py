@@ -39,6 +39,9 @@ class Spec(NamedTuple):
     host: str
     directory: str
 
+    def __str__(self) -> str:
+        return self.host
+
     @property
     def place(self) -> str:
         """Host and directory as one printable line."""

@@ -71,7 +71,7 @@ def main() -> None:
         _import_everything()
         if said["user"] is not None:
             give_up_root(LocalUser(**said["user"]), set_id_programs=route.by_command)
-        watchdog = Watchdog(limits)
+        watchdog = Watchdog(limits, peer=route.name)
         heartbeat = Heartbeat(upward, watchdog)
         with contextlib.closing(watchdog), contextlib.closing(heartbeat):
             _heed_signals(watchdog, said["parent"])

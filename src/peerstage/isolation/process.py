@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import logging
 import os
 import select
 import signal
@@ -28,8 +27,6 @@ from peerstage.records import KIB, MIB
 
 if sys.platform != "win32":
     import fcntl
-
-log = logging.getLogger("peerstage.isolation")
 
 _START = str(Path(__file__).with_name("start.py"))
 #: What a child needs beside the standard library, and where its parts may lie.

@@ -26,7 +26,7 @@ _MOST_LINES = 1000
 _ANSWERS_EACH = 8
 
 _ROOMS = frozenset(
-    f"peerstage.{room}" for room in ("session", "transport", "transport.rcp", "landing", "staging", "isolation")
+    f"peerstage.{room}" for room in ("session", "ssh", "transport", "transport.rcp", "landing", "staging", "isolation")
 )
 
 

@@ -22,6 +22,7 @@ from peerstage.landing.private import PrivateDirectory, close_quietly, empty_dir
 from peerstage.landing.slot import FileSlot
 from peerstage.landing.spelling import NAME_ERRORS, bad_name, find_collisions
 from peerstage.landing.store import Failure, Store, disk_error
+from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
 from peerstage.records import FAILED, MIB, RESUMED, STAGED, Entry, FileResult, Ownership, permissions_of
 
@@ -47,6 +48,7 @@ class DirectoryLanding(Landing):
         durable: Whether `commit` returns only when everything is on the disk.
         preserve_times: Whether files keep the peer's modification time.
         threads: Whether a thread may be started that hands data to the disk while more arrives (with *durable*).
+        peer: The name of the peer whose files these are, for the log.
 
     Attributes:
         published: How many files have got their names.
@@ -66,8 +68,10 @@ class DirectoryLanding(Landing):
         durable: bool = True,
         preserve_times: bool = False,
         threads: bool = True,
+        peer: str = "",
     ) -> None:
         self.target = target
+        self._log = PeerLog("peerstage.landing", peer)
         self.ownership = ownership
         self.permissions = permissions_of(permissions)
         self.durable = durable
@@ -90,8 +94,8 @@ class DirectoryLanding(Landing):
         try:
             self._target_fd = open_directory(self.target, follow=True)
             try:
-                sweep_directory(self._target_fd)
-                self._private = PrivateDirectory(self._target_fd)
+                sweep_directory(self._target_fd, self._log)
+                self._private = PrivateDirectory(self._target_fd, self._log)
             except BaseException:
                 close_quietly(self._target_fd)
                 raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 
 from peerstage.errors import LandingError, escape
@@ -16,18 +15,18 @@ from peerstage.landing.private import (
     closing,
     empty_directory,
     lock,
+    log,
     open_directory,
     require_posix,
 )
 from peerstage.landing.walk import walk
+from peerstage.peer_log import PeerLog
 from peerstage.records import StrOrBytesPath
 from peerstage.system_errors import target_reason_of
 
-log = logging.getLogger("peerstage.landing")
 
-
-def sweep_directory(target_fd: int) -> list[str]:
-    """Remove the leftovers of killed runs that lie directly in *target_fd*; return their names.
+def sweep_directory(target_fd: int, log: PeerLog = log) -> list[str]:
+    """Remove the leftovers of killed runs that lie directly in *target_fd*; log and return their names.
 
     Only directories with our name and owner are touched, and only if nobody holds their lock. Links are not followed.
 
@@ -36,7 +35,7 @@ def sweep_directory(target_fd: int) -> list[str]:
     """
     with os.scandir(target_fd) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(PREFIX)]
-    return [name for name in names if _remove_stale(target_fd, name)]
+    return [name for name in names if _remove_stale(target_fd, name, log)]
 
 
 def sweep(root: StrOrBytesPath) -> list[str]:
@@ -67,7 +66,7 @@ def sweep(root: StrOrBytesPath) -> list[str]:
     return removed
 
 
-def _remove_stale(target_fd: int, name: str) -> bool:
+def _remove_stale(target_fd: int, name: str, log: PeerLog) -> bool:
     try:
         fd = open_directory(name, dir_fd=target_fd)
     except OSError:  # not a directory, or gone meanwhile

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import secrets
 import sys
 from collections.abc import Iterator
 
 from peerstage.errors import LandingError, NotAvailable
+from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
 
 if sys.platform != "win32":
@@ -28,7 +28,7 @@ LOCK_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK"
 #: Directories that are cleared away in one go, each inside another or not; what is left is the next sweep's.
 _MOST_DIRECTORIES = 20_000
 
-log = logging.getLogger("peerstage.landing")
+log = PeerLog("peerstage.landing")
 
 
 def open_directory(path: str | bytes, *, dir_fd: int | None = None, follow: bool = False) -> int:
@@ -46,13 +46,18 @@ def require_posix() -> None:
 class PrivateDirectory:
     """A directory of our own inside *target_fd*, locked while this object is open.
 
+    Args:
+        target_fd: A descriptor of the target.
+        log: For what is left behind.
+
     Attributes:
         name: Its name in the target.
         fd: Its descriptor, for ``dir_fd=``.
     """
 
-    def __init__(self, target_fd: int) -> None:
+    def __init__(self, target_fd: int, log: PeerLog = log) -> None:
         self._target_fd = target_fd
+        self._log = log
         self._process = os.getpid()
         for _ in range(8):  # a sweep that runs right between mkdir and flock takes the name away: choose another
             self.name = PREFIX + secrets.token_hex(4)
@@ -90,7 +95,9 @@ class PrivateDirectory:
             with contextlib.suppress(FileNotFoundError):  # a sweep was quicker
                 os.rmdir(self.name, dir_fd=self._target_fd)
         except OSError as exc:
-            log.warning("%s could not be removed: %s; the next run or `sweep` tries again.", self.name, exc.strerror)
+            self._log.warning(
+                "%s could not be removed: %s; the next run or `sweep` tries again.", self.name, exc.strerror
+            )
         finally:
             self._close()
 

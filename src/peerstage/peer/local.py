@@ -78,7 +78,7 @@ class LocalPeer(BackupPeer):
         with naming(self.name):
             target = target_directory(targetDir)
         owner, mode = ownership_of(ownership), permissions_of(permissions)
-        self._watchdog = watchdog = Watchdog(self._limits)
+        self._watchdog = watchdog = Watchdog(self._limits, peer=self.name)
         transport = LocalTransport(watchdog, self._limits, dotfiles=True, links=False)
         try:
             with naming(self.name), watchdog.operation():

@@ -161,7 +161,7 @@ class RemotePeer(ManagedPeer):
     def __enter__(self) -> Self:
         if self._watchdog is not None:
             raise StageError("This peer is in a with block already.", peer=self.name, reason=Reason.IN_USE)
-        self._watchdog = Watchdog(self.limits)
+        self._watchdog = Watchdog(self.limits, peer=self.name)
         self._process = os.getpid()
         return self
 
@@ -297,7 +297,7 @@ class RemotePeer(ManagedPeer):
     def _leave_to_the_parent(self) -> None:
         """In a forked child, begin the ``with`` block again: connection, threads and locks are the parent's."""
         if self._watchdog is not None and self._process != os.getpid():
-            self._watchdog, self._stacks, self._process = Watchdog(self.limits), {}, os.getpid()
+            self._watchdog, self._stacks, self._process = Watchdog(self.limits, peer=self.name), {}, os.getpid()
 
     def _collect_dir(self) -> bytes:
         if self.collectDir is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import paramiko
@@ -20,8 +19,6 @@ from peerstage.session.login_advice import advise, deciding_line, without_empty_
 from peerstage.session.offers import Offer, Offers
 from peerstage.session.options import SSHOptions
 from peerstage.session.pipe import Disconnected, PasswordExpired
-
-log = logging.getLogger("peerstage.session")
 
 #: Characters that are shown of what a peer says it wants.
 _MOST_SHOWN = 200
@@ -66,7 +63,7 @@ class Login:
             self._transport.request_login()
             self._offers = iter(offers)
             if self._with_all():
-                log.info("%s: logged in as %s.", escape(self._destination.name), escape(self._destination.user))
+                self._destination.log.info("logged in as %s.", escape(self._destination.user))
                 return
         raise self._failure()
 

@@ -7,13 +7,13 @@ machine.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from peerstage.errors import ConfigurationError, Location, escape
+from peerstage.errors import ConfigurationError, Location
+from peerstage.peer_log import PeerLog
 from peerstage.session.algorithms import Algorithms
 from peerstage.session.jump import Hop, parse_jump
 from peerstage.session.options import SSHOptions, expand, several
@@ -21,8 +21,6 @@ from peerstage.session.settings import NamedPath, Settings
 from peerstage.session.ssh_config import Source, SSHConfig
 from peerstage.session.values import FAMILIES, HOST_KEY_CHECKS
 from peerstage.session.watchdog import Watchdog
-
-log = logging.getLogger("peerstage.session")
 
 _SYSTEM_DIRECTORY = "/etc/ssh"
 _DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk")
@@ -45,6 +43,7 @@ class Destination:
 
     Attributes:
         name: The peer's name, as given.
+        label: What begins each line of the log: the peer's name; of a hop, the name of the peer behind it, and its own.
         user: Who logs in.
         host: Name or address to connect to, after HostName.
         known_as: Name and port under which known_hosts is asked: HostKeyAlias, or the host and its port.
@@ -75,6 +74,7 @@ class Destination:
     """
 
     name: str
+    label: str
     user: str
     host: str
     known_as: tuple[str, int]
@@ -102,9 +102,14 @@ class Destination:
     config: tuple[str, ...] | None = None
     named: Mapping[str, NamedPath] = field(default_factory=dict)
 
+    @property
+    def log(self) -> PeerLog:
+        """For what is seen on the way there."""
+        return PeerLog("peerstage.session", self.label)
+
 
 def resolve_destination(
-    name: str, user: str | None, options: SSHOptions, *, watchdog: Watchdog | None = None
+    name: str, user: str | None, options: SSHOptions, *, watchdog: Watchdog | None = None, label: str = ""
 ) -> Destination:
     """Return how *user* at *name* is reached; options win over the configuration. Nothing is connected.
 
@@ -113,13 +118,15 @@ def resolve_destination(
         user: Who logs in; None for whom the configuration names, or else whoever runs this process, as for a hop.
         options: What the configuration does not say.
         watchdog: Ends the commands of ``Match exec``.
+        label: What begins each line of the log, if not *name*.
 
     Raises:
         ConfigurationError: Something that the configuration or the options ask for can not be honoured; the message
             names file and line.
         LimitExceeded, Cancelled: If the watchdog ended a command.
     """
-    config = read_config(name, user, options, watchdog=watchdog)
+    label = label or name
+    config = read_config(name, user, options, watchdog=watchdog, label=label)
     found = Settings(config)
     found.refuse_what_is_not_honoured()
     host = config.host if config.first("hostname") is not None else name
@@ -130,9 +137,10 @@ def resolve_destination(
     agent = _agent(options, found)
     checks = options.host_key or found.choice("stricthostkeychecking", HOST_KEY_CHECKS, "yes")
     if checks == "taken as yes":
-        log.info("%s: StrictHostKeyChecking is taken as yes; unknown host keys are refused.", escape(name))
+        config.log.info("StrictHostKeyChecking is taken as yes; unknown host keys are refused.")
     return Destination(
         name=name,
+        label=label,
         user=config.user,
         host=host,
         known_as=(alias, 22) if alias else (host, port),
@@ -164,9 +172,11 @@ def resolve_destination(
     )
 
 
-def read_config(name: str, user: str | None, options: SSHOptions, *, watchdog: Watchdog | None = None) -> SSHConfig:
+def read_config(
+    name: str, user: str | None, options: SSHOptions, *, watchdog: Watchdog | None = None, label: str = ""
+) -> SSHConfig:
     """Return ssh's configuration for *user* at *name*. See `resolve_destination`."""
-    return SSHConfig.read(_sources(options), name, user, options.port, options.jump, watchdog)
+    return SSHConfig.read(_sources(options), name, user, options.port, options.jump, watchdog, label)
 
 
 def _sources(options: SSHOptions) -> list[Source]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import select
 import socket
@@ -14,11 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 from peerstage.errors import ConnectError, StageError, escape
+from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
 from peerstage.session.watchdog import Watchdog
 from peerstage.system_errors import is_of_this_machine, require_descriptors, start_thread, system_error
 
-log = logging.getLogger("peerstage.session")
+_log = PeerLog("peerstage.session")
 
 _SLICE = 0.05
 #: Seconds between two attempts, as for ssh.
@@ -43,6 +43,7 @@ def dial(
     watchdog: Watchdog,
     attempts: int = 1,
     bind_address: str | None = None,
+    log: PeerLog = _log,
     note: Callable[[str, str], object] = lambda step, seen: None,
 ) -> tuple[socket.socket, float]:
     """Return a socket connected to *host*, trying each of its addresses, and the seconds that are left of the time.
@@ -55,6 +56,7 @@ def dial(
         watchdog: Ends it.
         attempts: How often the addresses are tried, a second between. A name that is unknown is asked for once.
         bind_address: Local address or name to connect from.
+        log: For attempts that failed.
         note: Told of the steps "address" and "connection" when they are done, and what was seen.
 
     Raises:

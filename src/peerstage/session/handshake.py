@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-from peerstage.errors import ConnectError, StageError, escape
+from peerstage.errors import ConnectError, StageError
 from peerstage.reasons import Reason
 from peerstage.session._paramiko.transport import ClientTransport, has_strict_kex, is_protected
 from peerstage.session.authentication import Login
@@ -17,8 +16,6 @@ from peerstage.session.host_key import HostKeys
 from peerstage.session.mapping import translate
 from peerstage.session.options import SSHOptions
 from peerstage.session.watchdog import Watchdog
-
-log = logging.getLogger("peerstage.session")
 
 #: What the same failure means before the server has identified itself, and after that.
 _BEFORE_BANNER = {
@@ -101,7 +98,7 @@ def exchange_keys(
             reason=Reason.STRICT_KEX_MISSING,
         )
     if not has_strict_kex(transport):
-        log.info("%s: the server has no strict key exchange; using AES-GCM or CTR.", escape(destination.name))
+        destination.log.info("the server has no strict key exchange; using AES-GCM or CTR.")
     note("key exchange", f"{transport.kex_name}, {agreed.host_key_type}, {agreed.remote_cipher}")
 
 

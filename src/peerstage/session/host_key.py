@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import time
@@ -27,8 +26,6 @@ from peerstage.session.config import Destination
 from peerstage.session.known_hosts import KnownHosts, fingerprint
 from peerstage.session.known_hosts_file import line_of, locked
 from peerstage.session.options import expand
-
-log = logging.getLogger("peerstage.session")
 
 
 class Verdict(NamedTuple):
@@ -58,7 +55,7 @@ class HostKeys:
     @classmethod
     def read(cls, destination: Destination) -> HostKeys:
         """Read the known_hosts files of *destination*."""
-        return cls(destination, KnownHosts.read(destination.known_hosts))
+        return cls(destination, KnownHosts.read(destination.known_hosts, destination.log))
 
     def order(self, offered: tuple[str, ...]) -> tuple[str, ...]:
         """Return the *offered* algorithms of host keys in the order to ask for them (RFC 4253, 7.1).
@@ -130,7 +127,7 @@ class HostKeys:
                 "for the next key could be anybody's.)",
                 reason=Reason.HOST_KEY_NOT_SAVED,
             ) from exc
-        log.warning("%s: %s is %s.", escape(self._destination.name), verdict.fingerprint, verdict.why)
+        self._destination.log.warning("%s is %s.", verdict.fingerprint, verdict.why)
         return verdict
 
     @property
@@ -239,7 +236,7 @@ class HostKeys:
             raise self._complaint(certificate, place, problem) from None
         except HostKeyError as exc:
             raise self._complaint(certificate, place, problem) from exc
-        log.warning("%s: %s Its key is known by itself.", escape(host), self._complaint(certificate, place, problem))
+        self._destination.log.warning("%s Its key is known by itself.", self._complaint(certificate, place, problem))
         return f"known in {known}"
 
     def _why_not(self, certificate: Certificate) -> str | None:

@@ -10,7 +10,6 @@ import binascii
 import hashlib
 import hmac
 import io
-import logging
 import os
 import re
 import shlex
@@ -19,12 +18,13 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from peerstage.errors import ChangedHostKey, Location, MismatchedHostKey, RevokedHostKey, UnknownHostKey, escape
+from peerstage.peer_log import PeerLog
 from peerstage.session.files import read_at_most
 from peerstage.session.options import expand
 from peerstage.session.patterns import match_pattern
 from peerstage.system_errors import is_of_this_machine, system_error
 
-log = logging.getLogger("peerstage.session")
+_log = PeerLog("peerstage.session")
 
 #: Bytes that a file may hold.
 MOST_BYTES = 64 * 1024 * 1024
@@ -67,12 +67,13 @@ class KnownHosts:
         self._last: tuple[str, int, _Answer] | None = None
 
     @classmethod
-    def read(cls, sources: Iterable[str | os.PathLike[str] | bytes]) -> KnownHosts:
+    def read(cls, sources: Iterable[str | os.PathLike[str] | bytes], log: PeerLog = _log) -> KnownHosts:
         """Read all *sources*, in their order.
 
         Args:
             sources: Paths of known_hosts files (``~`` is the home directory; one that does not exist is passed over),
                 or the data itself as bytes. At most 64 MiB each.
+            log: For what cannot be read.
         """
         lines: list[_Line] = []
         labels: list[str] = []
@@ -81,11 +82,11 @@ class KnownHosts:
                 source, data = _DATA, given
             else:
                 path = expand(given)
-                source, data = escape(path), _read_file(path)
+                source, data = escape(path), _read_file(path, log)
             if len(data) > MOST_BYTES:
                 log.warning("%s is larger than %d bytes and is passed over.", source, MOST_BYTES)
                 data = b""
-            lines.extend(_read_lines(source, data))
+            lines.extend(_read_lines(source, data, log))
             labels.append(source)
         return cls(lines, tuple(labels))
 
@@ -278,7 +279,7 @@ class _Unreadable(Exception):
     """A line or a file that can not be read, with the reason in words."""
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(path: str, log: PeerLog) -> bytes:
     """Return what the file holds; nothing if it does not exist or, with a warning, if it cannot be read.
 
     Raises:
@@ -304,7 +305,7 @@ def _read_file(path: str) -> bytes:
     return b""
 
 
-def _read_lines(source: str, data: bytes) -> Iterator[_Line]:
+def _read_lines(source: str, data: bytes, log: PeerLog) -> Iterator[_Line]:
     """Yield the lines that hold keys; warn about those that can not be read, the first hundred one by one."""
     unreadable = 0
     for number, text in enumerate(io.BytesIO(data), start=1):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from peerstage.errors import StageError, escape
+from peerstage.errors import StageError
 from peerstage.reasons import Reason
 from peerstage.records import MIB, Limits
 from peerstage.session._paramiko.transport import ClientTransport, make_transport
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
     from peerstage.session.session import Session
     from peerstage.session.stream import Stream
-
-log = logging.getLogger("peerstage.session")
 
 #: Bytes that the peer may send before we have read them: what may be in flight, and the replies around it.
 WINDOW = 28 * MIB
@@ -90,7 +87,7 @@ class Ending:
 def _on(way: Way, limits: Limits, destination: Destination) -> ClientTransport:
     """Return a transport on *way*, or close that."""
     try:
-        return make_transport(way.sock, limits, WINDOW, PACKET, destination.algorithms)
+        return make_transport(way.sock, limits, WINDOW, PACKET, destination.algorithms, peer=destination.label)
     except BaseException as exc:
         way.sock.close()
         way.close()
@@ -146,11 +143,7 @@ def reach(
         return reached
     with watchdog.phase("show the pinned host key", destination.connect_timeout, Reason.CONNECT_TIMEOUT):
         while further:
-            log.info(
-                "%s: shows another key than the pinned one; asking for %s.",
-                escape(destination.name),
-                ", ".join(further),
-            )
+            destination.log.info("shows another key than the pinned one; asking for %s.", ", ".join(further))
             reached.close()
             reached, further = attempt(further, say_nothing)
     return reached

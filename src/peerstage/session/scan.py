@@ -11,7 +11,7 @@ from peerstage.session.config import Destination
 from peerstage.session.host_key import HostKeys, Verdict
 from peerstage.session.options import SSHOptions
 from peerstage.session.reach import reach
-from peerstage.session.session import Session, quiet_paramiko
+from peerstage.session.session import Session
 from peerstage.session.watchdog import Watchdog
 
 
@@ -62,7 +62,6 @@ def scan(
         LimitExceeded, Cancelled: It took too long, or was cancelled.
     """
     watchdog.renew()
-    quiet_paramiko()
     hosts = HostKeys.read(destination)
     if is_sought is not None and hosts.is_new_host:
         hosts.seek(is_sought)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -30,8 +29,6 @@ from peerstage.session.reach import PACKET, WINDOW, Ending, reach
 from peerstage.session.stream import ChannelStream, Stream
 from peerstage.session.watchdog import Watchdog
 from peerstage.session.way import Way
-
-log = logging.getLogger("peerstage.session")
 
 #: Seconds that a peer gets to notice that an earlier channel is closed, before its refusal of another is believed.
 _CHANNEL_PATIENCE = 2.0
@@ -103,7 +100,6 @@ class Session:
             LimitExceeded, Cancelled: It took too long, or was cancelled.
         """
         watchdog.renew()
-        quiet_paramiko()
         if isinstance(options.sock, paramiko.Transport):
             return cls._over(options.sock, watchdog, limits)
         hosts = HostKeys.read(destination)
@@ -268,12 +264,3 @@ class Session:
                 "This connection was made before a fork and can not be used in the child. Connect anew.",
                 reason=Reason.FORKED,
             )
-
-
-def quiet_paramiko() -> None:
-    """Leave paramiko's loggers at WARNING unless the user set them; without a handler they say nothing."""
-    theirs = logging.getLogger("paramiko")
-    if theirs.level == logging.NOTSET:
-        theirs.setLevel(logging.WARNING)
-    if not theirs.handlers:
-        theirs.addHandler(logging.NullHandler())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
@@ -17,8 +16,6 @@ from peerstage.session.ssh_config import SSHConfig
 from peerstage.session.values import FLAGS, choice_of, complaint, number_of, rekey_of, seconds_of, standing_at
 
 T = TypeVar("T")
-
-log = logging.getLogger("peerstage.session")
 
 #: Keywords that change who is reached or trusted and are not honoured, and the values with which they do not.
 _REFUSED = {
@@ -68,7 +65,7 @@ class Settings:
                 raise self._complaint(spelled(keyword), "is not honoured", Reason.UNSUPPORTED_KEYWORD)
         for keyword, harmless in _FURTHER_KEYS.items():
             if not self._is(keyword, harmless):
-                log.info("%s: %s is ignored; its keys are not used.", escape(self._config.name), keyword)
+                self._config.log.info("%s is ignored; its keys are not used.", keyword)
 
     def _is(self, keyword: str, harmless: tuple[str, ...]) -> bool:
         setting = self._config.first(keyword)
@@ -181,10 +178,9 @@ class Settings:
         if not taken:
             raise complaint(setting, f"{keyword} leaves nothing that there is here: {', '.join(ours)}")
         if passed_over:
-            log.info(
-                "%s: %s at %s:%d: passed over what there is not, or is weak: %s.",
-                *(escape(self._config.name), keyword, escape(setting.path), setting.number),
-                escape(", ".join(passed_over)),
+            self._config.log.info(
+                "%s at %s:%d: passed over what there is not, or is weak: %s.",
+                *(keyword, escape(setting.path), setting.number, escape(", ".join(passed_over))),
             )
         return taken
 

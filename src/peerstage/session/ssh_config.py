@@ -7,7 +7,6 @@ The first value of a keyword wins; of a few keywords all values count. ``Host`` 
 from __future__ import annotations
 
 import glob
-import logging
 import os
 import re
 import shlex
@@ -16,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from peerstage.errors import ConfigurationError, Location, StageError, escape
+from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
 from peerstage.session.files import matching_paths, read_with_status
 from peerstage.session.keywords import describe_unknown, is_known
@@ -26,8 +26,6 @@ from peerstage.session.values import ADVICE, CHECKS, Setting, complaint, port_of
 from peerstage.session.watchdog import Watchdog
 from peerstage.session.words import next_word, split_words
 from peerstage.system_errors import is_of_this_machine, system_error
-
-log = logging.getLogger("peerstage.session")
 
 _MOST_BYTES = 1 << 20
 _MOST_DEPTH = 16
@@ -88,6 +86,7 @@ class SSHConfig:
         given_port: The port, None for the one that is configured.
         found: Keyword, in lower case, to its values.
         files: Paths of the files that were read.
+        log: For what is left out of account.
     """
 
     name: str
@@ -95,6 +94,7 @@ class SSHConfig:
     given_port: int | None = None
     found: dict[str, list[Setting]] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    log: PeerLog = field(default_factory=lambda: PeerLog("peerstage.session"))
     _final: bool = False
     _wants_final: bool = False
     _host: str | None = None
@@ -109,18 +109,20 @@ class SSHConfig:
         port: int | None = None,
         jump: str | None = None,
         watchdog: Watchdog | None = None,
+        label: str = "",
     ) -> SSHConfig:
         """Read *sources*, the user's before the system's, for *user* at *name* and *port*, through *jump*.
 
         Without a *user* it is the one that is configured, or else whoever runs this process; without a *port* or a
-        *jump*, those that are configured. The *watchdog* ends the commands of ``Match exec``.
+        *jump*, those that are configured. The *watchdog* ends the commands of ``Match exec``. Without a *label*, the
+        *name* begins each line of the log.
 
         Raises:
             ConfigurationError: A file can not be read, is open to others, or holds what ssh would refuse; with file and
                 line.
             LimitExceeded, Cancelled: If the watchdog ended a command.
         """
-        config = cls(name, user, port, _watchdog=watchdog)
+        config = cls(name, user, port, log=PeerLog("peerstage.session", label or name), _watchdog=watchdog)
         if jump is not None:
             config._set("proxyjump", Setting((jump,), "SSHOptions(jump=...)", 0))
         for source in sources:
@@ -258,7 +260,8 @@ class SSHConfig:
                 Reason.UNKNOWN_KEYWORD,
             )
         if not self._final:  # the first reading has logged it
-            log.warning("%s:%d: %s The line is ignored.", escape(line.path), line.number, describe_unknown(keyword))
+            what = describe_unknown(keyword)
+            self.log.warning("%s:%d: %s The line is ignored.", escape(line.path), line.number, what)
         return False
 
     def _set(self, keyword: str, setting: Setting) -> None:

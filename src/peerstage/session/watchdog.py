@@ -7,18 +7,15 @@ for ever registers a way to end it, and one thread ends it when a bound of `Limi
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 from peerstage.errors import Cancelled, LimitExceeded, StageError
+from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.system_errors import start_thread
-
-log = logging.getLogger("peerstage.session")
-
 
 #: The field of `Limits` that bounds a phase.
 _PHASE_LIMITS = {Reason.LOGIN_TIMEOUT: "login_timeout", Reason.REPLY_TIMEOUT: "reply_timeout"}
@@ -62,6 +59,11 @@ class Watchdog:
     waited for; time spent on the local disk does not count), the lowest *rate*, and the *deadline* of the operation as
     a whole. Another connection may help against the first two; the others are final.
 
+    Args:
+        limits: The bounds.
+        peer: The peer's name, for the log.
+        clock: Returns seconds that only grow.
+
     Attributes:
         failure: Why things were ended, or None. What is interrupted raises this rather than what it felt.
         waited: Seconds spent waiting for the peer, ever.
@@ -69,8 +71,9 @@ class Watchdog:
     Safe to use from several threads; `cancel` is meant to be.
     """
 
-    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Limits, *, peer: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
+        self._log = PeerLog("peerstage.session", peer)
         self.failure: StageError | None = None
         self._clock = clock
         self._lock = threading.Condition()
@@ -259,7 +262,7 @@ class Watchdog:
             try:
                 end()
             except Exception:
-                log.debug("Ending %r failed.", end, exc_info=True)
+                self._log.debug("Ending %r failed.", end, exc_info=True)
 
     def _start_thread(self) -> None:
         if self._thread is None:

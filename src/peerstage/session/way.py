@@ -115,6 +115,7 @@ def find_way(
         watchdog=watchdog,
         attempts=destination.attempts,
         bind_address=destination.bind_address,
+        log=destination.log,
         note=note,
     )
     return Way(sock, left)
@@ -134,7 +135,8 @@ def _reach_hop(
         raise ConfigurationError(f"More than {jump.MOST_HOPS} hops: does {hop} jump through itself? See its ProxyJump.")
     theirs = hop_options(options, hop, tuple(before))
     try:
-        next_one = resolve_destination(hop.host, hop.user, theirs, watchdog=watchdog)
+        label = f"{destination.label}, jump host {hop}"
+        next_one = resolve_destination(hop.host, hop.user, theirs, watchdog=watchdog, label=label)
         return connect(next_one, theirs, limits=limits, watchdog=watchdog, depth=depth + 1)
     except StageError as exc:
         if not exc.hop:

@@ -153,7 +153,7 @@ def assemble(
     way = _Way(route, limits, watchdog, on_fallback or (lambda: None))
     if route.ssh.sock is not None:  # a connection that was handed in can not be made anew
         retry = Retry(tries=1)
-    stack = Retrying(way.open, way.capabilities, retry, watchdog)
+    stack = Retrying(way.open, way.capabilities, retry, watchdog, peer=route.name)
     if on_progress is not None:
         stack = Observing(stack, on_progress)
     return stack
@@ -210,7 +210,7 @@ class _Way:
         if self._by_scp:
             return by_scp()
         by_sftp = sftp_over(session, route, limits=limits, watchdog=watchdog)
-        return FallingBack(by_sftp, by_scp, self._fell_back) if route.falls_back else by_sftp
+        return FallingBack(by_sftp, by_scp, self._fell_back, peer=route.name) if route.falls_back else by_sftp
 
     def _fell_back(self) -> None:
         self._by_scp = True

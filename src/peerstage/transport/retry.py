@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from peerstage.documented import Documented
 from peerstage.errors import ConnectError, RemoteError, StageError, log_line
 from peerstage.landing.base import Buffer, Landing
+from peerstage.peer_log import PeerLog
 from peerstage.records import Capabilities
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import Transport
 from peerstage.transport.counting import CountingLanding
 from peerstage.transport.wrapper import T, Wrapper
-
-log = logging.getLogger("peerstage.transport")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +61,7 @@ class Retrying(Wrapper):
         capabilities: Those of the transports that it returns, as far as that is known before one is open.
         retry: How often.
         watchdog: Bounds each operation.
+        peer: The peer's name, for the log.
     """
 
     def __init__(
@@ -71,7 +70,10 @@ class Retrying(Wrapper):
         capabilities: Capabilities,
         retry: Retry,
         watchdog: Watchdog,
+        *,
+        peer: str = "",
     ) -> None:
+        self._log = PeerLog("peerstage.transport", peer)
         self._expected = capabilities
         self._open_transport = open_transport
         self._retry = retry
@@ -123,7 +125,7 @@ class Retrying(Wrapper):
                     if not (logged_in and exc.transient) or attempt >= tries:
                         raise
                     pause = self._retry.pause(attempt)
-                    log.warning("%s Attempt %d of %d in %g s.", log_line(exc), attempt + 1, tries, pause)
+                    self._log.warning("%s Attempt %d of %d in %g s.", log_line(exc), attempt + 1, tries, pause)
                     self._watchdog.sleep(pause)
                     attempt += 1
                     self.retries += 1

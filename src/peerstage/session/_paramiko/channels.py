@@ -9,6 +9,7 @@ import paramiko
 from paramiko.transport import ChannelMap
 
 from peerstage.session._paramiko.forks import keep_channel_to_this_process
+from peerstage.session._paramiko.logs import ParamikoLog
 from peerstage.session._paramiko.packets import BoundedPacketizer
 from peerstage.session.pipe import ChunkPipe, StderrPipe
 
@@ -16,8 +17,9 @@ from peerstage.session.pipe import ChunkPipe, StderrPipe
 class BufferedChannels(ChannelMap):
     """paramiko's table of channels, which gives each its buffers before the first packet for it can come."""
 
-    def __init__(self, packetizer: BoundedPacketizer, window: int, stderr_bytes: int) -> None:
+    def __init__(self, packetizer: BoundedPacketizer, window: int, stderr_bytes: int, log: ParamikoLog) -> None:
         super().__init__()
+        self._log = log
         self._packetizer = packetizer
         self._window = window
         self._stderr_bytes = stderr_bytes
@@ -25,6 +27,7 @@ class BufferedChannels(ChannelMap):
         self._changing = threading.Lock()
 
     def put(self, chanid: int, chan: paramiko.Channel) -> None:
+        self._log.take_channel(chan)
         pipe = replace_buffers(chan, self._window, self._stderr_bytes, patient=True)
         with self._changing:
             self._pipes[chanid] = pipe

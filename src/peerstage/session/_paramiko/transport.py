@@ -32,6 +32,7 @@ from paramiko.ssh_exception import IncompatiblePeer
 from peerstage.records import Limits
 from peerstage.session._paramiko.channels import BufferedChannels
 from peerstage.session._paramiko.forks import keep_to_this_process
+from peerstage.session._paramiko.logs import ParamikoLog
 from peerstage.session._paramiko.packets import BoundedPacketizer
 from peerstage.session._paramiko.userauth import SERVICE, Login, key_request
 from peerstage.session.algorithms import SIGNATURES, Algorithms, key_type, plain_algorithm
@@ -295,9 +296,12 @@ class ClientTransport(paramiko.Transport):
 
 
 def make_transport(
-    sock: Any, limits: Limits, window: int, packet: int, algorithms: Algorithms | None = None
+    sock: Any, limits: Limits, window: int, packet: int, algorithms: Algorithms | None = None, *, peer: str = ""
 ) -> ClientTransport:
-    """Return a transport on *sock* with our packet layer, *algorithms* and bounds; nothing is sent yet."""
+    """Return a transport on *sock* with our packet layer, *algorithms* and bounds; nothing is sent yet.
+
+    What it logs names the *peer*.
+    """
     with contextlib.suppress(OSError, AttributeError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     algorithms = algorithms or supported()
@@ -315,7 +319,9 @@ def make_transport(
     )
     offer(transport, algorithms)
     hidden: Any = transport
-    hidden._channels = BufferedChannels(hidden.packetizer, window, limits.stderr_bytes)
+    log = ParamikoLog(peer)
+    log.take_transport(transport)
+    hidden._channels = BufferedChannels(hidden.packetizer, window, limits.stderr_bytes, log)
     # The watchdog bounds every wait, and says what was waited for; paramiko's own limits would end slow lines.
     hidden.auth_timeout = None
     hidden.clear_to_send_timeout = hidden.channel_timeout = math.inf

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import signal
@@ -13,12 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from peerstage.errors import NotAvailable, StageError, escape
+from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
 from peerstage.records import KIB, Limits
 from peerstage.session.watchdog import Watchdog
 from peerstage.system_errors import has_exited, is_of_this_machine, start_process, system_error
-
-log = logging.getLogger("peerstage.transport.rcp")
 
 #: Seconds between two looks at the command, and at what it has brought.
 _LOOK = 0.05
@@ -42,6 +40,7 @@ def run(
     *,
     limits: Limits,
     watchdog: Watchdog,
+    log: PeerLog,
     progress: Callable[[], int] = lambda: 0,
     said: Callable[[bytes], object] | None = None,
 ) -> Outcome:
@@ -54,6 +53,7 @@ def run(
         argv: The program and its arguments.
         limits: How much of its output is kept.
         watchdog: Ends it when a bound is passed.
+        log: For what it says.
         progress: Returns the bytes that have arrived; as long as these grow, the command is not stalled.
         said: Called with all that it says, as it comes; then nothing of it is logged here.
 

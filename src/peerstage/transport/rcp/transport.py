@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import stat
 import tempfile
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from peerstage.errors import ConnectError, LandingError, NotRegular, RemoteError, StageError, escape
 from peerstage.landing.base import Buffer, Landing
+from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
@@ -20,8 +20,6 @@ from peerstage.transport.base import Transport, join
 from peerstage.transport.names import Names
 from peerstage.transport.rcp.command import escape_blanks, place_on, says_not_there, unescape
 from peerstage.transport.rcp.process import Outcome, run
-
-log = logging.getLogger("peerstage.transport.rcp")
 
 #: The status of ssh, and of what passes it on, when no connection came about or it was lost.
 _NO_CONNECTION = 255
@@ -60,6 +58,7 @@ class RcpTransport(Transport):
         self._working_directory = working_directory
         self._limits = limits
         self._watchdog = watchdog
+        self._log = PeerLog("peerstage.transport.rcp", host)
 
     def pull(self, directory: bytes, landing: Landing) -> None:
         """See `Transport.pull`. An exit status other than 0 publishes nothing: what is whole can not be told."""
@@ -128,7 +127,7 @@ class RcpTransport(Transport):
         argv = [*self._rsh, f"{self._user}@{self._host}", os.fsdecode(command)]
         self._watchdog.renew()
         with self._watchdog.operation(), self._watchdog.patience(self._limits.seconds_for_command):
-            status = run(argv, limits=self._limits, watchdog=self._watchdog, said=said).status
+            status = run(argv, limits=self._limits, watchdog=self._watchdog, log=self._log, said=said).status
         if status == _NO_CONNECTION:
             raise ConnectError(
                 f"The command {self._rsh[0]!r} ended with status {status}, which mostly means that it did not get "
@@ -166,7 +165,7 @@ class RcpTransport(Transport):
         argv = [*self._argv, *arguments]
         try:
             with self._watchdog.operation():
-                return run(argv, limits=self._limits, watchdog=self._watchdog, progress=progress)
+                return run(argv, limits=self._limits, watchdog=self._watchdog, log=self._log, progress=progress)
         except StageError as exc:
             exc.path = exc.path or path
             raise
@@ -180,7 +179,7 @@ class RcpTransport(Transport):
         try:
             yield directory.name
         finally:
-            _remove(directory)
+            _remove(directory, self._log)
 
     def _failure(self, outcome: Outcome, path: bytes) -> StageError:
         words = outcome.output.decode("utf-8", "backslashreplace").strip().rstrip(".")[-300:]
@@ -208,7 +207,7 @@ def _local(directory: str) -> Iterator[None]:
         raise LandingError(message, path=directory, errno=exc.errno, reason=reason) from exc
 
 
-def _remove(directory: tempfile.TemporaryDirectory[str]) -> None:
+def _remove(directory: tempfile.TemporaryDirectory[str], log: PeerLog) -> None:
     """Remove *directory* with all that a command has left there; try again if that fails, then log it."""
     try:
         with contextlib.suppress(OSError):
