@@ -11,6 +11,7 @@ from typing import Any
 import paramiko
 import pytest
 
+from peerstage import Retry
 from peerstage.session import dial
 from support import ssh_server
 from support.broken_peers import (
@@ -98,6 +99,10 @@ class HasNothing(ssh_server.RefusesSubsystems):
 LOGGED: dict[str, tuple[Case, tuple[str, ...]]] = {
     **{how: (case, ()) for how, (case, _, _) in BROKEN.items()},
     "new": (served_by(serves, "StrictHostKeyChecking accept-new", known=False), ("db1: SHA256:", "is added to")),
+    "tries again to connect": (
+        served_by(lambda master: in_turn(ssh_server.closes_at_once, serves(master)), retry=Retry(connect=2, delay=0)),
+        ("it hangs up. Is an SSH server listening there? [closed-before-banner] Attempt 2 of 2",),
+    ),
     "tries again": (
         served_by(lambda master: in_turn(serves_files(master.key, Leaves), serves(master))),
         ("The connection was lost: the peer closed it. [connection-lost] Attempt 2 of 2",),

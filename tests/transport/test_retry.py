@@ -11,6 +11,7 @@ import pytest
 from peerstage.errors import Cancelled, ConnectionLost, LimitExceeded, StageError
 from peerstage.landing import DirectoryLanding
 from peerstage.landing.base import Landing
+from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.session.watchdog import Watchdog
 from peerstage.testing.contract import landed
@@ -158,6 +159,29 @@ def test_a_login_that_takes_too_long_is_tried_again_if_it_is_not_the_first(landi
     rig = Rig(connect, Limits(login_timeout=0.05), tries=3)
     rig.pull(landing)
     assert rig.opened == 3
+
+
+def test_a_limit_that_one_connection_has_passed_does_not_end_the_next_before_it_begins(
+    landing: DirectoryLanding,
+) -> None:
+    """As where ssh_config has a ``Match exec``, which the watchdog ends, too."""
+
+    def connect() -> Transport:
+        return Loses(FILES, after=280_000)
+
+    rig = Rig(connect, Limits(), tries=3)
+    rig.watchdog.failure = LimitExceeded("Nothing useful came.", transient=True, reason=Reason.STALLED)
+    begun: list[None] = []
+    open_transport = rig._open
+
+    def open_after_match_exec() -> Transport:
+        rig.watchdog.check()
+        begun.append(None)
+        return open_transport()
+
+    rig.stack._open_transport = open_after_match_exec
+    rig.pull(landing)
+    assert len(begun) == rig.opened == 2
 
 
 def test_a_first_login_that_takes_too_long_is_not_tried_again(landing: DirectoryLanding) -> None:

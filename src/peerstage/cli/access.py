@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from peerstage.cli.signals import cancelling
@@ -32,6 +32,7 @@ class Access:
 
     ssh: SSHOptions
     limits: Limits
+    retry: Retry = field(default_factory=Retry)
     transport: str = "auto"
     local_user: str | None = None
 
@@ -66,6 +67,7 @@ class Access:
             transport=self._transport,
             guarded=self._guarded,
             limits=self.limits,
+            retry=self.retry,
             durable=durable,
             preserve_times=preserve_times,
             on_progress=on_progress,
@@ -87,7 +89,7 @@ class Access:
         """Yield the transport to *spec*, in whatever thread; *watchdog* cancels what it does. See `stack`."""
         with naming(spec.host):
             user, route = copying_user(self.local_user), self.route(spec)
-            stack = assemble_as(user, route, isolated=False, limits=self.limits, retry=Retry(), watchdog=watchdog)
+            stack = assemble_as(user, route, isolated=False, limits=self.limits, retry=self.retry, watchdog=watchdog)
             with stack as transport:
                 yield transport
 

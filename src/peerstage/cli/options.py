@@ -9,6 +9,7 @@ import typer
 from peerstage.cli.access import Access
 from peerstage.records import Limits
 from peerstage.session.options import SSHOptions
+from peerstage.transport.retry import Retry
 
 Peer = Annotated[str, typer.Argument(metavar="USER@HOST:DIR", help="The peer and its collect directory.")]
 Peers = Annotated[list[str], typer.Argument(metavar="USER@HOST:DIR...", help="Peers and their collect directories.")]
@@ -47,6 +48,19 @@ ConnectTimeout = Annotated[
     float | None,
     typer.Option("--connect-timeout", metavar="SECONDS", help="For the connection."),
 ]
+Retries = Annotated[
+    int,
+    typer.Option("--retries", metavar="N", min=0, help="How often a connection that was lost is made again."),
+]
+ConnectRetries = Annotated[
+    int,
+    typer.Option(
+        "--connect-retries",
+        metavar="N",
+        min=0,
+        help="How often to try again to connect, to a peer that may be booting.",
+    ),
+]
 Deadline = Annotated[
     float | None,
     typer.Option("--deadline", metavar="SECONDS", help="For one operation; default by its size."),
@@ -63,6 +77,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, an object a line
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")]
 
 
+#: As many as a `Retry` that is not told otherwise; its numbers are of attempts.
+RETRIES, CONNECT_RETRIES = Retry().tries - 1, Retry().connect - 1
+
+
 def access_of(
     *,
     port: int | None,
@@ -75,6 +93,8 @@ def access_of(
     connect_timeout: float | None,
     deadline: float | None,
     transport: str,
+    retries: int = RETRIES,
+    connect_retries: int = CONNECT_RETRIES,
     elevate: str | None = None,
     local_user: str | None = None,
 ) -> Access:
@@ -97,6 +117,7 @@ def access_of(
             connect_timeout=connect_timeout,
         ),
         limits=Limits(deadline=deadline),
+        retry=Retry(tries=retries + 1, connect=connect_retries + 1),
         transport=transport,
         local_user=local_user,
     )

@@ -27,6 +27,7 @@ _PAUSE = 1.0
 _REASONS = {
     errno.ECONNREFUSED: Reason.CONNECTION_REFUSED,
     errno.ETIMEDOUT: Reason.CONNECT_TIMEOUT,
+    errno.ECONNRESET: Reason.CLOSED_BEFORE_BANNER,
     **dict.fromkeys((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN), Reason.HOST_UNREACHABLE),
 }
 
@@ -164,6 +165,10 @@ def _look_up(host: str, port: int, family: int, until: float, watchdog: Watchdog
     if isinstance(found[0], BaseException):
         require_descriptors(f"The name {host} cannot be resolved")
         reason = found[0].strerror if isinstance(found[0], OSError) else str(found[0])
+        if isinstance(found[0], socket.gaierror) and found[0].errno == socket.EAI_AGAIN:
+            raise ConnectError(
+                f"The name {host} cannot be resolved now: {reason}. Does DNS answer?", reason=Reason.RESOLVER_TIMEOUT
+            ) from found[0]
         if family == socket.AF_UNSPEC:
             raise ConnectError(
                 f"The name {host} can not be resolved: {reason}. Is it spelt right?", reason=Reason.NAME_NOT_RESOLVED

@@ -1,41 +1,66 @@
-"""After a lost connection: connect again, and continue where the work stopped."""
+"""Retries: of a connection that was lost, to continue where the work stopped, and of one that could not be made."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from peerstage.documented import Documented
-from peerstage.errors import ConnectError, RemoteError, StageError, log_line
+from peerstage.errors import ConnectError, LimitExceeded, RemoteError, StageError, log_line
 from peerstage.landing.base import Buffer, Landing
 from peerstage.peer_log import PeerLog
+from peerstage.reasons import Reason
 from peerstage.records import Capabilities
 from peerstage.session.watchdog import Watchdog
 from peerstage.transport.base import Transport
 from peerstage.transport.counting import CountingLanding
 from peerstage.transport.wrapper import T, Wrapper
 
+#: Why a first connection fails to a peer that is booting, or over a network that comes up.
+_MAY_PASS = frozenset(
+    {Reason.RESOLVER_TIMEOUT, Reason.CONNECTION_REFUSED, Reason.CONNECT_TIMEOUT, Reason.HOST_UNREACHABLE}
+    | {Reason.CLOSED_BEFORE_BANNER, Reason.BANNER_TIMEOUT, Reason.KEY_EXCHANGE_TIMEOUT}
+    | {Reason.HOP_CANNOT_CONNECT, Reason.PROXY_COMMAND_FAILED}
+)
+#: What helps when the last attempt has failed: at the first connection, and after a login.
+_NOT_REACHED = "If it takes longer to boot, raise Retry(connect=...) or --connect-retries."
+_LOST = (
+    "Check the network and the log of the peer's sshd, then run this again; Retry(tries=...) or --retries allows more."
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry(metaclass=Documented):
-    """How often and how patiently a lost connection is made anew, once a login has succeeded.
+    """How often and how patiently connections are retried: the first one, and one that was lost after a login.
+
+    The deadline of an operation holds for all its attempts together, and `cancel` ends them at once.
 
     Attributes:
-        tries: Attempts at one operation, the first included; 1 is no retry. They count from the beginning again after
-            an attempt that made progress: more of the files is there than ever before.
+        tries: Attempts at one operation after a login, the first included; 1 is no retry of a lost connection. They
+            count from the beginning again after an attempt that made progress: more of the files is there than ever
+            before.
+        connect: Attempts to connect, the first included, for peers that may be booting; 1, the default, is no retry.
+            A connection that is refused, times out, finds no route, or is closed before the server has named itself
+            is retried, likewise through a jump host or a ProxyCommand, and so is a name that cannot be resolved at the
+            moment. A host key, a login or a configuration that is refused never is. ConnectionAttempts of
+            ssh_config(5) counts within each.
         delay: Seconds before the second attempt.
         factor: What the delay is multiplied by from one attempt to the next.
         most: Seconds that a delay is at most.
     """
 
     tries: int = 3
+    connect: int = 1
     delay: float = 1.0
     factor: float = 2.0
     most: float = 30.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.tries, bool) or not isinstance(self.tries, int) or self.tries < 1:
-            raise ValueError(f"Retry: tries must be 1 or more, not {self.tries!r}.")
+        for name in ("tries", "connect"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"Retry: {name} must be 1 or more, not {value!r}.")
         for name in ("delay", "factor", "most"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
@@ -54,7 +79,7 @@ class Retrying(Wrapper):
 
     The deadline of an operation holds for all attempts together: once it has passed, or the run is cancelled, nothing
     is tried again. It moves only with bytes that are kept, so that a peer cannot prolong a run by sending little and
-    closing the connection. The first login is never tried again.
+    closing the connection.
 
     Args:
         open_transport: Connects, and returns a transport.
@@ -101,16 +126,17 @@ class Retrying(Wrapper):
             self._attempt(lambda transport: transport.pull(directory, counting), progress=kept)
 
     def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
-        """See `Transport.execute`: one attempt, whatever the retry says."""
+        """See `Transport.execute`: one attempt, whatever the retry says, once there is a connection."""
         return self._attempt(lambda transport: transport.execute(command, said), tries=1)
 
     def _attempt(
         self, operation: Callable[[Transport], T], tries: int | None = None, progress: Callable[[], int] = lambda: 0
     ) -> T:
-        tries = tries or self._retry.tries
         with self._watchdog.operation():
-            attempt, before = 1, progress()
+            attempt, before, made, started = 1, progress(), 0, time.monotonic()
             while True:
+                was_logged_in = self._is_logged_in
+                made += 1
                 try:
                     self._watchdog.check_final()
                     return operation(self._connected())
@@ -119,28 +145,51 @@ class Retrying(Wrapper):
                 except StageError as exc:
                     self.close()
                     self._watchdog.check_final()
-                    if (now := progress()) > before:
+                    if (now := progress()) > before or (self._is_logged_in and not was_logged_in):
                         attempt, before = 1, now
-                    logged_in = self.host_key is not None
-                    if not (logged_in and exc.transient) or attempt >= tries:
+                    attempts = (tries or self._retry.tries) if self._is_logged_in else self._retry.connect
+                    if not (exc.transient if self._is_logged_in else exc.reason in _MAY_PASS):
+                        raise
+                    if attempt >= attempts:
+                        if made > 1 or (self._is_logged_in and tries is None):
+                            advice = _LOST if self._is_logged_in else _NOT_REACHED
+                            exc.message = f"{exc.message} {_count(made, started)} {advice}"
                         raise
                     pause = self._retry.pause(attempt)
-                    self._log.warning("%s Attempt %d of %d in %g s.", log_line(exc), attempt + 1, tries, pause)
-                    self._watchdog.sleep(pause)
+                    self._log.warning("%s Attempt %d of %d in %g s.", log_line(exc), attempt + 1, attempts, pause)
+                    self._sleep(pause, exc, made, started)
                     attempt += 1
-                    self.retries += 1
+                    if self._is_logged_in:
+                        self.retries += 1
                 except BaseException:
                     self.close()
                     raise
 
+    @property
+    def _is_logged_in(self) -> bool:
+        """Whether there has been a login."""
+        return self.host_key is not None
+
+    def _sleep(self, seconds: float, reason: StageError, made: int, started: float) -> None:
+        """Wait before the next attempt; if the deadline passes, say what all the attempts have failed with."""
+        try:
+            self._watchdog.sleep(seconds)
+        except LimitExceeded as exc:
+            exc.message = f"{reason.message} {_count(made, started)} {exc.message}"
+            raise
+
     def _connected(self) -> Transport:
         if self._transport is None:
-            reconnecting = self.host_key is not None
+            self._watchdog.renew()  # a limit that the last connection passed must not end what precedes the next one
             try:
                 self._transport = self._open_transport()
             except StageError as exc:
-                if reconnecting and isinstance(exc, ConnectError):  # the peer may just be coming back
+                if self._is_logged_in and isinstance(exc, ConnectError):  # the peer may just be coming back
                     exc.transient = True
                 raise
             self.host_key = self._transport.host_key
         return self._transport
+
+
+def _count(made: int, started: float) -> str:
+    return f"{made} attempt{'s' if made > 1 else ''} in {time.monotonic() - started:.0f} s."
