@@ -119,6 +119,7 @@ def probe(transport: Transport, path: bytes, *, peer: str = "") -> bool:
     """Whether *path* is a regular file on the peer, links followed.
 
     Raises:
+        RemoteNotFound: If its directory is not there, where the transport can tell.
         StageError: The peer could not be asked.
     """
     with naming(peer):

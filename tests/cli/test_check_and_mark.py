@@ -42,6 +42,16 @@ def test_all_peers_must_be_ready_and_each_has_its_line(command: Command, collect
     ]
 
 
+def test_missing_collect_directory_is_no_peer_that_is_not_ready(
+    command: Command, tmp_path: Path, one_line: Callable[[str], None]
+) -> None:
+    for transport in ("sftp", "scp"):
+        done = command.reach("check", "--transport", transport, command.spec(tmp_path / "none"))
+        assert (done.returncode, done.stdout) == (4, "")
+        one_line(done.stderr)
+        assert f"{tmp_path}/none: It is not there on the peer" in done.stderr
+
+
 def test_unknown_host_key_is_refused(command: Command, collect: Path, one_line: Callable[[str], None]) -> None:
     sshd = command.sshd
     (collect / "cback.collect").touch()

@@ -50,7 +50,8 @@ def test_check_is_coloured(command: Command, collect: Path) -> None:
     status, written = on_terminal(command, "check", *command.reaching, command.spec(collect))
     assert status == 0
     assert "\x1b[32mready" in written
-    status, written = on_terminal(command, "check", *command.reaching, command.spec(collect / "none"))
+    (collect / "cback.collect").unlink()
+    status, written = on_terminal(command, "check", *command.reaching, command.spec(collect))
     assert status == 3
     assert "not ready" in text_of(written)
 

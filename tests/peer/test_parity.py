@@ -656,7 +656,7 @@ def test_17_the_collect_indicator_is_a_regular_file_links_followed(peer: RemoteP
         assert not peer.checkCollectIndicator("directory")
 
 
-def test_17_what_fails_is_false_and_logged_at_info_or_where_a_person_must_act_at_error(
+def test_17_what_fails_is_false_and_logged_by_how_urgent_it_is(
     sshd: Sshd, collect: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "peerstage")
@@ -667,7 +667,10 @@ def test_17_what_fails_is_false_and_logged_at_info_or_where_a_person_must_act_at
     revoked = f"@revoked * ssh-ed25519 {real}\n".encode()
     table: list[tuple[int, str, dict[str, Any], dict[str, Any]]] = [
         (logging.INFO, "(yet).", {}, {}),
-        (logging.INFO, "[connection-refused]", {"port": free_port()}, {}),
+        (logging.WARNING, "[connection-refused]", {"port": free_port()}, {}),
+        (logging.WARNING, "[not-found]", {}, {"collectDir": str(tmp_path / "missing")}),
+        (logging.WARNING, "[not-found]", {}, {"collectDir": str(tmp_path / "missing"), "transport": "scp"}),
+        (logging.WARNING, "[not-a-directory]", {}, {"collectDir": str(tmp_path / "k.pub")}),
         (logging.ERROR, "[host-key-changed]", {"known_hosts": changed}, {}),
         (logging.ERROR, "[host-key-revoked]", {"known_hosts": revoked}, {}),
         (logging.ERROR, "[host-key-unknown]", {"known_hosts": ()}, {}),
@@ -679,8 +682,10 @@ def test_17_what_fails_is_false_and_logged_at_info_or_where_a_person_must_act_at
     ]
     for level, end, options, arguments in table:
         caplog.clear()
-        peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options(**options), **arguments)
+        arguments = {"collectDir": str(collect), "workingDir": "/tmp", "remoteUser": sshd.user, **arguments}
+        peer = RemotePeer(sshd.host, ssh=sshd.options(**options), **arguments)
         assert not peer.checkCollectIndicator()
+        assert (peer.last_error is None) == (level == logging.INFO)
         ours = [record for record in caplog.records if record.name == "peerstage.peer"]
         assert [record.levelno for record in ours] == [level], (options, arguments, caplog.text)
         assert sshd.host in ours[0].getMessage()

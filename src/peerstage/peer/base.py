@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import logging
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from peerstage.documented import DocumentedABC
+from peerstage.errors import Cancelled, ConnectError, ConnectionLost, LimitExceeded, RemoteError, StageError, log_line
 from peerstage.peer.attributes import Checked, failure_mode, peer_name
 from peerstage.records import Ownership, StrOrBytesPath
 
 if TYPE_CHECKING:
     from peerstage.records import StageReport
 
+P = ParamSpec("P")
+R = TypeVar("R")
+Peer = TypeVar("Peer", bound="BackupPeer")
+
+log = logging.getLogger("peerstage.peer")
+
 #: The indicator that a peer leaves when it has collected, and the one that it finds when it was staged.
 COLLECT_INDICATOR = "cback.collect"
 STAGE_INDICATOR = "cback.stage"
+#: Failures of a check that may be gone at the next try, or that the peer's own administrator can see to.
+_NOT_REACHED = (ConnectError, ConnectionLost, LimitExceeded, RemoteError)
 
 
 class BackupPeer(metaclass=DocumentedABC):
@@ -24,12 +37,16 @@ class BackupPeer(metaclass=DocumentedABC):
 
     Attributes:
         last_report: What the last `stagePeer` did, None before the first and after one that published nothing.
+        last_error: Why the last `stagePeer`, `checkCollectIndicator` or `writeStageIndicator` failed; None if it did
+            not, so that a check that was False with no error here has found a peer that is not ready. It is a copy of
+            what was raised, without the traceback, which would keep what the call had in memory.
     """
 
     name = Checked(peer_name)
     ignoreFailureMode = Checked(failure_mode)
 
     last_report: StageReport | None = None
+    last_error: StageError | None = None
 
     @abstractmethod
     def stagePeer(
@@ -53,6 +70,36 @@ class BackupPeer(metaclass=DocumentedABC):
     @abstractmethod
     def cancel(self) -> None:
         """End the operation that another thread has under way on this peer."""
+
+    def _not_checked(self, error: StageError, *, hides_login: bool = False) -> bool:
+        """Return False for a check that failed; note *error*, and log it as urgently as it is.
+
+        Args:
+            error: Why it failed.
+            hides_login: Whether a refused login looks no different.
+        """
+        self.last_error = copy.copy(error)
+        if isinstance(error, Cancelled):
+            level = logging.INFO
+        else:
+            level = logging.WARNING if isinstance(error, _NOT_REACHED) and not hides_login else logging.ERROR
+        log.log(level, "%s", log_line(error))
+        return False
+
+
+def noting_error(method: Callable[Concatenate[Peer, P], R]) -> Callable[Concatenate[Peer, P], R]:
+    """Have *method* begin with no `last_error`, and leave there a copy of the `StageError` that it raises."""
+
+    @functools.wraps(method)
+    def noting(self: Peer, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.last_error = None
+        try:
+            return method(self, *args, **kwargs)
+        except StageError as exc:
+            self.last_error = copy.copy(exc)
+            raise
+
+    return noting
 
 
 def ownership_of(value: Any) -> Ownership | None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
-from peerstage.errors import IncompleteStage, StageError, escape, log_line
+from peerstage.errors import IncompleteStage, StageError, escape
 from peerstage.peer.attributes import Checked, absolute_path, indicator_name
-from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, BackupPeer, ownership_of
+from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, BackupPeer, log, noting_error, ownership_of
 from peerstage.records import Limits, StrOrBytesPath, permissions_of
 from peerstage.session.watchdog import Watchdog
 from peerstage.staging import naming, probe, stage, target_directory
 from peerstage.transport.base import join
 from peerstage.transport.local import LocalTransport
-
-log = logging.getLogger("peerstage.peer")
 
 
 class IncompleteLocalStage(IncompleteStage, ValueError):
@@ -51,6 +48,7 @@ class LocalPeer(BackupPeer):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_watchdog": None}
 
+    @noting_error
     def stagePeer(
         self, targetDir: StrOrBytesPath, ownership: tuple[int, int] | None = None, permissions: int | None = None
     ) -> int:
@@ -102,19 +100,25 @@ class LocalPeer(BackupPeer):
         self.last_report = report
         return report.count
 
+    @noting_error
     def checkCollectIndicator(self, collectIndicator: StrOrBytesPath | None = None) -> bool:
         """Whether the indicator (default ``cback.collect``) lies in the collect directory as a regular file.
+
+        If anything failed on the way, it is False, too: `last_error` and the log say why.
 
         Raises:
             ValueError: The indicator is not a plain file name.
         """
         path = self._path_of(collectIndicator, COLLECT_INDICATOR)
         try:
-            return probe(LocalTransport(Watchdog(self._limits), self._limits), path, peer=self.name)
+            there = probe(LocalTransport(Watchdog(self._limits), self._limits), path, peer=self.name)
         except StageError as exc:
-            log.info("%s", log_line(exc))
-            return False
+            return self._not_checked(exc)
+        if not there:
+            log.info("%s: %s is not there (yet).", escape(self.name), escape(path))
+        return there
 
+    @noting_error
     def writeStageIndicator(
         self,
         stageIndicator: StrOrBytesPath | None = None,

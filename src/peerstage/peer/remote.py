@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from peerstage.errors import (
-    Cancelled,
-    ConnectError,
-    ConnectionLost,
-    LimitExceeded,
-    NotAvailable,
-    StageError,
-    escape,
-    log_line,
-)
+from peerstage.errors import ConnectError, NotAvailable, RemoteError, StageError, escape
 from peerstage.isolation.transport import assemble_as
 from peerstage.isolation.users import LocalUser, copying_user
 from peerstage.peer.attributes import (
@@ -30,7 +20,7 @@ from peerstage.peer.attributes import (
     optional_text,
     user_name,
 )
-from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, ownership_of
+from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, log, noting_error, ownership_of
 from peerstage.peer.managed import ManagedPeer
 from peerstage.reasons import Reason
 from peerstage.records import Limits, Ownership, Progress, StrOrBytesPath, permissions_of
@@ -45,11 +35,6 @@ from peerstage.transport.scp.commands import require_plain
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-log = logging.getLogger("peerstage.peer")
-
-#: Failures of a check that may be gone at the next try; all others wait for a person (PARITY 17).
-_PASSES = (Cancelled, ConnectError, ConnectionLost, LimitExceeded)
-
 
 class RemotePeer(ManagedPeer):
     """A backup peer on another machine, reached over SSH in this process; no ``ssh`` or ``scp`` program is needed.
@@ -58,9 +43,10 @@ class RemotePeer(ManagedPeer):
     without one each call stands alone::
 
         with RemotePeer("db1.example.com", "/var/backup/collect", "/tmp", "backup") as peer:
-            if peer.checkCollectIndicator():
-                peer.stagePeer("/srv/staging/2026/11/22/db1")
-                peer.writeStageIndicator()
+            if not peer.checkCollectIndicator():
+                sys.exit(str(peer.last_error or "The peer has not collected yet."))
+            peer.stagePeer("/srv/staging/2026/11/22/db1")
+            peer.writeStageIndicator()
 
     A peer belongs to one thread at a time, except for `cancel`. It pickles, without its connection.
 
@@ -81,7 +67,8 @@ class RemotePeer(ManagedPeer):
         transport: "auto" (SFTP, and SCP where the peer has no SFTP), "sftp", "scp" or "rcp".
         guarded: The key is behind a forced command that was written for the original: exactly its requests are sent.
         durable: Whether staged files are on the disk when `stagePeer` returns.
-        retry: How a lost connection is made anew; None is three tries.
+        retry: How often a connection is tried: one that was lost, by default three times, and the first one, by
+            default once.
         limits: How much of the peer is taken, in bytes and seconds.
         on_progress: Called with a `Progress` at most ten times a second, in the thread that called `stagePeer`.
         preserve_times: Whether files keep the peer's modification time.
@@ -176,6 +163,7 @@ class RemotePeer(ManagedPeer):
         if watchdog is not None:
             watchdog.close()
 
+    @noting_error
     def stagePeer(
         self, targetDir: StrOrBytesPath, ownership: tuple[int, int] | None = None, permissions: int | None = None
     ) -> int:
@@ -223,6 +211,7 @@ class RemotePeer(ManagedPeer):
             raise
         return self.last_report.count
 
+    @noting_error
     def checkCollectIndicator(self, collectIndicator: StrOrBytesPath | None = None) -> bool:
         """Whether the peer has finished collecting: the indicator is there as a regular file, links followed.
 
@@ -230,23 +219,25 @@ class RemotePeer(ManagedPeer):
             collectIndicator: A plain file name; default ``cback.collect``.
 
         Returns:
-            False if it is not there, and also if anything failed on the way; the log says why: at ERROR if a person has
-            to act, else at INFO.
+            False if it is not there, and also if anything failed on the way. Then `last_error` says why, and so does
+            the log: at WARNING if the peer could not be reached, refused, or has no collect directory, at ERROR if a
+            person has to act here: host keys, logins, the configuration. That it is not there is logged at INFO.
 
         Raises:
             ValueError: The indicator is not a plain file name, or the peer has no collect directory.
         """
         path = self._indicator(collectIndicator, COLLECT_INDICATOR)
         try:
-            with self._reach() as transport:
+            with naming(self.name), self._reach() as transport:
                 there = probe(transport, path, peer=self.name)
-        except OSError as exc:
-            log.log(logging.INFO if self._may_pass(exc) else logging.ERROR, "%s", log_line(exc))
-            return False
+        except StageError as exc:
+            hides_login = self._route().by_command and isinstance(exc, (ConnectError, RemoteError))
+            return self._not_checked(exc, hides_login=hides_login)  # the status of a command does not tell
         if not there:
             log.info("%s: %s is not there (yet).", escape(self.name), escape(path))
         return there
 
+    @noting_error
     def writeStageIndicator(
         self,
         stageIndicator: StrOrBytesPath | None = None,
@@ -269,12 +260,6 @@ class RemotePeer(ManagedPeer):
         permissions_of(permissions)
         with self._reach() as transport:
             mark(transport, path, peer=self.name)
-
-    def _may_pass(self, error: OSError) -> bool:
-        """Return whether *error* may be gone at the next try, without a person who acts."""
-        if isinstance(error, ConnectError) and self._route().by_command:
-            return False  # its status 255 stands for a refused login as well as for a host that is down
-        return isinstance(error, _PASSES)
 
     def validate(self) -> None:
         """Refuse what contradicts itself, as every use does. Nothing is connected.

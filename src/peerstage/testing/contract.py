@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from peerstage.errors import IncompleteStage, NothingToStage, RemoteError, StageError
+from peerstage.errors import IncompleteStage, NothingToStage, RemoteError, RemoteNotFound, StageError
 from peerstage.landing import DirectoryLanding
 from peerstage.reasons import Reason
 from peerstage.records import StageReport
@@ -240,6 +240,12 @@ class TransportContract:
         assert not probe(transport, join(source.directory, b"sub"))
         assert not probe(transport, join(source.directory, b"missing"))
         assert not probe(transport, join(source.directory, b"cback.*"))
+
+    def test_in_a_missing_directory_no_file_exists(self, transport: Transport, source: Source) -> None:
+        try:
+            assert not probe(transport, source.directory + b"/missing/cback.collect", peer="peer")
+        except RemoteNotFound as exc:  # where that can be told at the cost of a request
+            assert exc.path == source.directory + b"/missing"
 
     def test_touch_makes_an_empty_file_and_truncates_one(self, transport: Transport, source: Source) -> None:
         mark(transport, join(source.directory, b"cback.stage"))

@@ -13,6 +13,7 @@ from peerstage.landing.base import Landing, ranges_to_fetch
 from peerstage.reasons import Reason
 from peerstage.records import Capabilities, Entry
 from peerstage.transport.base import Transport
+from peerstage.transport.refusals import NO_DIRECTORY
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class MemoryTransport(Transport):
 
     def pull(self, directory: bytes, landing: Landing) -> None:
         if directory not in self.directories:
-            raise RemoteNotFound("It is not there on the peer.", path=directory)
+            raise RemoteNotFound(NO_DIRECTORY, path=directory)
         files = {name: file for name, file in self.directories[directory].items() if not name.startswith(b".")}
         entries = []
         for name, file in files.items():
@@ -75,13 +76,15 @@ class MemoryTransport(Transport):
 
     def exists(self, path: bytes) -> bool:
         directory, _, name = path.rpartition(b"/")
-        file = self.directories.get(directory, {}).get(name)
+        if directory not in self.directories:
+            raise RemoteNotFound(NO_DIRECTORY, path=directory)
+        file = self.directories[directory].get(name)
         return file is not None and stat.S_ISREG(file.mode)
 
     def touch(self, path: bytes) -> None:
         directory, _, name = path.rpartition(b"/")
         if directory not in self.directories:
-            raise RemoteNotFound("It is not there on the peer.", path=directory)
+            raise RemoteNotFound(NO_DIRECTORY, path=directory)
         there = self.directories[directory].get(name)
         if there is not None and not stat.S_ISREG(there.mode):
             raise RemoteError("It is no regular file.", path=path, reason=Reason.NOT_A_FILE)

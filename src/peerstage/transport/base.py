@@ -50,7 +50,10 @@ class Transport(ABC):
     def exists(self, path: bytes) -> bool:
         """Whether *path* is a regular file, links followed.
 
+        Where it is not there, the peer is asked for its directory, too, if that costs no more than a request.
+
         Raises:
+            RemoteNotFound: If its directory is not there.
             RemoteError: The peer refuses to tell.
             ConnectionLost, LimitExceeded, Cancelled, ProtocolError: As `pull`.
         """

@@ -24,6 +24,7 @@ from peerstage.session.watchdog import Watchdog
 from peerstage.system_errors import entry_reason_of, reason_of
 from peerstage.transport.base import Transport, join
 from peerstage.transport.names import Names
+from peerstage.transport.refusals import parent
 
 _PIECE = 1024 * 1024
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -80,7 +81,10 @@ class LocalTransport(Transport):
     def exists(self, path: bytes) -> bool:
         try:
             return stat.S_ISREG(os.stat(path).st_mode)
-        except FileNotFoundError:
+        except FileNotFoundError as exc:
+            directory = parent(path)
+            if not os.path.isdir(directory):
+                raise RemoteNotFound("It is not there. Create it, or correct its path.", path=directory) from exc
             return False
         except OSError as exc:
             raise _refusal(exc, path) from exc
