@@ -15,7 +15,7 @@ import pytest
 from master_side import CONFIG, STAGING, Found, Master, PeerEntry, Ran, tree_of
 
 from support.containers import COLLECT, UID, Bench, Container, Files
-from support.site import BIN, CRONTAB, FIVE_LINES, SCRIPT, TAKES_AWAY
+from support.site import BIN, CRONTAB, FIVE_LINES, SCRIPT, SCRIPT_PEERS, TAKES_AWAY
 
 pytestmark = pytest.mark.kind("master", "openssh92", "openssh100", "scp-only", "guard")
 
@@ -194,9 +194,10 @@ def test_cback3_all_stages_through_us_after_it_has_collected(master: Master, ben
     assert {f"./{today()}/here/etc-default.tar", f"./{today()}/openssh92/a"} <= tree.keys()
 
 
-def test_a_script_of_ten_lines_stages_twice_too(master: Master, bench: Bench) -> None:
-    assert SCRIPT.count("\n") == 10
-    master.write("/usr/local/sbin/stage-openssh92", f"#!{BIN}/python\n{SCRIPT.replace('db1', 'openssh92')}", 0o755)
+def test_the_script_of_the_readme_stages_twice_too(master: Master, bench: Bench) -> None:
+    assert SCRIPT_PEERS in SCRIPT
+    script = SCRIPT.replace(SCRIPT_PEERS, '["openssh92"]')
+    master.write("/usr/local/sbin/stage-openssh92", f"#!{BIN}/python\n{script}", 0o755)
     for number in (b"1", b"2"):
         bench.container("openssh92").fill(Files(a=number, **{"cback.collect": b""}), fresh=True)
         ran = master.cron("/usr/local/sbin/stage-openssh92")

@@ -21,5 +21,6 @@ FIVE_LINES, TAKES_AWAY = _block("<extensions>"), _block("sed -i")
 CRONTAB = _block("15 3 ")
 BIN = CRONTAB.split()[5].rpartition("/")[0]
 
-#: The same without cback3, in ten lines, for one peer.
-SCRIPT = _block("import os, time") + "\n"
+#: The same without cback3, for these peers.
+SCRIPT = _block("import os, sys, time") + "\n"
+SCRIPT_PEERS = '["db1", "db2", "web1"]'
