@@ -63,7 +63,7 @@ def test_a_relative_path_where_the_current_directory_is_gone_is_refused(
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     peer = RemotePeer("db1", "/collect", "/tmp", "backup", ssh=SSHOptions(identity="keys/a"), isolated=True)
-    with pytest.raises(ConfigurationError, match=r"db1: SSHOptions\(identity='keys/a'\) is a relative path"):
+    with pytest.raises(ConfigurationError, match=r"db1: The option identity is the relative path 'keys/a'"):
         peer.stagePeer(str(target))
 
 

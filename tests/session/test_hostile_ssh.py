@@ -101,8 +101,8 @@ def attempt(
         (ssh_server.greets_without_end, (ConnectError, ProtocolError), "SSH", Reason.NOT_SSH),
         (ssh_server.speaks_http, ConnectError, "SSH", Reason.NOT_SSH),
         (ssh_server.sends_a_huge_packet, (ConnectError, ProtocolError), "packet", Reason.KEY_EXCHANGE_FAILED),
-        (ssh_server.is_silent_after_its_name, LimitExceeded, "complete the login", Reason.KEY_EXCHANGE_TIMEOUT),
-        (ssh_server.is_silent_after_kexinit, LimitExceeded, "complete the login", Reason.KEY_EXCHANGE_TIMEOUT),
+        (ssh_server.is_silent_after_its_name, LimitExceeded, "did not exchange keys", Reason.KEY_EXCHANGE_TIMEOUT),
+        (ssh_server.is_silent_after_kexinit, LimitExceeded, "did not exchange keys", Reason.KEY_EXCHANGE_TIMEOUT),
     ],
 )
 def test_what_is_no_ssh_server_ends_in_an_error(

@@ -290,7 +290,7 @@ MISBEHAVING: dict[str, tuple[Callable[[socket.socket], object], str, Reason]] = 
     "never answers": (says(), "no answer within 2 s", Reason.AGENT_SILENT),
     "never signs": (says(LISTS_A_KEY), "no answer within 1 s", Reason.AGENT_SILENT),
     "hangs up": (lambda conn: None, "hangs up|reset|pipe", Reason.AGENT_UNAVAILABLE),
-    "claims a packet of 4 GiB": (says(b"\xff\xff\xff\xff"), "no ssh agent", Reason.AGENT_UNAVAILABLE),
+    "claims a packet of 4 GiB": (says(b"\xff\xff\xff\xff"), "no ssh agent", Reason.AGENT_REFUSED),
     "sends a list that is cut off": (
         says(packet(b"\x0c\0\0\0\x02\0\0")),
         "can not be read",
@@ -309,7 +309,7 @@ MISBEHAVING: dict[str, tuple[Callable[[socket.socket], object], str, Reason]] = 
         "mine.*refused",
         Reason.LOGIN_REFUSED,
     ),
-    "is no agent": (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "no ssh agent", Reason.AGENT_UNAVAILABLE),
+    "is no agent": (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "no ssh agent", Reason.AGENT_REFUSED),
     "has no keys": (says(packet(b"\x0c\0\0\0\0")), "agent at .*: it holds no keys", Reason.AGENT_EMPTY),
 }
 

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def running_agent(path: Path, *keys: Path, certificates: bool = True) -> Iterato
     process = subprocess.Popen([program("ssh-agent"), "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 10
-        while not path.exists():
+        while not _listens(path):
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.01)
@@ -123,3 +124,9 @@ def running_agent(path: Path, *keys: Path, certificates: bool = True) -> Iterato
     finally:
         process.terminate()
         process.wait()
+
+
+def _listens(path: Path) -> bool:
+    """Return whether somebody accepts connections at *path*, which exists before that."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0

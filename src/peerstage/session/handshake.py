@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -78,7 +79,7 @@ def exchange_keys(
     transport.get_security_options().key_types = key_types
     agreed: Any = transport
     with (
-        _refined(transport, seconds),
+        _refined(transport),
         _before_login(transport, watchdog),
         watchdog.phase("answer as an SSH server", seconds, Reason.BANNER_TIMEOUT),
     ):
@@ -116,8 +117,9 @@ def _before_login(transport: ClientTransport, watchdog: Watchdog) -> Iterator[No
 
 
 @contextlib.contextmanager
-def _refined(transport: ClientTransport, seconds: float) -> Iterator[None]:
+def _refined(transport: ClientTransport) -> Iterator[None]:
     """Let what fails inside tell whether the server had identified itself before (RFC 4253, 4.2)."""
+    since = time.monotonic()
     try:
         yield
     except StageError as exc:
@@ -126,7 +128,7 @@ def _refined(transport: ClientTransport, seconds: float) -> Iterator[None]:
         exc.reason = reasons.get(exc.reason, exc.reason)
         if exc.reason is Reason.KEY_EXCHANGE_TIMEOUT:
             exc.message = (
-                f"The server has identified itself, and did not exchange keys within {seconds:.3g} s. See its log, and "
-                "check that large packets pass the network (MTU)."
+                "The server has identified itself, and did not exchange keys within "
+                f"{time.monotonic() - since:.3g} s. See its log, and check that large packets pass the network (MTU)."
             )
         raise

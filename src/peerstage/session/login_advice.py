@@ -13,6 +13,7 @@ from peerstage.session.config import Destination
 
 #: Steps that one message names.
 _MAX_STEPS = 3
+_ENVIRONMENT = "SSH_AUTH_SOCK"
 _ED25519 = "an Ed25519 key (`ssh-keygen -t ed25519`)"
 
 
@@ -145,21 +146,29 @@ def _correct_certificate(destination: Destination, attempt: LoginAttempt) -> str
 
 
 def _restart_agent(destination: Destination, attempt: LoginAttempt) -> str:
-    line = destination.named.get(attempt.path)
-    if line is None and attempt.path == os.environ.get("SSH_AUTH_SOCK"):
+    path, source = _agent_of(destination)
+    if source == _ENVIRONMENT:
         return "Start another agent with `eval $(ssh-agent)`, then add the private key to it with `ssh-add FILE`."
-    quoted = shlex.quote(attempt.path)
-    remove = f"rm -f {quoted} && " if os.path.lexists(attempt.path) else ""
+    quoted = shlex.quote(path)
+    remove = f"rm -f {quoted} && " if os.path.lexists(path) else ""
     return (
         f"Restart the agent with `{remove}ssh-agent -a {quoted}`, and add the private key to it with "
-        f"{_add_to_agent(destination, 'FILE')}; or correct {line or 'the option agent'}."
+        f"{_add_to_agent(destination, 'FILE')}; or correct {source}."
     )
 
 
 def _unlock_agent(destination: Destination, attempt: LoginAttempt) -> str:
-    line = destination.named.get(attempt.path)
-    source = line or ("SSH_AUTH_SOCK" if attempt.path == os.environ.get("SSH_AUTH_SOCK") else "the option agent")
-    return f"Unlock it with `ssh-add -X`, or correct {source} if {shlex.quote(attempt.path)} is no agent."
+    path, source = _agent_of(destination)
+    return f"Unlock it with `ssh-add -X`, or correct {source} if {shlex.quote(path)} is no agent."
+
+
+def _agent_of(destination: Destination) -> tuple[str, str]:
+    """Return the path of the agent's socket, and what names it."""
+    path = destination.agent or ""
+    line = destination.named.get(path)
+    if line is not None:
+        return path, str(line)
+    return path, _ENVIRONMENT if path == os.environ.get(_ENVIRONMENT) else "the option agent"
 
 
 def _fill_agent(destination: Destination, attempt: LoginAttempt) -> str:
@@ -172,9 +181,7 @@ def _add_to_agent(destination: Destination, path: str) -> str:
     if agent is None:
         return f"`eval $(ssh-agent)`, then `{command}`"
     return (
-        f"`{command}`"
-        if agent == os.environ.get("SSH_AUTH_SOCK")
-        else f"`SSH_AUTH_SOCK={shlex.quote(agent)} {command}`"
+        f"`{command}`" if agent == os.environ.get(_ENVIRONMENT) else f"`SSH_AUTH_SOCK={shlex.quote(agent)} {command}`"
     )
 
 
