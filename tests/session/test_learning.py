@@ -408,7 +408,7 @@ def test_the_command_that_is_named_leads_to_this_host_and_this_file(
         peer_of(sshd, collect, path, host_key=None).stagePeer(str(target))
     said = str(caught.value)
     assert fingerprint(host_key(sshd)) in said
-    assert f"`peerstage trust --port {sshd.port} --known-hosts '{path}' 127.0.0.1`" in said
+    assert f"`peerstage trust --port {sshd.port} --known-hosts '{path}' --no-config 127.0.0.1`" in said
     if kind != "unknown":
         assert f"{path}:1" in said
         [removal] = re.findall(r"`ssh-keygen (-R .*?)`", said)
