@@ -228,3 +228,17 @@ def test_hosts_may_be_added_and_changed_within_the_block(target: Path) -> None:
         assert not peer.checkCollectIndicator()
         hosts["db1"].directories[b"/c"][b"cback.collect"] = MemoryFile()
         assert peer.checkCollectIndicator()
+
+
+def test_what_fails_in_memory_is_kept_logged_and_tried_again_as_on_the_network(
+    target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = ConnectError("Connection refused.", reason=Reason.CONNECTION_REFUSED)
+    down = memory_peer(READY, name="db1", error=refused, retry=Retry(connect=2))
+    assert not down.checkCollectIndicator()
+    assert isinstance(down.last_error, ConnectError)
+    assert "2 attempts" in str(down.last_error)
+    boots = memory_peer(READY, name="db2", error=refused, connections=1, retry=Retry(connect=2))
+    assert boots.checkCollectIndicator()
+    assert boots.last_error is None
+    assert [record.getMessage()[:4] for record in caplog.records] == ["db1:", "db1:", "db2:"]

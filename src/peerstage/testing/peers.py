@@ -214,5 +214,5 @@ def _assemble_in_memory(
     """Return the stack of transports that *peer* would have, without the one that reaches out."""
     route.check()
     retry = dataclasses.replace(peer.retry, delay=0.0)
-    stack = Retrying(connect, MemoryTransport.capabilities, retry, watchdog)
+    stack = Retrying(connect, MemoryTransport.capabilities, retry, watchdog, peer=route.name)
     return stack if peer.on_progress is None else Observing(stack, peer.on_progress)
