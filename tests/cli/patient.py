@@ -131,13 +131,14 @@ def _essence(told: dict[str, Any]) -> list[dict[str, str]]:
 def reworded() -> Iterator[None]:
     """Put one word in the place of every message of an error, and of every reason why a key cannot be used."""
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (StageError, UnusableKey):
-            original = kind.__init__
+        one_word = property(lambda error: "reworded", lambda error, text: None)
+        patch.setattr(StageError, "message", one_word, raising=False)
+        original = UnusableKey.__init__
 
-            def init(self: Any, message: str, *rest: Any, _original: Any = original, **context: Any) -> None:
-                _original(self, "reworded", *rest, **context)
+        def init(self: Any, message: str, *rest: Any, **context: Any) -> None:
+            original(self, "reworded", *rest, **context)
 
-            patch.setattr(kind, "__init__", init)
+        patch.setattr(UnusableKey, "__init__", init)
         yield
 
 
