@@ -19,8 +19,11 @@ from peerstage.transport.scp import commands
 from peerstage.transport.scp.records import Fatal, File, Times, Warn, blamed, parse_record
 from support.scp_server import file, stage_from
 
+#: A warning about ``*`` alone says that no name matched, or is about a file of this name: nobody can tell.
 NAMES = st.binary(min_size=1, max_size=20).filter(
-    lambda name: not (name.startswith(b".") or any(bad in name for bad in (b"/", b"\0", b"\n", b"\\^J")))
+    lambda name: (
+        name != b"*" and not (name.startswith(b".") or any(bad in name for bad in (b"/", b"\0", b"\n", b"\\^J")))
+    )
 )
 REASONS = st.sampled_from([b"Permission denied", b"not a regular file", b"No such file or directory"])
 
