@@ -143,7 +143,7 @@ def test_the_agent_is_the_one_that_the_users_own_configuration_names(
         key.unlink()
         monkeypatch.setenv("SSH_AUTH_SOCK", str(sock))
         peer = RemotePeer("db1", str(collect), "/tmp", sshd.user, None, user.name)
-        with pytest.raises(LoginError, match="nothing to try"):
+        with pytest.raises(LoginError, match="no key, no agent, no password"):
             peer.writeStageIndicator()  # the agent of root's environment is not the user's
         user.knows(sshd, IdentityAgent=str(sock))
         key.unlink()
@@ -211,7 +211,7 @@ def test_a_user_without_shell_home_and_keys_is_told_what_was_tried(
     put(collect)
     options = sshd.options(identity=None, known_hosts=sshd.known_hosts.read_bytes())
     peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, "nobody", ssh=options)
-    refuses(peer, target, LoginError, "nothing to try", caplog)
+    refuses(peer, target, LoginError, "no key, no agent, no password", caplog)
     peer.ssh = by_value(sshd)
     assert peer.stagePeer(str(target)) == 2, "no shell and no home are needed"
 

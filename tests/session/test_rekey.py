@@ -58,7 +58,7 @@ def test_a_large_file_and_small_ones_survive_new_keys_after_each_mebibyte(
 ) -> None:
     server = own_sshd(extra=VERBOSE)
     config.write_text("RekeyLimit 1M\n")
-    expected = fill(collect, 30, 300)
+    expected = fill(collect, 40, 300)
     peer_of(server, collect, config, transport).stagePeer(str(target))
     assert digests(target) == expected
     assert server.log.count(SEEN) >= 12, "what is under way does not stop at once"

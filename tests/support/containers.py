@@ -107,9 +107,10 @@ class Container:
     def reload(self) -> None:
         """Have its sshd read its configuration again, and wait until it listens again."""
         listening = "awk '$2 ~ /:0016$/ && $4 == \"0A\" {print $10}' /proc/net/tcp /proc/net/tcp6"
-        script = (
-            f"now() {{ {listening}; }}; before=$(now); kill -HUP 1; "
-            'while after=$(now); [ -z "$after" ] || [ "$after" = "$before" ]; do sleep 0.01; done'
+        script = (  # on as many sockets as before: that of IPv6 may be open before the one of IPv4 is
+            f'now() {{ {listening}; }}; count() {{ echo "$1" | wc -w; }}; before=$(now); kill -HUP 1; '
+            'while after=$(now); [ "$(count "$after")" -lt "$(count "$before")" ] || [ "$after" = "$before" ]; '
+            "do sleep 0.01; done"
         )
         self.execute("sh", "-c", script)
 
