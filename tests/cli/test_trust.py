@@ -13,11 +13,11 @@ import pytest
 
 from cli.command import Command
 from cli.test_terminal import on_terminal, text_of
-from cli.trusting import OTHER, Trust, at, blob, found_by_keygen, shown, ssh_trusts
+from cli.trusting import OTHER, Trust, at, blob, found_by_keygen, shown
 from peerstage.session.known_hosts import KnownHosts, fingerprint
 from support.keys import certify, make_key
 from support.ssh_server import listening, never_speaks, speaks_http
-from support.sshd import Sshd, free_port
+from support.sshd import Sshd, free_port, ssh_trusts
 
 
 def test_new_keys_are_shown_and_nothing_is_added_without_a_yes(trust: Trust, sshd: Sshd, known: Path) -> None:

@@ -12,12 +12,12 @@ import pytest
 
 from cli.command import Command
 from cli.test_terminal import on_terminal, text_of
-from cli.trusting import OTHER, Trust, at, blob, shown, ssh_trusts
+from cli.trusting import OTHER, Trust, at, blob, shown
 from peerstage.session.known_hosts import fingerprint
 from support.keys import make_key, public
 from support.programs import program
 from support.ssh_server import listening, made_of_paramiko
-from support.sshd import Sshd
+from support.sshd import Sshd, ssh_trusts
 
 NOBODYS = "SHA256:" + "B" * 43
 LISTS = {

@@ -29,15 +29,6 @@ def at(sshd: Sshd) -> str:
     return f"[{sshd.host}]:{sshd.port}"
 
 
-def ssh_trusts(sshd: Sshd, path: Path) -> bool:
-    done = subprocess.run(
-        [program("ssh"), "-o", f"UserKnownHostsFile={path}", "-o", "GlobalKnownHostsFile=none",
-         "-o", "StrictHostKeyChecking=yes", *sshd.ssh_arguments(), sshd.host, "true"],
-        capture_output=True, timeout=60,
-    )  # fmt: skip
-    return done.returncode == 0
-
-
 def found_by_keygen(path: Path, name: str) -> bool:
     done = subprocess.run([program("ssh-keygen"), "-F", name, "-f", str(path)], capture_output=True, timeout=30)
     return done.returncode == 0

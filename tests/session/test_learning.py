@@ -26,7 +26,7 @@ from peerstage.session.known_hosts_file import line_of, locked
 from support.keys import certify, make_key
 from support.programs import program
 from support.recording import bytes_after_newkeys, recording
-from support.sshd import Sshd
+from support.sshd import Sshd, ssh_trusts
 
 KEY = (11).to_bytes(4, "big") + b"ssh-ed25519" + (32).to_bytes(4, "big") + b"k" * 32
 OTHER = KEY[:-1] + b"o"
@@ -237,16 +237,6 @@ def test_writers_in_many_processes_and_threads_lose_no_line(tmp_path: Path) -> N
 def peer_of(sshd: Sshd, collect: Path, path: Path, **options: Any) -> RemotePeer:
     values = {"known_hosts": str(path), "host_key": "accept-new", **options}
     return RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options(**values))
-
-
-def ssh_trusts(sshd: Sshd, path: Path) -> bool:
-    """Whether OpenSSH reaches the server by what stands in the file, and by nothing else."""
-    done = subprocess.run(
-        [program("ssh"), "-o", f"UserKnownHostsFile={path}", "-o", "GlobalKnownHostsFile=none",
-         "-o", "StrictHostKeyChecking=yes", *sshd.ssh_arguments(), sshd.host, "true"],
-        capture_output=True, timeout=60,
-    )  # fmt: skip
-    return done.returncode == 0
 
 
 def host_key(sshd: Sshd) -> bytes:

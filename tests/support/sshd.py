@@ -232,3 +232,13 @@ def _listens(address: str, port: int, process: subprocess.Popen[bytes]) -> bool:
         except OSError:
             time.sleep(0.02)
     return False
+
+
+def ssh_trusts(sshd: Sshd, path: Path) -> bool:
+    """Whether OpenSSH reaches the server by the keys in the known_hosts file *path*, and by nothing else."""
+    done = subprocess.run(
+        [program("ssh"), "-o", f"UserKnownHostsFile={path}", "-o", "GlobalKnownHostsFile=none",
+         "-o", "StrictHostKeyChecking=yes", *sshd.ssh_arguments(), sshd.host, "true"],
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    return done.returncode == 0

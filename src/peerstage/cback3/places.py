@@ -170,7 +170,7 @@ def _telling(path: str) -> Iterator[None]:
         yield
     except OSError as exc:
         raise LandingError(
-            f"The staging directory can not be used: {exc.strerror}.",
+            f"The staging directory cannot be used: {exc.strerror}.",
             path=path,
             errno=exc.errno,
             reason=target_reason_of(exc),
