@@ -1,7 +1,7 @@
-"""A pytest plugin with fixtures for the tests of scripts that use peerstage.
+"""A pytest plugin with fixtures for tests of scripts that use peerstage.
 
-pytest loads it in every run where peerstage is installed. So it lies outside of the package, and imports nothing of it
-before a fixture is used: neither the start of other runs nor their coverage changes.
+pytest loads it in every run where peerstage is installed. It is therefore outside the package, and imports the package
+only when a fixture is used, so that it affects neither the startup time nor the coverage of other runs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def peerstage_hosts() -> Iterator[dict[str, MemoryHost]]:
-    """Hosts in memory by the names of peers: while the test runs, each `RemotePeer` reaches these and no network.
+    """Hosts in memory by the names of peers: while the test runs, every `RemotePeer` connects to these only.
 
-    It is empty at first; put `peerstage.testing.MemoryHost` into it. See `peerstage.testing.memory_peers`.
+    The dict is empty at first; add `peerstage.testing.MemoryHost` objects. See `peerstage.testing.memory_peers`.
     """
     from peerstage.testing import memory_peers
 
@@ -31,9 +31,9 @@ def peerstage_hosts() -> Iterator[dict[str, MemoryHost]]:
 
 @pytest.fixture
 def peerstage_server() -> Iterator[Callable[..., EmbeddedServer]]:
-    """Starts real SSH servers on loopback ports, any number, which end with the test.
+    """A function that starts real SSH servers on loopback ports, which exit at the end of the test.
 
-    Call it with the arguments of `peerstage.testing.ssh_server`; it returns the `peerstage.testing.EmbeddedServer`.
+    It takes the arguments of `peerstage.testing.ssh_server` and returns a `peerstage.testing.EmbeddedServer`.
     """
     from peerstage.testing import ssh_server
 

@@ -1,4 +1,4 @@
-"""Fixtures that all rooms share."""
+"""Fixtures that all folders share."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ import pytest
 from peerstage import RemotePeer
 from support import bench_run
 from support.leaks import Snapshot
-from support.programs import program
+from support.programs import require_program
 from support.slow import SlowTests
 from support.sshd import Sshd, SshdPool, start_sshd
 
 pytest_plugins = ["support.accounts"]
 
+#: Keep compiled tests, whatever the environment says: each worker and each run inside a test would compile them all.
+sys.dont_write_bytecode = False
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SlowTests())
     config.pluginmanager.register(bench_run)
-    # A job in the background ignores SIGINT, and one behind nohup SIGHUP; what is started here inherits that.
+    # A background job ignores SIGINT, and one under nohup SIGHUP; child processes would inherit that.
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
@@ -36,18 +39,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--without-docker",
         action="store_true",
-        help="leave out the tests against containers, and say at the end how many these are",
+        help="deselect the tests against containers, and print their number at the end",
     )
     parser.addoption(
         "--every-fault",
         action="store_true",
-        help="let every single system call of the library fail, with every error, and not one of each line (minutes)",
+        help="let every system call of the library fail with every error, instead of one error per line (minutes)",
     )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Test by test to whoever is free; container tests in groups that share their containers."""
+    """Distribute tests one by one, and container tests in groups that share their containers."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByContainers(LoadScopeScheduling):
@@ -65,7 +68,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing of this machine's ssh configuration, keys and agent leaks into a test."""
+    """An empty home, so that this machine's ssh configuration, keys and agent do not affect tests."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
@@ -74,31 +77,31 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 @pytest.fixture(scope="session")
 def fresh_interpreter() -> str:
-    """The Python that runs the tests, for those that start it anew."""
+    """The Python that runs the tests, for tests that start another process of it."""
     return sys.executable
 
 
 @pytest.fixture(scope="session")
 def openssh() -> None:
-    """OpenSSH's client programs, which the test runs."""
-    program("ssh")
+    """Requires OpenSSH's client programs."""
+    require_program("ssh")
 
 
 @pytest.fixture(scope="session")
 def patience() -> None:
-    """Seconds: for a test that waits out a limit, or handles so much that it takes as long."""
+    """Marks a test that takes seconds, because it waits for a limit or handles much data."""
 
 
 @pytest.fixture(scope="session")
 def root() -> None:
-    """The rights of root, without which the test fails."""
+    """Requires root; without it the test fails."""
     if os.geteuid() != 0:
         pytest.fail("This test needs root: run it as root, or leave it out with -m 'not slow'.")
 
 
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    """The system's OpenSSH server, one for the whole run."""
+    """The system's OpenSSH server, shared by the whole run."""
     server = start_sshd(tmp_path_factory.mktemp("sshd"))
     yield server
     server.stop()
@@ -106,7 +109,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 @pytest.fixture(scope="session")
 def sshd_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshdPool]:
-    """Servers that tests may have to themselves, one after the other."""
+    """Servers for exclusive use by one test after another."""
     pool = SshdPool(tmp_path_factory.mktemp("sshds"))
     yield pool
     pool.stop()
@@ -114,7 +117,7 @@ def sshd_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshdPool]:
 
 @pytest.fixture
 def own_sshd(tmp_path: Path, sshd_pool: SshdPool) -> Iterator[Callable[..., Sshd]]:
-    """Returns servers that belong to one test: to be killed, or with configuration of their own."""
+    """Starts servers for one test, which may kill them or configure them."""
     own: list[Sshd] = []
     taken: list[Sshd] = []
 
@@ -143,7 +146,7 @@ def public_path() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def server_of_the_unprivileged(unprivileged_user: str | None) -> Iterator[Sshd]:
-    """A server whose login is not root, one for the whole run."""
+    """A server whose login is not root, shared by the whole run."""
     with tempfile.TemporaryDirectory(prefix="peerstage-test-") as home:
         Path(home).chmod(0o755)
         server = start_sshd(Path(home) / "sshd", user=unprivileged_user)
@@ -153,7 +156,7 @@ def server_of_the_unprivileged(unprivileged_user: str | None) -> Iterator[Sshd]:
 
 @pytest.fixture
 def unprivileged_sshd(server_of_the_unprivileged: Sshd, public_path: Path, unprivileged_user: str | None) -> Sshd:
-    """The server whose login is not root, and that user's empty directory ``collect`` in *public_path*."""
+    """The server whose login is not root, with that user's empty directory ``collect`` in *public_path*."""
     collect = public_path / "collect"
     collect.mkdir(mode=0o755)
     if unprivileged_user is not None:
@@ -163,7 +166,7 @@ def unprivileged_sshd(server_of_the_unprivileged: Sshd, public_path: Path, unpri
 
 @pytest.fixture
 def unprivileged(unprivileged_sshd: Sshd, public_path: Path) -> RemotePeer:
-    """A remote peer whose login is not root, with an empty collect directory of its own."""
+    """A remote peer whose login is not root, with an empty collect directory."""
     server = unprivileged_sshd
     return RemotePeer(server.host, str(public_path / "collect"), "/tmp", server.user, ssh=server.options())
 
@@ -192,8 +195,7 @@ def peer(sshd: Sshd, collect: Path) -> RemotePeer:
 
 @pytest.fixture(scope="session")
 def bulk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 96 MiB, no two pieces of which are the same: more than what is on its way at once. Link it, and leave
-    it as it is."""
+    """A random file of 96 MiB, more than what is in flight at once. Link it; do not change it."""
     path = tmp_path_factory.mktemp("bulk") / "bulk"
     with path.open("wb") as file:
         for _ in range(96):
@@ -203,7 +205,7 @@ def bulk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def leaves_nothing() -> Iterator[None]:
-    """Fails the test if it leaves a thread, a child process or a descriptor behind."""
+    """Fails the test if it leaves a thread, child process or descriptor behind."""
     before = Snapshot.take()
     yield
     before.compare()

@@ -1,4 +1,4 @@
-"""The accounts that tests run with: a pair for each worker, and none is left, however a run ends."""
+"""The accounts that tests run with: each worker gets a pair, and every run deletes its accounts, however it ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("fresh_interpreter", "root")
 
 TESTS = Path(__file__).parent
 
-#: Two tests that write down whom they were given, leave a process of theirs behind, and do not end.
+#: Two tests that record their accounts, start a process of the first one, and do not end.
 WAITING = """
 import json, os, subprocess, time
 from pathlib import Path
@@ -31,23 +31,23 @@ import pytest
 def test_that_waits(accounts, number):
     become = ["setpriv", f"--reuid={accounts[0].uid}", "--clear-groups"]
     subprocess.Popen([*become, "sleep", "1000"], start_new_session=True)
-    told = json.dumps([[one.name, one.uid, str(one.home)] for one in accounts])
-    Path(f"half-{number}").write_text(told)
-    os.rename(f"half-{number}", f"told-{number}")
+    record = json.dumps([[account.name, account.uid, str(account.home)] for account in accounts])
+    Path(f"incomplete-{number}").write_text(record)
+    os.rename(f"incomplete-{number}", f"record-{number}")
     time.sleep(1000)
 """
-#: Workers that do not end by themselves are given less time than pytest-xdist gives them.
+#: Shortens the time after which pytest-xdist kills workers that do not exit.
 IMPATIENT = "from xdist.workermanage import NodeManager\nNodeManager.EXIT_TIMEOUT = 1\n"
 
 
 @contextmanager
-def pytest_running(place: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A run of pytest in *place*, in a session of its own, with two workers; it is killed at the end."""
+def pytest_running(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run pytest with two workers in *directory*, in a session of its own; kill it at the end of the block."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "support.accounts", "-p", "no:cacheprovider", *arguments]
     process = subprocess.Popen(
         command,
-        cwd=place,
+        cwd=directory,
         env={**environment, "PYTHONPATH": str(TESTS)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -81,13 +81,13 @@ def processes_of(uid: int) -> list[str]:
 
 
 @pytest.mark.parametrize("end", ["Ctrl-C", "Ctrl-C again and again", "SIGKILL"])
-def test_a_run_that_is_interrupted_leaves_no_account_and_no_process(tmp_path: Path, end: str) -> None:
+def test_an_interrupted_run_leaves_no_account_and_no_process(tmp_path: Path, end: str) -> None:
     (tmp_path / "test_waiting.py").write_text(WAITING)
     (tmp_path / "conftest.py").write_text(IMPATIENT)
-    told = [tmp_path / f"told-{number}" for number in (0, 1)]
+    records = [tmp_path / f"record-{number}" for number in (0, 1)]
     with pytest_running(tmp_path, "-n", "2") as process:
-        wait_until(lambda: all(path.exists() for path in told))
-        accounts = [tuple(one) for path in told for one in json.loads(path.read_text())]
+        wait_until(lambda: all(path.exists() for path in records))
+        accounts = [tuple(account) for path in records for account in json.loads(path.read_text())]
         assert len({name for name, _, _ in accounts}) == 4, "each worker has a pair of its own"
         assert all(exists(name) for name, _, _ in accounts)
         wait_until(lambda: processes_of(accounts[0][1]))
@@ -101,7 +101,7 @@ def test_a_run_that_is_interrupted_leaves_no_account_and_no_process(tmp_path: Pa
     assert not any(processes_of(uid) for _, uid, _ in accounts)
 
 
-def test_a_run_of_quick_tests_makes_no_account(tmp_path: Path) -> None:
+def test_a_run_of_quick_tests_creates_no_account(tmp_path: Path) -> None:
     (tmp_path / "test_quick.py").write_text(
         "def test_quick(request):\n    assert 'accounts' not in request.config.workerinput\n"
     )

@@ -1,10 +1,12 @@
-"""What users are given: paths of every kind, and help that shows nothing but what they can use."""
+"""The public interface: its names, paths of every kind, and help that shows only what users can use."""
 
 from __future__ import annotations
 
 import os
 import pydoc
 import re
+import subprocess
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
@@ -14,15 +16,16 @@ import pytest
 import peerstage
 import peerstage.testing
 from peerstage import Limits, LocalPeer, RemotePeer, Retry, SSHOptions, sweep, util
-from peerstage.isolation.messages import route_of, settings
-from peerstage.landing.private import PREFIX
-from peerstage.session.config import Destination, resolve_destination
-from peerstage.testing import Source, TransportContract, digests, make_sample
+from peerstage.isolation.protocol.jobs import decode_transport_options, encode_settings
+from peerstage.ssh.config.destination import Destination
+from peerstage.ssh.config.resolve import resolve_destination
+from peerstage.target.private_directory import PREFIX
+from peerstage.testing import Source, TransportContract, hash_files, make_sample
 from peerstage.transport.base import Transport
-from peerstage.transport.choose import TRANSPORTS, Route, TransportName
+from peerstage.transport.factory import TRANSPORTS, TransportName, TransportOptions
 
 _PUBLIC = [getattr(package, name) for package in (peerstage, peerstage.testing) for name in package.__all__]
-#: All but what is there to be inherited from, errors and enums.
+#: Public classes, without errors, enums and base classes for users' own classes.
 CLASSES = [
     kind
     for kind in _PUBLIC
@@ -45,11 +48,11 @@ FORMS = {"str": str, "bytes": os.fsencode, "PathLike[str]": Path, "PathLike[byte
 
 @pytest.fixture(params=FORMS)
 def form(request: pytest.FixtureRequest) -> Any:
-    """Turns a path into one of the kinds of paths that Python knows."""
+    """Returns a path as each type that Python accepts."""
     return FORMS[request.param]
 
 
-def test_a_local_peer_takes_every_kind_of_path(form: Any, collect: Path, target: Path) -> None:
+def test_a_local_peer_accepts_every_kind_of_path(form: Any, collect: Path, target: Path) -> None:
     (collect / "cback.collect").touch()
     peer = LocalPeer("here", form(collect))
     assert peer.checkCollectIndicator(form(Path("cback.collect")))
@@ -59,23 +62,23 @@ def test_a_local_peer_takes_every_kind_of_path(form: Any, collect: Path, target:
     assert (target / "cback.collect").exists()
 
 
-def test_a_remote_peer_takes_every_kind_of_path(form: Any, tmp_path: Path) -> None:
+def test_a_remote_peer_accepts_every_kind_of_path(form: Any, tmp_path: Path) -> None:
     peer = RemotePeer("db1", form(tmp_path), form(tmp_path / "w"), "backup")
     assert (peer.collectDir, peer.workingDir) == (str(tmp_path), str(tmp_path / "w"))
 
 
-def test_sweep_takes_every_kind_of_path(form: Any, tmp_path: Path) -> None:
+def test_sweep_accepts_every_kind_of_path(form: Any, tmp_path: Path) -> None:
     leftover = tmp_path / f"{PREFIX}x"
     leftover.mkdir()
     assert sweep(form(tmp_path)) == [str(leftover)]
     assert not leftover.exists()
 
 
-def test_samples_and_their_digests_take_every_kind_of_path(form: Any, collect: Path) -> None:
-    assert make_sample(form(collect), small=1, large=0) == digests(form(collect))
+def test_samples_and_their_hashes_accept_every_kind_of_path(form: Any, collect: Path) -> None:
+    assert make_sample(form(collect), small=1, large=0) == hash_files(form(collect))
 
 
-def test_encode_path_takes_every_kind_of_path(form: Any, tmp_path: Path) -> None:
+def test_encode_path_accepts_every_kind_of_path(form: Any, tmp_path: Path) -> None:
     assert util.encodePath(form(tmp_path)) == str(tmp_path)
 
 
@@ -88,13 +91,13 @@ def paths_of(found: Destination) -> list[object]:
         found.identities,
         found.certificates,
         found.known_hosts,
-        found.agent,
-        found.learns_into,
+        found.agent_socket,
+        found.new_keys_file,
         found.connect_timeout,
     ]
 
 
-def test_options_take_every_kind_of_path(form: Any, tmp_path: Path) -> None:
+def test_options_accept_every_kind_of_path(form: Any, tmp_path: Path) -> None:
     (tmp_path / "config").write_text("ConnectTimeout 7\n")
     options = SSHOptions(
         identity=(form(tmp_path / "id"), form(Path("~/id"))),
@@ -114,24 +117,23 @@ def test_options_take_every_kind_of_path(form: Any, tmp_path: Path) -> None:
     assert resolved(options).connect_timeout == 7
 
 
-def test_paths_of_every_kind_lead_a_child_process_to_the_same_files(
-    form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_process_gets_the_same_paths(form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config").write_text("")
     relative = form(Path("config"))
     options = SSHOptions(identity=relative, certificate=relative, config=(relative,), known_hosts=b"", agent=relative)
-    route = Route(name="db1", user="backup", ssh=options)
-    sent = route_of(settings(route, Limits(), Retry())).ssh
+    transport_options = TransportOptions(name="db1", user="backup", ssh=options)
+    sent = decode_transport_options(encode_settings(transport_options, Limits(), Retry())).ssh
     here = str(tmp_path / "config")
     assert (sent.identity, sent.certificate, sent.config, sent.agent) == (here, here, (here,), here)
     assert sent.known_hosts == b"", "content stays content"
 
 
-def test_a_known_hosts_file_may_be_any_path_but_bytes_to_a_child_process(tmp_path: Path) -> None:
+def test_a_child_process_gets_a_known_hosts_path_of_any_kind_but_bytes(tmp_path: Path) -> None:
     for given in (str(tmp_path), tmp_path, BytesPath(tmp_path)):
-        route = Route(name="db1", user="backup", ssh=SSHOptions(known_hosts=given))
-        assert route_of(settings(route, Limits(), Retry())).ssh.known_hosts == str(tmp_path)
+        transport_options = TransportOptions(name="db1", user="backup", ssh=SSHOptions(known_hosts=given))
+        sent = decode_transport_options(encode_settings(transport_options, Limits(), Retry())).ssh
+        assert sent.known_hosts == str(tmp_path)
 
 
 def test_the_names_of_transports_are_a_type() -> None:
@@ -140,25 +142,52 @@ def test_the_names_of_transports_are_a_type() -> None:
         assert RemotePeer("db1", "/c", "/tmp", "backup", transport=name).transport == name
 
 
+def test_the_public_names_are_these() -> None:
+    assert sorted(peerstage.__all__) == [
+        "BackupPeer",
+        "Limits",
+        "LocalPeer",
+        "Progress",
+        "Reason",
+        "RemotePeer",
+        "Retry",
+        "SSHOptions",
+        "StageError",
+        "StageReport",
+        "sweep",
+    ]
+    for name in peerstage.__all__:
+        assert getattr(peerstage, name) is not None
+    assert set(peerstage.__all__) <= set(dir(peerstage))
+
+
+@pytest.mark.usefixtures("fresh_interpreter")
+def test_importing_the_package_loads_neither_paramiko_nor_anything_optional() -> None:
+    code = "import sys, peerstage; print(set(sys.modules) & {'paramiko', 'scp', 'typer', 'rich', 'asyncssh'} or '')"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert out.stdout.strip() == ""
+
+
 # Help
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
-def test_help_shows_what_a_user_can_use_and_nothing_of_how_it_is_made(kind: type) -> None:
+def test_help_shows_only_what_a_user_can_use(kind: type) -> None:
     text = pydoc.render_doc(kind, renderer=pydoc.plaintext)
     described = text.partition("Method resolution order")[2] or text.partition("Methods defined here")[2] or text
     assert set(re.findall(r"__\w+__", described)) <= {"__enter__", "__exit__"}
     assert "dataclass" not in text
-    assert "PARITY" not in text
     for name in vars(kind):
         if not name.startswith("_"):
             assert re.search(rf"\b{name}\b", text), name
 
 
-def test_help_of_a_remote_peer_shows_its_methods_and_which_types_they_take() -> None:
+def test_help_of_a_remote_peer_shows_its_methods_and_their_types() -> None:
     text = pydoc.render_doc(RemotePeer, renderer=pydoc.plaintext)
     for method in ("stagePeer", "checkCollectIndicator", "writeStageIndicator", "executeRemoteCommand", "cancel"):
-        assert re.search(rf"^ \|  {method}\(self", text, re.MULTILINE)
+        # From Python 3.13 on, long signatures take several lines.
+        assert re.search(rf"^ \|  {method}\([\s|]*self", text, re.MULTILINE)
     assert "targetDir: 'StrOrBytesPath'" in text
     assert "transport: 'TransportName'" in text
-    assert "__enter__(self)" in text, "whoever replaces a peer by a mock with its spec wants its with block"
+    assert "__enter__(self)" in text, "mocks with this class as their spec need it"

@@ -1,4 +1,4 @@
-"""Large and many: every byte equal to what a well-known program makes of it, and memory that stays small."""
+"""Large and many files: the same bytes as rsync and scp copy, in little memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from peerstage import RemotePeer
 from peerstage.testing.contract import ODD_NAMES
-from support.programs import program
+from support.programs import require_program
 from support.sshd import Sshd
 
 MIB = 1 << 20
@@ -24,13 +24,13 @@ from peerstage import RemotePeer, SSHOptions
 port, home, user, source, target = sys.argv[1:]
 options = SSHOptions(port=int(port), identity=home + "/id", known_hosts=home + "/known_hosts", config=(), agent=False)
 count = RemotePeer("127.0.0.1", source, "/tmp", user, ssh=options).stagePeer(target)
-status = open("/proc/self/status").read()  # not getrusage: that remembers the process that this one was forked from
+status = open("/proc/self/status").read()  # not getrusage: its maximum includes the process that forked this one
 print(count, int(re.search(r"VmHWM:\\s+(\\d+) kB", status).group(1)) // 1024)
 """
 
 
 def stage_in_a_process(sshd: Sshd, source: Path, target: Path) -> tuple[int, int]:
-    """Return the number of files, and the process's largest size in MiB."""
+    """Return the number of files, and the peak memory of the process in MiB."""
     out = subprocess.run(
         [sys.executable, "-c", STAGE, str(sshd.port), str(sshd.home), sshd.user, str(source), str(target)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -42,6 +42,7 @@ def stage_in_a_process(sshd: Sshd, source: Path, target: Path) -> tuple[int, int
     return int(count), int(megabytes)
 
 
+@pytest.mark.bulk
 def test_a_file_of_one_gibibyte_takes_little_memory(sshd: Sshd, collect: Path, target: Path) -> None:
     with (collect / "big").open("wb") as file:
         for number in range(64):
@@ -65,7 +66,7 @@ def test_five_thousand_files_take_little_memory(sshd: Sshd, collect: Path, targe
 
 
 @pytest.mark.parametrize("oracle", ["rsync", "scp"])
-def test_what_is_staged_is_what_rsync_and_scp_make_of_it(
+def test_staged_files_equal_those_of_rsync_and_scp(
     sshd: Sshd, peer: RemotePeer, collect: Path, target: Path, tmp_path: Path, oracle: str
 ) -> None:
     theirs = tmp_path / "theirs"
@@ -78,16 +79,18 @@ def test_what_is_staged_is_what_rsync_and_scp_make_of_it(
         os.chmod(path, (0o644, 0o600, 0o755, 0o440)[number % 4])
     source = f"{sshd.user}@{sshd.host}:{collect}"
     if oracle == "rsync":
-        ssh = shlex.join([program("ssh"), *sshd.ssh_arguments()])
-        subprocess.run([program("rsync"), "-a", "-e", ssh, f"{source}/", f"{theirs}/"], check=True)
+        ssh = shlex.join([require_program("ssh"), *sshd.ssh_arguments()])
+        subprocess.run([require_program("rsync"), "-a", "-e", ssh, f"{source}/", f"{theirs}/"], check=True)
     else:
-        subprocess.run([program("scp"), "-q", "-p", *sshd.ssh_arguments(), f"{source}/*", f"{theirs}/"], check=True)
+        subprocess.run(
+            [require_program("scp"), "-q", "-p", *sshd.ssh_arguments(), f"{source}/*", f"{theirs}/"], check=True
+        )
     assert peer.stagePeer(str(target)) == len(names) + 1
     assert tree(target) == tree(theirs)
 
 
 def tree(directory: Path) -> dict[bytes, tuple[int, bytes]]:
-    """Names, modes and contents of a directory."""
+    """Return mode and content of each file in *directory*, by name."""
     found = {}
     root = os.fsencode(directory)
     for name in os.listdir(root):

@@ -1,7 +1,7 @@
-"""Every system call of the library fails once: an error of ours leaves, and nothing is left behind or half there.
+"""Every system call of the package fails once: a `StageError` is raised, and nothing is leaked or left incomplete.
 
-Each line that makes a call is tried once, with the error that is likeliest there; ``--every-fault`` tries every call
-with every error.
+Each line that makes a call fails once, with its likeliest error; with ``--every-fault``, every call fails with every
+error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NEW = {"a": b"new a" * 1000, "b": b"new b"}
 
 @dataclass
 class Site:
-    """A peer, and the directories that its files come from and go to."""
+    """A server, a collect directory and a target."""
 
     home: Path
     port: int
@@ -53,8 +53,8 @@ class Site:
         values = {"port": self.port, "identity": str(self.home / "id"), "agent": str(self.home / "no agent")}
         return SSHOptions(**{**values, "config": str(self.home / "config"), **changes})
 
-    def begin(self) -> None:
-        """The peer has collected; an older file lies in the target."""
+    def reset(self) -> None:
+        """Reset the directories; the target holds an older file."""
         (self.collect / "cback.stage").unlink(missing_ok=True)
         for directory in (self.target, self.working):
             shutil.rmtree(directory)
@@ -85,7 +85,7 @@ def over_sftp(site: Site, **options: Any) -> BackupPeer:
 
 
 def learning(site: Site) -> BackupPeer:
-    """A host that is new."""
+    """Over SFTP, from a host whose key is not known yet."""
     return over_sftp(site, known_hosts=str(site.home / "learnt"), host_key="accept-new")
 
 
@@ -111,7 +111,7 @@ def of_this_machine(site: Site) -> BackupPeer:
 
 
 def run(peer: BackupPeer, site: Site) -> list[str]:
-    """Do all that a master does, whatever fails; return what failed, in words."""
+    """Check, stage and mark the peer; return the errors."""
     failed = []
     operations: tuple[Callable[[], object], ...] = (
         lambda: peer.stagePeer(str(site.target)),
@@ -119,7 +119,7 @@ def run(peer: BackupPeer, site: Site) -> list[str]:
         peer.writeStageIndicator,
     )
 
-    def each() -> None:
+    def run_operations() -> None:
         for operation in operations:
             try:
                 operation()
@@ -128,51 +128,51 @@ def run(peer: BackupPeer, site: Site) -> list[str]:
 
     if isinstance(peer, RemotePeer):
         with peer:
-            each()
+            run_operations()
     else:
-        each()
+        run_operations()
     return failed
 
 
 def problems_with(site: Site, failed: list[str], warned: list[str]) -> Iterator[str]:
-    """Yield what must not be, after a run in which one call has failed."""
+    """Yield what is wrong after a run in which a call has failed: an unclear message, a leftover, or a changed file."""
     for text in failed:
         if not text.isprintable() or not ("127.0.0.1" in text or text.startswith("ValueError")):
-            yield f"the message is not one line that names the peer: {text}"
+            yield f"the message is not a single line with the name of the peer: {text}"
     for path in site.target.iterdir():
         if stat.S_ISDIR(path.lstat().st_mode):
             if not any(path.name in line for line in warned):
-                yield f"{path.name} is left, and nobody says so"
+                yield f"{path.name} is left in the target, and no warning names it"
         elif path.read_bytes() not in (NEW.get(path.name), b"old a" if path.name == "a" else None):
             yield f"{path.name} is neither old nor new"
     if not failed and {path.name for path in site.target.iterdir()} < NEW.keys():
-        yield "it succeeded, and brought nothing"
+        yield "the run succeeded, and files are missing"
     for path in site.working.iterdir():
         if not any(path.name in line for line in warned):
-            yield f"{path.name} is left in the working directory, and nobody says so"
+            yield f"{path.name} is left in the working directory, and no warning names it"
 
 
-#: The target's own calls, which tests/landing lets fail.
-_TRIED_ELSEWHERE = "landing/"
-#: What was tried already: another kind of peer only tries what is its own.
+#: Calls of the target, which have tests of their own in tests/target.
+_TRIED_ELSEWHERE = "target/"
+#: Calls that have failed for an earlier kind of peer, and are not repeated for the next.
 _tried: set[Call] = set()
 
 
 @pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("kind", [over_sftp, learning, through_a_command, by_a_command, of_this_machine])
-def test_a_system_call_that_fails_is_an_error_of_ours_and_leaves_nothing(
+def test_a_failed_system_call_is_a_stage_error_and_leaves_nothing_behind(
     site: Site, kind: Callable[[Site], BackupPeer], caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
-    caplog.set_level(logging.CRITICAL + 1, LOGGER)  # the server's, which is no part of it
+    caplog.set_level(logging.CRITICAL + 1, LOGGER)  # of the test's server
     caplog.set_level(logging.WARNING, "peerstage")
     faults, every = Faults(), request.config.getoption("--every-fault")
-    site.begin()
+    site.reset()
     with faults.failing(lambda call: False, 0):
         assert run(kind(site), site) == []
     assert len(faults.seen) > 30
 
     def problems(is_due: Callable[[Call], bool], code: int) -> Iterator[str]:
-        site.begin()
+        site.reset()
         caplog.clear()
         before = Snapshot.take()
         with warnings.catch_warnings(record=True) as unclosed, faults.failing(is_due, code):
@@ -184,38 +184,38 @@ def test_a_system_call_that_fails_is_an_error_of_ours_and_leaves_nothing(
             else:
                 yield from problems_with(site, failed, [record.getMessage() for record in caplog.records])
             if every:
-                yield from before.left_behind()
-        yield from (str(one.message) for one in unclosed)
+                yield from before.describe_leaks()
+        yield from (str(warning.message) for warning in unclosed)
 
     before = Snapshot.take()
     calls = enumerate(faults.seen) if every else enumerate(dict.fromkeys(faults.seen))
     wrong = [
         f"{call}, {errno.errorcode[code]}: {problem}"
         for number, call in calls
-        if every or not (call in _tried or call.place.startswith(_TRIED_ELSEWHERE))
+        if every or not (call in _tried or call.location.startswith(_TRIED_ELSEWHERE))
         for code in (call.errnos if every else call.errnos[:1])
-        for problem in problems(is_the(number) if every else call.__eq__, code)
+        for problem in problems(is_from(number) if every else call.__eq__, code)
     ]
     _tried.update(faults.seen)
     assert not wrong, "\n".join(wrong)
     before.compare()
 
 
-def is_the(number: int) -> Callable[[Call], bool]:
-    """Return a condition that holds for call *number* and the later ones."""
+def is_from(number: int) -> Callable[[Call], bool]:
+    """Return a condition that is true for call *number* and later ones."""
     turn = iter(range(number))
     return lambda call: next(turn, None) is None
 
 
 def test_a_packet_that_cannot_be_sent_ends_the_connection_at_once(site: Site) -> None:
-    """Whoever waits for the answer to it would wait for a minute, and nothing behind it would be understood."""
+    """Otherwise the reply would be awaited for a minute, and later packets would be out of sequence."""
     faults = Faults()
-    site.begin()
+    site.reset()
     with faults.failing(lambda call: False, 0):
         assert run(over_sftp(site), site) == []
     sends = [number for number, call in enumerate(faults.seen) if call.name == "send"]
     for number in sends[::4]:
-        site.begin()
-        with faults.failing(is_the(number), errno.ENOMEM):
+        site.reset()
+        with faults.failing(is_from(number), errno.ENOMEM):
             failed = run(over_sftp(site), site)
         assert not any("useful" in text or "within" in text for text in failed), failed

@@ -11,7 +11,7 @@ from peerstage.testing import (
     Faults,
     MemoryFile,
     MemoryHost,
-    digests,
+    hash_files,
     make_sample,
     memory_peer,
     memory_peers,
@@ -40,7 +40,7 @@ for path in PATHS:
     removed: list[str] = sweep(path)
     encoded: str | None = util.encodePath(path)
     sample: dict[bytes, str] = make_sample(path)
-    sample = digests(path)
+    sample = hash_files(path)
     with ssh_server(path, sftp=False, faults=Faults(deny=(path,), cut_after=0, connections=1)) as server:
         RemotePeer(server.host, "/", None, server.username, ssh=server.options)
 

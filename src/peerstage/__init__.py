@@ -1,6 +1,6 @@
-"""Stages the files that backup peers have collected: a master pulls them over SSH, in pure Python.
+"""Stage the files that backup peers have collected: the master pulls them over SSH, in pure Python.
 
-Importing this package loads neither paramiko nor anything optional; a name is loaded when it is first used.
+Importing this package loads neither paramiko nor an optional package. A name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from peerstage.errors import StageError
-    from peerstage.landing.leftovers import sweep
     from peerstage.peer.base import BackupPeer
     from peerstage.peer.local import LocalPeer
     from peerstage.peer.remote import RemotePeer
     from peerstage.reasons import Reason
     from peerstage.records import Limits, Progress, StageReport
-    from peerstage.session.options import SSHOptions
+    from peerstage.ssh.options import SSHOptions
+    from peerstage.target.sweep import sweep
     from peerstage.transport.retry import Retry
 
-_HOMES = {
+_MODULES = {
     "BackupPeer": "peerstage.peer.base",
     "Limits": "peerstage.records",
     "LocalPeer": "peerstage.peer.local",
@@ -29,10 +29,10 @@ _HOMES = {
     "Reason": "peerstage.reasons",
     "RemotePeer": "peerstage.peer.remote",
     "Retry": "peerstage.transport.retry",
-    "SSHOptions": "peerstage.session.options",
+    "SSHOptions": "peerstage.ssh.options",
     "StageError": "peerstage.errors",
     "StageReport": "peerstage.records",
-    "sweep": "peerstage.landing.leftovers",
+    "sweep": "peerstage.target.sweep",
 }
 
 __all__ = [
@@ -53,8 +53,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "util":
         return importlib.import_module("peerstage.util")
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        value = getattr(importlib.import_module(_MODULES[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,33 +4,48 @@ from __future__ import annotations
 
 import sys
 
-from peerstage.cli.signals import Interrupted, end_by, raising
+from peerstage.cli.signals import Interrupted, end_by_signal, raise_on_signal
 
-#: The modules that the extra ``cli`` brings.
+#: The modules of the extra ``cli``.
 _EXTRA = frozenset({"typer", "rich", "click"})
 
 
 def main() -> int:
-    """Run the command that ``sys.argv`` holds and return its exit status; end by the signal that interrupted it."""
+    """Run the command in ``sys.argv`` and return its exit status; die by the signal that interrupted it."""
     try:
-        with raising():
+        with raise_on_signal():
             return _run(sys.argv[1:])
     except Interrupted as exc:
-        end_by(exc.signum)
+        end_by_signal(exc.signum)
         return 128 + exc.signum
 
 
 def _run(arguments: list[str]) -> int:
     try:
-        import rich  # noqa: F401  (needed on terminals alone; missing everywhere is easier to understand)
+        import rich  # noqa: F401  (used on terminals only; requiring it everywhere is easier to understand)
 
         from peerstage.cli.app import run
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in _EXTRA:
             raise
+        if arguments[:1] == ["guide"]:
+            return _print_guide(arguments[1:])
         sys.stderr.write("peerstage: the command line needs an extra: pip install 'peerstage[cli]'\n")
         return 2
     return run(arguments)
+
+
+def _print_guide(arguments: list[str]) -> int:
+    """Print a page without the extra: it may be the page that explains how to install it."""
+    from peerstage.guide import read_page, render_plain
+
+    try:
+        page = read_page(next((word for word in arguments if not word.startswith("-")), None))
+    except ValueError as exc:
+        sys.stderr.write(f"peerstage: {exc}\n")
+        return 2
+    sys.stdout.write(page if "--raw" in arguments else render_plain(page))
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""Metaclasses of what users are given: `help` and `dir` list what a user can use, and not how a class is made."""
+"""Metaclasses for public classes, which make `help` and `dir` list only what a user can use."""
 
 from __future__ import annotations
 
 from abc import ABCMeta
 
-#: Special methods that a user calls, by a ``with`` statement.
-_USED = frozenset({"__enter__", "__exit__"})
+#: Special methods that a ``with`` statement calls.
+_VISIBLE = frozenset({"__enter__", "__exit__"})
 
 
 class Documented(type):
-    """Hides special names: those of `dataclasses` and of pickling would fill most of a page of `help`."""
+    """Hides special methods, those of dataclasses and pickling, which would fill most of a page of `help`."""
 
     def __dir__(cls) -> list[str]:
-        return [name for name in super().__dir__() if name in _USED or not name.startswith("__")]
+        return [name for name in super().__dir__() if name in _VISIBLE or not name.startswith("__")]
 
 
 class DocumentedABC(Documented, ABCMeta):
-    """The same for abstract classes."""
+    """`Documented` for abstract classes."""

@@ -1,4 +1,4 @@
-"""The values that travel between the rooms: frozen, comparable, picklable."""
+"""Values that the layers exchange: frozen, comparable, picklable."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from peerstage.documented import Documented
-from peerstage.errors import escape
+from peerstage.printable import escape
 from peerstage.reasons import Reason
 
-#: A path, of whatever kind Python knows.
+#: A path of any kind.
 StrOrBytesPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 KIB = 1024
 MIB = 1024 * KIB
-#: For how many received bytes an answer without data counts: it costs packets in both directions.
-ANSWER_BYTES = 256
-#: The schema of reports: it changes when a key goes or gets another meaning, not when one is added.
+#: Bytes credited for a reply without data, which takes packets in both directions.
+REPLY_BYTES = 256
+#: The schema of reports. It changes if a key is removed or changes its meaning, not if one is added.
 SCHEMA = 1
 #: The outcomes of an entry.
 STAGED, RESUMED, LINKED, EXCLUDED, FAILED = "staged", "resumed", "linked", "excluded", "failed"
@@ -28,17 +28,16 @@ _REASONS: dict[Any, Reason] = {reason.value: reason for reason in Reason}
 
 
 class Ownership(NamedTuple):
-    """Numeric owner and group of a staged file; -1 leaves one as it is (chown(2))."""
+    """Numeric owner and group of a staged file; -1 leaves an id unchanged, as in chown(2)."""
 
     uid: int
     gid: int
 
 
-def permissions_of(value: Any) -> int | None:
-    """Return *value* as the permission bits of a file; None passes.
+def validate_permissions(value: Any) -> int | None:
+    """Return *value* if it is the permission bits of a file, or None.
 
-    A decimal 640 is 0o1200: whoever writes it means 0o640. Set-id and sticky bits are no permissions, so that most such
-    slips are found.
+    Set-id and sticky bits are refused, which catches most modes in decimal by mistake: 640 is 0o1200.
 
     Raises:
         ValueError: If it is not an integer from 0 to 0o777.
@@ -52,13 +51,13 @@ def permissions_of(value: Any) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file as the peer's listing describes it.
+    """One file in the peer's listing.
 
     Attributes:
-        name: The file's name, as bytes, without a directory.
-        size: Bytes promised.
-        mode: Permission bits (octal, at most 0o7777), None where the peer does not tell.
-        mtime: Modification time in whole seconds since the epoch, None where the peer does not tell.
+        name: The file's name without a directory.
+        size: Size in bytes.
+        mode: Permission bits (at most 0o7777), or None if the peer does not send them.
+        mtime: Modification time in whole seconds since the epoch, or None if the peer does not send it.
     """
 
     name: bytes
@@ -69,18 +68,18 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """What became of one entry.
+    """The outcome of one entry.
 
     Attributes:
-        name: Its name, without a directory; bytes that are not UTF-8 are surrogate escapes.
-        size: Bytes promised.
-        mode: Permission bits (octal) that it has in the target, None if it is not staged.
-        mtime: Modification time in whole seconds since the epoch, None where the peer does not tell.
-        error: Why it is not staged, as one line; None if it is.
-        outcome: "staged", "resumed" (staged, and some of its bytes survived a lost connection; told of transports that
-            can resume, else it is "staged"), "linked" (staged as a link to an equal file), "excluded" (left out on
-            request) or "failed". By default it follows from *error*.
-        reason: Why it failed, None if it did not.
+        name: Its name without a directory; bytes that are not UTF-8 become surrogate escapes.
+        size: Size in bytes, as listed.
+        mode: Permission bits in the target, or None if it is not staged.
+        mtime: Modification time in whole seconds since the epoch, or None if the peer does not send it.
+        error: Why it is not staged, in one line; None if it is.
+        outcome: "staged", "resumed" (staged, and some of its bytes survived a lost connection; only over transports
+            that can resume), "linked" (staged as a link to an equal file), "excluded" (left out on request) or
+            "failed". The default follows from *error*.
+        reason: Why it failed; None if it did not.
     """
 
     name: str
@@ -97,15 +96,15 @@ class FileResult:
 
     @property
     def is_staged(self) -> bool:
-        """Whether the target has the file."""
+        """Whether the file is in the target."""
         return self.outcome in (STAGED, RESUMED, LINKED)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> FileResult:
-        """Return the result that `dataclasses.asdict` gave; keys and reasons that are unknown here are left out.
+        """Return the result that `dataclasses.asdict` encoded; unknown keys and reasons are ignored.
 
         Raises:
-            TypeError, ValueError: If it is no such result.
+            TypeError, ValueError: If it is not such a result.
         """
         known = _known_fields(cls, raw)
         known["reason"] = _REASONS.get(known.get("reason"))
@@ -114,7 +113,7 @@ class FileResult:
 
 @dataclass(frozen=True, slots=True)
 class Progress(metaclass=Documented):
-    """How far a stage has come; totals are None while the listing is not known."""
+    """Progress of a stage; totals are None until the listing is known."""
 
     files_done: int
     files_total: int | None
@@ -124,50 +123,50 @@ class Progress(metaclass=Documented):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a transport can do, as data.
+    """What a transport can do.
 
     Attributes:
         name: The transport's name, as in ``transport=``.
-        newline_names: Whether a name that holds a newline arrives as it is.
-        judges_entries: Whether single entries can fail while the others are staged; not so for a foreign command, whose
-            way with odd paths is its own, too.
-        resumes: Whether a second ``pull`` goes on in the middle of a file.
+        supports_newline_names: Whether a file name that contains a newline arrives unchanged.
+        reports_entry_errors: Whether single entries can fail while the others are staged. An external command
+            cannot report that, and treats unusual paths in its own way.
+        can_resume: Whether a second ``pull`` continues in the middle of a file.
     """
 
     name: str
-    newline_names: bool = True
-    judges_entries: bool = True
-    resumes: bool = False
+    supports_newline_names: bool = True
+    reports_entry_errors: bool = True
+    can_resume: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits(metaclass=Documented):
-    """How much of a peer is taken, in bytes and in seconds. Every bound is finite.
+    """Upper bounds on what a peer may send and how long it may take. Every bound is finite.
 
     Attributes:
-        entries: Entries in one collect directory, dotfiles and what is no file included.
+        entries: Entries in one collect directory, including dotfiles and entries that are not files.
         name_bytes: Length of one name.
         path_bytes: Length of a path that is sent to the peer.
-        listing_bytes: Everything that the peer sends for one listing; as much again holds its names in memory.
-        packet_bytes: One SSH packet; an SFTP packet may hold as much again as a read asked for.
-        banner_bytes: Everything before the server's identification line has ended.
-        stderr_bytes: What a remote command may say on stderr; of a managed peer's commands, what is logged.
+        listing_bytes: All data of one listing. The names take up to the same amount of memory.
+        packet_bytes: One SSH packet. An SFTP packet may be larger by the size of the read request.
+        banner_bytes: All data up to the end of the server's identification line.
+        stderr_bytes: Output of a remote command on stderr; for commands on a managed peer, output that is logged.
         login_timeout: Seconds from the first packet to the end of authentication.
-        reply_timeout: Seconds that one request may stay unanswered. They count from when the request was sent or, if
-            that is later, from when the last request before it was answered: on a slow line answers queue. Only the
-            time spent waiting for the peer counts.
-        stall_timeout: Seconds of waiting for the peer without any progress.
-        deadline: Seconds for one operation; None means `grace` plus the bytes received divided by `min_rate`, and for a
-            command on a managed peer 12 hours. Sizes that the peer promises do not count, nor do bytes that are not
-            kept or that a reconnect made it send again.
-        min_rate: Bytes per second below which a peer is too slow, whatever the deadline is. In every stretch of a
+        reply_timeout: Seconds for the reply to one request, counted from when the request was sent or, if that is
+            later, from the reply to the previous request: on a slow line replies queue. Only the time spent waiting
+            for the peer counts.
+        stall_timeout: Seconds of waiting for the peer without progress.
+        deadline: Seconds for one operation. None means `grace` plus the bytes received divided by `min_rate`, and 12
+            hours for a command on a managed peer. Announced sizes do not count, nor do bytes that are discarded or
+            sent again after a reconnect.
+        min_rate: Bytes per second below which a peer is too slow, whatever the deadline is. In every interval of a
             stage, the bytes received must be at least `min_rate` times the seconds spent waiting for the peer, less
-            `grace`. So a peer that becomes too slow is given up after at most ten minutes of waiting, however fast it
-            was before; shorter breaks are a matter of `stall_timeout`.
-        grace: Seconds that both deadline and rate allow on top: 600, for every transport.
+            `grace`. A peer that becomes too slow is given up after at most ten minutes of waiting, however fast it was
+            before; `stall_timeout` covers shorter pauses.
+        grace: Seconds that deadline and rate allow in addition: 600, for every transport.
 
-    Bytes received are those of files and listings, and 256 for every other answer. What an rcp command transfers is
-    measured by the size of the files that it has written.
+    Bytes received are those of files and listings, and 256 for every other reply. For an rcp command they are the sizes
+    of the files that it has written.
     """
 
     grace: ClassVar[float] = 600.0
@@ -193,35 +192,35 @@ class Limits(metaclass=Documented):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
                 raise ValueError(f"Limits: {name} must be a finite number above 0, not {value!r}.")
 
-    def seconds_for(self, received: int) -> float:
-        """Return the deadline, in seconds, for an operation that has brought *received* bytes so far."""
+    def deadline_for(self, received: int) -> float:
+        """Return the deadline, in seconds, of an operation that has received *received* bytes so far."""
         return self.deadline if self.deadline is not None else self.grace + received / self.min_rate
 
     @property
-    def seconds_for_command(self) -> float:
-        """Seconds that a command on a managed peer may take, be it silent or not.
+    def command_deadline(self) -> float:
+        """The deadline of a command on a managed peer, in seconds.
 
-        12 hours without a `deadline`: a full collect may take a night, and is to be over before the next one.
+        Without `deadline` it is 12 hours: a full collect may take a night, but must end before the next one.
         """
         return self.deadline if self.deadline is not None else 12 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class StageReport(metaclass=Documented):
-    """What one ``stagePeer`` did.
+    """The report of one ``stagePeer``.
 
     Attributes:
         peer: The peer's name.
-        transport: The way the files came.
+        transport: The transport used: "sftp", "scp", "rcp" or "local".
         target: The staging directory.
-        started: Seconds since the epoch.
-        seconds: How long it took.
-        files: One result a file whose transfer was begun.
-        refused: One result an entry that was not read at all: directories, FIFOs, dangling links ...
-        retries: How often a lost connection was made anew.
-        resumed_bytes: Bytes that survived a lost connection, and did not have to be sent again; each counts once.
-        host_key: The SHA-256 fingerprint of the peer's host key, None where none was seen.
-        schema: The version of this form, an integer from 1.
+        started: Start time, in seconds since the epoch.
+        seconds: Duration in seconds.
+        files: A result for each file whose transfer was started.
+        refused: A result for each entry that was not read: directories, FIFOs, dangling links ...
+        retries: How many times a lost connection was re-established.
+        resumed_bytes: Bytes that survived a lost connection and were not sent again; each counts once.
+        host_key: The SHA-256 fingerprint of the peer's host key, or None if the transport does not know it.
+        schema: The version of the JSON form, an integer from 1.
     """
 
     peer: str
@@ -238,37 +237,37 @@ class StageReport(metaclass=Documented):
 
     @property
     def count(self) -> int:
-        """Files staged."""
+        """The number of files staged."""
         return sum(1 for file in self.files if file.is_staged)
 
     @property
     def bytes(self) -> int:
-        """Bytes staged."""
+        """The number of bytes staged."""
         return sum(file.size for file in self.files if file.is_staged)
 
     @property
     def failed(self) -> tuple[FileResult, ...]:
-        """Every entry that could not be staged."""
+        """The results of the entries that could not be staged."""
         return tuple(file for file in (*self.files, *self.refused) if file.outcome == FAILED)
 
     def to_json(self) -> str:
-        """Return the report as one JSON object; names that are not UTF-8 are kept by surrogate escapes."""
+        """Return the report as one JSON object; names that are not UTF-8 hold surrogate escapes."""
         return json.dumps({**dataclasses.asdict(self), "count": self.count, "bytes": self.bytes})
 
     @classmethod
     def from_json(cls, text: str) -> StageReport:
-        """Return the report that `to_json` wrote, here or in another version.
+        """Return the report that `to_json` wrote, in this version or another.
 
-        Unknown keys are ignored, unknown reasons become None; so a report of a later schema is read as far as this
-        version understands it, and keeps its number.
+        Unknown keys are ignored and unknown reasons become None. A report with a later schema is read as far as this
+        version knows it, and keeps its schema number.
 
         Raises:
-            ValueError: The text is not such a report.
+            ValueError: If the text is not such a report.
         """
         try:
             raw = _known_fields(cls, json.loads(text))
             for results in ("files", "refused"):
-                raw[results] = tuple(FileResult.from_dict(one) for one in raw[results])
+                raw[results] = tuple(FileResult.from_dict(result) for result in raw[results])
             if isinstance(raw.get("schema", SCHEMA), bool) or not isinstance(raw.get("schema", SCHEMA), int):
                 raise ValueError("its schema is not a number")
             return cls(**raw)

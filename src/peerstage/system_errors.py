@@ -1,24 +1,21 @@
-"""What the operating system refuses outside the target directory, in our words: one table."""
+"""Map operating system errors to `StageError` and `Reason`, and start threads."""
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
-import subprocess
+import sys
 import threading
-from collections.abc import Sequence
-from typing import Any
 
 from peerstage.errors import StageError
 from peerstage.reasons import Reason
 
-#: What is the matter with this process or machine, whatever was asked for.
-_OF_THIS_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EIO})
-_PROCESSES = "Raise the limit of processes and threads (ulimit -u), or stage fewer peers at a time."
-#: Seconds to wait, after an interrupt, for a process that is just being started.
-_STARTS_WITHIN = 5.0
-_MEMORY = "Free memory on this machine, or stage fewer peers at a time."
+#: Errors of this process or machine, independent of the address or file.
+_MACHINE_WIDE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EIO})
+#: The text of the RuntimeError that `threading` raises when the system refuses a thread.
+_NO_THREAD_TEXT = "can't start new thread"
+_THREAD_ADVICE = "Raise the limit of processes and threads (ulimit -u), or stage fewer peers at a time."
+_MEMORY_ADVICE = "Free memory on this machine, or stage fewer peers at a time."
 _REASONS = {
     errno.EMFILE: Reason.OUT_OF_DESCRIPTORS,
     errno.ENFILE: Reason.OUT_OF_DESCRIPTORS,
@@ -30,15 +27,15 @@ _REASONS = {
     errno.EDQUOT: Reason.QUOTA_EXCEEDED,
     errno.EROFS: Reason.READ_ONLY_TARGET,
 }
-#: Those that have another meaning for a target directory, and for a file that is to be read.
-_OF_TARGET = {
+#: Errors with another meaning for a target directory, and for a file that is read.
+_TARGET_REASONS = {
     errno.EACCES: Reason.TARGET_NOT_WRITABLE,
     errno.EPERM: Reason.TARGET_NOT_WRITABLE,
     errno.ENOENT: Reason.TARGET_MISSING,
     errno.ESTALE: Reason.TARGET_MISSING,
     errno.ENOTDIR: Reason.TARGET_NOT_A_DIRECTORY,
 }
-_OF_ENTRY = {
+_ENTRY_REASONS = {
     errno.EACCES: Reason.PERMISSION_DENIED,
     errno.EPERM: Reason.PERMISSION_DENIED,
     errno.ENOENT: Reason.VANISHED,
@@ -47,49 +44,82 @@ _OF_ENTRY = {
 _ADVICE = {
     errno.EMFILE: "Raise this process's limit of open files (ulimit -n), or stage fewer peers at a time.",
     errno.ENFILE: "Raise this machine's limit of open files (sysctl fs.file-max), or stage fewer peers at a time.",
-    errno.ENOMEM: _MEMORY,
-    errno.ENOBUFS: _MEMORY,
-    errno.EAGAIN: _PROCESSES,
-    errno.EIO: "A disk or a device of this machine fails: see the kernel's log.",
+    errno.ENOMEM: _MEMORY_ADVICE,
+    errno.ENOBUFS: _MEMORY_ADVICE,
+    errno.EAGAIN: _THREAD_ADVICE,
+    errno.EIO: "A disk or device of this machine failed: check the kernel log.",
 }
 
 
-def is_of_this_machine(exc: OSError) -> bool:
-    """Return whether *exc* is about this process or machine, so that another address or file would fare no better."""
-    return exc.errno in _OF_THIS_MACHINE
+def is_machine_wide(exc: OSError) -> bool:
+    """Return whether *exc* concerns this process or machine, so that another address or file would fail too."""
+    return exc.errno in _MACHINE_WIDE
 
 
 def reason_of(exc: OSError, otherwise: Reason = Reason.LOCAL_FAILURE) -> Reason:
-    """Return the reason that the system's error number stands for, whatever was asked for, or else *otherwise*."""
+    """Return the reason for the error number of *exc*, or *otherwise*."""
     return _REASONS.get(exc.errno or 0, otherwise)
 
 
 def target_reason_of(exc: OSError) -> Reason:
-    """Return the reason of what the system says about a directory that is written to."""
-    return _OF_TARGET.get(exc.errno or 0) or reason_of(exc)
+    """Return the reason for *exc*, an error of the target directory."""
+    return _TARGET_REASONS.get(exc.errno or 0) or reason_of(exc)
 
 
 def entry_reason_of(exc: OSError) -> Reason:
-    """Return the reason of what the system says about a single file that is read."""
-    return _OF_ENTRY.get(exc.errno or 0, Reason.ENTRY_UNREADABLE)
+    """Return the reason for *exc*, an error in reading a single file."""
+    return _ENTRY_REASONS.get(exc.errno or 0, Reason.ENTRY_UNREADABLE)
 
 
 def system_error(failed: str, exc: OSError, *, path: str | bytes | None = None) -> StageError:
-    """Return the error as which *exc* leaves, with advice; the caller chains it.
+    """Convert *exc* to a `StageError` with advice; the caller chains it.
 
     Args:
         failed: What failed, as the beginning of a sentence.
-        exc: What the system said.
-        path: The local path that is concerned.
+        exc: The system's error.
+        path: The local path concerned.
     """
-    words = f"{failed}: {(exc.strerror or str(exc)).rstrip('.')}. {_ADVICE.get(exc.errno or 0, '')}"
-    return StageError(words.rstrip(), path=path, errno=exc.errno, reason=reason_of(exc))
+    message = f"{failed}: {(exc.strerror or str(exc)).rstrip('.')}. {_ADVICE.get(exc.errno or 0, '')}"
+    return StageError(message.rstrip(), path=path, errno=exc.errno, reason=reason_of(exc))
 
 
-def require_descriptors(failed: str) -> None:
-    """Raise the reason if this process cannot open a file now.
+def resource_error(exc: BaseException) -> StageError | None:
+    """Convert *exc* to a `StageError` if memory or threads are exhausted, naming the process's own limit; else None."""
+    if isinstance(exc, RuntimeError) and _NO_THREAD_TEXT in str(exc):
+        return _thread_error(exc)
+    if not isinstance(exc, MemoryError):
+        return None
+    message = "Memory ran out on this machine. Stage fewer peers at a time."
+    for name in ("RLIMIT_AS", "RLIMIT_DATA"):
+        limit = _limit(name)
+        if limit is not None:
+            message = (
+                f"Memory ran out: this process is limited to {limit} bytes ({name}, see ulimit). Raise the limit, or "
+                "stage fewer peers at a time."
+            )
+            break
+    return StageError(message, errno=errno.ENOMEM, reason=Reason.OUT_OF_MEMORY)
 
-    For look-ups whose functions say "not found" then, too: getpwnam(3), getaddrinfo(3).
+
+def _thread_error(exc: RuntimeError) -> StageError:
+    return StageError(
+        f"Cannot start a thread: {exc}. {_THREAD_ADVICE}", errno=errno.EAGAIN, reason=Reason.OUT_OF_THREADS
+    )
+
+
+def _limit(name: str) -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit: int = resource.getrlimit(getattr(resource, name))[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def require_free_descriptor(failed: str) -> None:
+    """Raise if this process cannot open another file.
+
+    Call it after a lookup that reports "not found" in that case too: getpwnam(3), getaddrinfo(3).
 
     Args:
         failed: What failed, as the beginning of a sentence.
@@ -107,65 +137,9 @@ def start_thread(thread: threading.Thread) -> None:
     """Start *thread*.
 
     Raises:
-        StageError: If the system starts no more threads.
+        StageError: If the system refuses another thread.
     """
     try:
         thread.start()
     except RuntimeError as exc:
-        raise StageError(
-            f"No thread can be started: {exc}. {_PROCESSES}", errno=errno.EAGAIN, reason=Reason.OUT_OF_THREADS
-        ) from exc
-
-
-def start_process(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process; an interrupt leaves none behind.
-
-    `subprocess.Popen` is called in a thread: signal handlers run in the main thread alone, where KeyboardInterrupt
-    could be raised when the process has begun and nobody can end it yet.
-
-    Args:
-        argv: The program and its arguments.
-        options: As for `subprocess.Popen`; the process gets a session and so a process group of its own.
-
-    Raises:
-        OSError: If it cannot be started.
-        StageError: If the system starts no more threads.
-    """
-    started: list[subprocess.Popen[bytes]] = []
-    failed: list[BaseException] = []
-    done = threading.Event()
-
-    def start() -> None:
-        try:
-            started.append(subprocess.Popen(argv, start_new_session=True, **options))
-        except BaseException as exc:
-            failed.append(exc)
-        finally:
-            done.set()
-
-    thread = threading.Thread(target=start, name="peerstage-start")
-    try:
-        start_thread(thread)
-        thread.join()
-    except StageError:  # it has not been started
-        raise
-    except BaseException:
-        done.wait(_STARTS_WITHIN)  # not without a limit: the interrupt may have come before the thread
-        for process in started:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        raise
-    if failed:
-        raise failed[0]
-    return started[0]
-
-
-def has_exited(process: subprocess.Popen[bytes]) -> bool:
-    """Return whether *process* has exited, leaving it unreaped so that its process group id is not reused.
-
-    Raises:
-        ChildProcessError: If its status is lost: this program ignores SIGCHLD, or reaps children that are not its own.
-    """
-    if process.returncode is not None or not hasattr(os, "waitid"):
-        return process.poll() is not None
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        raise _thread_error(exc) from exc

@@ -1,4 +1,4 @@
-"""What the tests of cback3's extended action share: a configuration as cback3 hands it over, and the real cback3."""
+"""A configuration as cback3 passes it to an action, and cback3's log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peerstage.cback3 import executeAction
 from peerstage.util import getUidGid
 from support.sshd import Sshd
 
-#: cedar-backup3 is for Python 3.11 and later, and so is what needs it here.
+#: cedar-backup3 needs Python 3.11.
 CBACK3_RUNS = sys.version_info >= (3, 11)
 
 _LEFT_OUT = pytest.StashKey[int]()
@@ -28,10 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if CBACK3_RUNS:
         return
-    out = [item for item in items if item.get_closest_marker("cback3")]
-    config.stash[_LEFT_OUT] = len(out)
-    config.hook.pytest_deselected(items=out)
-    items[:] = [item for item in items if item not in out]
+    deselected = [item for item in items if item.get_closest_marker("cback3")]
+    config.stash[_LEFT_OUT] = len(deselected)
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -42,16 +42,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 class Site:
-    """A site's configuration, as the objects that cback3 hands to an action, and what an action makes of it."""
+    """A site's configuration, as the objects that cback3 passes to an action, and its staging directory."""
 
-    def __init__(self, place: Path, server: Sshd) -> None:
+    def __init__(self, directory: Path, server: Sshd) -> None:
         self.server = server
-        self.config_path = place / "cback3.conf"
-        self.settings = place / "cback3.peerstage.ini"
-        self.staging = place / "staging"
+        self.config_path = directory / "cback3.conf"
+        self.settings = directory / "cback3.peerstage.ini"
+        self.staging = directory / "staging"
         self.options = SimpleNamespace(
             startingDay="monday",
-            workingDir=str(place),
+            workingDir=str(directory),
             backupUser=server.user,
             backupGroup="root",
             rcpCommand="/no/such/rcp",
@@ -63,8 +63,8 @@ class Site:
     def config(self) -> SimpleNamespace:
         return SimpleNamespace(options=self.options, stage=self.stage, peers=self.peers)
 
-    def reaching(self, more: str = "", **changes: object) -> None:
-        """Write our own file: how the server is reached."""
+    def write_settings(self, more: str = "", **changes: object) -> None:
+        """Write the settings file, which says how the server is reached."""
         values = {
             "port": self.server.port,
             "identity": self.server.identity,
@@ -81,8 +81,8 @@ class Site:
     @property
     def day(self) -> Path:
         """The only day that was staged."""
-        (found,) = self.staging.glob("*/*/*")
-        return found
+        (day,) = self.staging.glob("*/*/*")
+        return day
 
 
 def local(name: str, directory: Path | str, mode: str | None = None) -> SimpleNamespace:
@@ -96,24 +96,24 @@ def remote(name: str, directory: Path | str, mode: str | None = None, **more: ob
 
 @pytest.fixture
 def site(tmp_path: Path, sshd: Sshd) -> Site:
-    """A site without peers, whose remote ones are reached at the test's own server."""
-    one = Site(tmp_path, sshd)
-    one.options.backupGroup = group_of_root()
-    one.reaching()
-    return one
+    """A site without peers, with settings that reach the test's server."""
+    site = Site(tmp_path, sshd)
+    site.options.backupGroup = group_of_root()
+    site.write_settings()
+    return site
 
 
 @pytest.fixture
 def cback_log() -> Iterator[Callable[[], Sequence[tuple[str, str]]]]:
-    """Returns what cback3's log has got, with its levels, by the handler that cback3 sets up."""
+    """Returns levels and messages of the records in cback3's log."""
     records: list[logging.LogRecord] = []
 
-    class Keeps(logging.Handler):
+    class RecordingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             records.append(record)
 
     flow = logging.getLogger("CedarBackup3.log")
-    handler, before = Keeps(logging.INFO), flow.level
+    handler, before = RecordingHandler(logging.INFO), flow.level
     flow.addHandler(handler)
     flow.setLevel(logging.DEBUG)
     yield lambda: [(record.levelname, record.getMessage()) for record in records]

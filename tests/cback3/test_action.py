@@ -1,10 +1,12 @@
-"""The extended action on the objects that cback3 hands over: what is staged, what is logged, how it ends."""
+"""The extended action with the objects that cback3 passes: staged files, log records, and errors."""
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,10 +22,13 @@ import pytest
 from cback3.conftest import Site, local, remote
 from peerstage import cback3
 from peerstage.cback3.action import ignores_failures
-from peerstage.cback3.log import CbackLog
-from peerstage.errors import ConfigurationError, LandingError
+from peerstage.cback3.cback_log import CbackLogHandler
+from peerstage.cback3.daily_directories import DailyDirectories
+from peerstage.errors import ConfigurationError, TargetError
 from peerstage.peer.local import LocalPeer
-from peerstage.testing.contract import landed
+from peerstage.records import Ownership
+from peerstage.testing.contract import files_in
+from support.sshd import free_port
 from support.waiting import wait_until
 
 Log = Callable[[], Sequence[tuple[str, str]]]
@@ -37,12 +42,12 @@ def ready(collect: Path) -> Path:
     return collect
 
 
-def test_it_is_called_as_cback3_calls_its_actions() -> None:
+def test_its_arguments_are_those_of_the_actions_of_cback3() -> None:
     assert list(inspect.signature(cback3.executeAction).parameters) == ["configPath", "options", "config"]
 
 
 @pytest.mark.usefixtures("fresh_interpreter")
-def test_naming_it_loads_nothing_that_other_actions_would_wait_for() -> None:
+def test_importing_it_loads_neither_paramiko_nor_cback3() -> None:
     code = (
         "import sys, peerstage.cback3; print([name for name in sys.modules if 'paramiko' in name or 'Cedar' in name])"
     )
@@ -58,8 +63,8 @@ def test_local_and_remote_peers_are_staged_and_marked(site: Site, ready: Path, t
     site.stage.localPeers = [local("here", here)]
     site.stage.remotePeers = [remote(site.server.host, ready)]
     site.run()
-    assert landed(site.day / "here") == {b"cback.collect": b"", b".dot": b"dot"}
-    assert landed(site.day / site.server.host) == {b"cback.collect": b"", b"a": b"a"}
+    assert files_in(site.day / "here") == {b"cback.collect": b"", b".dot": b"dot"}
+    assert files_in(site.day / site.server.host) == {b"cback.collect": b"", b"a": b"a"}
     assert (site.day / "cback.stage").read_bytes() == b""
     assert (ready / "cback.stage").exists()
     assert (here / "cback.stage").exists()
@@ -74,7 +79,7 @@ def test_local_and_remote_peers_are_staged_and_marked(site: Site, ready: Path, t
     ]
 
 
-def test_peers_of_the_peers_section_are_those_where_the_stage_section_has_none(site: Site, ready: Path) -> None:
+def test_the_peers_section_applies_if_the_stage_section_has_no_peers(site: Site, ready: Path) -> None:
     site.peers = SimpleNamespace(localPeers=[local("common", ready)], remotePeers=None)
     site.run()
     assert (site.day / "common" / "a").exists()
@@ -83,7 +88,7 @@ def test_peers_of_the_peers_section_are_those_where_the_stage_section_has_none(s
     assert sorted(os.listdir(site.day)) == ["cback.stage", "common", "own"]
 
 
-def test_one_that_fails_does_not_take_the_others_along(site: Site, ready: Path, tmp_path: Path, cback_log: Log) -> None:
+def test_a_failing_peer_does_not_stop_the_others(site: Site, ready: Path, tmp_path: Path, cback_log: Log) -> None:
     empty, bad = tmp_path / "empty", tmp_path / "bad"
     empty.mkdir()
     (bad / "sub").mkdir(parents=True)
@@ -110,32 +115,32 @@ def test_one_that_fails_does_not_take_the_others_along(site: Site, ready: Path, 
     [(None, ()), ("none", ()), ("all", (True, False)), ("daily", (False,)), ("weekly", (True,))],
 )
 def test_failures_are_ignored_as_cback3_ignores_them(mode: str | None, ignored: tuple[bool, ...]) -> None:
-    for week_begins in (True, False):
-        assert ignores_failures(mode, week_begins=week_begins) == (week_begins in ignored)
+    for is_start_of_week in (True, False):
+        assert ignores_failures(mode, is_start_of_week=is_start_of_week) == (is_start_of_week in ignored)
 
 
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("begins", [False, True])
-def test_a_week_begins_on_its_day_and_with_a_full_backup(
-    site: Site, tmp_path: Path, cback_log: Log, full: bool, begins: bool
+@pytest.mark.parametrize("is_starting_day", [False, True])
+def test_a_week_starts_on_the_starting_day_and_with_a_full_backup(
+    site: Site, tmp_path: Path, cback_log: Log, full: bool, is_starting_day: bool
 ) -> None:
     site.stage.localPeers = [local(f"{mode}", tmp_path / "no", mode) for mode in ("none", "all", "daily", "weekly")]
     today = datetime.now().weekday()
     days = ("Monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-    site.options.startingDay = days[today if begins else today - 1]
+    site.options.startingDay = days[today if is_starting_day else today - 1]
     site.run(full=full)
     levels = {match[1]: level for level, text in cback_log() if (match := re.match(r"Peer (\w+) was not", text))}
-    week = full or begins
+    is_start_of_week = full or is_starting_day
     assert levels == {
         "none": "ERROR",
         "all": "INFO",
-        "daily": "ERROR" if week else "INFO",
-        "weekly": "INFO" if week else "ERROR",
+        "daily": "ERROR" if is_start_of_week else "INFO",
+        "weekly": "INFO" if is_start_of_week else "ERROR",
     }
 
 
-def test_where_failures_are_ignored_their_reasons_are_information_too(site: Site, ready: Path, cback_log: Log) -> None:
-    site.reaching(known_hosts="/dev/null")
+def test_reasons_of_ignored_failures_are_logged_at_info(site: Site, ready: Path, cback_log: Log) -> None:
+    site.write_settings(known_hosts="/dev/null")
     site.stage.remotePeers = [remote(site.server.host, ready, "all")]
     site.run()
     assert {level for level, _ in cback_log()} == {"INFO"}
@@ -146,18 +151,18 @@ def test_where_failures_are_ignored_their_reasons_are_information_too(site: Site
 
 
 @pytest.mark.parametrize("parallel", [1, 3])
-def test_a_defect_that_one_peer_meets_does_not_cost_the_others(
+def test_a_bug_in_one_peer_does_not_stop_the_others(
     site: Site, ready: Path, cback_log: Log, monkeypatch: pytest.MonkeyPatch, parallel: int
 ) -> None:
     stage = LocalPeer.stagePeer
 
-    def breaks(self: LocalPeer, *others: Any) -> int:
+    def fail_for_two(self: LocalPeer, *others: Any) -> int:
         if self.name == "two":
             raise RuntimeError("boom")
         return stage(self, *others)
 
-    monkeypatch.setattr(LocalPeer, "stagePeer", breaks)
-    site.reaching(parallel=parallel)
+    monkeypatch.setattr(LocalPeer, "stagePeer", fail_for_two)
+    site.write_settings(parallel=parallel)
     site.stage.localPeers = [local(name, ready) for name in ("one", "two", "three")]
     site.run()
     assert {path.parent.name for path in site.day.glob("*/a")} == {"one", "three"}
@@ -165,7 +170,7 @@ def test_a_defect_that_one_peer_meets_does_not_cost_the_others(
     assert errors == ["Error staging two: unexpected RuntimeError: boom"]
 
 
-def test_what_killed_runs_left_is_swept_on_every_day(site: Site, ready: Path) -> None:
+def test_leftovers_of_killed_runs_are_removed_on_every_day(site: Site, ready: Path) -> None:
     old = site.staging / "2020/01/01/db1/.peerstage-abcdefgh"
     old.mkdir(parents=True)
     (old / "lock").touch()
@@ -175,16 +180,18 @@ def test_what_killed_runs_left_is_swept_on_every_day(site: Site, ready: Path) ->
     assert old.parent.exists()
 
 
-def test_cback_s_rcp_command_is_run_where_our_file_asks_for_it(site: Site, ready: Path, cback_log: Log) -> None:
+def test_the_rcp_command_of_cback_is_run_only_if_the_settings_file_requests_it(
+    site: Site, ready: Path, cback_log: Log
+) -> None:
     site.stage.remotePeers = [remote(site.server.host, ready)]
     site.run()
     assert (site.day / site.server.host / "a").exists()
-    site.reaching(transport="rcp")
+    site.write_settings(transport="rcp")
     site.run()
     assert any("/no/such/rcp" in text for level, text in cback_log() if level == "ERROR")
 
 
-def test_nothing_of_our_log_stays_bent(site: Site, ready: Path) -> None:
+def test_the_logger_is_restored_afterwards(site: Site, ready: Path) -> None:
     import logging
 
     ours = logging.getLogger("peerstage")
@@ -194,11 +201,11 @@ def test_nothing_of_our_log_stays_bent(site: Site, ready: Path) -> None:
     assert (ours.level, ours.propagate, list(ours.handlers)) == before
 
 
-# What can not be meant.
+# Invalid configurations
 
 
 @pytest.mark.parametrize(
-    ("break_it", "words"),
+    ("break_it", "message"),
     [
         (lambda site: setattr(site, "stage", None), "Stage configuration"),
         (lambda site: setattr(site, "options", None), "Stage configuration"),
@@ -213,96 +220,119 @@ def test_nothing_of_our_log_stays_bent(site: Site, ready: Path) -> None:
         (lambda site: delattr(site.stage, "targetDir"), "staging_dir"),
     ],
 )
-def test_a_configuration_that_can_not_be_meant_is_a_value_error_and_makes_nothing(
-    site: Site, break_it: Callable[[Site], None], words: str
+def test_an_invalid_configuration_is_a_value_error_and_creates_nothing(
+    site: Site, break_it: Callable[[Site], None], message: str
 ) -> None:
     break_it(site)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         site.run()
     assert not site.staging.exists()
 
 
-def test_a_contradiction_of_our_own_file_is_refused_before_anything_is_made(site: Site, ready: Path) -> None:
-    site.reaching(transport="guarded", elevate="sudo -n x")
+def test_contradictory_settings_are_refused_before_anything_is_created(site: Site, ready: Path) -> None:
+    site.write_settings(transport="guarded", elevate="sudo -n x")
     site.stage.remotePeers = [remote("db1", ready)]
     with pytest.raises(ConfigurationError, match=r"cback3\.peerstage\.ini: db1: .*elevate"):
         site.run()
     assert not site.staging.exists()
 
 
-def test_a_place_that_can_not_be_made_ends_the_action(site: Site, ready: Path) -> None:
+def test_a_directory_that_cannot_be_created_ends_the_action(site: Site, ready: Path) -> None:
     site.stage.localPeers = [local("here", ready)]
     site.staging.write_bytes(b"a file")
-    with pytest.raises(LandingError, match="staging"):
+    with pytest.raises(TargetError, match="staging"):
         site.run()
 
 
-# Several at a time.
+def test_a_directory_whose_owner_cannot_be_changed_is_named_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with DailyDirectories(str(tmp_path), "2026/11/24", ["db1"], Ownership(1, 1)):
+        pass
+    assert [record.getMessage() for record in caplog.records if record.name == "peerstage.cback3"] == [
+        f"Cannot change the owner of {tmp_path}/{name}: Operation not permitted."
+        for name in ("2026", "2026/11", "2026/11/24", "2026/11/24/db1")
+    ]
 
 
-def test_several_at_a_time_leave_the_same_and_log_in_the_same_order(site: Site, ready: Path, cback_log: Log) -> None:
-    site.stage.localPeers = [local(f"here{number}", ready) for number in range(5)]
-    site.stage.remotePeers = [remote("down.invalid", ready), remote(site.server.host, ready)]
+# Several peers at a time
+
+
+def test_parallel_staging_has_the_same_result_and_the_same_order_in_the_log(
+    site: Site, ready: Path, tmp_path: Path, cback_log: Log
+) -> None:
+    # Each peer has a collect directory of its own: in a shared one, it could list the stage indicator of another peer
+    # while that peer replaces it.
+    directories = [tmp_path / f"here{number}" for number in range(5)]
+    for directory in directories:
+        shutil.copytree(ready, directory)
+    site.stage.localPeers = [local(directory.name, directory) for directory in directories]
+    site.stage.remotePeers = [remote("127.0.0.2", ready), remote(site.server.host, ready)]
+    refused_port = f"[peer 127.0.0.2]\nport = {free_port()}\n"
     logs = []
     for parallel in (1, 4):
-        site.reaching(parallel=parallel)
+        site.write_settings(refused_port, parallel=parallel)
         before = len(cback_log())
         site.run()
-        taken = [(level, re.sub(r"[\d.]+ s\.", "", text)) for level, text in cback_log()[before:]]
-        logs.append([one for one in taken if "there already" not in one[1]])
+        lines = [(level, re.sub(r"[\d.]+ s\.", "", text)) for level, text in cback_log()[before:]]
+        logs.append([line for line in lines if "already exists" not in line[1]])
         assert (site.day / site.server.host / "a").exists()
     assert logs[0][0] != logs[0][1]
-    assert [one for one in logs[1] if "cback.stage" not in one[1]] != []
-    assert strip(logs[0]) == strip(logs[1])
+    assert [line for line in logs[1] if "cback.stage" not in line[1]] != []
+    assert without_counts(logs[0]) == without_counts(logs[1])
 
 
-def strip(log: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Without how many files there were: a stage indicator is one more the second time."""
+def without_counts(log: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Remove numbers of files: there is a stage indicator more the second time."""
     return [(level, re.sub(r"\d+ (files|bytes)", "", text)) for level, text in log]
 
 
-def test_what_one_says_waits_for_its_turn() -> None:
+def test_the_records_of_a_peer_wait_for_its_turn() -> None:
     import logging
 
-    heard: list[str] = []
+    messages: list[str] = []
 
-    class Hears(logging.Handler):
+    class RecordingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            heard.append(record.getMessage())
+            messages.append(record.getMessage())
 
     flow = logging.getLogger("CedarBackup3.log")
-    hears = Hears()
-    flow.addHandler(hears)
+    handler = RecordingHandler()
+    flow.addHandler(handler)
     try:
-        log = CbackLog(["one", "two"])
+        log = CbackLogHandler(["one", "two"])
 
-        def say(text: str) -> None:
+        def log_error(text: str) -> None:
             log.handle(logging.makeLogRecord({"msg": text, "name": "peerstage.x", "levelno": logging.ERROR}))
 
-        second = threading.Thread(target=lambda: speak(log, "two", lambda: say("second")))
-        with log.speaking_of("one"):
-            say("first")
+        second = threading.Thread(target=lambda: log_in_turn(log, "two", lambda: log_error("second")))
+        with log.in_turn("one"):
+            log_error("first")
             second.start()
             second.join()
-            assert heard == ["first"]
-            say("still first")
-        assert heard == ["first", "still first", "second"]
+            assert messages == ["first"]
+            log_error("still first")
+        assert messages == ["first", "still first", "second"]
     finally:
-        flow.removeHandler(hears)
+        flow.removeHandler(handler)
 
 
-def speak(log: CbackLog, peer: str, say: Callable[[], None]) -> None:
-    with log.speaking_of(peer):
-        say()
+def log_in_turn(log: CbackLogHandler, peer: str, log_record: Callable[[], None]) -> None:
+    with log.in_turn(peer):
+        log_record()
 
 
 @pytest.mark.parametrize("parallel", [1, 3])
 @pytest.mark.usefixtures("leaves_nothing")
-def test_an_interrupt_ends_every_peer_and_publishes_nothing_half(
+def test_an_interrupt_cancels_every_peer_and_publishes_nothing(
     site: Site, ready: Path, tmp_path: Path, parallel: int
 ) -> None:
-    """cback3 has no handler for SIGINT but Python's own."""
-    site.reaching(parallel=parallel, transport="rcp")
+    """cback3 has only Python's default handler for SIGINT."""
+    site.write_settings(parallel=parallel, transport="rcp")
     rcp = tmp_path / "rcp"
     rcp.write_text(
         f'#!/bin/sh\ncase $1 in */cback.collect) : >"$2"; exit;; esac\ntouch {tmp_path}/begun.$$\nsleep 1000\n'

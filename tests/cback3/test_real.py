@@ -1,6 +1,6 @@
-"""The real cback3 of this environment, by its own program: through itself and through us it leaves the same.
+"""The real cback3 in this environment: its own action and the extended one have the same result.
 
-As root for a backup user, in cron's environment, it is run in a container: tests/containers/test_cback3.py.
+tests/containers/test_cback3.py runs it as root for a backup user, in the environment of cron.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from cback3.conftest import Site
+from support.guide_blocks import CBACK3_EXTENSION, CBACK3_REMOVAL
 from support.programs import rcp_command
-from support.site import FIVE_LINES, TAKES_AWAY
 
 pytestmark = pytest.mark.cback3
 
 PROGRAM = Path(sys.executable).with_name("cback3")
 
 
-def configure(site: Site, collect: Path, here: Path, *, ours: bool) -> None:
+def configure(site: Site, collect: Path, here: Path, *, extended: bool) -> None:
     options, scp = site.options, rcp_command(site.server.ssh_arguments())
     site.config_path.write_text(
         f"<?xml version='1.0'?>\n<cb_config>\n<options><starting_day>monday</starting_day>"
@@ -30,7 +30,7 @@ def configure(site: Site, collect: Path, here: Path, *, ours: bool) -> None:
         f"<peer><name>here</name><type>local</type><collect_dir>{here}</collect_dir></peer>\n"
         f"<peer><name>{site.server.host}</name><type>remote</type><collect_dir>{collect}</collect_dir></peer>\n"
         "<peer><name>down.invalid</name><type>remote</type><collect_dir>/c</collect_dir></peer>\n"
-        f"</stage>\n{FIVE_LINES if ours else ''}\n</cb_config>\n"
+        f"</stage>\n{CBACK3_EXTENSION if extended else ''}\n</cb_config>\n"
     )
 
 
@@ -41,18 +41,18 @@ def run(site: Site) -> subprocess.CompletedProcess[str]:
 
 
 def tree(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
-    found = {}
+    entries = {}
     for path in sorted(directory.rglob("*")):
         status = path.lstat()
         data = path.read_bytes() if path.is_file() else b""
-        found[str(path.relative_to(directory))] = (status.st_mode, status.st_uid, status.st_gid, data)
-    return found
+        entries[str(path.relative_to(directory))] = (status.st_mode, status.st_uid, status.st_gid, data)
+    return entries
 
 
-def test_a_run_leaves_the_same_tree_and_says_the_same_of_who_was_not_ready(site: Site, tmp_path: Path) -> None:
+def test_a_run_leaves_the_same_tree_as_cback3_itself(site: Site, tmp_path: Path) -> None:
     collect, here = tmp_path / "collect", tmp_path / "here"
-    left = []
-    for ours in (False, True):
+    results = []
+    for extended in (False, True):
         for directory in (site.staging, collect, here):
             subprocess.run(["rm", "-rf", str(directory)], check=True)
         collect.mkdir()
@@ -61,22 +61,22 @@ def test_a_run_leaves_the_same_tree_and_says_the_same_of_who_was_not_ready(site:
             path.touch()
         (collect / "private").write_bytes(b"p" * 100_000)
         (collect / "private").chmod(0o600)
-        configure(site, collect, here, ours=ours)
+        configure(site, collect, here, extended=extended)
         done = run(site)
         assert done.returncode == 0, done
         assert [line for line in done.stdout.splitlines() if "down.invalid" in line and "not ready" in line] != []
-        left.append((tree(site.staging), tree(collect), tree(here)))
-    assert left[0] == left[1]
-    assert len(left[1][0]) == 11
+        results.append((tree(site.staging), tree(collect), tree(here)))
+    assert results[0] == results[1]
+    assert len(results[1][0]) == 11
 
 
-def test_named_stage_it_takes_the_place_of_the_built_in_action(site: Site, tmp_path: Path) -> None:
-    assert FIVE_LINES.count("\n") == 4
-    assert TAKES_AWAY.count("\n") == 0
-    configure(site, tmp_path, tmp_path, ours=True)
+def test_an_extension_named_stage_replaces_the_built_in_action(site: Site, tmp_path: Path) -> None:
+    assert CBACK3_EXTENSION.count("\n") == 4
+    assert CBACK3_REMOVAL.count("\n") == 0
+    configure(site, tmp_path, tmp_path, extended=True)
     site.settings.write_text("[stage]\nnonsense = 1\n")
     done = run(site)
     assert done.returncode == 6
-    assert "Line 2: there is no 'nonsense' here" in done.stdout + done.stderr
-    subprocess.run(TAKES_AWAY.replace("/etc/cback3.conf", str(site.config_path)), shell=True, check=True)
+    assert "Line 2: unknown key 'nonsense'" in done.stdout + done.stderr
+    subprocess.run(CBACK3_REMOVAL.replace("/etc/cback3.conf", str(site.config_path)), shell=True, check=True)
     assert run(site).returncode == 0

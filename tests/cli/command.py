@@ -1,4 +1,4 @@
-"""What the tests of the command line share: the command, called in this process or started in one of its own."""
+"""The command line, called in this process or started in one of its own."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Command:
 
     @property
     def reaching(self) -> list[str]:
-        """The options that lead to the server, and nowhere near this machine's configuration."""
+        """The options that reach the server without this machine's configuration."""
         sshd = self.sshd
         return ["--port", str(sshd.port), "--identity", str(sshd.identity), "--known-hosts", str(sshd.known_hosts),
                 "--no-config"]  # fmt: skip
@@ -84,7 +84,7 @@ class Command:
 
 @contextlib.contextmanager
 def _standard_streams(stdin: bytes) -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
-    """Put pipes in the place of standard output and error, as it were, and one that holds *stdin* in that of input."""
+    """Replace the standard streams; standard input holds *stdin*."""
     out, err = io.BytesIO(), io.BytesIO()
     with pytest.MonkeyPatch.context() as patch, io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8") as given:
         streams = [io.TextIOWrapper(raw, encoding="utf-8") for raw in (out, err)]
@@ -99,7 +99,7 @@ def _standard_streams(stdin: bytes) -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
 
 @contextlib.contextmanager
 def _started_with(argv: Sequence[str], environment: dict[str, str]) -> Iterator[None]:
-    """Put arguments and environment in the place of this process's own; width and temporary directory follow."""
+    """Replace the arguments and the environment of this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", argv)
         patch.setattr(tempfile, "tempdir", None)
@@ -113,7 +113,7 @@ def _started_with(argv: Sequence[str], environment: dict[str, str]) -> Iterator[
 
 @contextlib.contextmanager
 def _nothing_stays_changed() -> Iterator[None]:
-    """Fail if the command leaves anything to the next one that a process's end would hide; take its log off again."""
+    """Fail if the command changes state that the end of a process would have reset; remove its log handler."""
     ours, running = logging.getLogger("peerstage"), set(threading.enumerate())
     log = ours.handlers[:], ours.propagate, ours.level
     before, processes = _state(), children()

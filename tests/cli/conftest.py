@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cli.command import Command
-from cli.patient import Patient
-from cli.trusting import Trust
+from cli.doctor_setup import DoctorSetup
+from cli.host_keys import Trust
 from support.sshd import Sshd
 
 
@@ -22,13 +22,13 @@ def command(sshd: Sshd) -> Command:
 
 @pytest.fixture
 def known(tmp_path: Path) -> Path:
-    """A known_hosts file that is not there yet."""
+    """The path of a known_hosts file, which does not exist yet."""
     return tmp_path / "known_hosts"
 
 
 @pytest.fixture
 def trust(command: Command, known: Path) -> Trust:
-    """Runs ``trust`` on a known_hosts file of the test's own."""
+    """Runs ``trust`` with a known_hosts file of the test's own."""
 
     def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
         return command("trust", "--no-config", "--known-hosts", known, *arguments, stdin=stdin)
@@ -37,7 +37,7 @@ def trust(command: Command, known: Path) -> Trust:
 
 
 @pytest.fixture
-def one_line() -> Callable[[str], None]:
+def assert_one_line() -> Callable[[str], None]:
     """Checks that an error is one line that names the program, and no traceback."""
 
     def check(text: str) -> None:
@@ -50,16 +50,16 @@ def one_line() -> Callable[[str], None]:
 
 
 @pytest.fixture
-def patient(command: Command, own_sshd: Callable[..., Sshd], own_home: Path, collect: Path) -> Iterator[Patient]:
+def setup(command: Command, own_sshd: Callable[..., Sshd], own_home: Path, collect: Path) -> Iterator[DoctorSetup]:
     with contextlib.ExitStack() as stack:
-        yield Patient(own_home, collect, own_sshd, command, stack)
+        yield DoctorSetup(own_home, collect, own_sshd, command, stack)
 
 
 @pytest.fixture
-def unprivileged_patient(
+def unprivileged_setup(
     command: Command, unprivileged_sshd: Sshd, public_path: Path, own_home: Path
-) -> Iterator[Patient]:
-    """A patient whose login is not root, so that modes mean something."""
-    patient = Patient(own_home, public_path / "collect", lambda **changes: unprivileged_sshd, command)
-    yield patient.healthy()
-    patient.collect.chmod(0o755)
+) -> Iterator[DoctorSetup]:
+    """A set-up whose login is not root, so that file modes matter."""
+    setup = DoctorSetup(own_home, public_path / "collect", lambda **changes: unprivileged_sshd, command)
+    yield setup.start()
+    setup.collect.chmod(0o755)

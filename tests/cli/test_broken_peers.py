@@ -1,5 +1,7 @@
-"""Peers and targets that are broken: the message of a verb names the next step, and that step, carried out to the
-letter, makes the peer work: directories, files, indicators, transports, disks."""
+"""Broken peers and targets: following the message of a verb literally makes the peer work again.
+
+Directories, files, indicators, transports, disks.
+"""
 
 from __future__ import annotations
 
@@ -12,33 +14,33 @@ from pathlib import Path
 import pytest
 
 from cli.command import Command
-from cli.setups import Setup, commands_in
+from cli.peer_setup import PeerSetup, commands_in
 from peerstage.errors import IncompleteStage
 from peerstage.reasons import Reason
 from peerstage.transport.sftp import wire
 from support.filesystems import tmpfs
-from support.sftp_server import MTIME, Node, Server, attributes, packet, stage_from
+from support.sftp_server import MTIME, FakeSFTPServer, Node, pack_attributes, pack_packet, stage_from
 from support.sshd import Sshd
 
 Start = Callable[..., Sshd]
 
 
 @pytest.fixture
-def setup(own_home: Path, collect: Path, target: Path, sshd: Sshd, command: Command) -> Setup:
-    return Setup(own_home, collect, target, sshd, command)
+def setup(own_home: Path, collect: Path, target: Path, sshd: Sshd, command: Command) -> PeerSetup:
+    return PeerSetup(own_home, collect, target, sshd, command)
 
 
 @pytest.fixture
 def unprivileged_setup(
     own_home: Path, public_path: Path, target: Path, unprivileged_sshd: Sshd, command: Command
-) -> Iterator[Setup]:
-    """A set-up whose login is not root, so that modes mean something."""
-    setup = Setup(own_home, public_path / "collect", target, unprivileged_sshd, command)
+) -> Iterator[PeerSetup]:
+    """A set-up whose login is not root, so that file modes matter."""
+    setup = PeerSetup(own_home, public_path / "collect", target, unprivileged_sshd, command)
     yield setup
     setup.collect.chmod(0o755)
 
 
-def over(setup: Setup, transport: str) -> Setup:
+def over(setup: PeerSetup, transport: str) -> PeerSetup:
     setup.options += ["--transport", transport]
     return setup
 
@@ -48,14 +50,14 @@ def over(setup: Setup, transport: str) -> Setup:
 
 @pytest.mark.parametrize("transport", ["sftp", "scp"])
 @pytest.mark.parametrize("verb", ["check", "stage", "mark"])
-def test_a_directory_that_is_missing_is_created(setup: Setup, transport: str, verb: str) -> None:
+def test_a_directory_that_is_missing_is_created(setup: PeerSetup, transport: str, verb: str) -> None:
     over(setup, transport)
     for path in setup.collect.iterdir():
         path.unlink()
     setup.collect.rmdir()
-    said = setup.fails("not-found", verb)
-    found = re.search(rf"(?P<path>{setup.collect})\S*: .*`(?P<command>mkdir -p)`", said)
-    assert found is not None, said
+    message = setup.fails("not-found", verb)
+    found = re.search(rf"(?P<path>{setup.collect})\S*: .*`(?P<command>mkdir -p)`", message)
+    assert found is not None, message
     subprocess.run([*found["command"].split(), found["path"]], check=True)
     assert setup.run("check")[0] == 3, "it is there, and nothing was collected yet"
     setup.finish_collecting()
@@ -64,19 +66,17 @@ def test_a_directory_that_is_missing_is_created(setup: Setup, transport: str, ve
 
 @pytest.mark.parametrize("transport", ["sftp", "scp"])
 @pytest.mark.parametrize("verb", ["check", "stage"])
-def test_a_directory_that_is_a_file_is_replaced_by_the_one_that_holds_it(
-    setup: Setup, transport: str, verb: str
-) -> None:
+def test_a_file_given_as_directory_is_replaced_by_its_parent(setup: PeerSetup, transport: str, verb: str) -> None:
     over(setup, transport).directory /= "data"
     assert "Give the directory that holds the files" in setup.fails("not-a-directory", verb)
     setup.directory = setup.directory.parent
     setup.works()
 
 
-def test_an_empty_directory_waits_for_the_peer(setup: Setup) -> None:
+def test_an_empty_directory_waits_for_the_peer(setup: PeerSetup) -> None:
     for path in setup.collect.iterdir():
         path.unlink()
-    assert "Has the peer collected?" in setup.fails("nothing-to-stage", "stage", status=5)
+    assert "Let the peer collect first." in setup.fails("nothing-to-stage", "stage", status=5)
     setup.finish_collecting()
     setup.works()
 
@@ -85,42 +85,44 @@ def test_an_empty_directory_waits_for_the_peer(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("transport", ["sftp", "scp"])
-def test_a_file_that_the_peer_cannot_read_is_opened_to_its_user(unprivileged_setup: Setup, transport: str) -> None:
+def test_a_file_that_the_peer_cannot_read_is_opened_to_its_user(unprivileged_setup: PeerSetup, transport: str) -> None:
     setup = over(unprivileged_setup, transport)
     (setup.collect / "data").chmod(0)
     os.chown(setup.collect / "data", setup.collect.stat().st_uid, -1)
-    said = setup.fails("incomplete-stage", "stage", status=5)
-    assert "data: " in said
-    assert "Let the user who logs in read it" in said
-    command = re.findall(r"`(chmod \S+)`", said)[0]
+    message = setup.fails("incomplete-stage", "stage", status=5)
+    assert "data: " in message
+    assert "Let the user who logs in read it" in message
+    command = re.findall(r"`(chmod \S+)`", message)[0]
     subprocess.run([*command.split(), setup.collect / "data"], check=True)
     setup.works()
 
 
 @pytest.mark.parametrize("transport", ["sftp", "scp"])
-def test_an_indicator_that_cannot_be_written_is_no_matter_of_reading(unprivileged_setup: Setup, transport: str) -> None:
+def test_an_unwritable_directory_needs_write_permission_and_not_read_permission(
+    unprivileged_setup: PeerSetup, transport: str
+) -> None:
     setup = over(unprivileged_setup, transport)
     setup.collect.chmod(0o555)
-    said = setup.fails("write-denied", "mark")
-    assert "read" not in said
-    subprocess.run(re.findall(r"`(chmod .*?)`", said)[0].split(), check=True)
+    message = setup.fails("write-denied", "mark")
+    assert "read" not in message
+    subprocess.run(re.findall(r"`(chmod .*?)`", message)[0].split(), check=True)
     setup.works()
 
 
 def test_a_file_that_grows_while_it_is_staged_waits_for_the_peer_to_finish(target: Path) -> None:
-    class StillCollects(Server):
+    class StillCollects(FakeSFTPServer):
         """Appends to a file between its listing and its last FSTAT."""
 
-        def fstat(self, number: int, handle: bytes, rest: bytes) -> list[bytes]:
+        def fstat(self, request_id: int, handle: bytes, rest: bytes) -> list[bytes]:
             node = self.handles[handle]
             assert isinstance(node, Node)
-            return [packet(wire.ATTRS, number, attributes(Node(node.data + b"more", mtime=MTIME)))]
+            return [pack_packet(wire.FXP_ATTRS, request_id, pack_attributes(Node(node.data + b"more", mtime=MTIME)))]
 
     with pytest.raises(IncompleteStage, match=r"Let the peer finish collecting first.*indicator last") as caught:
         stage_from(StillCollects({b"dump": Node(b"x" * 100)}), target)
     assert caught.value.report is not None
     assert [one.reason for one in caught.value.report.failed] == [Reason.CHANGED_WHILE_STAGED]
-    assert stage_from(Server({b"dump": Node(b"x" * 104)}), target).count == 1
+    assert stage_from(FakeSFTPServer({b"dump": Node(b"x" * 104)}), target).count == 1
 
 
 # --- transports ------------------------------------------------------------------------------------------------------
@@ -129,7 +131,7 @@ def test_a_file_that_grows_while_it_is_staged_waits_for_the_peer_to_finish(targe
 def test_a_forced_command_for_another_directory_is_compared_with_it(
     own_home: Path, collect: Path, target: Path, own_sshd: Start, command: Command
 ) -> None:
-    setup = over(Setup(own_home, collect, target, own_sshd(), command), "guarded")
+    setup = over(PeerSetup(own_home, collect, target, own_sshd(), command), "guarded")
     guard = setup.home / "guard"
     guard.write_text(
         "#!/bin/sh\n"
@@ -141,9 +143,9 @@ def test_a_forced_command_for_another_directory_is_compared_with_it(
     keys.write_text(f'command="{guard} {setup.collect}" {keys.read_text()}')
     setup.directory = setup.home
     for verb in ("check", "stage", "mark"):
-        said = setup.fails("command-refused", verb)
-        assert "forbidden: " in said
-        assert "compare the directory with the command= in the key's line of authorized_keys" in said
+        message = setup.fails("command-refused", verb)
+        assert "forbidden: " in message
+        assert "compare the directory with its command= in authorized_keys" in message
     setup.directory = Path(re.findall(r'command="\S+ (\S+)"', keys.read_text())[0])
     setup.works()
 
@@ -151,10 +153,10 @@ def test_a_forced_command_for_another_directory_is_compared_with_it(
 def test_a_peer_without_sftp_is_reached_by_scp(
     own_home: Path, collect: Path, target: Path, own_sshd: Start, command: Command
 ) -> None:
-    setup = over(Setup(own_home, collect, target, own_sshd(subsystem=False), command), "sftp")
-    said = setup.fails("no-sftp")
-    assert commands_in(said) == ["Subsystem sftp internal-sftp"]
-    chosen = re.findall(r"choose the transport (\w+)", said)
+    setup = over(PeerSetup(own_home, collect, target, own_sshd(subsystem=False), command), "sftp")
+    message = setup.fails("no-sftp")
+    assert commands_in(message) == ["Subsystem sftp internal-sftp"]
+    chosen = re.findall(r"choose the transport (\w+)", message)
     setup.options[-1:] = chosen
     setup.works()
 
@@ -162,13 +164,13 @@ def test_a_peer_without_sftp_is_reached_by_scp(
 # --- this machine ----------------------------------------------------------------------------------------------------
 
 
-def test_a_target_that_is_missing_is_made(setup: Setup) -> None:
+def test_a_target_that_is_missing_is_made(setup: PeerSetup) -> None:
     setup.target = setup.target / "to day" / "db1"
     setup.follow(setup.fails("target-missing", "stage", status=6))
     setup.works()
 
 
-def test_a_target_that_is_a_file_is_replaced(setup: Setup) -> None:
+def test_a_target_that_is_a_file_is_replaced(setup: PeerSetup) -> None:
     place = setup.target / "file"
     place.touch()
     right, setup.target = setup.target, place
@@ -178,20 +180,20 @@ def test_a_target_that_is_a_file_is_replaced(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("transport", ["sftp", "scp"])
-def test_a_target_that_is_full_is_made_room_on(setup: Setup, tmp_path: Path, transport: str, root: None) -> None:
+def test_space_is_freed_on_a_full_target(setup: PeerSetup, tmp_path: Path, transport: str, root: None) -> None:
     over(setup, transport)
     (setup.collect / "large").write_bytes(os.urandom(400_000))
     with tmpfs(tmp_path / "disk", "size=512k") as setup.target:
         (setup.target / "old").write_bytes(bytes(300_000))
-        said = setup.fails("no-space", "stage", status=6)
-        assert "Make room" in said or "Free" in said
+        message = setup.fails("no-space", "stage", status=6)
+        assert "Free some space" in message
         (setup.target / "old").unlink()
         setup.works()
 
 
-def test_a_target_that_is_read_only_is_mounted_writable(setup: Setup, tmp_path: Path, root: None) -> None:
+def test_a_target_that_is_read_only_is_mounted_writable(setup: PeerSetup, tmp_path: Path, root: None) -> None:
     with tmpfs(tmp_path / "disk", "size=1m,ro") as setup.target:
-        assert "Mount the target writable" in setup.fails("read-only-target", "stage", status=6)
+        assert "Mount the target read-write" in setup.fails("read-only-target", "stage", status=6)
         subprocess.run(["mount", "-o", "remount,rw", setup.target], check=True)
         setup.works()
 
@@ -200,16 +202,16 @@ def test_a_target_that_is_read_only_is_mounted_writable(setup: Setup, tmp_path: 
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])
-def test_hidden_entries_are_named_where_more_is_asked_for(setup: Setup, options: list[str]) -> None:
+def test_the_message_about_an_empty_directory_names_hidden_entries(setup: PeerSetup, options: list[str]) -> None:
     for number in range(30):
         (setup.collect / f".hidden{number:02}").touch()
     (setup.collect / ".profile.d").mkdir()
     spec = f"{setup.user}@db1:{setup.collect}"
     done = setup.command("stage", "-v", *options, spec, setup.target)
     assert done.returncode == 0
-    told = next(line for line in done.stderr.splitlines() if "hidden" in line)
-    assert "db1: hidden entries are not staged: .hidden" in told
-    assert len(re.findall(r" \.\w", told)) == 20
-    assert told.endswith(", and 11 more.")
+    report = next(line for line in done.stderr.splitlines() if "hidden" in line)
+    assert "db1: hidden entries are not staged: .hidden" in report
+    assert len(re.findall(r" \.\w", report)) == 20
+    assert report.endswith(", and 11 more.")
     assert "hidden" not in setup.command("stage", *options, spec, setup.target).stderr
     assert not list(setup.target.glob(".hidden*"))

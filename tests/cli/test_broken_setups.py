@@ -1,5 +1,7 @@
-"""Set-ups that are broken on this side: the message of a verb names the next step, and that step, carried out to the
-letter, makes the peer work: keys, agents, users, host keys, configuration."""
+"""Set-ups broken on this machine: following the message of a verb literally makes the peer work again.
+
+Keys, agents, users, host keys, configuration.
+"""
 
 from __future__ import annotations
 
@@ -16,101 +18,101 @@ from pathlib import Path
 import pytest
 
 from cli.command import Command
-from cli.setups import Setup, commands_in, correct_line, replaced
+from cli.peer_setup import PeerSetup, commands_in, correct_line, replaced
 from peerstage import RemotePeer, SSHOptions
 from peerstage.errors import LoginError
 from peerstage.reasons import Reason
-from support.agents import agent_that
-from support.keys import certify, fingerprint, make_key, public, running_agent
-from support.logins import certified_server
-from support.ssh_server import is_silent_after_kexinit, listening, never_speaks
+from support.agents import serve_agent
+from support.keys import certify, fingerprint_of, make_key, public_key, run_agent
+from support.logins import start_certified_server
+from support.ssh_server import listening, sends_nothing, stops_after_kexinit
 from support.sshd import Sshd, free_port
 
 Start = Callable[..., Sshd]
 
 
 @pytest.fixture
-def setup(own_home: Path, collect: Path, target: Path, sshd: Sshd, command: Command) -> Setup:
-    return Setup(own_home, collect, target, sshd, command)
+def setup(own_home: Path, collect: Path, target: Path, sshd: Sshd, command: Command) -> PeerSetup:
+    return PeerSetup(own_home, collect, target, sshd, command)
 
 
 @pytest.fixture
-def own_setup(own_home: Path, collect: Path, target: Path, own_sshd: Start, command: Command) -> Setup:
-    return Setup(own_home, collect, target, own_sshd(), command)
+def own_setup(own_home: Path, collect: Path, target: Path, own_sshd: Start, command: Command) -> PeerSetup:
+    return PeerSetup(own_home, collect, target, own_sshd(), command)
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_that_the_peer_refuses_is_to_be_authorized(own_setup: Setup) -> None:
+def test_a_key_that_the_peer_refuses_is_to_be_authorized(own_setup: PeerSetup) -> None:
     setup = own_setup
     setup.options = ["-i", str(make_key(setup.home / "other key"))]
-    said = setup.fails("login-refused")
-    assert f"authorized_keys of {setup.user}" in said
-    setup.authorize(setup.follow(said))
+    message = setup.fails("login-refused")
+    assert f"~{setup.user}/.ssh/authorized_keys on the peer" in message
+    setup.authorize(setup.follow(message))
     setup.works()
 
 
-def test_a_user_that_is_wrong_is_to_be_checked_first(setup: Setup) -> None:
+def test_another_user_is_an_alternative_to_a_key_that_the_peer_refuses(setup: PeerSetup) -> None:
     right, setup.user = setup.user, "nosuch"
-    assert "Check that nosuch is the right user" in setup.fails("login-refused")
+    assert "or log in as another user than nosuch" in setup.fails("login-refused")
     setup.user = right
     setup.works()
 
 
-def test_a_key_file_that_an_option_names_and_that_is_missing_is_corrected_there(setup: Setup) -> None:
+def test_a_missing_key_file_is_corrected_in_its_option(setup: PeerSetup) -> None:
     setup.options = ["-i", str(setup.home / "nokey")]
-    said = setup.fails("key-file-missing")
-    found = re.search(r"Correct the path (\S+) \(the option identity\)", said)
-    assert found is not None, said
-    assert "authorized_keys" not in said
+    message = setup.fails("key-file-missing")
+    found = re.search(r"Correct the path (\S+) \(--identity\)", message)
+    assert found is not None, message
+    assert "authorized_keys" not in message
     setup.options = replaced(setup.options, found[1], setup.key)
     setup.works()
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_key_file_that_a_line_names_and_that_is_missing_is_corrected_in_that_line(setup: Setup, named: bool) -> None:
+def test_a_missing_key_file_is_corrected_in_its_line(setup: PeerSetup, named: bool) -> None:
     setup.configure(f"Port {setup.sshd.port}", "IdentityFile ~/nokey")
     if named:
         setup.options = ["-F", str(setup.config.rename(setup.home / "special"))]
-    said = setup.fails("key-file-missing")
-    assert f"Correct the path {setup.home}/nokey (IdentityFile in " in said
-    correct_line(said, f"IdentityFile {setup.key}")
+    message = setup.fails("key-file-missing")
+    assert f"Correct the path {setup.home}/nokey (IdentityFile in " in message
+    correct_line(message, f"IdentityFile {setup.key}")
     setup.works()
 
 
-def test_a_key_that_others_can_read_is_closed_to_them_and_no_more_is_said(setup: Setup) -> None:
+def test_the_mode_of_a_key_that_others_can_read_is_the_only_advice(setup: PeerSetup) -> None:
     setup.key.chmod(0o644)
-    said = setup.fails("key-file-permissions")
-    assert said.endswith(f"Run `chmod 600 {setup.key}`.")
-    setup.follow(said)
+    message = setup.fails("key-file-permissions")
+    assert message.endswith(f"Run `chmod 600 {setup.key}`.")
+    setup.follow(message)
     setup.works()
 
 
-def test_a_public_key_that_is_given_as_identity_is_replaced_by_the_private_one(setup: Setup) -> None:
+def test_a_public_key_given_as_identity_is_replaced_by_the_private_one(setup: PeerSetup) -> None:
     given = shutil.copy(setup.sshd.home / "id.pub", f"{setup.key}.pub")
     setup.options = ["-i", given]
-    found = re.search(r"Name (\S+) instead of (\S+) \(the option identity\)", setup.fails("public-key-only"))
+    found = re.search(r"Name (\S+) instead of (\S+) \(--identity\)", setup.fails("public-key-only"))
     assert found is not None
     setup.options = replaced(setup.options, found[2], found[1])
     setup.works()
 
 
-def test_a_key_with_a_passphrase_is_added_to_an_agent(own_setup: Setup, openssh: None) -> None:
+def test_a_key_with_a_passphrase_is_added_to_an_agent(own_setup: PeerSetup, openssh: None) -> None:
     setup = own_setup
     make_key(setup.key, "secret")
-    setup.authorize(public(setup.key) + "\n")
-    said = setup.fails("passphrase-missing")
-    assert "authorized_keys" not in said
+    setup.authorize(public_key(setup.key) + "\n")
+    message = setup.fails("passphrase-missing")
+    assert "authorized_keys" not in message
     setup.answer_passphrases("secret")
-    with new_agent(setup, said):
+    with new_agent(setup, message):
         setup.works()
 
 
-def test_a_passphrase_that_is_wrong_is_tried_by_hand_and_corrected(own_setup: Setup, openssh: None) -> None:
+def test_a_wrong_passphrase_is_tested_and_corrected(own_setup: PeerSetup, openssh: None) -> None:
     setup = own_setup
     make_key(setup.key, "secret")
-    setup.authorize(public(setup.key) + "\n")
+    setup.authorize(public_key(setup.key) + "\n")
 
     def stage(passphrase: str) -> int:
         ssh = SSHOptions(passphrase=passphrase, config=str(setup.config))
@@ -120,32 +122,30 @@ def test_a_passphrase_that_is_wrong_is_tried_by_hand_and_corrected(own_setup: Se
         stage("wrong")
     assert caught.value.reason is Reason.PASSPHRASE_WRONG
     setup.answer_passphrases("secret")
-    assert setup.follow(str(caught.value)).split()[:2] == public(setup.key).split()
+    assert setup.follow(str(caught.value)).split()[:2] == public_key(setup.key).split()
     assert stage("secret") == 2
 
 
-def test_without_any_key_one_is_made_and_authorized(own_setup: Setup, openssh: None) -> None:
+def test_without_a_key_a_new_one_is_generated_and_authorized(own_setup: PeerSetup, openssh: None) -> None:
     setup = own_setup
     setup.key.unlink()
-    key = setup.home / "new"
-    said = setup.fails("no-credentials")
-    assert "append FILE.pub to authorized_keys of " in said
-    setup.follow(said, FILE=key)
-    setup.authorize(Path(f"{key}.pub").read_text())
-    setup.options = ["-i", str(key)]
+    message = setup.fails("no-credentials")
+    assert f"append ~/.ssh/id_ed25519.pub to ~{setup.user}/.ssh/authorized_keys on the peer" in message
+    setup.follow(message)
+    setup.authorize(Path(f"{setup.key}.pub").read_text())
     setup.works()
 
 
-def test_a_certificate_is_no_matter_of_authorized_keys(
+def test_a_refused_certificate_is_not_added_to_authorized_keys(
     own_home: Path, collect: Path, target: Path, own_sshd: Start, command: Command, tmp_path: Path
 ) -> None:
     trusted, other = (make_key(tmp_path / name / "authority") for name in ("trusted", "other"))
-    setup = Setup(own_home, collect, target, certified_server(own_sshd, trusted), command)
+    setup = PeerSetup(own_home, collect, target, start_certified_server(own_sshd, trusted), command)
     certify(make_key(setup.key), other, setup.user)
-    said = setup.fails("login-refused")
-    assert "Check that the peer trusts the certificate's authority (TrustedUserCAKeys)" in said
-    assert "authorized_keys" not in said
-    trusted.with_name("trusted").write_text(public(other) + "\n")
+    message = setup.fails("login-refused")
+    assert "Check that the peer trusts the certificate's authority (TrustedUserCAKeys)" in message
+    assert "authorized_keys" not in message
+    trusted.with_name("trusted").write_text(public_key(other) + "\n")
     setup.works()
 
 
@@ -153,10 +153,10 @@ def test_a_certificate_is_no_matter_of_authorized_keys(
 
 
 @contextlib.contextmanager
-def new_agent(setup: Setup, said: str, **values: object) -> Iterator[None]:
-    """Carry out what *said* names, which starts an agent and tells whoever runs it where; end that afterwards."""
-    told = setup.follow(f"{said} `echo $SSH_AUTH_SOCK $SSH_AGENT_PID`", **values)
-    sock, pid = told.splitlines()[-1].split()
+def new_agent(setup: PeerSetup, message: str, **values: object) -> Iterator[None]:
+    """Run the commands in *message*, which start an agent and print its socket; end the agent after the block."""
+    report = setup.follow(f"{message} `echo $SSH_AUTH_SOCK $SSH_AGENT_PID`", **values)
+    sock, pid = report.splitlines()[-1].split()
     try:
         setup.command.environment["SSH_AUTH_SOCK"] = sock
         yield
@@ -164,97 +164,97 @@ def new_agent(setup: Setup, said: str, **values: object) -> Iterator[None]:
         os.kill(int(pid), signal.SIGTERM)
 
 
-def test_an_agent_whose_socket_is_gone_is_replaced(setup: Setup, openssh: None) -> None:
+def test_an_agent_whose_socket_is_gone_is_replaced(setup: PeerSetup, openssh: None) -> None:
     key = setup.hide_key()
     setup.command.environment["SSH_AUTH_SOCK"] = str(setup.home / "gone")
-    said = setup.fails("agent-unavailable")
-    assert "authorized_keys" not in said
-    with new_agent(setup, said, FILE=key):
+    message = setup.fails("agent-unavailable")
+    assert "authorized_keys" not in message
+    with new_agent(setup, message, FILE=key):
         setup.works()
 
 
 @contextlib.contextmanager
-def ended_agent(setup: Setup, said: str, path: Path, key: Path) -> Iterator[None]:
-    """Carry out what *said* names, which starts an agent at *path*; end that afterwards."""
-    told = setup.follow(said, FILE=key)
+def ended_agent(setup: PeerSetup, message: str, path: Path, key: Path) -> Iterator[None]:
+    """Run the commands in *message*, which start an agent at *path*; end it after the block."""
+    report = setup.follow(message, FILE=key)
     try:
         assert path.is_socket()
         yield
     finally:
-        os.kill(int(re.findall(r"SSH_AGENT_PID=(\d+)", told)[0]), signal.SIGTERM)
+        os.kill(int(re.findall(r"SSH_AGENT_PID=(\d+)", report)[0]), signal.SIGTERM)
 
 
-def test_an_agent_that_the_configuration_names_is_started_there(setup: Setup, openssh: None) -> None:
+def test_an_agent_that_the_configuration_names_is_started_there(setup: PeerSetup, openssh: None) -> None:
     key, path = setup.hide_key(), setup.home / "agent"
     setup.configure(f"Port {setup.sshd.port}", f"IdentityAgent {path}")
-    said = setup.fails("agent-unavailable")
-    assert f"or correct IdentityAgent in {setup.config}:4" in said
-    with ended_agent(setup, said, path, key):
+    message = setup.fails("agent-unavailable")
+    assert f"or correct IdentityAgent in {setup.config}:4" in message
+    with ended_agent(setup, message, path, key):
         setup.works()
 
 
-def test_an_agent_that_hangs_is_restarted(setup: Setup, openssh: None, patience: None) -> None:
+def test_an_agent_that_hangs_is_restarted(setup: PeerSetup, openssh: None, patience: None) -> None:
     key, path = setup.hide_key(), setup.home / "agent"
     setup.configure(f"Port {setup.sshd.port}", f"IdentityAgent {path}")
-    with agent_that(path, never_speaks):
-        said = setup.fails("agent-silent")
-        assert "authorized_keys" not in said
-        with ended_agent(setup, said, path, key):
+    with serve_agent(path, sends_nothing):
+        message = setup.fails("agent-silent")
+        assert "authorized_keys" not in message
+        with ended_agent(setup, message, path, key):
             setup.works()
 
 
-def test_an_agent_without_keys_is_given_one(setup: Setup, openssh: None) -> None:
+def test_an_agent_without_keys_is_given_one(setup: PeerSetup, openssh: None) -> None:
     key = setup.hide_key()
-    with running_agent(setup.home / "agent") as sock:
+    with run_agent(setup.home / "agent") as sock:
         setup.command.environment["SSH_AUTH_SOCK"] = sock
-        said = setup.fails("agent-empty")
-        assert "it holds no keys" in said
-        setup.follow(said, FILE=key)
+        message = setup.fails("agent-empty")
+        assert "it holds no keys" in message
+        setup.follow(message, FILE=key)
         setup.works()
 
 
 # --- host keys -------------------------------------------------------------------------------------------------------
 
 
-def trust(setup: Setup, said: str) -> None:
-    """Run the commands that *said* names, as somebody would who has compared the fingerprint."""
-    for words in map(shlex.split, commands_in(said)):
+def trust(setup: PeerSetup, message: str) -> None:
+    """Run the commands in *message*, as a person would after comparing the fingerprint."""
+    for words in map(shlex.split, commands_in(message)):
         if words[0] == "ssh-keygen":
             subprocess.run(words, check=True, capture_output=True)
         elif words[:2] == ["peerstage", "trust"]:
             assert setup.command("trust", "--yes", *words[2:]).returncode == 0
 
 
-def test_a_host_key_that_changed_is_removed_and_trusted(setup: Setup, openssh: None) -> None:
-    setup.known_hosts.write_text(f"[127.0.0.1]:{setup.sshd.port} {public(setup.sshd.home / 'id')}\n")
+def test_a_host_key_that_changed_is_removed_and_trusted(setup: PeerSetup, openssh: None) -> None:
+    setup.known_hosts.write_text(f"[127.0.0.1]:{setup.sshd.port} {public_key(setup.sshd.home / 'id')}\n")
     trust(setup, setup.fails("host-key-changed"))
     setup.works()
 
 
-def test_a_host_key_that_is_unknown_is_trusted(setup: Setup, openssh: None) -> None:
+def test_a_host_key_that_is_unknown_is_trusted(setup: PeerSetup, openssh: None) -> None:
     setup.known_hosts.unlink()
-    said = setup.fails("host-key-unknown")
-    trust(setup, said)
+    message = setup.fails("host-key-unknown")
+    trust(setup, message)
     setup.works()
 
 
-def test_known_hosts_that_keep_nothing_are_not_proposed(setup: Setup, openssh: None) -> None:
+def test_dev_null_is_not_proposed_as_known_hosts_file(setup: PeerSetup, openssh: None) -> None:
     setup.configure(f"Port {setup.sshd.port}", "UserKnownHostsFile /dev/null", "GlobalKnownHostsFile none")
-    said = setup.fails("host-key-unknown")
-    assert "add them to a known_hosts file, and name that by UserKnownHostsFile or the option known hosts" in said
+    message = setup.fails("host-key-unknown")
+    assert "add them to a known_hosts file, and name that file by UserKnownHostsFile or --known-hosts" in message
     mine = setup.home / "mine"
-    scan = next(command for command in commands_in(said) if "|" not in command)
+    scan = next(command for command in commands_in(message) if "|" not in command)
     mine.write_text(setup.follow(f"`{scan}`"))
     setup.options = ["--known-hosts", str(mine)]
     setup.works()
 
 
-def test_a_pinned_fingerprint_that_is_wrong_is_compared_on_the_host_and_corrected(setup: Setup) -> None:
-    wrong, right = "SHA256:" + "A" * 43, fingerprint(setup.sshd.home / "host")
+def test_a_wrong_pinned_fingerprint_is_compared_on_the_host_and_corrected(setup: PeerSetup) -> None:
+    wrong, right = "SHA256:" + "A" * 43, fingerprint_of(setup.sshd.home / "host")
     setup.options = ["--host-key", wrong]
-    said = setup.fails("host-key-not-pinned")
-    assert right in said
-    assert "correct the pinned one (the option host key)" in said
+    message = setup.fails("host-key-not-pinned")
+    assert right in message
+    assert "correct the pinned fingerprint (--host-key)" in message
     setup.options = replaced(setup.options, wrong, right)
     setup.works()
 
@@ -270,22 +270,22 @@ def test_a_pinned_fingerprint_that_is_wrong_is_compared_on_the_host_and_correcte
         ("ConnectTimeout soon", "invalid-configuration", "ConnectTimeout 9"),
     ],
 )
-def test_a_line_that_is_not_honoured_is_corrected_or_removed(
-    setup: Setup, line: str, reason: str, corrected: str | None
+def test_an_unsupported_line_is_corrected_or_removed(
+    setup: PeerSetup, line: str, reason: str, corrected: str | None
 ) -> None:
     setup.configure(f"Port {setup.sshd.port}", line)
-    said = setup.fails(reason, status=2)
-    assert f"{setup.config}:4: " in said
-    assert line.split()[0] in said or line.split()[1] in said
-    assert "Correct or remove that line" in said
-    correct_line(said, corrected)
+    message = setup.fails(reason, status=2)
+    assert f"{setup.config}:4: " in message
+    assert line.split()[0] in message or line.split()[1] in message
+    assert "Correct or remove that line" in message
+    correct_line(message, corrected)
     setup.works()
 
 
-def test_a_keyword_that_is_misspelled_in_a_system_file_is_named_though_it_is_ignored(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
+def test_an_ignored_misspelled_keyword_of_a_system_file_is_reported(
+    setup: PeerSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peerstage.session.ssh_config._SYSTEM", str(setup.home))
+    monkeypatch.setattr("peerstage.ssh.config.read_config._VENDOR_DIRECTORY", str(setup.home))
     setup.config.write_text(f"Host db1\n HostNam 127.0.0.1\n Port {setup.sshd.port}\n")
     setup.fails("name-not-resolved")
     _, _, err = setup.run("check")
@@ -294,15 +294,15 @@ def test_a_keyword_that_is_misspelled_in_a_system_file_is_named_though_it_is_ign
     setup.works()
 
 
-def test_a_configuration_that_others_can_write_is_closed_to_them(setup: Setup) -> None:
+def test_write_permission_of_others_is_removed_from_a_configuration_file(setup: PeerSetup) -> None:
     setup.config.chmod(0o666)
     setup.follow(setup.fails("insecure-configuration", status=2))
     setup.works()
 
 
-def test_a_configuration_that_is_not_there_is_named_with_its_option(setup: Setup) -> None:
+def test_a_missing_configuration_file_is_reported_with_its_option(setup: PeerSetup) -> None:
     setup.options = ["-F", str(setup.home / "none")]
-    assert "Correct the option config" in setup.fails("configuration-unreadable", status=2)
+    assert "Correct --config" in setup.fails("configuration-unreadable", status=2)
     setup.options = replaced(setup.options, str(setup.home / "none"), setup.config)
     setup.works()
 
@@ -310,19 +310,20 @@ def test_a_configuration_that_is_not_there_is_named_with_its_option(setup: Setup
 # --- what answers there ----------------------------------------------------------------------------------------------
 
 
-def test_a_port_that_nobody_listens_on_is_named(setup: Setup) -> None:
+def test_a_closed_port_is_named(setup: PeerSetup) -> None:
     port = str(free_port())
     setup.options = ["--port", port]
-    assert f"127.0.0.1 port {port}: Connection refused. Is the peer up, is that its port" in setup.fails(
-        "connection-refused"
+    assert (
+        f"127.0.0.1 port {port}: Connection refused. Check that the host is up, that sshd listens on this port"
+        in setup.fails("connection-refused")
     )
     setup.options = replaced(setup.options, port, setup.sshd.port)
     setup.works()
 
 
-def test_a_server_that_stops_answering_is_not_asked_whether_that_is_its_port(setup: Setup, patience: None) -> None:
-    with listening(is_silent_after_kexinit) as port:
+def test_a_server_that_hangs_in_the_key_exchange_is_not_on_the_wrong_port(setup: PeerSetup, patience: None) -> None:
+    with listening(stops_after_kexinit) as port:
         setup.options = ["--port", str(port), "--connect-timeout", "1"]
-        said = setup.fails("key-exchange-timeout")
-    assert "See its log" in said
-    assert "port" not in said
+        message = setup.fails("key-exchange-timeout")
+    assert "Check its log" in message
+    assert "port" not in message

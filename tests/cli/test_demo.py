@@ -29,12 +29,12 @@ def own_temporary(command: Command, tmp_path: Path) -> Path:
 def test_demo_stages_and_compares_every_file(command: Command, own_temporary: Path) -> None:
     done = command("demo", *FEW, "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(done.stdout)
-    assert found["compared"] == found["equal"] == found["report"]["count"] > 6
-    assert found["different"] == found["left_out"] == []
-    staged = Path(found["target"])
+    result = json.loads(done.stdout)
+    assert result["compared"] == result["equal"] == result["report"]["count"] > 6
+    assert result["different"] == result["left_out"] == []
+    staged = Path(result["target"])
     assert staged.is_relative_to(own_temporary)
-    assert len(os.listdir(staged)) == found["compared"]
+    assert len(os.listdir(staged)) == result["compared"]
     assert os.listdir(staged.parent) == ["staged"]
 
 
@@ -61,10 +61,10 @@ def test_directory_of_the_user_is_served_and_not_written_to(command: Command, co
     before = sorted(os.listdir(collect))
     done = command("demo", "--source", collect, "--target", target, "--json")
     assert done.returncode == 0
-    found = json.loads(done.stdout)
-    assert (found["compared"], found["equal"], found["target"]) == (2, 2, str(target))
-    assert [file["name"] for file in found["report"]["refused"]] == ["sub"]
-    assert len(found["left_out"]) == 2
+    result = json.loads(done.stdout)
+    assert (result["compared"], result["equal"], result["target"]) == (2, 2, str(target))
+    assert [file["name"] for file in result["report"]["refused"]] == ["sub"]
+    assert len(result["left_out"]) == 2
     assert sorted(os.listdir(collect)) == before
     digest = hashlib.sha256(b"1" * 100_000).digest()
     for name in ("one [red]", "link"):
@@ -72,11 +72,11 @@ def test_directory_of_the_user_is_served_and_not_written_to(command: Command, co
 
 
 def test_empty_source_has_nothing_to_stage(
-    command: Command, collect: Path, own_temporary: Path, one_line: Callable[[str], None]
+    command: Command, collect: Path, own_temporary: Path, assert_one_line: Callable[[str], None]
 ) -> None:
     done = command("demo", "--source", collect)
     assert done.returncode == 5
-    one_line(done.stderr)
+    assert_one_line(done.stderr)
     assert os.listdir(own_temporary) == []
 
 
@@ -91,7 +91,7 @@ def test_interrupted_demo_leaves_nothing(command: Command, own_temporary: Path) 
 
 
 def test_missing_server_extra_is_not_available(
-    command: Command, tmp_path: Path, own_temporary: Path, one_line: Callable[[str], None]
+    command: Command, tmp_path: Path, own_temporary: Path, assert_one_line: Callable[[str], None]
 ) -> None:
     stub = tmp_path / "stub"
     stub.mkdir()
@@ -99,6 +99,6 @@ def test_missing_server_extra_is_not_available(
     command.environment["PYTHONPATH"] = str(stub)
     done = command.in_a_process("demo", *FEW)
     assert done.returncode == 7
-    one_line(done.stderr)
+    assert_one_line(done.stderr)
     assert "peerstage[" in done.stderr
     assert os.listdir(own_temporary) == []

@@ -1,4 +1,4 @@
-"""Broken set-ups, and the next step that the doctor names: carried out to the letter, it makes the peer work."""
+"""Broken set-ups: following the doctor's remedy literally makes the peer work again."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from cli.following import follow, reconfigure
-from cli.patient import Patient, failure_of
+from cli.doctor_setup import DoctorSetup, failure_of
+from cli.follow_remedy import follow, reconfigure
 from peerstage.reasons import Reason
-from support.keys import certify, make_key, public, running_agent
-from support.ssh_server import Handler, closes_at_once, listening, never_speaks, speaks_http
+from support.keys import certify, make_key, public_key, run_agent
+from support.ssh_server import Handler, closes_at_once, listening, sends_nothing, speaks_http
 from support.sshd import free_port
 
 
 @dataclass(frozen=True)
 class Row:
-    """A set-up that is broken in one way.
+    """One way to break a set-up.
 
     Attributes:
         breaks: Breaks it.
@@ -36,7 +36,7 @@ class Row:
             those of the set-up.
     """
 
-    breaks: Callable[[Patient], object]
+    breaks: Callable[[DoctorSetup], object]
     step: str
     reason: Reason
     alternative: int
@@ -47,7 +47,7 @@ class Row:
 
 
 ROWS: dict[str, Row] = {}
-Breaks = Callable[[Patient], object]
+Breaks = Callable[[DoctorSetup], object]
 
 
 def broken(
@@ -60,7 +60,7 @@ def broken(
     never: str = "\0",
     **answers: str,
 ) -> Callable[[Breaks], Breaks]:
-    """Add a row to the table: the set-up that the function breaks."""
+    """Add the function to the table of broken set-ups."""
 
     def add(breaks: Breaks) -> Breaks:
         ROWS[breaks.__name__] = Row(breaks, step, reason, alternative, restarts, says, never, answers)
@@ -73,357 +73,357 @@ def broken(
 
 
 @broken("configuration", Reason.UNKNOWN_KEYWORD, value="HostName 127.0.0.1")
-def keyword_typo(patient: Patient) -> None:
-    patient.config.write_text(f"Host db1\n HostNam 127.0.0.1\n Port {patient.sshd.port}\n")
+def keyword_typo(setup: DoctorSetup) -> None:
+    setup.config.write_text(f"Host db1\n HostNam 127.0.0.1\n Port {setup.sshd.port}\n")
 
 
 @broken("configuration", Reason.UNKNOWN_KEYWORD, value="Port {port}", never="/.ssh/config")
-def keyword_typo_in_a_file_that_is_named(patient: Patient) -> None:
-    patient.configure(f"Prot {patient.sshd.port}")
-    name_the_configuration(patient)
+def keyword_typo_in_a_file_that_is_named(setup: DoctorSetup) -> None:
+    setup.configure(f"Prot {setup.sshd.port}")
+    name_the_configuration(setup)
 
 
 @broken("configuration", Reason.UNSUPPORTED_KEYWORD)
-def canonicalize_hostname(patient: Patient) -> None:
-    patient.configure(f"Port {patient.sshd.port}", "CanonicalizeHostname yes")
+def canonicalize_hostname(setup: DoctorSetup) -> None:
+    setup.configure(f"Port {setup.sshd.port}", "CanonicalizeHostname yes")
 
 
 @broken("configuration", Reason.INVALID_CONFIGURATION, value="Port {port}")
-def value_without_a_meaning(patient: Patient) -> None:
-    patient.configure("Port many")
+def value_without_a_meaning(setup: DoctorSetup) -> None:
+    setup.configure("Port many")
 
 
 @broken("configuration", Reason.INSECURE_CONFIGURATION)
-def configuration_that_others_can_write(patient: Patient) -> None:
-    patient.config.chmod(0o666)
+def configuration_that_others_can_write(setup: DoctorSetup) -> None:
+    setup.config.chmod(0o666)
 
 
 @broken("configuration", Reason.CONFIGURATION_UNREADABLE, value="{home}/.ssh/config")
-def configuration_that_is_not_there(patient: Patient) -> None:
-    patient.options += ["--config", f"{patient.home}/none"]
+def configuration_that_is_not_there(setup: DoctorSetup) -> None:
+    setup.options += ["--config", f"{setup.home}/none"]
 
 
-def name_the_configuration(patient: Patient) -> None:
-    """Have the configuration in a file that is named on the command line, and none where ssh looks."""
-    patient.options += ["--config", str(patient.config.rename(patient.home / "special"))]
+def name_the_configuration(setup: DoctorSetup) -> None:
+    """Move the configuration to a file that --config names."""
+    setup.options += ["--config", str(setup.config.rename(setup.home / "special"))]
 
 
 # --- name, address, port ---------------------------------------------------------------------------------------------
 
 
 @broken("name", Reason.NAME_NOT_RESOLVED, value="HostName 127.0.0.1")
-def wrong_host_name(patient: Patient) -> None:
-    patient.config.write_text(f"Host db1\n HostName db1.invalid\n Port {patient.sshd.port}\n")
+def wrong_host_name(setup: DoctorSetup) -> None:
+    setup.config.write_text(f"Host db1\n HostName db1.invalid\n Port {setup.sshd.port}\n")
 
 
 @broken("name", Reason.NAME_NOT_RESOLVED, alternative=1, ADDRESS="127.0.0.1")
-def no_host_name(patient: Patient) -> None:
-    patient.config.write_text(f"Host db1\n Port {patient.sshd.port}\n")
+def no_host_name(setup: DoctorSetup) -> None:
+    setup.config.write_text(f"Host db1\n Port {setup.sshd.port}\n")
 
 
 @broken("name", Reason.NAME_NOT_RESOLVED, alternative=1, ADDRESS="127.0.0.1", never="/.ssh/config")
-def no_host_name_in_a_file_that_is_named(patient: Patient) -> None:
-    no_host_name(patient)
-    name_the_configuration(patient)
+def no_host_name_in_a_file_that_is_named(setup: DoctorSetup) -> None:
+    no_host_name(setup)
+    name_the_configuration(setup)
 
 
 @broken("TCP", Reason.CONNECTION_REFUSED, alternative=1, value="Port {port}")
-def wrong_port(patient: Patient) -> None:
-    patient.configure(f"Port {free_port()}")
+def wrong_port(setup: DoctorSetup) -> None:
+    setup.configure(f"Port {free_port()}")
 
 
 @broken("TCP", Reason.CONNECTION_REFUSED, alternative=1, value="{port}", never="/.ssh/config")
-def wrong_port_on_the_command_line(patient: Patient) -> None:
-    patient.options += ["--port", str(free_port())]
+def wrong_port_on_the_command_line(setup: DoctorSetup) -> None:
+    setup.options += ["--port", str(free_port())]
 
 
 @broken("TCP", Reason.CONNECTION_REFUSED, alternative=1, NUMBER="{port}")
-def port_that_nobody_named(patient: Patient) -> None:
-    patient.configure()
+def port_that_nobody_named(setup: DoctorSetup) -> None:
+    setup.configure()
 
 
 @broken("TCP", Reason.CONNECTION_REFUSED, restarts=True)
-def peer_that_is_down(patient: Patient) -> None:
-    patient.sshd.stop()
+def peer_that_is_down(setup: DoctorSetup) -> None:
+    setup.sshd.stop()
 
 
 @broken("jump host", Reason.CONNECTION_REFUSED, value="ProxyJump none", alternative=1)
-def jump_host_that_is_down(patient: Patient) -> None:
-    patient.configure(f"Port {patient.sshd.port}", f"ProxyJump 127.0.0.1:{free_port()}")
+def jump_host_that_is_down(setup: DoctorSetup) -> None:
+    setup.configure(f"Port {setup.sshd.port}", f"ProxyJump 127.0.0.1:{free_port()}")
 
 
 # --- what answers there ----------------------------------------------------------------------------------------------
 
 
 @broken("banner", Reason.NOT_SSH, value="Port {port}")
-def web_server(patient: Patient) -> None:
-    answer_by(patient, speaks_http)
+def web_server(setup: DoctorSetup) -> None:
+    answer_by(setup, speaks_http)
 
 
 @broken("banner", Reason.BANNER_TIMEOUT, value="Port {port}")
-def server_that_says_nothing(patient: Patient) -> None:
-    answer_by(patient, never_speaks)
+def server_that_says_nothing(setup: DoctorSetup) -> None:
+    answer_by(setup, sends_nothing)
 
 
 @broken("banner", Reason.CLOSED_BEFORE_BANNER, alternative=1, value="Port {port}")
-def server_that_hangs_up(patient: Patient) -> None:
-    answer_by(patient, closes_at_once)
+def server_that_hangs_up(setup: DoctorSetup) -> None:
+    answer_by(setup, closes_at_once)
 
 
 @broken("banner", Reason.PROXY_COMMAND_FAILED, value="ProxyCommand none")
-def proxy_command_that_leads_nowhere(patient: Patient) -> None:
-    patient.configure(f"Port {patient.sshd.port}", "ProxyCommand sh -c 'exit 1'")
+def proxy_command_that_leads_nowhere(setup: DoctorSetup) -> None:
+    setup.configure(f"Port {setup.sshd.port}", "ProxyCommand sh -c 'exit 1'")
 
 
 @broken("key exchange", Reason.NO_COMMON_ALGORITHM, restarts=True)
-def algorithms_that_are_too_old(patient: Patient) -> None:
-    reconfigure(patient, "KexAlgorithms diffie-hellman-group1-sha1")
+def algorithms_that_are_too_old(setup: DoctorSetup) -> None:
+    reconfigure(setup, "KexAlgorithms diffie-hellman-group1-sha1")
 
 
-def answer_by(patient: Patient, handler: Handler) -> None:
-    """Configure the port of a server that is none of SSH."""
-    patient.configure(f"Port {patient.until_the_end(listening(handler))}", "ConnectTimeout 1")
+def answer_by(setup: DoctorSetup, handler: Handler) -> None:
+    """Configure the port of a server that does not speak SSH."""
+    setup.configure(f"Port {setup.until_the_end(listening(handler))}", "ConnectTimeout 1")
 
 
 # --- host keys -------------------------------------------------------------------------------------------------------
 
 
 @broken("host key", Reason.HOST_KEY_UNKNOWN)
-def unknown_host_key(patient: Patient) -> None:
-    patient.known_hosts.unlink()
+def unknown_host_key(setup: DoctorSetup) -> None:
+    setup.known_hosts.unlink()
 
 
 @broken("host key", Reason.HOST_KEY_UNKNOWN)
-def unknown_host_key_by_a_file_that_is_named(patient: Patient) -> None:
-    patient.known_hosts.unlink()
-    name_the_configuration(patient)
+def unknown_host_key_by_a_file_that_is_named(setup: DoctorSetup) -> None:
+    setup.known_hosts.unlink()
+    name_the_configuration(setup)
 
 
 @broken("host key", Reason.HOST_KEY_CHANGED)
-def changed_host_key(patient: Patient) -> None:
-    patient.known_hosts.write_text(f"[127.0.0.1]:{patient.sshd.port} {public(patient.sshd.home / 'id')}\n")
+def changed_host_key(setup: DoctorSetup) -> None:
+    setup.known_hosts.write_text(f"[127.0.0.1]:{setup.sshd.port} {public_key(setup.sshd.home / 'id')}\n")
 
 
 @broken("host key", Reason.HOST_KEY_NOT_PINNED, value="{host_key}")
-def wrong_pinned_fingerprint(patient: Patient) -> None:
-    patient.options += ["--host-key", "SHA256:" + "A" * 43]
+def wrong_pinned_fingerprint(setup: DoctorSetup) -> None:
+    setup.options += ["--host-key", "SHA256:" + "A" * 43]
 
 
 @broken("host key", Reason.HOST_KEY_UNKNOWN, never="peerstage trust --known-hosts")
-def known_hosts_that_remember_nothing(patient: Patient) -> None:
-    patient.configure(f"Port {patient.sshd.port}", "UserKnownHostsFile /dev/null")
+def known_hosts_that_remember_nothing(setup: DoctorSetup) -> None:
+    setup.configure(f"Port {setup.sshd.port}", "UserKnownHostsFile /dev/null")
 
 
 @broken("host key", Reason.HOST_KEY_UNKNOWN)
-def known_hosts_on_the_command_line_that_remember_nothing(patient: Patient) -> None:
-    patient.options += ["--known-hosts", "/dev/null"]
+def known_hosts_on_the_command_line_that_remember_nothing(setup: DoctorSetup) -> None:
+    setup.options += ["--known-hosts", "/dev/null"]
 
 
 # --- keys, agents, users ---------------------------------------------------------------------------------------------
 
 
 @broken("login", Reason.KEY_FILE_PERMISSIONS)
-def key_that_others_can_read(patient: Patient) -> None:
-    patient.key.chmod(0o644)
+def key_that_others_can_read(setup: DoctorSetup) -> None:
+    setup.key.chmod(0o644)
 
 
 @broken("login", Reason.LOGIN_REFUSED)
-def key_that_is_not_authorized(patient: Patient) -> None:
-    (patient.sshd.home / "authorized_keys").write_text("")
+def key_that_is_not_authorized(setup: DoctorSetup) -> None:
+    (setup.sshd.home / "authorized_keys").write_text("")
 
 
 @broken("login", Reason.LOGIN_REFUSED, alternative=2, value="{home}/.ssh/id_ed25519", never="/.ssh/config")
-def wrong_key_on_the_command_line(patient: Patient) -> None:
-    patient.options += ["--identity", str(make_key(patient.home / "other"))]
+def wrong_key_on_the_command_line(setup: DoctorSetup) -> None:
+    setup.options += ["--identity", str(make_key(setup.home / "other"))]
 
 
 @broken("login", Reason.KEY_FILE_MISSING, value="{home}/.ssh/id_ed25519", never="authorized_keys")
-def missing_key_on_the_command_line(patient: Patient) -> None:
-    patient.options += ["--identity", f"{patient.home}/nokey"]
+def missing_key_on_the_command_line(setup: DoctorSetup) -> None:
+    setup.options += ["--identity", f"{setup.home}/nokey"]
 
 
 @broken("login", Reason.KEY_FILE_MISSING, value="IdentityFile ~/.ssh/id_ed25519", never="authorized_keys")
-def missing_key_in_the_configuration(patient: Patient) -> None:
-    patient.configure(f"Port {patient.sshd.port}", "IdentityFile ~/nokey")
+def missing_key_in_the_configuration(setup: DoctorSetup) -> None:
+    setup.configure(f"Port {setup.sshd.port}", "IdentityFile ~/nokey")
 
 
 @broken("login", Reason.KEY_FILE_MISSING, value="IdentityFile ~/.ssh/id_ed25519", never="authorized_keys")
-def missing_key_in_a_file_that_is_named(patient: Patient) -> None:
-    missing_key_in_the_configuration(patient)
-    name_the_configuration(patient)
+def missing_key_in_a_file_that_is_named(setup: DoctorSetup) -> None:
+    missing_key_in_the_configuration(setup)
+    name_the_configuration(setup)
 
 
 @broken("login", Reason.KEY_INVALID, FILE="~/mine", never="authorized_keys")
-def damaged_key(patient: Patient) -> None:
-    hide_the_key(patient)
-    patient.key.write_text("no key")
-    patient.key.chmod(0o600)
+def damaged_key(setup: DoctorSetup) -> None:
+    hide_the_key(setup)
+    setup.key.write_text("no key")
+    setup.key.chmod(0o600)
 
 
 @broken("login", Reason.PUBLIC_KEY_ONLY, value="{home}/.ssh/id_ed25519", never="authorized_keys")
-def public_key_given_as_identity(patient: Patient) -> None:
-    patient.options += ["--identity", str(shutil.copy(patient.sshd.home / "id.pub", f"{patient.key}.pub"))]
+def public_key_given_as_identity(setup: DoctorSetup) -> None:
+    setup.options += ["--identity", str(shutil.copy(setup.sshd.home / "id.pub", f"{setup.key}.pub"))]
 
 
 @broken("login", Reason.PASSPHRASE_MISSING, alternative=1, p="p -P secret -N ''", never="authorized_keys")
-def encrypted_key(patient: Patient) -> None:
-    make_key(patient.key, "secret")
-    authorize(patient, f"{public(patient.key)}\n")
+def encrypted_key(setup: DoctorSetup) -> None:
+    make_key(setup.key, "secret")
+    authorize(setup, f"{public_key(setup.key)}\n")
 
 
 @broken("login", Reason.LOGIN_REFUSED, alternative=1, value="{user}", never="/.ssh/config")
-def wrong_user(patient: Patient) -> None:
-    patient.user = "nosuch"
+def wrong_user(setup: DoctorSetup) -> None:
+    setup.user = "nosuch"
 
 
 @broken("login", Reason.NO_CREDENTIALS)
-def no_key(patient: Patient) -> None:
-    patient.key.unlink()
+def no_key(setup: DoctorSetup) -> None:
+    setup.key.unlink()
 
 
 @broken("login", Reason.AGENT_UNAVAILABLE, alternative=2, value="{home}/mine", never="authorized_keys")
-def agent_that_is_gone(patient: Patient) -> None:
-    keys_of_an_agent(patient, contextlib.nullcontext(f"{patient.home}/gone"))
+def agent_that_is_gone(setup: DoctorSetup) -> None:
+    keys_of_an_agent(setup, contextlib.nullcontext(f"{setup.home}/gone"))
 
 
 @broken("login", Reason.AGENT_SILENT, alternative=2, value="{home}/mine", never="authorized_keys")
-def agent_that_hangs(patient: Patient) -> None:
+def agent_that_hangs(setup: DoctorSetup) -> None:
     @contextlib.contextmanager
     def silent() -> Iterator[str]:
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.bind(f"{patient.home}/agent")
+            sock.bind(f"{setup.home}/agent")
             sock.listen()
-            yield f"{patient.home}/agent"
+            yield f"{setup.home}/agent"
 
-    keys_of_an_agent(patient, silent())
+    keys_of_an_agent(setup, silent())
 
 
 @broken("login", Reason.AGENT_EMPTY, FILE="~/mine", never="authorized_keys")
-def agent_that_is_empty(patient: Patient) -> None:
-    keys_of_an_agent(patient, running_agent(patient.home / "agent"))
+def agent_that_is_empty(setup: DoctorSetup) -> None:
+    keys_of_an_agent(setup, run_agent(setup.home / "agent"))
 
 
 @broken("login", Reason.TOO_MANY_LOGIN_ATTEMPTS, restarts=True, FILE="~/mine")
-def too_many_keys(patient: Patient) -> None:
-    reconfigure(patient, "MaxAuthTries 2")
-    keys = [make_key(patient.home / f"key{number}") for number in range(3)]
-    keys_of_an_agent(patient, running_agent(patient.home / "agent", *keys))
+def too_many_keys(setup: DoctorSetup) -> None:
+    reconfigure(setup, "MaxAuthTries 2")
+    keys = [make_key(setup.home / f"key{number}") for number in range(3)]
+    keys_of_an_agent(setup, run_agent(setup.home / "agent", *keys))
 
 
 @broken("login", Reason.LOGIN_REFUSED, says="TrustedUserCAKeys", never="-cert-v01")
-def certificate_of_an_unknown_authority(patient: Patient) -> None:
-    certify_the_key(patient, patient.user)
+def certificate_of_an_unknown_authority(setup: DoctorSetup) -> None:
+    certify_the_key(setup, setup.user)
 
 
 @broken("login", Reason.LOGIN_REFUSED, says="is for somebody, and not for", AUTHORITY="~/authority", never="-cert-v01")
-def certificate_for_somebody_else(patient: Patient) -> None:
-    certify_the_key(patient, "somebody")
-    authorize(patient, f"cert-authority {public(patient.home / 'authority')}\n")
+def certificate_for_somebody_else(setup: DoctorSetup) -> None:
+    certify_the_key(setup, "somebody")
+    authorize(setup, f"cert-authority {public_key(setup.home / 'authority')}\n")
 
 
 @broken("login", Reason.LOGIN_REFUSED, says="is not valid now", AUTHORITY="~/authority", never="-cert-v01")
-def certificate_that_has_expired(patient: Patient) -> None:
-    certify_the_key(patient, patient.user, validity="20200101:20210101")
-    authorize(patient, f"cert-authority {public(patient.home / 'authority')}\n")
+def certificate_that_has_expired(setup: DoctorSetup) -> None:
+    certify_the_key(setup, setup.user, validity="20200101:20210101")
+    authorize(setup, f"cert-authority {public_key(setup.home / 'authority')}\n")
 
 
-def authorize(patient: Patient, text: str) -> None:
-    (patient.sshd.home / "authorized_keys").write_text(text)
+def authorize(setup: DoctorSetup, text: str) -> None:
+    (setup.sshd.home / "authorized_keys").write_text(text)
 
 
-def hide_the_key(patient: Patient) -> Path:
-    """Move the key to where nothing looks for it, as what a person knows."""
-    return patient.key.rename(patient.home / "mine")
+def hide_the_key(setup: DoctorSetup) -> Path:
+    """Move the key to a path that only the person knows."""
+    return setup.key.rename(setup.home / "mine")
 
 
-def keys_of_an_agent(patient: Patient, agent: AbstractContextManager[str]) -> None:
-    """Have no keys but those of *agent*, if it has any."""
-    hide_the_key(patient)
-    patient.command.environment["SSH_AUTH_SOCK"] = patient.until_the_end(agent)
+def keys_of_an_agent(setup: DoctorSetup, agent: AbstractContextManager[str]) -> None:
+    """Have no keys except those of *agent*, if it has any."""
+    hide_the_key(setup)
+    setup.command.environment["SSH_AUTH_SOCK"] = setup.until_the_end(agent)
 
 
-def certify_the_key(patient: Patient, principal: str, validity: str = "always:forever") -> None:
-    """Have a key that is not authorized, and beside it a certificate of an authority's."""
-    certify(make_key(patient.key), make_key(patient.home / "authority"), principal, validity=validity)
+def certify_the_key(setup: DoctorSetup, principal: str, validity: str = "always:forever") -> None:
+    """Have a key that is not authorized, and a certificate for it."""
+    certify(make_key(setup.key), make_key(setup.home / "authority"), principal, validity=validity)
 
 
 # --- transports ------------------------------------------------------------------------------------------------------
 
 
 @broken("SFTP", Reason.TEXT_BEFORE_PROTOCOL)
-def guard_that_talks(patient: Patient) -> None:
-    patient.guard(refuse="echo 'This key is for backups.'")
+def guard_that_talks(setup: DoctorSetup) -> None:
+    setup.guard(refuse="echo 'This key is for backups.'")
 
 
 @broken("SCP", Reason.COMMAND_REFUSED, value="{collect}")
-def guard_for_another_directory(patient: Patient) -> None:
-    patient.guard()
-    patient.directory = str(patient.home)
+def guard_for_another_directory(setup: DoctorSetup) -> None:
+    setup.guard()
+    setup.directory = str(setup.home)
 
 
 @broken("SFTP", Reason.TEXT_BEFORE_PROTOCOL, restarts=True)
-def login_script_that_talks(patient: Patient) -> None:
-    reconfigure(patient, "Subsystem sftp /bin/echo Welcome to db1")
+def login_script_that_talks(setup: DoctorSetup) -> None:
+    reconfigure(setup, "Subsystem sftp /bin/echo Welcome to db1")
 
 
 @broken("SCP", Reason.NO_SCP, restarts=True)
-def neither_sftp_nor_scp(patient: Patient) -> None:
-    reconfigure(patient, "Subsystem none /bin/false")
-    reconfigure(patient, f"SetEnv PATH={patient.home}")
+def neither_sftp_nor_scp(setup: DoctorSetup) -> None:
+    reconfigure(setup, "Subsystem none /bin/false")
+    reconfigure(setup, f"SetEnv PATH={setup.home}")
 
 
 # --- directories, files, indicators ----------------------------------------------------------------------------------
 
 
 @broken("directory", Reason.NOT_FOUND)
-def missing_directory(patient: Patient) -> None:
-    shutil.rmtree(patient.collect)
+def missing_directory(setup: DoctorSetup) -> None:
+    shutil.rmtree(setup.collect)
 
 
 @broken("directory", Reason.NOT_A_DIRECTORY)
-def directory_that_is_a_file(patient: Patient) -> None:
-    patient.directory += "/data"
+def directory_that_is_a_file(setup: DoctorSetup) -> None:
+    setup.directory += "/data"
 
 
 @broken("directory", Reason.NOT_A_DIRECTORY)
-def directory_that_is_a_file_over_scp(patient: Patient) -> None:
-    directory_that_is_a_file(patient)
-    patient.options += ["--transport", "scp"]
+def directory_that_is_a_file_over_scp(setup: DoctorSetup) -> None:
+    directory_that_is_a_file(setup)
+    setup.options += ["--transport", "scp"]
 
 
 @broken("files", Reason.INCOMPLETE_STAGE, ELSEWHERE="{home}")
-def stray_directory(patient: Patient) -> None:
-    (patient.collect / "sub dir").mkdir()
+def stray_directory(setup: DoctorSetup) -> None:
+    (setup.collect / "sub dir").mkdir()
 
 
 @broken("indicator", Reason.NOT_READY)
-def missing_indicator(patient: Patient) -> None:
-    (patient.collect / "cback.collect").unlink()
+def missing_indicator(setup: DoctorSetup) -> None:
+    (setup.collect / "cback.collect").unlink()
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_next_step_makes_the_peer_work(patient: Patient, target: Path, name: str) -> None:
+def test_the_next_step_makes_the_peer_work(setup: DoctorSetup, target: Path, name: str) -> None:
     row = ROWS[name]
-    patient.healthy(**({"extra": f"# of {patient.home}"} if row.restarts else {}))
+    setup.start(**({"extra": f"# of {setup.home}"} if row.restarts else {}))
     known = {
-        "home": patient.home,
-        "port": patient.sshd.port,
-        "user": patient.user,
-        "collect": patient.collect,
-        "host_key": patient.sshd.host_key,
+        "home": setup.home,
+        "port": setup.sshd.port,
+        "user": setup.user,
+        "collect": setup.collect,
+        "host_key": setup.sshd.host_key,
     }
-    row.breaks(patient)
-    told = patient.doctor()
-    assert (told["failed"], told["exit"] == 0) == (row.step, False)
-    found = failure_of(told)
+    row.breaks(setup)
+    report = setup.doctor()
+    assert (report["failed"], report["exit"] == 0) == (row.step, False)
+    found = failure_of(report)
     assert found["reason"] == row.reason
     assert row.says in f"{found['cause']}; {found['remedy']}"
     assert row.never not in found["remedy"]
     assert "authorized_keys" not in found["seen"] or "authorized_keys" in found["remedy"]
     answers = {key: value.format(**known) for key, value in row.answers.items()}
-    follow(patient, found["remedy"], row.alternative, **answers)
+    follow(setup, found["remedy"], row.alternative, **answers)
     if row.reason is Reason.NOT_FOUND:  # a new directory waits for the peer to collect
-        (patient.collect / "cback.collect").touch()
-    told = patient.doctor()
-    assert (told["exit"], told["failed"]) == (0, None), told
-    assert patient.stage(target).returncode == 0
+        (setup.collect / "cback.collect").touch()
+    report = setup.doctor()
+    assert (report["exit"], report["failed"]) == (0, None), report
+    assert setup.stage(target).returncode == 0

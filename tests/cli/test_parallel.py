@@ -1,4 +1,4 @@
-"""Many peers at once, whatever becomes of one of them, or of whoever asks."""
+"""Many peers at once: errors of one of them, and of the caller."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 
 from cli.command import Command
 from peerstage.cli.access import Access
-from peerstage.cli.parallel import THREADS, each
+from peerstage.cli.parallel import THREADS, run_in_parallel
 from peerstage.errors import Cancelled, ConnectError, StageError
 from peerstage.reasons import Reason
 from peerstage.records import Limits
-from peerstage.session.watchdog import Watchdog
+from peerstage.watchdog import Watchdog
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 PEERS = range(3 * THREADS)
 
 
 class Asked:
-    """Answers for the first peer at once, and for the others when they are cancelled."""
+    """Returns for the first peer at once, and for the others when they are cancelled."""
 
     def __init__(self) -> None:
         self.began: list[int] = []
@@ -45,9 +45,9 @@ class Asked:
         return "late"
 
 
-def test_an_early_end_cancels_what_is_under_way_and_begins_nothing_more() -> None:
+def test_closing_the_generator_cancels_running_operations_and_starts_no_other() -> None:
     asked = Asked()
-    answers = each(asked, PEERS, Limits())
+    answers = run_in_parallel(asked, PEERS, Limits())
     assert next(answers) == "ready"
     assert asked.all_busy.wait(30)
     answers.close()
@@ -55,11 +55,11 @@ def test_an_early_end_cancels_what_is_under_way_and_begins_nothing_more() -> Non
     assert sorted(asked.began) == list(range(THREADS + 1))
 
 
-def test_an_error_of_whoever_reads_the_answers_ends_the_rest() -> None:
+def test_an_error_of_the_caller_cancels_the_rest() -> None:
     asked = Asked()
 
     def read() -> None:
-        with contextlib.closing(each(asked, PEERS, Limits())) as answers:
+        with contextlib.closing(run_in_parallel(asked, PEERS, Limits())) as answers:
             for _ in answers:
                 assert asked.all_busy.wait(30)
                 raise BrokenPipeError
@@ -70,7 +70,7 @@ def test_an_error_of_whoever_reads_the_answers_ends_the_rest() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), OSError(24, "Too many open files"), MemoryError()])
-def test_an_unexpected_error_of_one_peer_is_its_answer_and_no_other_s(error: Exception) -> None:
+def test_an_unexpected_error_of_one_peer_does_not_affect_the_others(error: Exception) -> None:
     def ask(peer: int, watchdog: Watchdog) -> int:
         if peer == 1:
             raise error
@@ -78,7 +78,7 @@ def test_an_unexpected_error_of_one_peer_is_its_answer_and_no_other_s(error: Exc
             raise ConnectError("refused", reason=Reason.CONNECTION_REFUSED)
         return peer
 
-    with contextlib.closing(each(ask, range(4), Limits())) as found:
+    with contextlib.closing(run_in_parallel(ask, range(4), Limits())) as found:
         zero, one, two, three = found
     assert (zero, three) == (0, 3)
     assert isinstance(two, ConnectError)
@@ -87,8 +87,8 @@ def test_an_unexpected_error_of_one_peer_is_its_answer_and_no_other_s(error: Exc
 
 @pytest.fixture
 def one_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the operation on the peer ``breaks`` fail as nothing of ours should."""
-    watched = Access.watched
+    """Makes the operation on the peer ``breaks`` raise like a bug."""
+    watched = Access.transport_to
 
     @contextlib.contextmanager
     def breaks(self: Access, spec: Any, watchdog: Watchdog) -> Iterator[Any]:
@@ -97,37 +97,37 @@ def one_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
         with watched(self, spec, watchdog) as transport:
             yield transport
 
-    monkeypatch.setattr(Access, "watched", breaks)
+    monkeypatch.setattr(Access, "transport_to", breaks)
 
 
 @pytest.mark.usefixtures("one_that_breaks")
-def test_a_check_of_many_survives_one_that_breaks(
-    command: Command, collect: Path, one_line: Callable[[str], None]
+def test_a_check_of_many_peers_survives_a_bug_with_one(
+    command: Command, collect: Path, assert_one_line: Callable[[str], None]
 ) -> None:
     (collect / "cback.collect").touch()
     specs = [command.spec(collect), "root@breaks:/x", command.spec(collect)]
     done = command.reach("check", *specs)
     assert (done.returncode, done.stdout) == (1, f"{command.sshd.host}:{collect}: ready\n" * 2)
-    one_line(done.stderr)
+    assert_one_line(done.stderr)
     assert done.stderr == "peerstage: breaks: unexpected error: RuntimeError: boom\n"
     done = command.reach("check", "--json", *specs)
     assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["ready", "failed", "ready"]
     assert [json.loads(line)["exit"] for line in done.stdout.splitlines()] == [0, 1, 0]
 
 
-def test_a_trust_of_many_survives_one_that_breaks(
+def test_a_trust_of_many_hosts_survives_a_bug_with_one(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from peerstage.cli import trust
+    from peerstage.cli import host_scan
 
-    scan = trust.scan
+    scan_host_key = host_scan.scan_host_key
 
     def breaks(destination: Any, *others: Any, **named: Any) -> Any:
         if destination.name == "breaks":
             raise RuntimeError("boom")
-        return scan(destination, *others, **named)
+        return scan_host_key(destination, *others, **named)
 
-    monkeypatch.setattr(trust, "scan", breaks)
+    monkeypatch.setattr(host_scan, "scan_host_key", breaks)
     known, place = tmp_path / "known", f"[{command.sshd.host}]:{command.sshd.port}"
     done = command("trust", "--yes", "--no-config", "--known-hosts", known, "breaks", place)
     assert done.returncode == 1

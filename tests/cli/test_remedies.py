@@ -1,4 +1,4 @@
-"""What the doctor advises, from reasons, attributes and configuration alone: nothing is connected."""
+"""Remedies, from reasons, attributes and configuration, without a connection."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from peerstage.errors import (
 )
 from peerstage.reasons import Reason
 from peerstage.records import FileResult, Limits, StageReport
-from peerstage.session.options import SSHOptions
-from peerstage.session.watchdog import Watchdog
+from peerstage.ssh.options import SSHOptions
+from peerstage.watchdog import Watchdog
 
 Diagnose = Callable[..., Diagnosis]
 
@@ -35,7 +35,7 @@ def watchdog() -> Iterator[Watchdog]:
 
 @pytest.fixture
 def diagnose(own_home: Path, watchdog: Watchdog) -> Diagnose:
-    """Returns what is known about ``db1``, configured by some lines, and reached with some options."""
+    """Returns the diagnosis of ``db1``, for some lines of configuration and some options."""
     (own_home / ".ssh").mkdir()
 
     def read(*lines: str, **options: object) -> Diagnosis:
@@ -45,6 +45,16 @@ def diagnose(own_home: Path, watchdog: Watchdog) -> Diagnose:
         return diagnosis
 
     return read
+
+
+@pytest.mark.parametrize(
+    ("step", "is_named"), [("key exchange", False), ("directory", False), ("SFTP", True), ("SCP", True)]
+)
+def test_a_login_script_is_named_only_where_it_may_have_printed(diagnose: Diagnose, step: str, is_named: bool) -> None:
+    diagnosis = diagnose()
+    diagnosis.step = step
+    error = StageError("invalid", reason=Reason.PROTOCOL_VIOLATION)
+    assert ("login script" in find_remedy(error, diagnosis).cause) is is_named
 
 
 @pytest.mark.parametrize(
@@ -61,7 +71,7 @@ def test_every_reason_has_a_cause_and_an_action(diagnose: Diagnose, step: str, h
                 assert "reworded" not in text
 
 
-def test_a_login_that_takes_too_long_is_no_matter_of_the_port(diagnose: Diagnose) -> None:
+def test_the_remedy_for_a_login_timeout_does_not_mention_the_port(diagnose: Diagnose) -> None:
     error = LimitExceeded("late", reason=Reason.LOGIN_TIMEOUT, limit="login_timeout")
     remedy = find_remedy(error, diagnose("Port 2222"))
     assert "UseDNS no" in remedy.action
@@ -76,24 +86,24 @@ def refused(reason: Reason, path: str = "") -> LoginError:
 @pytest.mark.parametrize(
     ("reason", "says"),
     [
-        (Reason.PASSPHRASE_WRONG, "`ssh-keygen -y -f ~/.ssh/id_rsa`"),
-        (Reason.PASSPHRASE_MISSING, "run `eval $(ssh-agent)` and `ssh-add ~/.ssh/id_rsa`"),
-        (Reason.KEY_FILE_UNREADABLE, "chmod 600 ~/.ssh/id_rsa"),
-        (Reason.KEY_ON_TOKEN, "`ssh-add ~/.ssh/id_rsa`"),
+        (Reason.PASSPHRASE_WRONG, "`ssh-keygen -y -f {home}/.ssh/id_rsa`"),
+        (Reason.PASSPHRASE_MISSING, "run `eval $(ssh-agent)` and `ssh-add {home}/.ssh/id_rsa`"),
+        (Reason.KEY_FILE_UNREADABLE, "chmod 600 {home}/.ssh/id_rsa"),
+        (Reason.KEY_ON_TOKEN, "`ssh-add {home}/.ssh/id_rsa`"),
         (Reason.KEY_INVALID, "add `IdentityFile FILE` below `Host db1` in ~/.ssh/config"),
         (Reason.CERTIFICATE_INVALID, "add `CertificateFile FILE` below `Host db1` in ~/.ssh/config"),
         (Reason.AGENT_REFUSED, "`ssh-add -X`"),
     ],
 )
-def test_what_cannot_be_offered_is_no_matter_of_authorized_keys(
+def test_the_remedy_for_an_unusable_key_does_not_mention_authorized_keys(
     diagnose: Diagnose, own_home: Path, reason: Reason, says: str
 ) -> None:
     remedy = find_remedy(refused(reason, f"{own_home}/.ssh/id_rsa"), diagnose())
-    assert says in remedy.action
+    assert says.format(home=own_home) in remedy.action
     assert "authorized_keys" not in remedy.action
 
 
-def test_what_is_given_on_the_command_line_is_corrected_there(diagnose: Diagnose, own_home: Path) -> None:
+def test_values_of_the_command_line_are_corrected_there(diagnose: Diagnose, own_home: Path) -> None:
     configured = ("Port 22", "IdentityFile ~/old")
     refuses = ConnectError("no", reason=Reason.CONNECTION_REFUSED)
     assert find_remedy(refuses, diagnose(*configured, port=2222)).action.endswith("give another --port than 2222")
@@ -103,7 +113,7 @@ def test_what_is_given_on_the_command_line_is_corrected_there(diagnose: Diagnose
     assert find_remedy(refuses, diagnose(config=())).action.endswith("give --port NUMBER")
 
 
-def test_files_that_are_named_are_the_ones_to_edit(diagnose: Diagnose, tmp_path: Path) -> None:
+def test_remedies_edit_the_named_configuration_file(diagnose: Diagnose, tmp_path: Path) -> None:
     special = tmp_path / "special"
     special.write_text("Host db1\n")
     diagnosis = diagnose(config=(str(special),))
@@ -114,23 +124,23 @@ def test_files_that_are_named_are_the_ones_to_edit(diagnose: Diagnose, tmp_path:
     assert "`peerstage trust --no-config db1`" in find_remedy(UnknownHostKey("no"), diagnose(config=())).action
 
 
-def test_where_no_known_hosts_file_is_read_none_is_advised(diagnose: Diagnose) -> None:
+def test_without_a_known_hosts_file_the_remedy_is_to_configure_one(diagnose: Diagnose) -> None:
     remedy = find_remedy(UnknownHostKey("no"), diagnose("UserKnownHostsFile /dev/null"))
     assert remedy.action.startswith("remove `UserKnownHostsFile /dev/null` in ")
     assert remedy.action.endswith("run `peerstage trust db1`")
 
 
-def test_the_commands_of_a_jump_hosts_configuration_end_with_the_run(
+def test_commands_in_the_configuration_of_a_jump_host_end_with_the_run(
     diagnose: Diagnose, tmp_path: Path, watchdog: Watchdog
 ) -> None:
-    """A doctor that is interrupted must not wait for the ``Match exec`` of a host that it only wants to advise on."""
+    """An interrupted doctor must not wait for the ``Match exec`` of a jump host, which only a remedy needs."""
     diagnosis = diagnose("ProxyJump gate", f"Match host gate exec \"sh -c 'sleep 1; touch {tmp_path}/ran'\"")
     watchdog.cancel()
     find_remedy(StageError("no", reason=Reason.CONNECTION_REFUSED, hop="gate"), diagnosis)
     assert not (tmp_path / "ran").exists()
 
 
-def test_no_name_of_a_peers_gets_into_a_command_that_might_mislead(diagnose: Diagnose) -> None:
+def test_file_names_that_could_mislead_never_become_part_of_a_command(diagnose: Diagnose) -> None:
     def remedy_for(name: str) -> str:
         failed = FileResult(name, error="no", reason=Reason.PERMISSION_DENIED)
         error = IncompleteStage("no", report=StageReport("", "", "", refused=(failed,)))

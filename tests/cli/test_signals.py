@@ -1,4 +1,4 @@
-"""Signals: the command cleans up, publishes nothing, and ends by the signal that it got."""
+"""Signals: the command cleans up, publishes nothing, and ends by the signal."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cli.command import Command
+from support.children import pending_signals
 from support.waiting import wait_until
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
 def arrived(target: Path) -> int:
-    """Return how many bytes have come down into a private directory."""
+    """Return the number of bytes in private directories."""
     return sum(path.stat().st_size for path in target.glob(".peerstage-*/*") if path.name != "lock")
 
 
 def arriving(target: Path) -> bool:
-    """Whether bytes are coming down in a private directory."""
+    """Return whether a transfer is in progress."""
     return arrived(target) > 1 << 20
 
 
 @pytest.fixture
 def large(collect: Path) -> Path:
-    """A file that takes a while."""
+    """A collect directory with a file that takes a while."""
     with (collect / "large").open("wb") as file:
         file.truncate(1 << 31)
     (collect / "small").write_bytes(b"small")
@@ -46,15 +48,61 @@ def test_signal_in_mid_transfer_leaves_nothing(command: Command, large: Path, ta
     assert (out, err) == ("", "")
 
 
-def test_second_signal_does_not_disturb_the_cleaning_up(command: Command, large: Path, target: Path) -> None:
+def test_a_second_sigterm_does_not_cut_the_cleanup_short(command: Command, large: Path, target: Path) -> None:
     with command.start("stage", *command.reaching, command.spec(large), target) as process:
         wait_until(lambda: arriving(target))
-        process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGTERM)
+        for _ in range(3):
+            process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGHUP)
         process.communicate(timeout=60)
-    assert process.returncode in (-signal.SIGTERM, -signal.SIGINT)
+    assert process.returncode in (-signal.SIGTERM, -signal.SIGHUP)
     assert os.listdir(target) == []
+
+
+#: The command with a cleanup that hangs: in an operation on a peer, or outside of one.
+HANGING_CLEANUP = """
+import sys, time
+from peerstage.__main__ import main
+from peerstage.cli import {module}
+
+def hang(*arguments, **options):
+    try:
+        print("running", flush=True)
+        time.sleep(600)
+    finally:
+        print("cleaning up", flush=True)
+        {hang}
+
+{module}.{function} = hang
+sys.exit(main())
+"""
+PLACES = {"an operation": ("host_scan", "scan_host_key", ["trust"]), "elsewhere": ("verbs", "sweep", ["sweep"])}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_ends_a_cleanup_that_hangs(command: Command, tmp_path: Path, place: str, first: int) -> None:
+    module, function, arguments = PLACES[place]
+    # in an operation, the signal only cancels: `time.sleep` goes on, as a cleanup that hangs
+    script = HANGING_CLEANUP.format(module=module, function=function, hang="time.sleep(600)")
+    places = ["127.0.0.1"] if place == "an operation" else [str(tmp_path)]
+    argv = [sys.executable, "-c", script, *arguments, *places]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=command.environ()) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "running\n"
+            process.send_signal(first)
+            if place == "elsewhere":
+                assert process.stdout.readline() == "cleaning up\n"
+            wait_until(lambda: first not in pending_signals(process.pid))
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)
+            for _ in range(1 if first == signal.SIGINT else 2):
+                process.send_signal(signal.SIGINT)
+                wait_until(lambda: process.poll() is not None or signal.SIGINT not in pending_signals(process.pid))
+            assert process.wait(10) == -signal.SIGINT
+        finally:
+            process.kill()
 
 
 def test_shell_sees_128_and_the_signal(command: Command, large: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""``peerstage stage`` and ``peerstage sweep``: what lies on the disk afterwards, and what was said."""
+"""``peerstage stage`` and ``peerstage sweep``: files on the disk, and output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from cli.command import Command
 
 
-def test_files_come_and_the_summary_counts_them(command: Command, collect: Path, target: Path) -> None:
+def test_files_are_staged_and_the_summary_counts_them(command: Command, collect: Path, target: Path) -> None:
     (collect / "one").write_bytes(b"1" * 1000)
     (collect / "two").write_bytes(b"2" * 10)
     (collect / ".hidden").write_bytes(b"3")
@@ -30,14 +30,14 @@ def test_target_may_be_relative(command: Command, collect: Path, target: Path, m
     assert os.listdir(target) == ["one"]
 
 
-def test_mode_owner_and_times_are_as_asked_for(command: Command, collect: Path, target: Path) -> None:
+def test_mode_owner_and_times_are_set(command: Command, collect: Path, target: Path) -> None:
     (collect / "one").write_bytes(b"1")
     os.utime(collect / "one", (1_000_000, 1_000_000))
     owner = f"{os.getuid()}:{os.getgid()}"
     options = ["--permissions", "604", "--owner", owner, "--preserve-times", "--no-durable"]
     assert command.reach("stage", *options, command.spec(collect), target).returncode == 0
-    found = (target / "one").stat()
-    assert (stat.S_IMODE(found.st_mode), int(found.st_mtime)) == (0o604, 1_000_000)
+    report = (target / "one").stat()
+    assert (stat.S_IMODE(report.st_mode), int(report.st_mtime)) == (0o604, 1_000_000)
 
 
 def test_dry_run_lists_what_would_come_and_writes_nothing(command: Command, collect: Path, target: Path) -> None:
@@ -51,59 +51,59 @@ def test_dry_run_lists_what_would_come_and_writes_nothing(command: Command, coll
     assert lines[0] == "          1000 one"
     assert lines[1].startswith("       refused sub: It is a directory")
     assert lines[2].startswith("       refused taken: A directory has this name")
-    assert "1 files, 1000 bytes would come, 2 entries would be refused; nothing was written" in lines[3]
+    assert "1 files, 1000 bytes would be staged, 2 would be refused; nothing was written" in lines[3]
     assert os.listdir(target) == ["taken"]
 
 
 def test_dry_run_of_good_files_is_done_and_parses(command: Command, collect: Path, target: Path) -> None:
     (collect / "one").write_bytes(b"1" * 1000)
     done = command.reach("stage", "--dry-run", "--json", command.spec(collect), target)
-    found = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     assert done.returncode == 0
-    assert (found["dry_run"], found["count"], found["bytes"], found["refused"]) == (True, 1, 1000, [])
-    assert (found["files"][0]["name"], found["files"][0]["size"]) == ("one", 1000)
+    assert (report["dry_run"], report["count"], report["bytes"], report["refused"]) == (True, 1, 1000, [])
+    assert (report["files"][0]["name"], report["files"][0]["size"]) == ("one", 1000)
     assert os.listdir(target) == []
 
 
 def test_incomplete_stage_keeps_the_good_files(
-    command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
+    command: Command, collect: Path, target: Path, assert_one_line: Callable[[str], None]
 ) -> None:
     (collect / "one").write_bytes(b"1")
     (collect / "sub").mkdir()
     done = command.reach("stage", command.spec(collect), target)
     assert done.returncode == 5
-    one_line(done.stderr)
+    assert_one_line(done.stderr)
     assert "refused sub: It is a directory" in done.stdout
     assert os.listdir(target) == ["one"]
 
 
 def test_empty_collect_directory_is_incomplete(
-    command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
+    command: Command, collect: Path, target: Path, assert_one_line: Callable[[str], None]
 ) -> None:
     for options in ((), ("--dry-run",)):
         done = command.reach("stage", *options, command.spec(collect), target)
         assert done.returncode == 5
-        one_line(done.stderr)
+        assert_one_line(done.stderr)
 
 
 def test_missing_collect_directory_is_refused(
-    command: Command, tmp_path: Path, target: Path, one_line: Callable[[str], None]
+    command: Command, tmp_path: Path, target: Path, assert_one_line: Callable[[str], None]
 ) -> None:
     for options in ((), ("--dry-run",)):
         done = command.reach("stage", *options, command.spec(tmp_path / "none"), target)
         assert (done.returncode, done.stdout) == (4, "")
-        one_line(done.stderr)
+        assert_one_line(done.stderr)
 
 
-def test_disk_that_has_no_room_is_a_local_problem(
-    command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
+def test_a_full_disk_is_a_local_problem(
+    command: Command, collect: Path, target: Path, assert_one_line: Callable[[str], None]
 ) -> None:
     with (collect / "huge").open("wb") as file:
         file.truncate(1 << 43)
     done = command.reach("stage", "--json", command.spec(collect), target)
     assert done.returncode == 6
-    one_line(done.stderr)
-    assert json.loads(done.stdout)["kind"] == "LandingError"
+    assert_one_line(done.stderr)
+    assert json.loads(done.stdout)["kind"] == "TargetError"
     assert json.loads(done.stdout)["reason"] == "no-space"
     assert os.listdir(target) == []
 
@@ -111,10 +111,10 @@ def test_disk_that_has_no_room_is_a_local_problem(
 def test_json_report_names_every_file(command: Command, collect: Path, target: Path) -> None:
     (collect / "one").write_bytes(b"1")
     (collect / "sub").mkdir()
-    found = json.loads(command.reach("stage", "--json", command.spec(collect), target).stdout)
-    assert (found["status"], found["kind"], found["exit"]) == ("incomplete", "IncompleteStage", 5)
-    assert found["reason"] == "incomplete-stage"
-    report = found["report"]
+    report = json.loads(command.reach("stage", "--json", command.spec(collect), target).stdout)
+    assert (report["status"], report["kind"], report["exit"]) == ("incomplete", "IncompleteStage", 5)
+    assert report["reason"] == "incomplete-stage"
+    report = report["report"]
     assert report["schema"] == 1
     assert [(file["name"], file["outcome"], file["reason"]) for file in report["files"]] == [("one", "staged", None)]
     assert [(file["name"], file["outcome"], file["reason"]) for file in report["refused"]] == [
@@ -125,29 +125,29 @@ def test_json_report_names_every_file(command: Command, collect: Path, target: P
 
 
 def test_a_target_that_is_missing_is_a_local_problem(
-    command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
+    command: Command, collect: Path, target: Path, assert_one_line: Callable[[str], None]
 ) -> None:
     file = target / "file"
     file.touch()
     for place in (target / "missing", file, file / "below"):
         done = command.reach("stage", command.spec(collect), place)
         assert (done.returncode, done.stdout) == (6, "")
-        one_line(done.stderr)
+        assert_one_line(done.stderr)
         assert str(place) in done.stderr
 
 
 def test_a_configuration_that_is_refused_is_wrong_usage(
-    command: Command, collect: Path, tmp_path: Path, one_line: Callable[[str], None]
+    command: Command, collect: Path, tmp_path: Path, assert_one_line: Callable[[str], None]
 ) -> None:
     config = tmp_path / "config"
     for line in ("Port many", "HostNam 127.0.0.1", "CanonicalizeHostname yes"):
         config.write_text(f"{line}\n")
         done = command("check", "--config", config, command.spec(collect))
         assert (done.returncode, done.stdout) == (2, "")
-        one_line(done.stderr)
+        assert_one_line(done.stderr)
 
 
-def test_names_can_not_write_on_the_terminal(command: Command, collect: Path, target: Path) -> None:
+def test_names_cannot_write_on_the_terminal(command: Command, collect: Path, target: Path) -> None:
     wild = os.fsencode(collect) + b"/\x1b[31m[red]evil\n\x7f\xff"
     with open(wild, "wb"):
         pass
@@ -161,13 +161,13 @@ def test_names_can_not_write_on_the_terminal(command: Command, collect: Path, ta
 
 
 def test_deadline_ends_what_takes_too_long(
-    command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
+    command: Command, collect: Path, target: Path, assert_one_line: Callable[[str], None]
 ) -> None:
     with (collect / "large").open("wb") as file:
         file.truncate(1 << 31)
     done = command.reach("stage", "--deadline", "0.3", command.spec(collect), target)
     assert done.returncode == 4
-    one_line(done.stderr)
+    assert_one_line(done.stderr)
     assert os.listdir(target) == []
 
 
@@ -179,21 +179,21 @@ def test_a_peer_is_staged_over_each_transport_and_through_another_host(
     collect = tmp_path / "plain"
     collect.mkdir()
     (collect / "cback.collect").touch()
-    way = ["--jump", f"{sshd.user}@{sshd.host}:{sshd.port}", "--transport", transport]
-    assert command.reach("check", *way, command.spec(collect)).returncode == 0
-    done = command.reach("stage", *way, "--json", command.spec(collect), target)
+    route = ["--jump", f"{sshd.user}@{sshd.host}:{sshd.port}", "--transport", transport]
+    assert command.reach("check", *route, command.spec(collect)).returncode == 0
+    done = command.reach("stage", *route, "--json", command.spec(collect), target)
     assert json.loads(done.stdout)["report"]["transport"] == ("sftp" if transport == "auto" else "scp")
-    assert command.reach("mark", *way, command.spec(collect)).returncode == 0
+    assert command.reach("mark", *route, command.spec(collect)).returncode == 0
     assert os.listdir(target) == ["cback.collect"]
     assert (collect / "cback.stage").exists()
 
 
-def test_what_is_not_there_yet_has_its_own_status(
-    command: Command, collect: Path, target: Path, one_line: Callable[[str], None]
+def test_an_unavailable_feature_has_its_own_status(
+    command: Command, collect: Path, target: Path, assert_one_line: Callable[[str], None]
 ) -> None:
     done = command.reach("stage", "--dry-run", "--transport", "rcp", command.spec(collect), target)
     assert done.returncode == 7
-    one_line(done.stderr)
+    assert_one_line(done.stderr)
 
 
 def test_sweep_removes_leftovers_below_the_root(command: Command, target: Path) -> None:
@@ -203,7 +203,7 @@ def test_sweep_removes_leftovers_below_the_root(command: Command, target: Path) 
     (target / "day" / "good").touch()
     done = command("sweep", target)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"removed {leftover}\n{target}: 1 leftovers removed\n"
+    assert done.stdout == f"removed {leftover}\n{target}: 1 removed\n"
     assert os.listdir(target / "day") == ["good"]
     assert json.loads(command("sweep", "--json", target).stdout) == {
         "verb": "sweep",
@@ -212,9 +212,9 @@ def test_sweep_removes_leftovers_below_the_root(command: Command, target: Path) 
     }
 
 
-def test_sweep_of_what_is_not_there_is_a_local_problem(
-    command: Command, tmp_path: Path, one_line: Callable[[str], None]
+def test_sweep_of_a_missing_directory_is_a_local_problem(
+    command: Command, tmp_path: Path, assert_one_line: Callable[[str], None]
 ) -> None:
     done = command("sweep", tmp_path / "none")
     assert (done.returncode, done.stdout) == (6, "")
-    one_line(done.stderr)
+    assert_one_line(done.stderr)

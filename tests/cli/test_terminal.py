@@ -1,4 +1,4 @@
-"""On a terminal: tables and a progress bar; anywhere else plain text."""
+"""Output: tables and a progress bar on a terminal, plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cli.command import Command
 
 
 def on_terminal(command: Command, *arguments: object, typed: bytes = b"", columns: int = 160) -> tuple[int, str]:
-    """Run the command on a pseudo-terminal; return its status and everything that it wrote."""
+    """Run the command on a pseudo-terminal; return its status and output."""
     command.environment.update(TERM="xterm", COLUMNS=str(columns))
     ours, theirs = pty.openpty()
     os.write(ours, typed)
@@ -31,7 +31,7 @@ def on_terminal(command: Command, *arguments: object, typed: bytes = b"", column
 
 
 def text_of(written: str) -> str:
-    """What can be read, without the terminal's own sequences."""
+    """Return the text without escape sequences."""
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
 
 
@@ -58,20 +58,20 @@ def test_check_is_coloured(command: Command, collect: Path) -> None:
 
 def test_names_are_neither_markup_nor_sequences(command: Command, collect: Path, target: Path) -> None:
     names = ["[red]evil[green]", ":smile:", "[bold", "\x1b]0;title\x07", "two\nlines"]
-    shown = ["[red]evil[green]", ":smile:", "[bold", r"\x1b]0;title\x07", r"two\nlines"]
+    escaped = ["[red]evil[green]", ":smile:", "[bold", r"\x1b]0;title\x07", r"two\nlines"]
     for name in names:
         (collect / name).mkdir()
         (collect / f"file {name}").write_bytes(b"x")
     for options in ([], ["--dry-run"]):
         status, written = on_terminal(command, "stage", *options, *command.reaching, command.spec(collect), target)
         assert status == 5
-        assert [one for one in shown if f"{one}: It is a directory" not in text_of(written)] == []
+        assert [one for one in escaped if f"{one}: It is a directory" not in text_of(written)] == []
         assert "\x1b]" not in written
         assert "\x07" not in written
-    assert [one for one in shown if f"file {one}" not in text_of(written)] == []
+    assert [one for one in escaped if f"file {one}" not in text_of(written)] == []
 
 
-def test_error_is_one_line_there_too(command: Command, tmp_path: Path, target: Path) -> None:
+def test_an_error_on_a_terminal_is_one_line(command: Command, tmp_path: Path, target: Path) -> None:
     status, written = on_terminal(command, "stage", *command.reaching, command.spec(tmp_path / "none"), target)
     assert status == 4
     assert text_of(written).strip().splitlines()[-1].startswith("peerstage: ")

@@ -1,4 +1,4 @@
-"""``peerstage trust``: keys of many hosts seen, compared and added; what is known is never replaced."""
+"""``peerstage trust``: keys of many hosts are shown, compared and added; a known key is never replaced."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from pathlib import Path
 import pytest
 
 from cli.command import Command
+from cli.host_keys import OTHER, Trust, at, blob, fingerprint_of, found_by_keygen
 from cli.test_terminal import on_terminal, text_of
-from cli.trusting import OTHER, Trust, at, blob, found_by_keygen, shown
-from peerstage.session.known_hosts import KnownHosts, fingerprint
+from peerstage.ssh.hostkeys.known_hosts import KnownHosts
+from peerstage.ssh.keys.public_keys import fingerprint
 from support.keys import certify, make_key
-from support.ssh_server import listening, never_speaks, speaks_http
+from support.ssh_server import listening, sends_nothing, speaks_http
 from support.sshd import Sshd, free_port, ssh_trusts
 
 
 def test_new_keys_are_shown_and_nothing_is_added_without_a_yes(trust: Trust, sshd: Sshd, known: Path) -> None:
     done = trust(at(sshd))
     assert done.returncode == 4
-    assert done.stdout == f"{at(sshd)}  ssh-ed25519  {shown(sshd)}  new\n"
+    assert done.stdout == f"{at(sshd)}  ssh-ed25519  {fingerprint_of(sshd)}  new\n"
     assert "1 new key was not added" in done.stderr
     assert "--yes" in done.stderr
     assert not known.exists()
 
 
-def test_many_hosts_are_added_after_one_yes_and_ssh_goes_by_them(
+def test_many_hosts_are_added_after_one_yes_and_ssh_trusts_them(
     trust: Trust, own_sshd: Callable[..., Sshd], known: Path, tmp_path: Path
 ) -> None:
     servers = [own_sshd() for _ in range(3)]
@@ -55,7 +56,7 @@ def test_hosts_are_not_logged_in_to(trust: Trust, own_sshd: Callable[..., Sshd])
 
 
 @pytest.mark.parametrize(("typed", "added"), [(b"y\n", True), (b"n\n", False), (b"\n", False), (b"\x04", False)])
-def test_a_person_is_asked_once(
+def test_the_question_at_a_terminal_is_asked_once(
     command: Command, own_sshd: Callable[..., Sshd], known: Path, typed: bytes, added: bool
 ) -> None:
     servers = [own_sshd(), own_sshd()]
@@ -64,9 +65,9 @@ def test_a_person_is_asked_once(
     )
     assert status == (0 if added else 4)
     assert text_of(written).count("[y/N]") == 1
-    assert f"Add 2 new to {known}" in text_of(written)
+    assert f"Add 2 new keys to {known}" in text_of(written)
     for server in servers:
-        assert shown(server) in text_of(written)
+        assert fingerprint_of(server) in text_of(written)
         assert (known.exists() and found_by_keygen(known, at(server))) is added
 
 
@@ -75,7 +76,7 @@ def test_a_known_key_is_known_and_a_changed_one_is_never_replaced(trust: Trust, 
     before = known.read_text()
     done = trust("--yes", at(sshd))
     assert done.returncode == 4
-    assert f"{shown(sshd)}  changed, see {known}:2" in done.stdout
+    assert f"{fingerprint_of(sshd)}  changed, see {known}:2" in done.stdout
     [removal] = re.findall(r"`(ssh-keygen -R .*?)`", done.stderr)
     assert known.read_text() == before
     subprocess.run(removal, shell=True, check=True, capture_output=True)
@@ -84,7 +85,7 @@ def test_a_known_key_is_known_and_a_changed_one_is_never_replaced(trust: Trust, 
 
 
 @pytest.mark.parametrize("kind", ["revoked", "other types", "an authority"])
-def test_what_speaks_against_a_key_is_shown_with_its_line(trust: Trust, sshd: Sshd, known: Path, kind: str) -> None:
+def test_the_line_that_contradicts_a_key_is_shown(trust: Trust, sshd: Sshd, known: Path, kind: str) -> None:
     rsa = base64.b64encode((7).to_bytes(4, "big") + b"ssh-rsa" + b"\0\0\0\1\3" * 2).decode()
     known.write_text({
         "revoked": f"@revoked * ssh-ed25519 {base64.b64encode(blob(sshd)).decode()}\n",
@@ -98,8 +99,8 @@ def test_what_speaks_against_a_key_is_shown_with_its_line(trust: Trust, sshd: Ss
     assert known.read_text() == before
 
 
-def test_unreachable_hosts_say_why_and_the_others_are_added(trust: Trust, sshd: Sshd, known: Path) -> None:
-    with listening(speaks_http) as web, listening(never_speaks) as silent:
+def test_unreachable_hosts_are_explained_and_the_others_are_added(trust: Trust, sshd: Sshd, known: Path) -> None:
+    with listening(speaks_http) as web, listening(sends_nothing) as silent:
         dead = [f"[127.0.0.1]:{free_port()}", f"[127.0.0.1]:{web}", f"[127.0.0.1]:{silent}", "no-such-host.invalid"]
         done = trust("--yes", "--connect-timeout", "2", *dead, at(sshd))
     assert done.returncode == 4
@@ -110,7 +111,7 @@ def test_unreachable_hosts_say_why_and_the_others_are_added(trust: Trust, sshd: 
     assert ssh_trusts(sshd, known)
 
 
-def test_the_way_is_that_of_a_stage(
+def test_hosts_are_reached_as_a_stage_reaches_them(
     command: Command, own_sshd: Callable[..., Sshd], tmp_path: Path, own_home: Path
 ) -> None:
     server, hop = own_sshd(), own_sshd()
@@ -150,24 +151,24 @@ def test_the_way_is_that_of_a_stage(
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(
-    trust: Trust, tmp_path: Path, arguments: list[str], one_line: Callable[[str], None]
+    trust: Trust, tmp_path: Path, arguments: list[str], assert_one_line: Callable[[str], None]
 ) -> None:
     (tmp_path / "bad").write_text("db1 SHA256:short\n")
     done = trust(*(argument.format(bad=tmp_path / "bad") for argument in arguments))
     assert (done.returncode, done.stdout) == (2, "")
-    one_line(done.stderr.splitlines(keepends=True)[-1])
+    assert_one_line(done.stderr.splitlines(keepends=True)[-1])
 
 
-def test_a_file_that_can_not_be_written_is_the_local_disk(command: Command, sshd: Sshd, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_the_local_disk(command: Command, sshd: Sshd, tmp_path: Path) -> None:
     done = command("trust", "--yes", "--no-config", "--known-hosts", tmp_path / "no" / "such" / "file", at(sshd))
     assert done.returncode == 6
-    assert "No key can be added" in done.stderr
+    assert "The host key cannot be added" in done.stderr
 
 
-def test_json_is_an_object_a_host(trust: Trust, sshd: Sshd, known: Path) -> None:
+def test_json_is_one_object_per_host(trust: Trust, sshd: Sshd, known: Path) -> None:
     done = trust("--json", at(sshd), f"[127.0.0.1]:{free_port()}")
     new, dead = map(json.loads, done.stdout.splitlines())
-    assert (new["state"], new["fingerprint"], new["exit"]) == ("new", shown(sshd), 4)
+    assert (new["state"], new["fingerprint"], new["exit"]) == ("new", fingerprint_of(sshd), 4)
     assert (dead["state"], dead["kind"], dead["exit"]) == ("unreachable", "ConnectError", 4)
     [added] = map(json.loads, trust("--json", "--yes", at(sshd)).stdout.splitlines())
     assert (added["state"], added["added_to"], added["type"], added["exit"]) == ("added", str(known), "ssh-ed25519", 0)
@@ -184,3 +185,19 @@ def test_a_certificate_is_shown_with_its_authority(
     assert (done.returncode, done.stderr) == (0, "")
     assert f"certified by {fingerprint(base64.b64decode(authority))}" in done.stdout
     assert f"the authority in {known}:1" in done.stdout
+
+
+def test_a_port_and_a_user_may_be_typed_as_for_scp(trust: Trust, sshd: Sshd, known: Path) -> None:
+    for form in (f"{sshd.host}:{sshd.port}", f"nobody@{sshd.host}:{sshd.port}"):
+        assert trust("--yes", form).returncode == 0
+        assert ssh_trusts(sshd, known)
+        known.unlink()
+
+
+def test_one_fingerprint_may_be_given_as_the_host_key(trust: Trust, sshd: Sshd, known: Path) -> None:
+    done = trust("--yes", "--host-key", "SHA256:" + "A" * 43, at(sshd))
+    assert done.returncode == 4
+    assert "NOT ON THE LIST" in done.stdout
+    assert not known.exists()
+    assert trust("--yes", "--host-key", fingerprint_of(sshd), at(sshd)).returncode == 0
+    assert ssh_trusts(sshd, known)

@@ -1,4 +1,4 @@
-"""``peerstage trust --fingerprints``: what hosts show is compared with a list from the hosts themselves."""
+"""``peerstage trust --fingerprints``: presented keys are compared with a list from the hosts themselves."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import paramiko
 import pytest
 
 from cli.command import Command
+from cli.host_keys import OTHER, Trust, at, blob, fingerprint_of
 from cli.test_terminal import on_terminal, text_of
-from cli.trusting import OTHER, Trust, at, blob, shown
-from peerstage.session.known_hosts import fingerprint
-from support.keys import make_key, public
-from support.programs import program
-from support.ssh_server import listening, made_of_paramiko
+from peerstage.ssh.keys.public_keys import fingerprint
+from support.keys import make_key, public_key
+from support.programs import require_program
+from support.ssh_server import listening, paramiko_handler
 from support.sshd import Sshd, ssh_trusts
 
 NOBODYS = "SHA256:" + "B" * 43
@@ -33,13 +33,13 @@ LISTS = {
 
 @pytest.mark.parametrize("kind", LISTS)
 @pytest.mark.parametrize("right", [True, False])
-def test_only_what_the_list_has_is_added(
+def test_only_listed_keys_are_added(
     trust: Trust, sshd: Sshd, known: Path, tmp_path: Path, kind: str, right: bool
 ) -> None:
     key = base64.b64encode(blob(sshd)).decode()
     text = LISTS[kind].format(
         at=at(sshd),
-        right=shown(sshd) if right else "SHA256:" + "B" * 43,
+        right=fingerprint_of(sshd) if right else "SHA256:" + "B" * 43,
         key=key if right else OTHER,
     )
     (tmp_path / "list").write_text(text)
@@ -48,15 +48,15 @@ def test_only_what_the_list_has_is_added(
     assert ("NOT ON THE LIST" in done.stdout) is not right
     assert known.exists() is right
     if not right:
-        assert shown(sshd) in done.stderr
+        assert fingerprint_of(sshd) in done.stderr
 
 
-def test_a_list_is_made_by_the_real_programs(trust: Trust, sshd: Sshd, known: Path, tmp_path: Path) -> None:
+def test_output_of_openssh_is_a_list(trust: Trust, sshd: Sshd, known: Path, tmp_path: Path) -> None:
     scanned = subprocess.run(
-        [program("ssh-keyscan"), "-p", str(sshd.port), sshd.host], capture_output=True, timeout=60, check=True
+        [require_program("ssh-keyscan"), "-p", str(sshd.port), sshd.host], capture_output=True, timeout=60, check=True
     ).stdout
     listed = subprocess.run(
-        [program("ssh-keygen"), "-lf", "-"], input=scanned, capture_output=True, timeout=60, check=True
+        [require_program("ssh-keygen"), "-lf", "-"], input=scanned, capture_output=True, timeout=60, check=True
     ).stdout
     for number, text in enumerate((scanned, listed)):
         known.unlink(missing_ok=True)
@@ -65,11 +65,11 @@ def test_a_list_is_made_by_the_real_programs(trust: Trust, sshd: Sshd, known: Pa
         assert ssh_trusts(sshd, known)
 
 
-def test_a_key_of_one_host_is_not_right_for_another(
+def test_the_listed_key_of_one_host_does_not_confirm_another(
     trust: Trust, own_sshd: Callable[..., Sshd], known: Path, tmp_path: Path
 ) -> None:
     one, two = own_sshd(), own_sshd()
-    (tmp_path / "list").write_text(f"{at(one)} {shown(two)}\n256 {shown(two)} {at(two)} (ED25519)\n")
+    (tmp_path / "list").write_text(f"{at(one)} {fingerprint_of(two)}\n256 {fingerprint_of(two)} {at(two)} (ED25519)\n")
     done = trust("--yes", "--fingerprints", tmp_path / "list", at(one), at(two))
     assert done.returncode == 4
     assert known.read_text().split()[0] == at(two)
@@ -86,10 +86,10 @@ def by_name(sshd: Sshd) -> str:
     return f"[localhost]:{sshd.port}"
 
 
-def test_a_line_whose_comment_is_another_name_counts_and_the_name_is_shown(
+def test_a_line_with_another_name_as_comment_confirms_and_the_name_is_shown(
     trust: Trust, sshd: Sshd, known: Path
 ) -> None:
-    listed = f"256 {shown(sshd)} root@peer1 (ED25519)\n256 {NOBODYS} root@peer2 (ED25519)\n".encode()
+    listed = f"256 {fingerprint_of(sshd)} root@peer1 (ED25519)\n256 {NOBODYS} root@peer2 (ED25519)\n".encode()
     done = trust("--yes", "--fingerprints", "-", at(sshd), by_name(sshd), stdin=listed)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("new, listed as root@peer1") == 2
@@ -97,7 +97,7 @@ def test_a_line_whose_comment_is_another_name_counts_and_the_name_is_shown(
 
 
 def test_a_key_without_a_comment_is_on_the_list(trust: Trust, sshd: Sshd) -> None:
-    listed = f"256 {shown(sshd)} no comment (ED25519)\n".encode()
+    listed = f"256 {fingerprint_of(sshd)} no comment (ED25519)\n".encode()
     done = trust("--yes", "--fingerprints", "-", at(sshd), by_name(sshd), stdin=listed)
     assert done.returncode == 0
     assert done.stdout.count("new, on the list\n") == 2
@@ -123,12 +123,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_key_that_is_listed_for_another_host_is_refused_and_said_to_be_listed_for_it(
+def test_a_key_that_is_listed_for_another_host_is_refused_with_that_name(
     trust: Trust, sshd: Sshd, known: Path, kind: str
 ) -> None:
     line, name = (
         text.format(
-            key=shown(sshd),
+            key=fingerprint_of(sshd),
             blob=base64.b64encode(blob(sshd)).decode(),
             at=at(sshd),
             other=by_name(sshd),
@@ -141,16 +141,16 @@ def test_a_key_that_is_listed_for_another_host_is_refused_and_said_to_be_listed_
     assert done.returncode == 4
     [complaint] = done.stderr.splitlines()
     assert f"which the list of fingerprints has for {name}, not for {at(sshd)}." in complaint
-    assert f"`{at(sshd)} {shown(sshd)}`" in complaint, "the line that makes it the host's own"
+    assert f"`{at(sshd)} {fingerprint_of(sshd)}`" in complaint, "the line that makes it the host's own"
     assert "NOT ON THE LIST" not in done.stdout
     assert f"new, LISTED FOR {name}" in done.stdout
     assert not known.exists() or at(sshd) not in known.read_text()
-    added = trust("--yes", "--fingerprints", "-", at(sshd), stdin=f"{at(sshd)} {shown(sshd)}\n".encode())
+    added = trust("--yes", "--fingerprints", "-", at(sshd), stdin=f"{at(sshd)} {fingerprint_of(sshd)}\n".encode())
     assert added.returncode == 0, "what the message advises works"
 
 
 def test_a_name_on_the_list_is_shown_as_one_printable_line(trust: Trust, sshd: Sshd) -> None:
-    listed = f"256 {shown(sshd)} a\x1b[31mb (ED25519)\n".encode()
+    listed = f"256 {fingerprint_of(sshd)} a\x1b[31mb (ED25519)\n".encode()
     done = trust("--yes", "--fingerprints", "-", at(sshd), stdin=listed)
     assert r"listed as a\x1b[31mb" in done.stdout
 
@@ -160,10 +160,10 @@ def test_a_name_on_the_list_is_shown_as_one_printable_line(trust: Trust, sshd: S
 
 @pytest.fixture
 def three_keys(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """A host with three keys: how it is named, and its keys as known_hosts holds them, in our order."""
-    paths = {kind: make_key(tmp_path / kind, kind=kind, bits=2048 if kind == "rsa" else None) for kind in
+    """A host with three keys: its name, and its keys as in known_hosts, in our order."""
+    paths = {kind: make_key(tmp_path / kind, key_type=kind, bits=2048 if kind == "rsa" else None) for kind in
              ("ed25519", "ecdsa", "rsa")}  # fmt: skip
-    keys = {kind: public(path) for kind, path in paths.items()}
+    keys = {kind: public_key(path) for kind, path in paths.items()}
     first, *others = (
         paramiko.PKey.from_path(path)  # type: ignore[attr-defined]
         for path in paths.values()
@@ -173,7 +173,7 @@ def three_keys(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         for key in others:
             transport.add_server_key(key)
 
-    with listening(made_of_paramiko(key=first, prepare=prepare)) as port:
+    with listening(paramiko_handler(key=first, prepare=prepare)) as port:
         yield f"[127.0.0.1]:{port}", keys
 
 
@@ -182,7 +182,7 @@ def of(key: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
-def test_a_list_of_any_one_key_of_the_host_is_enough_and_that_key_is_added(
+def test_any_one_listed_key_of_a_host_is_found_and_added(
     trust: Trust, three_keys: tuple[str, dict[str, str]], known: Path, kind: str
 ) -> None:
     host, keys = three_keys
@@ -192,7 +192,7 @@ def test_a_list_of_any_one_key_of_the_host_is_enough_and_that_key_is_added(
     assert known.read_text() == f"{host} {keys[kind]}\n"
 
 
-def test_not_listed_is_said_of_a_host_none_of_whose_keys_is_on_the_list(
+def test_a_host_without_a_listed_key_is_not_listed(
     trust: Trust, three_keys: tuple[str, dict[str, str]], known: Path
 ) -> None:
     host, keys = three_keys
@@ -204,7 +204,7 @@ def test_not_listed_is_said_of_a_host_none_of_whose_keys_is_on_the_list(
     assert not known.exists()
 
 
-def test_a_known_key_is_not_vouched_for_by_another_key_of_the_host(
+def test_another_listed_key_of_a_host_does_not_confirm_its_known_key(
     trust: Trust, three_keys: tuple[str, dict[str, str]], known: Path
 ) -> None:
     host, keys = three_keys
@@ -218,37 +218,40 @@ def test_a_known_key_is_not_vouched_for_by_another_key_of_the_host(
 # What is left to do
 
 
-def test_nothing_is_to_be_compared_once_all_keys_are_on_the_list(trust: Trust, sshd: Sshd, known: Path) -> None:
-    done = trust("--fingerprints", "-", at(sshd), stdin=f"{at(sshd)} {shown(sshd)}\n".encode())
+def test_listed_keys_need_no_comparison(trust: Trust, sshd: Sshd, known: Path) -> None:
+    done = trust("--fingerprints", "-", at(sshd), stdin=f"{at(sshd)} {fingerprint_of(sshd)}\n".encode())
     assert done.returncode == 4
-    assert done.stderr == "peerstage: 1 new key on the list was not added. Add it with --yes.\n"
+    assert (
+        done.stderr
+        == "peerstage: 1 new key on the list was not added. Add it with --yes. See: peerstage guide host-keys\n"
+    )
     assert not known.exists()
 
 
-def test_on_a_terminal_of_80_columns_no_word_is_torn_apart(
+def test_no_word_is_broken_on_a_terminal_of_80_columns(
     command: Command, sshd: Sshd, known: Path, tmp_path: Path
 ) -> None:
-    known.write_text(f"{at(sshd)} {public(sshd.home / 'host')}\n")
-    (tmp_path / "list").write_text(f"{at(sshd)},{by_name(sshd)} {shown(sshd)}\n")
+    known.write_text(f"{at(sshd)} {public_key(sshd.home / 'host')}\n")
+    (tmp_path / "list").write_text(f"{at(sshd)},{by_name(sshd)} {fingerprint_of(sshd)}\n")
     status, written = on_terminal(
         command, "trust", "--no-config", "--known-hosts", known, "--fingerprints", tmp_path / "list",
         at(sshd), by_name(sshd), typed=b"y\n", columns=80,
     )  # fmt: skip
     assert status == 0
     lines = text_of(written).replace("\r", "").splitlines()
-    assert f"{at(sshd)}  known, on the list, known in {known}:1" in lines
+    assert f"{at(sshd)}  known in {known}:1, on the list" in lines
     assert f"{by_name(sshd)}  new, on the list" in lines
-    assert lines.count(f"  ssh-ed25519 {shown(sshd)}") == 2
-    assert any(f"All are on the list. Add 1 new to {known} [y/N]" in line for line in lines)
+    assert lines.count(f"  ssh-ed25519 {fingerprint_of(sshd)}") == 2
+    assert any(f"All are on the list. Add 1 new key to {known}? [y/N]" in line for line in lines)
 
 
 def test_in_a_pipe_a_host_is_one_line_however_long(
     command: Command, sshd: Sshd, known: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known.write_text(f"{at(sshd)} {public(sshd.home / 'host')}\n")
+    known.write_text(f"{at(sshd)} {public_key(sshd.home / 'host')}\n")
     command.environment["COLUMNS"] = "40"
     done = command("trust", "--no-config", "--known-hosts", known, at(sshd))
-    assert done.stdout == f"{at(sshd)}  ssh-ed25519  {shown(sshd)}  known, known in {known}:1\n"
+    assert done.stdout == f"{at(sshd)}  ssh-ed25519  {fingerprint_of(sshd)}  known in {known}:1\n"
 
 
 # Standard input
@@ -264,36 +267,37 @@ def test_hosts_are_read_from_standard_input(trust: Trust, sshd: Sshd, known: Pat
 @pytest.mark.parametrize("kind", ["ssh-keyscan", "ssh-keyscan | ssh-keygen -lf -", "ssh-keygen -lf"])
 def test_what_openssh_prints_is_read_from_standard_input(trust: Trust, sshd: Sshd, known: Path, kind: str) -> None:
     command = {
-        "ssh-keyscan": [program("ssh-keyscan"), "-p", str(sshd.port), sshd.host],
-        "ssh-keygen -lf": [program("ssh-keygen"), "-lf", str(sshd.home / "host.pub")],
+        "ssh-keyscan": [require_program("ssh-keyscan"), "-p", str(sshd.port), sshd.host],
+        "ssh-keygen -lf": [require_program("ssh-keygen"), "-lf", str(sshd.home / "host.pub")],
     }
     printed = subprocess.run(command[kind.partition(" |")[0]], capture_output=True, timeout=60, check=True).stdout
     if "|" in kind:
-        piped = [program("ssh-keygen"), "-lf", "-"]
+        piped = [require_program("ssh-keygen"), "-lf", "-"]
         printed = subprocess.run(piped, input=printed, capture_output=True, timeout=60, check=True).stdout
     done = trust("--yes", "--fingerprints", "-", at(sshd), by_name(sshd), stdin=printed)
     assert ssh_trusts(sshd, known)
     assert done.returncode == (4 if "keyscan" in kind else 0), "the other name is no other host's in a comment"
 
 
-def test_standard_input_is_read_once(trust: Trust, one_line: Callable[[str], None]) -> None:
+def test_standard_input_is_read_once(trust: Trust, assert_one_line: Callable[[str], None]) -> None:
     done = trust("--from", "-", "--fingerprints", "-", stdin=b"db1\n")
     assert (done.returncode, done.stdout) == (2, "")
-    one_line(done.stderr)
+    assert_one_line(done.stderr)
     assert "standard input" in done.stderr
 
 
-def test_standard_input_has_a_bound(
-    trust: Trust, monkeypatch: pytest.MonkeyPatch, one_line: Callable[[str], None]
+def test_standard_input_is_limited(
+    trust: Trust, monkeypatch: pytest.MonkeyPatch, assert_one_line: Callable[[str], None]
 ) -> None:
     monkeypatch.setattr("peerstage.cli.fingerprints.MAX_BYTES", 10)
     done = trust("--from", "-", stdin=b"x" * 11)
     assert done.returncode == 2
     assert "larger than 10 bytes" in done.stderr
-    one_line(done.stderr)
+    assert_one_line(done.stderr)
 
 
-def test_what_is_wrong_in_standard_input_is_named_by_its_line(trust: Trust) -> None:
+def test_an_invalid_line_of_standard_input_is_named(trust: Trust) -> None:
     done = trust("--fingerprints", "-", "db1", stdin=b"# ours\ndb1 SHA256:short\n")
     assert done.returncode == 2
     assert "standard input:2 is neither" in done.stderr
+    assert "known_hosts data" not in done.stderr

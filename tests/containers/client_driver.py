@@ -1,7 +1,7 @@
-"""Runs inside the client container: checks, stages and marks one peer, as a master without any ssh program does.
+"""Runs inside the client container: check, stage and mark a peer on a machine without any ssh program.
 
-Reads jobs, a line of JSON each, and answers each with another. PATH is empty, and whatever would start a process is
-refused and reported.
+Reads jobs as lines of JSON, and answers each with another line. PATH is empty, and starting a process is refused and
+reported.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ def main():
     os.environ["PATH"] = ""
     sys.addaudithook(refuse)
     for line in sys.stdin:
-        say(stage(json.loads(line)))
+        send(stage(json.loads(line)))
 
 
-def say(answer):
+def send(answer):
     print(json.dumps(answer), flush=True)
 
 
@@ -49,12 +49,12 @@ def stage(job):
         nonlocal held
         if job["hold"] and not held and 0 < progress.bytes_done < (progress.bytes_total or 1 << 62):
             held = True
-            say({"holding": progress.bytes_done})
+            send({"holding": progress.bytes_done})
             sys.stdin.readline()
 
     held = False
     started.clear()
-    way = {"guarded": True} if job.get("transport") == "guarded" else {"transport": job.get("transport", "sftp")}
+    choice = {"guarded": True} if job.get("transport") == "guarded" else {"transport": job.get("transport", "sftp")}
     ssh = SSHOptions(
         identity="/opt/id", known_hosts=job["known_hosts"].encode(), config=(), agent=False, **job.get("ssh", {})
     )
@@ -69,7 +69,7 @@ def stage(job):
             limits=Limits(**job["limits"]),
             retry=Retry(**job.get("retry", {})),
             on_progress=hold,
-            **way,
+            **choice,
         )
         try:
             with peer:

@@ -1,20 +1,20 @@
-"""The containers of a run, as tests are given them."""
+"""Fixtures of the container tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 import pytest
-from client_side import Client
-from kinds import Way
+from client_container import ClientContainer
+from kinds import Scenario
 from pytest_docker.plugin import Services
 
 from support.bench_run import running_bench
 from support.containers import Bench, BenchPeer
 from support.engine import COMPOSE_FILE
 
-# pytest-docker's view of the project. The process that a person started has brought it up and takes it down, whatever
-# becomes of the workers; so there is nothing to set up or clean up here.
+# pytest-docker's view of the project. `BenchOwner` starts and removes it, whatever happens to the workers, so there is
+# nothing to set up or clean up here.
 
 
 @pytest.fixture(scope="session")
@@ -57,20 +57,20 @@ def bench(owned_bench: Bench, docker_services: Services) -> Bench:
 
 
 @pytest.fixture
-def peer_of(bench: Bench) -> Callable[[Way], BenchPeer]:
-    """Returns the peer at the end of a way, with an empty collect directory."""
-    return lambda way: bench.peer(way.kind.name)
+def get_peer(bench: Bench) -> Callable[[Scenario], BenchPeer]:
+    """Returns the peer of a scenario, with an empty collect directory."""
+    return lambda scenario: bench.peer(scenario.kind.name)
 
 
 @pytest.fixture
-def served(way: Way, peer_of: Callable[[Way], BenchPeer]) -> BenchPeer:
-    """The peer of this test's way."""
-    return peer_of(way)
+def bench_peer(scenario: Scenario, get_peer: Callable[[Scenario], BenchPeer]) -> BenchPeer:
+    """The peer of this test's scenario, with an empty collect directory."""
+    return get_peer(scenario)
 
 
 @pytest.fixture(scope="session")
-def client(bench: Bench) -> Iterator[Client]:
-    """The client container, with our wheel installed."""
-    client = Client(bench)
+def client(bench: Bench) -> Iterator[ClientContainer]:
+    """The client container, with peerstage installed."""
+    client = ClientContainer(bench)
     yield client
     client.close()

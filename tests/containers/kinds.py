@@ -1,4 +1,4 @@
-"""The kinds of peer: what each can do, and the one table of what it can not."""
+"""The kinds of peer: the transports of each, and the one table of what each does not support."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Kind:
 
     Attributes:
         name: The service.
-        transports: What it can be staged over; "rcp" is this machine's own scp, told to be the command.
+        transports: The transports it supports; "rcp" is this machine's own scp as the rcp command.
     """
 
     name: str
@@ -45,35 +45,35 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Failure:
-    """How something fails that can not be done: the error, and words of its message."""
+    """How an unsupported operation fails: the error, and a pattern for its message."""
 
     error: type[Exception]
-    words: str
+    pattern: str
 
 
-#: THE TABLE. What a kind can not do, a transport, "mark" or "command", and how that shows. Nothing of it is skipped.
-#: What it can not do over one transport alone has that in front of it.
-CAN_NOT: dict[tuple[str, str], Failure] = {
+#: What a kind does not support (a transport, "mark", "command" ...) and how it fails; nothing is skipped because of it.
+#: A key that starts with a transport applies to that transport alone.
+UNSUPPORTED: dict[tuple[str, str], Failure] = {
     ("scp-only", "sftp"): Failure(NoSFTP, "no sftp subsystem"),
-    ("guard", "sftp"): Failure(NoSFTP, "without a word"),
-    ("dropbear", "sftp"): Failure(NoSFTP, "without a word"),
+    ("guard", "sftp"): Failure(NoSFTP, "without sending a byte"),
+    ("dropbear", "sftp"): Failure(NoSFTP, "without sending a byte"),
     ("sftp-only", "scp"): Failure(ProtocolError, "sftp connections only"),
-    ("sftp-only", "command"): Failure(RemoteError, "ended with status 1, saying .*sftp connections only"),
-    ("guard", "command"): Failure(RemoteError, "ended with status 1, saying 'guard: refused'"),
+    ("sftp-only", "command"): Failure(RemoteError, "ended with status 1 and printed .*sftp connections only"),
+    ("guard", "command"): Failure(RemoteError, "ended with status 1 and printed 'guard: refused'"),
     ("guard", "other paths"): Failure(Exception, "guard: refused|needs quotes"),
-    ("proftpd", "command"): Failure(RemoteError, "lets this login run no command"),
+    ("proftpd", "command"): Failure(RemoteError, "does not let this login run commands"),
     ("proftpd", "scp: other paths"): Failure(
-        StageError, "lets this login run no command|sends another file|does not send it"
+        StageError, "does not let this login run commands|a file other than|did not send it"
     ),
-    ("proftpd", "scp: links"): Failure(ProtocolError, "gives this name twice"),
-    ("proftpd", "scp: the rest"): Failure(IncompleteStage, "may not have sent the files behind that entry"),
+    ("proftpd", "scp: links"): Failure(ProtocolError, "listed this name twice"),
+    ("proftpd", "scp: the rest"): Failure(IncompleteStage, "files that follow the entry may be missing"),
     ("limited", "mark"): Failure(RemoteError, "permission"),
 }
 
 
 @dataclass(frozen=True)
-class Way:
-    """A transport to a kind of peer."""
+class Scenario:
+    """A kind of peer, and the transport to it."""
 
     kind: Kind
     transport: str
@@ -82,35 +82,37 @@ class Way:
         return f"{self.kind.name}-{self.transport}"
 
 
-#: What works, and on which everything is run.
-WORKING = [Way(kind, transport) for kind in KINDS for transport in kind.transports]
-#: The same without a program that this machine has to have.
-ON_OUR_OWN = [way for way in WORKING if way.transport != "rcp"]
-#: One for each kind: for what is settled before a transport has begun.
-ONE_OF_EACH = [Way(kind, kind.transports[0]) for kind in KINDS]
-#: What a kind can not do.
-REFUSED = [Way(kind, transport) for kind in KINDS for transport in TRANSPORTS if (kind.name, transport) in CAN_NOT]
+#: All that work; everything runs on these.
+WORKING = [Scenario(kind, transport) for kind in KINDS for transport in kind.transports]
+#: The same without those that need a local program.
+WITHOUT_RCP = [scenario for scenario in WORKING if scenario.transport != "rcp"]
+#: One for each kind, for what happens before the transport matters.
+ONE_PER_KIND = [Scenario(kind, kind.transports[0]) for kind in KINDS]
+#: Transports that a kind does not support.
+REFUSED = [
+    Scenario(kind, transport) for kind in KINDS for transport in TRANSPORTS if (kind.name, transport) in UNSUPPORTED
+]
 
 
-def each(ways: list[Way]) -> pytest.MarkDecorator:
-    """Run a test on each of *ways*, as its argument ``way``."""
-    return pytest.mark.parametrize("way", ways, ids=str)
+def run_on(scenarios: list[Scenario]) -> pytest.MarkDecorator:
+    """Parametrize a test by *scenarios*, as its argument ``scenario``."""
+    return pytest.mark.parametrize("scenario", scenarios, ids=str)
 
 
 @contextlib.contextmanager
-def fails(failure: Failure) -> Iterator[None]:
+def expect_failure(failure: Failure) -> Iterator[None]:
     """Expect *failure*."""
-    with pytest.raises(failure.error, match=f"(?i){failure.words}"):
+    with pytest.raises(failure.error, match=f"(?i){failure.pattern}"):
         yield
 
 
-def failure_of(way: Way, what: str) -> Failure | None:
-    """Return how *what* fails, None if it works."""
-    kind = way.kind.name
-    return CAN_NOT.get((kind, what)) or CAN_NOT.get((kind, f"{way.transport}: {what}"))
+def find_failure(scenario: Scenario, operation: str) -> Failure | None:
+    """Return how *operation* fails; None if it is supported."""
+    kind = scenario.kind.name
+    return UNSUPPORTED.get((kind, operation)) or UNSUPPORTED.get((kind, f"{scenario.transport}: {operation}"))
 
 
-def as_the_table_says(way: Way, what: str) -> contextlib.AbstractContextManager[None]:
-    """Expect what is done inside to fail as `CAN_NOT` says, or to work where it says nothing."""
-    failure = failure_of(way, what)
-    return contextlib.nullcontext() if failure is None else fails(failure)
+def expect_by_table(scenario: Scenario, operation: str) -> contextlib.AbstractContextManager[None]:
+    """Expect the block to fail as `UNSUPPORTED` says, or to succeed if it has no entry."""
+    failure = find_failure(scenario, operation)
+    return contextlib.nullcontext() if failure is None else expect_failure(failure)

@@ -1,4 +1,4 @@
-"""The test bench itself: loud where it can not run, and gone when it is stopped, however impatiently."""
+"""The test bench itself: it fails loudly where it cannot run, and leaves nothing behind when interrupted."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 from kinds import KINDS
 
-from support.bench_run import OWNER, PLAN, Plan, groups_of, next_group
-from support.containers import ROOT, Bench, docker, services_in_file
+from support.bench_run import OWNER, PLAN, Plan, group_by_container, next_group
+from support.containers import ROOT, Bench, docker, list_services
 from support.engine import PROJECT, remove_project
 from support.random_files import random_bytes
 
 HERE = Path(__file__).parent
 PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
 
-#: pytest as in front of a terminal, even where these tests run in the background, with SIGINT ignored.
-IN_FRONT = (
+#: Runs a command with SIGINT's default, even where these tests run in the background, with SIGINT ignored.
+RESTORE_SIGINT = (
     "import os, signal, sys\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "os.execv(sys.argv[1], sys.argv[1:])"
@@ -34,7 +34,7 @@ IN_FRONT = (
 
 
 def run_pytest(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the container tests in a process of their own."""
+    """Run container tests in another process."""
     environment = {**os.environ, **({} if path is None else {"PATH": path})}
     command = [*PYTEST, "-q", str(HERE / "test_client.py"), str(HERE / "test_bench.py"), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
@@ -42,8 +42,8 @@ def run_pytest(*arguments: str, path: str | None = None) -> subprocess.Completed
 
 @pytest.mark.usefixtures("fresh_interpreter")
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "a worker"])
-def test_without_an_engine_one_line_says_what_to_install(tmp_path: Path, workers: tuple[str, ...]) -> None:
-    done = run_pytest("-k", "stages_and_starts", *workers, path=str(tmp_path))
+def test_without_an_engine_one_line_names_what_to_install(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    done = run_pytest("-k", "stage_starts", *workers, path=str(tmp_path))
     assert done.returncode == 1, done.stdout + done.stderr
     line = "There is no docker: install an engine (Debian: apt-get install docker.io docker-compose), or leave"
     assert [one for one in done.stdout.splitlines() if one.startswith(line)] != [], done.stdout + done.stderr
@@ -54,10 +54,8 @@ def test_without_an_engine_one_line_says_what_to_install(tmp_path: Path, workers
 
 @pytest.mark.usefixtures("fresh_interpreter")
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "a worker"])
-def test_told_to_go_without_docker_the_last_line_says_how_many_are_left_out(
-    tmp_path: Path, workers: tuple[str, ...]
-) -> None:
-    done = run_pytest("--without-docker", "-k", "stages_and_starts or one_worker", *workers, path=str(tmp_path))
+def test_without_docker_the_last_line_counts_the_deselected_tests(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    done = run_pytest("--without-docker", "-k", "stage_starts or one_worker", *workers, path=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.strip().splitlines()[-1].split(maxsplit=1)
     assert int(last[0]) >= 6
@@ -65,23 +63,23 @@ def test_told_to_go_without_docker_the_last_line_says_how_many_are_left_out(
     assert "1 passed" in done.stdout
 
 
-class Started:
-    """A command as a terminal runs it: Ctrl-C goes to everything that it has started and that did not leave its group.
+class ForegroundCommand:
+    """A command as a terminal runs it: Ctrl-C reaches its whole process group.
 
     Args:
-        command: What is run.
-        directory: For its output and its temporary files.
+        command: The argument vector.
+        directory: For its output and temporary files.
     """
 
     def __init__(self, command: list[str], directory: Path) -> None:
-        self._mark = f"PEERSTAGE_STARTED_BY={uuid.uuid4().hex}"
+        self._marker = f"PEERSTAGE_STARTED_BY={uuid.uuid4().hex}"
         self._temporary = Path(tempfile.mkdtemp(dir=directory))
         self._output = directory / "output"
-        name, value = self._mark.split("=")
+        name, value = self._marker.split("=")
         environment = {**os.environ, name: value, "TMPDIR": str(self._temporary)}
         with open(self._output, "wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", IN_FRONT, *command],
+                [sys.executable, "-c", RESTORE_SIGINT, *command],
                 cwd=ROOT,
                 env=environment,
                 stdout=output,
@@ -90,52 +88,52 @@ class Started:
             )
 
     @property
-    def words(self) -> str:
-        """What it has printed."""
+    def output(self) -> str:
+        """What it has printed so far."""
         return self._output.read_text()
 
     def wait_until(self, happened: Callable[[], object]) -> None:
-        """Wait until something has happened, while it runs."""
+        """Wait until *happened* returns true, while the command runs."""
         until = time.monotonic() + 240
         while not happened():
-            assert self.process.poll() is None, self.words
-            assert time.monotonic() < until, self.words
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < until, self.output
             time.sleep(0.02)
 
-    def interrupt(self, *, again: bool) -> int:
-        """Press Ctrl-C, if *again* until it has ended; return its status."""
+    def interrupt(self, *, repeatedly: bool) -> int:
+        """Press Ctrl-C, if *repeatedly* until it has exited; return its status."""
         os.killpg(self.process.pid, signal.SIGINT)
         until = time.monotonic() + 60
-        while again and self.process.poll() is None and time.monotonic() < until:
+        while repeatedly and self.process.poll() is None and time.monotonic() < until:
             time.sleep(0.1)
             os.killpg(self.process.pid, signal.SIGINT)
         return self.process.wait(60)
 
     def end(self) -> None:
-        """End it if it has not ended, and remove what it has left."""
+        """Kill it if it still runs, and remove its containers and networks."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         label = f'{{{{.Label "{PROJECT}"}}}}'
-        for project in {*self._mine("ps", "-a", label), *self._mine("network", "ls", label)}:
+        for project in {*self._list("ps", "-a", label), *self._list("network", "ls", label)}:
             remove_project(project)
 
     def containers(self) -> list[str]:
         """Return its containers."""
-        return self._mine("ps", "-a", "{{.ID}}")
+        return self._list("ps", "-a", "{{.ID}}")
 
-    def _mine(self, *command: str) -> list[str]:
+    def _list(self, *command: str) -> list[str]:
         *words, columns = command
         return docker(*words, "--filter", f"name=-{self.process.pid}[-_]", "--format", columns).decode().split()
 
     def volumes(self) -> list[str]:
-        """Return the volumes of its containers; a test may be making one of these anew."""
+        """Return the volumes of its containers, one of which a test may be replacing."""
         mounts = "{{range .Mounts}}{{.Name}} {{end}}"
         done = subprocess.run(["docker", "inspect", "--format", mounts, *self.containers()], capture_output=True)
         return done.stdout.decode().split()
 
-    def left(self, patience: float = 10.0) -> dict[str, list[str]]:
-        """Return everything of it that does not go away."""
+    def find_leftovers(self, patience: float = 10.0) -> dict[str, list[str]]:
+        """Return everything that it leaves behind."""
         until = time.monotonic() + patience
         while (found := self._found()) and time.monotonic() < until:
             time.sleep(0.05)
@@ -144,26 +142,26 @@ class Started:
     def _found(self) -> dict[str, list[str]]:
         found = {
             "containers": self.containers(),
-            "networks": self._mine("network", "ls", "{{.Name}}"),
-            "processes": [path.parent.name for path in Path("/proc").glob("[0-9]*/environ") if self._has_mark(path)],
+            "networks": self._list("network", "ls", "{{.Name}}"),
+            "processes": [path.parent.name for path in Path("/proc").glob("[0-9]*/environ") if self._has_marker(path)],
             "directories": [path.name for path in self._temporary.glob("peerstage-*")],
         }
         return {what: names for what, names in found.items() if names}
 
-    def _has_mark(self, environment: Path) -> bool:
+    def _has_marker(self, environment: Path) -> bool:
         try:
-            return self._mark.encode() in environment.read_bytes().split(b"\0")
+            return self._marker.encode() in environment.read_bytes().split(b"\0")
         except OSError:  # it has ended, or is another user's
             return False
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[list[str]], Started]]:
-    """Starts a command as a terminal does, and sees to it that it ends."""
-    started: list[Started] = []
+def start(tmp_path: Path) -> Iterator[Callable[[list[str]], ForegroundCommand]]:
+    """Starts commands as a terminal does, and ends them after the test."""
+    started: list[ForegroundCommand] = []
 
-    def start(command: list[str]) -> Started:
-        started.append(Started(command, tmp_path))
+    def start(command: list[str]) -> ForegroundCommand:
+        started.append(ForegroundCommand(command, tmp_path))
         return started[-1]
 
     yield start
@@ -177,47 +175,49 @@ TWO_GROUPS = [*PYTEST, "-v", str(HERE / "test_sudo.py"), str(HERE / "test_contai
 
 @pytest.mark.kind("faults", "sudo")
 @pytest.mark.parametrize(
-    ("workers", "again"),
+    ("workers", "repeatedly"),
     [((), True), (("-n", "2"), False), (("-n", "2"), True)],
-    ids=["alone, impatiently", "two workers, once", "two workers, impatiently"],
+    ids=["alone, repeatedly", "two workers, once", "two workers, repeatedly"],
 )
-def test_ctrl_c_in_mid_run_leaves_nothing(
-    bench: Bench, start: Callable[[list[str]], Started], workers: tuple[str, ...], again: bool
+def test_ctrl_c_during_tests_leaves_nothing_behind(
+    bench: Bench, start: Callable[[list[str]], ForegroundCommand], workers: tuple[str, ...], repeatedly: bool
 ) -> None:
     run = start([*TWO_GROUPS, *workers])
-    run.wait_until(lambda: "PASSED" in run.words and run.volumes())
+    run.wait_until(lambda: "PASSED" in run.output and run.volumes())
     volumes = run.volumes()
-    assert run.interrupt(again=again) == 2, run.words
-    assert run.left() == {}, run.words
+    assert run.interrupt(repeatedly=repeatedly) == 2, run.output
+    assert run.find_leftovers() == {}, run.output
     assert not set(volumes) & set(docker("volume", "ls", "-q").decode().split())
 
 
 @pytest.mark.kind("faults", "sudo")
-def test_ctrl_c_while_containers_start_leaves_nothing(bench: Bench, start: Callable[[list[str]], Started]) -> None:
+def test_ctrl_c_while_containers_start_leaves_nothing(
+    bench: Bench, start: Callable[[list[str]], ForegroundCommand]
+) -> None:
     run = start([*TWO_GROUPS, "-n", "2"])
     run.wait_until(run.containers)
-    assert run.interrupt(again=True) == 2, run.words
-    assert run.left() == {}, run.words
+    assert run.interrupt(repeatedly=True) == 2, run.output
+    assert run.find_leftovers() == {}, run.output
 
 
 @pytest.mark.kind("faults", "sudo")
 @pytest.mark.parametrize("when", ["while it starts", "when it is up"])
-def test_a_peer_that_was_kept_up_is_gone_after_ctrl_c_however_impatient(
-    bench: Bench, start: Callable[[list[str]], Started], when: str
+def test_docker_peer_removes_its_peer_after_repeated_ctrl_c(
+    bench: Bench, start: Callable[[list[str]], ForegroundCommand], when: str
 ) -> None:
     peer = start([sys.executable, str(ROOT / "docker" / "peer"), "sudo"])
-    peer.wait_until(peer.containers if when == "while it starts" else lambda: "Ctrl-C removes it." in peer.words)
-    assert peer.interrupt(again=True) == 0, peer.words
-    assert "Traceback" not in peer.words
-    assert peer.left() == {}, peer.words
+    peer.wait_until(peer.containers if when == "while it starts" else lambda: "Ctrl-C removes it." in peer.output)
+    assert peer.interrupt(repeatedly=True) == 0, peer.output
+    assert "Traceback" not in peer.output
+    assert peer.find_leftovers() == {}, peer.output
 
 
 @pytest.mark.kind("faults", "sudo")
-def test_one_shell_runs_command_after_command_and_is_opened_again_behind_a_restart(bench: Bench) -> None:
+def test_one_shell_runs_many_commands_and_is_reopened_after_a_restart(bench: Bench) -> None:
     container = bench.container("sudo")
     data = random_bytes(300_000)
     assert container.execute("cat", stdin=data) == data
-    assert container.execute("head", "-c", "3", stdin=data) == data[:3]  # what is not read is not the next command
+    assert container.execute("head", "-c", "3", stdin=data) == data[:3]  # unread input is no command
     assert container.execute("printf", "%s|", "a b", "$HOME", "'\n", "\udcff") == b"a b|$HOME|'\n|\xff|"
     with pytest.raises(RuntimeError, match=r"sudo: ls /missing ended with status 2: .*No such file"):
         container.execute("ls", "/missing")
@@ -228,9 +228,9 @@ def test_one_shell_runs_command_after_command_and_is_opened_again_behind_a_resta
     assert container.banner.startswith("SSH-2.0-OpenSSH")
 
 
-def test_tests_that_use_one_container_go_to_one_worker() -> None:
+def test_tests_that_share_a_container_run_on_one_worker() -> None:
     needs = {"a": ("master", "guard"), "b": ("guard",), "c": ("client", "far"), "d": ("far",), "e": ("client",)}
-    groups = groups_of(needs)
+    groups = group_by_container(needs)
     assert groups["a"] == groups["b"]
     assert groups["c"] == groups["d"]
     assert len(set(groups.values())) == 3
@@ -243,8 +243,8 @@ def test_tests_that_use_one_container_go_to_one_worker() -> None:
         (True, ["containers of guard", "containers of far", "plain", "the other"]),
     ],
 )
-def test_tests_in_containers_are_given_out_once_these_are_up_and_the_longest_first(up: bool, order: list[str]) -> None:
-    plan = Plan({"a": ("far",), "b": ("far",), "c": ("guard",)}, stories=["c"])
+def test_container_tests_are_scheduled_once_containers_are_up_longest_first(up: bool, order: list[str]) -> None:
+    plan = Plan({"a": ("far",), "b": ("far",), "c": ("guard",)}, special_tests=["c"])
     config: Any = SimpleNamespace(stash={PLAN: plan, OWNER: SimpleNamespace(has_started=up)})
     waiting, given = ["plain", "containers of far", "the other", "containers of guard"], []
     while waiting:
@@ -253,7 +253,7 @@ def test_tests_in_containers_are_given_out_once_these_are_up_and_the_longest_fir
     assert given == order
 
 
-def test_every_service_is_a_kind_or_has_a_part_of_its_own() -> None:
-    assert set(services_in_file()) == {kind.name for kind in KINDS} | {
+def test_every_service_is_a_kind_or_has_tests_of_its_own() -> None:
+    assert set(list_services()) == {kind.name for kind in KINDS} | {
         *("bastion", "gate", "client", "faults", "master", "sudo")
     }

@@ -1,5 +1,8 @@
-"""Faults that only containers can make. Pause and kill from this machine; cuts and a new host key from the client,
-since a published port changes when a network is taken away or a container is started again."""
+"""Faults that need containers: pause, kill, network loss, a changed host key.
+
+Network loss and a changed host key are tested from the client container, since a published port changes when a network
+is disconnected or a container restarts.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from client_side import Client
+from client_container import ClientContainer
 from pytest_docker.plugin import Services
 
 from peerstage import Limits, Progress, Retry
 from peerstage.errors import ConnectionLost, LimitExceeded
-from peerstage.testing.contract import landed
+from peerstage.testing.contract import files_in
 from support.containers import COLLECT, Bench, BenchPeer, docker
 
 MIB = 1024 * 1024
@@ -21,90 +24,90 @@ SIZE = 64 * MIB
 
 
 @pytest.fixture
-def faulty(bench: Bench, docker_services: Services) -> Iterator[BenchPeer]:
-    """A peer of this test's own, with a file that takes a while."""
+def faulty_peer(bench: Bench, docker_services: Services) -> Iterator[BenchPeer]:
+    """A peer that only this test uses, with a file that takes a while."""
     bench.recreate("faults", docker_services._docker_compose.execute)
     peer = bench.peer("faults")
     peer.container.execute("truncate", "-s", str(SIZE), "/srv/collect/big")
     yield peer
-    bench.thaw()
+    bench.unpause()
 
 
-def in_mid_transfer(do: Callable[[], object]) -> Callable[[Progress], None]:
-    """Return an ``on_progress`` that calls *do* once, when some bytes have come and others have not."""
+def call_mid_transfer(action: Callable[[], object]) -> Callable[[Progress], None]:
+    """Return an ``on_progress`` that calls *action* once, in the middle of the transfer."""
     done = []
 
     def on_progress(progress: Progress) -> None:
         if not done and progress.bytes_total and 0 < progress.bytes_done < progress.bytes_total:
             done.append(True)
-            do()
+            action()
 
     return on_progress
 
 
 @pytest.mark.kind("faults")
-def test_a_paused_peer_is_ended_by_the_stall_limit(faulty: BenchPeer, target: Path, leaves_nothing: None) -> None:
+def test_stall_limit_ends_the_run_of_a_paused_peer(faulty_peer: BenchPeer, target: Path, leaves_nothing: None) -> None:
     (target / "big").write_bytes(b"old")
-    remote = faulty.remote(
+    remote = faulty_peer.remote(
         limits=Limits(stall_timeout=2.0),
         retry=Retry(tries=1),
-        on_progress=in_mid_transfer(lambda: docker("pause", faulty.container.id)),
+        on_progress=call_mid_transfer(lambda: docker("pause", faulty_peer.container.id)),
     )
     with pytest.raises(LimitExceeded, match="stall_timeout"):
         remote.stagePeer(str(target))
-    assert landed(target) == {b"big": b"old"}
+    assert files_in(target) == {b"big": b"old"}
 
 
 @pytest.mark.kind("faults")
-def test_a_killed_peer_is_noticed_at_once_and_not_by_a_limit(
-    faulty: BenchPeer, target: Path, leaves_nothing: None
+def test_killed_peer_is_noticed_at_once_and_not_by_a_limit(
+    faulty_peer: BenchPeer, target: Path, leaves_nothing: None
 ) -> None:
     (target / "big").write_bytes(b"old")
-    remote = faulty.remote(
+    remote = faulty_peer.remote(
         limits=Limits(stall_timeout=200.0, reply_timeout=200.0),
         retry=Retry(tries=1),
-        on_progress=in_mid_transfer(lambda: docker("kill", faulty.container.id)),
+        on_progress=call_mid_transfer(lambda: docker("kill", faulty_peer.container.id)),
     )
     with pytest.raises(ConnectionLost):
         remote.stagePeer(str(target))
-    assert landed(target) == {b"big": b"old"}
+    assert files_in(target) == {b"big": b"old"}
     assert not remote.checkCollectIndicator()
 
 
-def wait_until_given_up(client: Client, address: str) -> None:
-    """Wait until the client has ended its connection to an address, as its kernel sees it."""
-    seen = "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
-    line = f"while grep -q '{seen}:0016 01' /proc/net/tcp; do sleep 0.02; done"
+def wait_until_disconnected(client: ClientContainer, address: str) -> None:
+    """Wait until the client's kernel has no established connection to an address."""
+    hex_address = "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
+    line = f"while grep -q '{hex_address}:0016 01' /proc/net/tcp; do sleep 0.02; done"
     client.container.execute("timeout", "60", "sh", "-c", line)
 
 
 @pytest.mark.kind("faults", "client")
-def test_a_network_that_comes_back_is_gone_on_with(bench: Bench, faulty: BenchPeer, client: Client) -> None:
+def test_transfer_resumes_after_a_network_outage(bench: Bench, faulty_peer: BenchPeer, client: ClientContainer) -> None:
     address = bench.address("faults")
 
-    def cut() -> None:
-        docker("network", "disconnect", bench.network, faulty.container.id)
+    def disconnect() -> None:
+        docker("network", "disconnect", bench.network, faulty_peer.container.id)
 
-    def mend() -> None:
-        wait_until_given_up(client, address)
-        docker("network", "connect", "--ip", address, bench.network, faulty.container.id)
+    def reconnect() -> None:
+        wait_until_disconnected(client, address)
+        docker("network", "connect", "--ip", address, bench.network, faulty_peer.container.id)
 
-    answer = client.run("faults", meanwhile=cut, afterwards=mend, limits={"stall_timeout": 2.0})
+    answer = client.run("faults", on_hold=disconnect, after_resume=reconnect, limits={"stall_timeout": 2.0})
     assert answer["error"] is None
     assert answer["files"] == {"big": hashlib.sha256(bytes(SIZE)).hexdigest()}
     assert answer["retries"] >= 1
     assert answer["resumed"] > 0
-    assert faulty.container.execute("ls", COLLECT).split() == [b"big", b"cback.stage"]
+    assert faulty_peer.container.execute("ls", COLLECT).split() == [b"big", b"cback.stage"]
     assert answer["threads"] == []
 
 
 @pytest.mark.kind("faults", "client")
-def test_a_network_that_stays_away_ends_the_run_with_nothing_staged(
-    bench: Bench, faulty: BenchPeer, client: Client
+def test_lasting_network_outage_ends_the_run_with_nothing_staged(
+    bench: Bench, faulty_peer: BenchPeer, client: ClientContainer
 ) -> None:
     answer = client.run(
         "faults",
-        meanwhile=lambda: docker("network", "disconnect", bench.network, faulty.container.id),
+        on_hold=lambda: docker("network", "disconnect", bench.network, faulty_peer.container.id),
         limits={"stall_timeout": 1.0},
         retry={"tries": 2, "delay": 0.1},
         ssh={"connect_timeout": 1.0},
@@ -115,13 +118,11 @@ def test_a_network_that_stays_away_ends_the_run_with_nothing_staged(
 
 
 @pytest.mark.kind("faults", "client")
-def test_a_peer_that_comes_back_with_another_host_key_is_refused(
-    bench: Bench, faulty: BenchPeer, client: Client
-) -> None:
-    faulty.container.execute("truncate", "-s", "1000", "/srv/collect/big")
+def test_changed_host_key_is_refused(bench: Bench, faulty_peer: BenchPeer, client: ClientContainer) -> None:
+    faulty_peer.container.execute("truncate", "-s", "1000", "/srv/collect/big")
     assert client.run("faults")["count"] == 1
-    faulty.container.execute("install", "-m", "600", "/run/keys/host_another", "/etc/ssh/host_key")
-    faulty.container.restart()
+    faulty_peer.container.execute("install", "-m", "600", "/run/keys/host_another", "/etc/ssh/host_key")
+    faulty_peer.container.restart()
     answer = client.run("faults")
     assert answer["error"][0] == "ChangedHostKey"
     assert answer["files"] == {}
@@ -129,13 +130,13 @@ def test_a_peer_that_comes_back_with_another_host_key_is_refused(
 
 
 @pytest.mark.kind("faults", "client")
-def test_a_peer_that_comes_back_with_another_host_key_in_mid_transfer_is_refused(
-    bench: Bench, faulty: BenchPeer, client: Client
+def test_changed_host_key_is_refused_when_resuming(
+    bench: Bench, faulty_peer: BenchPeer, client: ClientContainer
 ) -> None:
-    def come_back() -> None:
-        faulty.container.execute("install", "-m", "600", "/run/keys/host_another", "/etc/ssh/host_key")
-        faulty.container.restart()
+    def restart_with_another_key() -> None:
+        faulty_peer.container.execute("install", "-m", "600", "/run/keys/host_another", "/etc/ssh/host_key")
+        faulty_peer.container.restart()
 
-    answer = client.run("faults", meanwhile=come_back)
+    answer = client.run("faults", on_hold=restart_with_another_key)
     assert answer["error"][0] == "ChangedHostKey"
     assert answer["files"] == {}

@@ -1,41 +1,44 @@
-"""The doctor on every kind of peer: what works is found well, by the steps that its transport has."""
+"""The doctor on every kind of peer: what works passes, in the steps of its transport."""
 
 from __future__ import annotations
 
 import contextlib
 
-from kinds import CAN_NOT, KINDS, ON_OUR_OWN, Way, each
+from kinds import KINDS, UNSUPPORTED, WITHOUT_RCP, Scenario, run_on
 
-from peerstage.cli.access import Access
-from peerstage.cli.examine import Examination
-from peerstage.cli.exits import Exit
-from peerstage.cli.results import Finding
-from peerstage.cli.spec import Spec
+from peerstage.cli.access import Access, TransportChoice
+from peerstage.cli.arguments import PeerSpec
+from peerstage.cli.checks import PeerChecks
+from peerstage.cli.diagnosis import Diagnosis
+from peerstage.cli.doctor_results import DoctorResult, StepResult
+from peerstage.cli.exit_codes import ExitCode
 from peerstage.records import Limits
-from peerstage.session.watchdog import Watchdog
-from support.containers import BenchPeer, Files
+from peerstage.watchdog import Watchdog
+from support.containers import BenchPeer, FileTree
 
-#: A guarded peer is staged without being told that it is; so nothing else is to be told the doctor.
-_UNTOLD = [Way(kind, "auto") for kind in KINDS if "guarded" in kind.transports]
+#: A guarded peer can be staged without `guarded`; so the doctor must pass it without `--transport guarded`.
+_GUARDED_AS_AUTO = [Scenario(kind, "auto") for kind in KINDS if "guarded" in kind.transports]
 
 
-@each([*ON_OUR_OWN, *_UNTOLD])
-def test_a_kind_is_as_well_as_the_table_says(way: Way, served: BenchPeer) -> None:
-    served.container.fill(Files(**{"cback.collect": b"", "data": b"x" * 100}))
-    found: list[Finding] = []
-    access = Access(ssh=served.options(), limits=Limits(), transport=way.transport)
+@run_on([*WITHOUT_RCP, *_GUARDED_AS_AUTO])
+def test_doctor_finds_only_what_the_table_says(scenario: Scenario, bench_peer: BenchPeer) -> None:
+    bench_peer.container.fill(FileTree(**{"cback.collect": b"", "data": b"x" * 100}))
+    steps: list[StepResult] = []
+    spec = PeerSpec(bench_peer.user, bench_peer.host, None, bench_peer.collect)
+    access = Access(ssh=bench_peer.options(), limits=Limits(), transport=TransportChoice(scenario.transport))
     watchdog = Watchdog(access.limits)
     with contextlib.closing(watchdog):
-        spec = Spec(served.user, served.host, served.collect)
-        status = Examination(spec, access, b"cback.collect", watchdog, found.append).run()
-    ill = [one.step for one in found if one.state == "failed"]
-    if (way.kind.name, "mark") in CAN_NOT:
-        assert (ill, status) == (["write"], Exit.UNREACHED)
+        diagnosis = Diagnosis(spec.host, spec.user, access.ssh, watchdog, bench_peer.collect)
+        PeerChecks(access.transport_options(spec), diagnosis, b"cback.collect", steps.append).run()
+    status = DoctorResult(peer=spec, steps=steps).exit
+    failed = [step.step for step in steps if step.state == "failed"]
+    if (scenario.kind.name, "mark") in UNSUPPORTED:
+        assert (failed, status) == (["write"], ExitCode.UNREACHED)
     else:
-        assert (ill, status) == ([], Exit.DONE)
-    assert found[-1].step == "write"
-    (files,) = (one for one in found if one.step == "files")
-    sends_what_it_opens = (way.kind.name, way.transport) == ("proftpd", "scp")
+        assert (failed, status) == ([], ExitCode.DONE)
+    assert steps[-1].step == "write"
+    (files,) = (step for step in steps if step.step == "files")
+    sends_what_it_opens = (scenario.kind.name, scenario.transport) == ("proftpd", "scp")
     assert files.state == ("skipped" if sends_what_it_opens else "ok")
     assert sends_what_it_opens or files.seen == "2 of 2 files were opened on the peer"
-    assert ("jump host" in [one.step for one in found]) is bool(served.hops)
+    assert ("jump host" in [step.step for step in steps]) is bool(bench_peer.hops)

@@ -1,4 +1,4 @@
-"""What each kind of peer can do and can not: the transport contract, and the table of `kinds`."""
+"""Each kind of peer: the transport contract, and what `kinds.UNSUPPORTED` says."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kinds import CAN_NOT, KINDS, REFUSED, WORKING, Way, as_the_table_says, each, fails, failure_of
+from kinds import KINDS, REFUSED, UNSUPPORTED, WORKING, Scenario, expect_by_table, expect_failure, find_failure, run_on
 
 from peerstage.errors import RemoteError
-from peerstage.landing.base import Landing
 from peerstage.records import Limits
-from peerstage.session.watchdog import Watchdog
-from peerstage.testing.contract import Source, TransportContract, landed
+from peerstage.target.base import Target
+from peerstage.testing.contract import Source, TransportContract, files_in
 from peerstage.transport.base import Transport
-from peerstage.transport.choose import Route, assemble
+from peerstage.transport.factory import TransportOptions, build_transport
 from peerstage.transport.retry import Retry
-from support.containers import Bench, BenchPeer, ContainerSource, Files
-from support.programs import program, rcp_command
+from peerstage.watchdog import Watchdog
+from support.containers import Bench, BenchPeer, ContainerSource, FileTree
+from support.programs import rcp_command, require_program
 
 
-class AfterWrites(Transport):
-    """Sees to it that what the source was given is in the container before the transport looks."""
+class SettlingTransport(Transport):
+    """Writes what the source has buffered before each operation."""
 
     def __init__(self, inner: Transport, source: ContainerSource) -> None:
         self.capabilities = inner.capabilities
         self._inner = inner
         self._source = source
 
-    def pull(self, directory: bytes, landing: Landing) -> None:
+    def pull(self, directory: bytes, target: Target) -> None:
         self._source.settle()
-        self._inner.pull(directory, landing)
+        self._inner.pull(directory, target)
 
     def exists(self, path: bytes) -> bool:
         self._source.settle()
@@ -47,91 +47,90 @@ class AfterWrites(Transport):
 
 
 @pytest.fixture(scope="class")
-def connection(way: Way, bench: Bench) -> Iterator[Transport]:
-    """A transport along a way, which all tests of the contract share."""
-    served = bench.peer(way.kind.name)
-    limits = Limits()
-    watchdog = Watchdog(limits)
-    guarded = way.transport == "guarded"
-    name = "auto" if guarded else way.transport
-    route = Route(
-        name=served.host,
-        user=served.user,
-        ssh=served.options(),
+def connection(scenario: Scenario, bench: Bench) -> Iterator[Transport]:
+    """A transport that all tests of the contract share."""
+    bench_peer = bench.peer(scenario.kind.name)
+    watchdog = Watchdog(Limits())
+    guarded = scenario.transport == "guarded"
+    name = "auto" if guarded else scenario.transport
+    options = TransportOptions(
+        name=bench_peer.host,
+        user=bench_peer.user,
+        ssh=bench_peer.options(),
         transport=name,
         guarded=guarded,
-        rcp_command=rcp_command(served.ssh_arguments()) if name == "rcp" else None,
+        rcp_command=rcp_command(bench_peer.ssh_arguments()) if name == "rcp" else None,
         working_directory="/tmp",
     )
-    with assemble(route, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
+    with build_transport(options, retry=Retry(), watchdog=watchdog) as transport:
         yield transport
     watchdog.close()
 
 
-@pytest.mark.parametrize("way", WORKING, ids=str, scope="class")
+@pytest.mark.parametrize("scenario", WORKING, ids=str, scope="class")
 class TestContract(TransportContract):
     """The contract, on every kind."""
 
-    small_files = 600  # of which 512 are open at once, where a server has as many handles
+    small_files = 600  # of which 512 are open at once, if the server has as many handles
 
     @pytest.fixture
-    def source(self, served: BenchPeer) -> ContainerSource:
-        return ContainerSource(served.container)
+    def source(self, bench_peer: BenchPeer) -> ContainerSource:
+        return ContainerSource(bench_peer.container)
 
     @pytest.fixture
     def transport(self, connection: Transport, source: ContainerSource) -> Transport:
-        return AfterWrites(connection, source)
+        return SettlingTransport(connection, source)
 
-    def test_touch_makes_an_empty_file_and_truncates_one(  # type: ignore[override]
-        self, transport: Transport, source: Source, way: Way
+    def test_touch_creates_an_empty_file_or_truncates_one(  # type: ignore[override]
+        self, transport: Transport, source: Source, scenario: Scenario
     ) -> None:
-        with as_the_table_says(way, "mark"), as_the_table_says(way, "other paths"):
-            super().test_touch_makes_an_empty_file_and_truncates_one(transport, source)
+        with expect_by_table(scenario, "mark"), expect_by_table(scenario, "other paths"):
+            super().test_touch_creates_an_empty_file_or_truncates_one(transport, source)
 
-    def test_only_a_regular_file_exists(  # type: ignore[override]
-        self, transport: Transport, source: Source, way: Way
+    def test_exists_is_true_only_for_a_regular_file(  # type: ignore[override]
+        self, transport: Transport, source: Source, scenario: Scenario
     ) -> None:
-        with as_the_table_says(way, "other paths"):
-            super().test_only_a_regular_file_exists(transport, source)
+        with expect_by_table(scenario, "other paths"):
+            super().test_exists_is_true_only_for_a_regular_file(transport, source)
 
-    def test_a_directory_does_not_take_the_files_with_it(  # type: ignore[override]
-        self, transport: Transport, source: Source, target: Path, way: Way
+    def test_a_directory_does_not_keep_the_files_from_being_staged(  # type: ignore[override]
+        self, transport: Transport, source: Source, target: Path, scenario: Scenario
     ) -> None:
-        if failure_of(way, "the rest") is None:
-            super().test_a_directory_does_not_take_the_files_with_it(transport, source, target)
+        if find_failure(scenario, "the rest") is None:
+            super().test_a_directory_does_not_keep_the_files_from_being_staged(transport, source, target)
             return
         source.make_directory(b"sub")
         source.write(b"good", b"good")
-        with as_the_table_says(way, "the rest"):
+        with expect_by_table(scenario, "the rest"):
             self.stage(transport, source, target)
-        assert landed(target) in ({b"good": b"good"}, {})
+        assert files_in(target) in ({b"good": b"good"}, {})
 
 
 def attempt_everything(peer: BenchPeer, transport: str, target: Path) -> Iterator[object]:
-    """Yield the calls of a run."""
+    """Yield the operations of a run."""
     remote = peer.remote(transport, retry=Retry(tries=1), limits=Limits(stall_timeout=5))
     yield lambda: remote.stagePeer(str(target))
     yield remote.writeStageIndicator
 
 
-@each(REFUSED)
-def test_what_a_kind_can_not_do_fails_as_the_table_says(way: Way, served: BenchPeer, target: Path) -> None:
-    served.container.fill(Files(a=b"a", **{"cback.collect": b""}))
-    for call in attempt_everything(served, way.transport, target):
-        with fails(CAN_NOT[way.kind.name, way.transport]):
+@run_on(REFUSED)
+def test_unsupported_transport_fails_as_the_table_says(scenario: Scenario, bench_peer: BenchPeer, target: Path) -> None:
+    bench_peer.container.fill(FileTree(a=b"a", **{"cback.collect": b""}))
+    for call in attempt_everything(bench_peer, scenario.transport, target):
+        with expect_failure(UNSUPPORTED[scenario.kind.name, scenario.transport]):
             call()
-    assert not served.remote(way.transport, retry=Retry(tries=1)).checkCollectIndicator()
+    assert not bench_peer.remote(scenario.transport, retry=Retry(tries=1)).checkCollectIndicator()
     assert os.listdir(target) == []
-    assert set(served.container.files()) == {b"a", b"cback.collect"}
+    assert set(bench_peer.container.files()) == {b"a", b"cback.collect"}
 
 
 @pytest.mark.kind("guard")
-def test_the_guard_compares_byte_for_byte_and_writes_down_what_it_refuses(bench: Bench) -> None:
+def test_guard_compares_byte_for_byte_and_logs_what_it_refuses(bench: Bench) -> None:
     peer = bench.peer("guard")
-    peer.container.fill(Files(a=b"a"))
+    peer.container.fill(FileTree(a=b"a"))
     peer.container.execute("truncate", "-s", "0", "/var/log/guard")
     asked = ["scp -f /srv/collect/*", "scp -f '/srv/collect/*'", "scp -p -f /srv/collect/*", "id", ""]
-    ssh = [program("ssh"), *peer.ssh_arguments(), f"{peer.user}@{peer.host}"]
+    ssh = [require_program("ssh"), *peer.ssh_arguments(), f"{peer.user}@{peer.host}"]
     done = [subprocess.run([*ssh, command], input=b"\0\0\0", capture_output=True) for command in asked]
     assert [one.returncode for one in done] == [0, 1, 1, 1, 1]
     assert b"C0644 1 a" in done[0].stdout
@@ -141,11 +140,9 @@ def test_the_guard_compares_byte_for_byte_and_writes_down_what_it_refuses(bench:
 
 @pytest.mark.kind("guard")
 @pytest.mark.parametrize("transport", ["guarded", "scp", "rcp"])
-def test_the_guard_sees_the_three_commands_of_the_original_and_nothing_else(
-    bench: Bench, transport: str, target: Path
-) -> None:
+def test_guard_sees_only_the_three_commands_of_the_original(bench: Bench, transport: str, target: Path) -> None:
     peer = bench.peer("guard")
-    peer.container.fill(Files(a=b"a", **{"cback.collect": b""}))
+    peer.container.fill(FileTree(a=b"a", **{"cback.collect": b""}))
     peer.container.execute("truncate", "-s", "0", "/var/log/guard")
     with peer.remote(transport) as remote:
         assert remote.checkCollectIndicator()
@@ -157,31 +154,31 @@ def test_the_guard_sees_the_three_commands_of_the_original_and_nothing_else(
 
 
 @pytest.mark.kind("guard")
-def test_the_guard_of_a_managed_peer_sees_the_original_s_command_and_nothing_else(bench: Bench, target: Path) -> None:
+def test_guard_of_a_managed_peer_sees_only_the_command_of_the_original(bench: Bench, target: Path) -> None:
     peer = bench.peer("guard")
-    peer.container.fill(Files(a=b"a"))
+    peer.container.fill(FileTree(a=b"a"))
     peer.container.execute("truncate", "-s", "0", "/var/log/guard")
     with peer.remote("guarded") as remote:
         remote.executeManagedAction("collect", True)
         assert remote.stagePeer(str(target)) == 1
-        with pytest.raises(RemoteError, match=r"'purge' failed.*status 1, saying 'guard: refused'"):
+        with pytest.raises(RemoteError, match=r"'purge' failed.*status 1 and printed 'guard: refused'"):
             remote.executeManagedAction("purge", False)
     asked = peer.container.execute("cat", "/var/log/guard").decode().splitlines()
     assert asked == ["/usr/bin/cback3 --full collect", "scp -f /srv/collect/*", "/usr/bin/cback3 purge"]
 
 
-@each(WORKING)
-def test_a_command_runs_where_the_login_may_run_any(way: Way, served: BenchPeer) -> None:
-    remote = served.remote(way.transport)
-    with as_the_table_says(way, "command"):
+@run_on(WORKING)
+def test_command_runs_where_the_login_may_run_any(scenario: Scenario, bench_peer: BenchPeer) -> None:
+    remote = bench_peer.remote(scenario.transport)
+    with expect_by_table(scenario, "command"):
         remote.executeRemoteCommand("touch /srv/collect/ran || touch /tmp/ran")
 
 
 @pytest.mark.kind("limited")
 @pytest.mark.parametrize("transport", ["sftp", "scp"])
-def test_one_channel_at_a_time_is_enough_for_commands_between_files(bench: Bench, transport: str, target: Path) -> None:
+def test_one_channel_at_a_time_is_enough_for_commands_and_files(bench: Bench, transport: str, target: Path) -> None:
     peer = bench.peer("limited")
-    peer.container.fill(Files(a=b"a", **{"cback.collect": b""}))
+    peer.container.fill(FileTree(a=b"a", **{"cback.collect": b""}))
     with peer.remote(transport) as remote:
         for _ in range(2):
             assert remote.checkCollectIndicator()
@@ -190,9 +187,9 @@ def test_one_channel_at_a_time_is_enough_for_commands_between_files(bench: Bench
 
 
 @pytest.mark.kind("guard")
-def test_a_guard_that_was_not_announced_is_reached_all_the_same(bench: Bench, target: Path) -> None:
+def test_auto_stages_from_a_guarded_peer_too(bench: Bench, target: Path) -> None:
     peer = bench.peer("guard")
-    peer.container.fill(Files(a=b"a", **{"cback.collect": b""}))
+    peer.container.fill(FileTree(a=b"a", **{"cback.collect": b""}))
     with peer.remote("auto") as remote:
         assert remote.checkCollectIndicator()
         assert remote.stagePeer(str(target)) == 2
@@ -200,18 +197,18 @@ def test_a_guard_that_was_not_announced_is_reached_all_the_same(bench: Bench, ta
     assert remote.last_report.transport == "scp"
 
 
-@each([one for one in WORKING if one.transport in ("sftp", "scp")])
-def test_auto_takes_sftp_where_it_is_and_scp_where_it_is_not(way: Way, served: BenchPeer, target: Path) -> None:
-    served.container.fill(Files(a=b"a"))
-    remote = served.remote("auto")
+@run_on([one for one in WORKING if one.transport in ("sftp", "scp")])
+def test_auto_uses_sftp_and_falls_back_to_scp(scenario: Scenario, bench_peer: BenchPeer, target: Path) -> None:
+    bench_peer.container.fill(FileTree(a=b"a"))
+    remote = bench_peer.remote("auto")
     assert remote.stagePeer(str(target)) == 1
     assert remote.last_report is not None
-    assert remote.last_report.transport == ("sftp" if "sftp" in way.kind.transports else "scp")
+    assert remote.last_report.transport == ("sftp" if "sftp" in scenario.kind.transports else "scp")
 
 
-def test_every_kind_and_transport_is_in_a_list() -> None:
+def test_every_kind_and_transport_is_supported_or_in_the_table() -> None:
     for kind in KINDS:
-        served = {"scp" if transport == "guarded" else transport for transport in kind.transports}
+        bench_peer = {"scp" if transport == "guarded" else transport for transport in kind.transports}
         for transport in ("sftp", "scp"):
-            assert (transport in served) != ((kind.name, transport) in CAN_NOT), (kind.name, transport)
-    assert {kind for kind, _ in CAN_NOT} <= {kind.name for kind in KINDS}
+            assert (transport in bench_peer) != ((kind.name, transport) in UNSUPPORTED), (kind.name, transport)
+    assert {kind for kind, _ in UNSUPPORTED} <= {kind.name for kind in KINDS}

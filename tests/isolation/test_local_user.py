@@ -1,4 +1,4 @@
-"""`localUser` as a site uses it, with root's cron and that user's keys and configuration; and what can be wrong."""
+"""`localUser` as a site uses it: in root's cron job, with that user's keys and configuration; and what can go wrong."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from peerstage.errors import (
     UnknownHostKey,
 )
 from peerstage.reasons import Reason
-from peerstage.testing.contract import landed
+from peerstage.testing.contract import files_in
 from support.accounts import Account
-from support.children import children_apart, in_child
-from support.local_user import by_value, rcp_as
+from support.children import isolated_children, run_in_fork
+from support.local_user import options_by_value, rcp_command_as
 from support.sshd import KillsSessions, Sshd
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -35,49 +35,49 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 ROOT = Path(__file__).parents[2]
 
 
-def put(collect: Path) -> None:
+def create_files(collect: Path) -> None:
     (collect / "a").write_bytes(b"content of a")
     (collect / "cback.collect").touch()
 
 
-@pytest.mark.parametrize("how", ["sftp", "scp", "guarded", "rcp"])
-def test_the_users_own_keys_configuration_and_known_hosts_serve(
-    sshd: Sshd, collect: Path, target: Path, public_path: Path, user: Account, how: str, own_home: Path
+@pytest.mark.parametrize("transport", ["sftp", "scp", "guarded", "rcp"])
+def test_the_users_own_keys_configuration_and_known_hosts_are_used(
+    sshd: Sshd, collect: Path, target: Path, public_path: Path, user: Account, transport: str, own_home: Path
 ) -> None:
-    """As a site's root cron has it: nothing in the call, all in that user's home, and nothing of root's is read."""
-    put(collect)
-    user.knows(sshd)
+    """As in root's cron job: no options in the call, everything in that user's home, and nothing of root's is read."""
+    create_files(collect)
+    user.configure_ssh(sshd)
     trap = own_home / ".ssh"
     trap.mkdir()
     (trap / "config").write_text("Host db1\n  Port 1\n")
-    working = user.give(public_path)
+    working = user.chown_tree(public_path)
     peer = RemotePeer("db1", str(collect), str(working), sshd.user, None, user.name)
-    if how == "rcp":
-        peer.rcpCommand = rcp_as(user.name, sshd, public_path)
+    if transport == "rcp":
+        peer.rcpCommand = rcp_command_as(user.name, sshd, public_path)
         peer.name = sshd.host
     else:
-        peer.transport, peer.guarded = ("scp", True) if how == "guarded" else (how, False)
+        peer.transport, peer.guarded = ("scp", True) if transport == "guarded" else (transport, False)
     with peer:
         assert peer.checkCollectIndicator()
         assert not peer.checkCollectIndicator("missing")
         assert peer.stagePeer(str(target)) == 2
         peer.writeStageIndicator()
-        assert len(children_apart()) == 1, "one child serves all calls"
-    assert landed(target) == {b"a": b"content of a", b"cback.collect": b""}
+        assert len(isolated_children()) == 1, "one child serves all calls"
+    assert files_in(target) == {b"a": b"content of a", b"cback.collect": b""}
     found = (target / "a").stat()
-    assert (found.st_uid, found.st_gid) == (user.uid, user.gid), "the files are left to that user (PARITY 10)"
+    assert (found.st_uid, found.st_gid) == (user.uid, user.gid), "the user owns the files, as with the original"
     assert (collect / "cback.stage").exists()
     assert peer.last_report is not None
-    assert peer.last_report.transport == ("scp" if how == "guarded" else how)
+    assert peer.last_report.transport == ("scp" if transport == "guarded" else transport)
     assert not list(working.glob("peerstage-*")), "nothing is left in the working directory"
 
 
-def test_one_login_serves_a_with_block_and_single_calls_each_for_themselves(
+def test_one_login_serves_a_with_block_and_each_call_outside_it_logs_in(
     own_sshd: Callable[..., Sshd], collect: Path, target: Path, user: Account
 ) -> None:
     server = own_sshd()
-    put(collect)
-    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, None, user.name, ssh=by_value(server))
+    create_files(collect)
+    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, None, user.name, ssh=options_by_value(server))
     with peer:
         assert peer.checkCollectIndicator()
         assert peer.stagePeer(str(target)) == 2
@@ -92,16 +92,16 @@ def test_a_peer_without_sftp_is_remembered_across_children(
     own_sshd: Callable[..., Sshd], collect: Path, target: Path, user: Account
 ) -> None:
     server = own_sshd(sftp="/bin/false")
-    put(collect)
-    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, None, user.name, ssh=by_value(server))
+    create_files(collect)
+    peer = RemotePeer(server.host, str(collect), "/tmp", server.user, None, user.name, ssh=options_by_value(server))
     assert peer.checkCollectIndicator()
     assert peer.stagePeer(str(target)) == 2
     assert peer.last_report is not None
     assert peer.last_report.transport == "scp"
-    assert server.log.count("subsystem") <= 2, "SFTP was asked for once"
+    assert server.log.count("subsystem") <= 2, "SFTP was requested once"
 
 
-def test_a_lost_connection_is_made_anew_by_the_child_and_told(
+def test_the_child_reconnects_after_a_lost_connection_and_reports_it(
     own_sshd: Callable[..., Sshd],
     collect: Path,
     target: Path,
@@ -114,7 +114,7 @@ def test_a_lost_connection_is_made_anew_by_the_child_and_told(
     kill_once = KillsSessions(server, after=32 << 20)
     peer = RemotePeer(
         server.host, str(collect), "/tmp", server.user, None, user.name,
-        ssh=by_value(server), on_progress=kill_once, retry=Retry(delay=0.05),
+        ssh=options_by_value(server), on_progress=kill_once, retry=Retry(delay=0.05),
     )  # fmt: skip
     assert peer.stagePeer(str(target)) == 1
     subprocess.run(["cmp", str(collect / "big"), str(target / "big")], check=True)
@@ -127,17 +127,17 @@ def test_a_lost_connection_is_made_anew_by_the_child_and_told(
     assert [file.outcome for file in peer.last_report.files] == ["resumed"]
 
 
-def test_the_agent_is_the_one_that_the_users_own_configuration_names(
+def test_the_agent_is_the_one_in_the_users_own_configuration(
     sshd: Sshd, collect: Path, user: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(collect)
+    create_files(collect)
     sock = user.home / "agent.sock"
     become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
     agent = subprocess.Popen([*become, "ssh-agent", "-D", "-a", str(sock)], stdout=subprocess.DEVNULL)
     try:
         while not sock.exists():
             assert agent.poll() is None
-        user.knows(sshd)
+        user.configure_ssh(sshd)
         key = user.home / ".ssh" / "id_ed25519"
         subprocess.run([*become, "env", f"SSH_AUTH_SOCK={sock}", "ssh-add", "-q", str(key)], check=True)
         key.unlink()
@@ -145,7 +145,7 @@ def test_the_agent_is_the_one_that_the_users_own_configuration_names(
         peer = RemotePeer("db1", str(collect), "/tmp", sshd.user, None, user.name)
         with pytest.raises(LoginError, match="no key, no agent, no password"):
             peer.writeStageIndicator()  # the agent of root's environment is not the user's
-        user.knows(sshd, IdentityAgent=str(sock))
+        user.configure_ssh(sshd, IdentityAgent=str(sock))
         key.unlink()
         peer.writeStageIndicator()
     finally:
@@ -155,38 +155,38 @@ def test_the_agent_is_the_one_that_the_users_own_configuration_names(
     assert (collect / "cback.stage").exists()
 
 
-# What can be wrong.
+# Failures
 
 
-def refuses(
-    peer: RemotePeer, target: Path, kind: type[StageError], words: str, caplog: pytest.LogCaptureFixture
+def assert_refused(
+    peer: RemotePeer, target: Path, kind: type[StageError], message: str, caplog: pytest.LogCaptureFixture
 ) -> StageError:
     (target / "old").write_bytes(b"old")
-    with pytest.raises(kind, match=words) as caught:
+    with pytest.raises(kind, match=message) as caught:
         peer.stagePeer(str(target))
     assert str(caught.value).isprintable()
     assert peer.name in str(caught.value)
-    assert landed(target) == {b"old": b"old"}
+    assert files_in(target) == {b"old": b"old"}
     caplog.clear()
     assert not peer.checkCollectIndicator()
     assert [record.levelno for record in caplog.records if record.name == "peerstage.peer"] == [logging.ERROR]
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=message):
         peer.writeStageIndicator()
     return caught.value
 
 
 @pytest.mark.usefixtures("root")
-def test_a_user_that_is_not_there_or_has_roots_id_is_named(
+def test_an_unknown_user_and_a_user_with_roots_id_are_refused(
     target: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peer = RemotePeer("db1", "/collect", "/tmp", "backup", None, "no_such_user")
-    refuses(peer, target, ConfigurationError, "no local user 'no_such_user'", caplog)
-    monkeypatch.setattr("pwd.getpwnam", lambda name: os_entry(name))
+    assert_refused(peer, target, ConfigurationError, "no local user 'no_such_user'", caplog)
+    monkeypatch.setattr("pwd.getpwnam", entry_with_uid_0)
     peer.localUser = "toor"
-    refuses(peer, target, ConfigurationError, "root's own id", caplog)
+    assert_refused(peer, target, ConfigurationError, "has uid 0", caplog)
 
 
-def os_entry(name: str) -> object:
+def entry_with_uid_0(name: str) -> object:
     import pwd
 
     return pwd.struct_passwd((name, "x", 0, 0, "", "/root", "/bin/sh"))
@@ -205,58 +205,58 @@ def test_only_root_can_copy_as_another_user(target: Path, user: Account, collect
     assert done.stdout == "NotAvailable db1: Only root can remote copy as another user.\n", done.stderr
 
 
-def test_a_user_without_shell_home_and_keys_is_told_what_was_tried(
+def test_a_user_without_shell_home_and_keys_gets_a_login_error(
     sshd: Sshd, collect: Path, target: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put(collect)
+    create_files(collect)
     options = sshd.options(identity=None, known_hosts=sshd.known_hosts.read_bytes())
     peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, "nobody", ssh=options)
-    refuses(peer, target, LoginError, "no key, no agent, no password", caplog)
-    peer.ssh = by_value(sshd)
+    assert_refused(peer, target, LoginError, "no key, no agent, no password", caplog)
+    peer.ssh = options_by_value(sshd)
     assert peer.stagePeer(str(target)) == 2, "no shell and no home are needed"
 
 
-def test_a_key_that_the_user_can_not_read_is_not_read_for_them(
+def test_a_key_that_the_user_cannot_read_is_not_read_by_root(
     sshd: Sshd, collect: Path, target: Path, user: Account, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put(collect)
+    create_files(collect)
     peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name)
-    peer.ssh = by_value(sshd, pkey=None, identity=str(sshd.identity))
-    refuses(peer, target, LoginError, "Permission denied", caplog)
-    peer.ssh = by_value(sshd, known_hosts=str(sshd.known_hosts))
-    refuses(peer, target, UnknownHostKey, f"local user '{user.name}'", caplog)
-    user.knows(sshd)
+    peer.ssh = options_by_value(sshd, pkey=None, identity=str(sshd.identity))
+    assert_refused(peer, target, LoginError, "Permission denied", caplog)
+    peer.ssh = options_by_value(sshd, known_hosts=str(sshd.known_hosts))
+    assert_refused(peer, target, UnknownHostKey, f"local user '{user.name}'", caplog)
+    user.configure_ssh(sshd)
     (user.home / ".ssh" / "id_ed25519").chmod(0o644)
     peer.name, peer.ssh = "db1", RemotePeer("x", None, None, "y").ssh
-    error = refuses(peer, target, LoginError, "others can read it", caplog)
+    error = assert_refused(peer, target, LoginError, "others can access it", caplog)
     assert isinstance(error, LoginError)
     assert (error.reason, error.attempts[0].reason) == (Reason.KEY_FILE_PERMISSIONS,) * 2
     assert error.attempts[0].path == f"{user.home}/.ssh/id_ed25519"
 
 
-def test_a_working_directory_that_the_user_can_not_write_is_an_error_of_the_local_side(
+def test_a_working_directory_that_the_user_cannot_write_is_reported(
     sshd: Sshd, collect: Path, public_path: Path, user: Account
 ) -> None:
-    put(collect)
-    command = rcp_as(user.name, sshd, public_path)
+    create_files(collect)
+    command = rcp_command_as(user.name, sshd, public_path)
     peer = RemotePeer(sshd.host, str(collect), "/root", sshd.user, command, user.name)
     assert not peer.checkCollectIndicator()
-    with pytest.raises(StageError, match="working directory can not be used: Permission denied") as caught:
+    with pytest.raises(StageError, match="working directory cannot be used: Permission denied") as caught:
         peer.writeStageIndicator()
     assert caught.value.reason is Reason.WORKING_DIRECTORY_UNUSABLE
     peer.workingDir = None
-    with pytest.raises(ValueError, match="working directory"):
+    with pytest.raises(ValueError, match="needs workingDir"):
         peer.writeStageIndicator()
 
 
-# Where it runs.
+# Environments
 
 
-def test_it_works_in_daemonic_processes_as_worker_pools_have_them(
+def test_it_works_in_the_daemonic_processes_of_worker_pools(
     sshd: Sshd, collect: Path, target: Path, user: Account
 ) -> None:
-    put(collect)
-    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=by_value(sshd))
+    create_files(collect)
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=options_by_value(sshd))
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     worker = context.Process(target=stage_in_worker, args=(peer, str(target), queue), daemon=True)
@@ -265,7 +265,7 @@ def test_it_works_in_daemonic_processes_as_worker_pools_have_them(
     worker.join()
     worker.close()
     queue.close()
-    assert landed(target) == {b"a": b"content of a", b"cback.collect": b""}
+    assert files_in(target) == {b"a": b"content of a", b"cback.collect": b""}
 
 
 def stage_in_worker(peer: RemotePeer, target: str, queue: multiprocessing.SimpleQueue[int | str]) -> None:
@@ -276,38 +276,38 @@ def stage_in_worker(peer: RemotePeer, target: str, queue: multiprocessing.Simple
         queue.put(repr(exc))
 
 
-#: Shows what it is given, in a mount namespace of its own, below the directory that is its first argument, and runs
-#: that Python: ``PREFIX=COPY ... -- PROGRAM ARGUMENT...``.
-MOVED = """
+#: In a mount namespace, binds directories below its first argument, and runs the Python there:
+#: ``PREFIX=COPY ... -- PROGRAM ARGUMENT...``.
+BIND_BELOW = """
 closed=$1; shift
 while [ "$1" != -- ]; do mkdir -p "$closed/${1##*=}" && mount --bind "${1%=*}" "$closed/${1##*=}" || exit 9; shift; done
 shift; exec "$closed/$@"
 """
 
 
-def test_a_package_and_a_python_that_the_user_can_not_read_are_no_hindrance(
+def test_it_works_if_the_user_cannot_read_the_package_and_the_python_installation(
     sshd: Sshd, collect: Path, target: Path, user: Account, tmp_path: Path
 ) -> None:
-    """Everything, paramiko and the standard library included, lies where only root may go; all that is said works."""
-    put(collect)
-    user.knows(sshd)
+    """Paramiko and the standard library, too, are in a directory that only root can enter."""
+    create_files(collect)
+    user.configure_ssh(sshd)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     prefix = Path(sys.base_prefix)
     python = Path(sys.executable).resolve().relative_to(prefix.resolve())
-    shown = {prefix: "python", Path(paramiko.__file__).parents[1]: "site-packages", ROOT / "src": "src"}
+    copies = {prefix: "python", Path(paramiko.__file__).parents[1]: "site-packages", ROOT / "src": "src"}
     script = (
         f"import os, subprocess, sys; sys.path[:0] = [{str(closed / 'src')!r}, {str(closed / 'site-packages')!r}]\n"
         "import encodings, paramiko, peerstage\n"
         "from peerstage import RemotePeer\n"
-        "places = [sys.executable, *(one.__file__ for one in (os, encodings, paramiko, peerstage))]\n"
+        "paths = [sys.executable, *(module.__file__ for module in (os, encodings, paramiko, peerstage))]\n"
         f"unread = ['setpriv', '--reuid={user.uid}', '--regid={user.gid}', '--clear-groups', 'cat']\n"
-        "for place in places:\n"
-        f"    assert place.startswith({str(closed)!r}), place\n"
-        "    seen = subprocess.run([*unread, place], capture_output=True, text=True)\n"
-        "    assert 'Permission denied' in seen.stderr, place\n"
-        "for way in ('sftp', 'scp'):\n"
-        f"    peer = RemotePeer('db1', {str(collect)!r}, '/tmp', {sshd.user!r}, None, {user.name!r}, transport=way)\n"
+        "for path in paths:\n"
+        f"    assert path.startswith({str(closed)!r}), path\n"
+        "    seen = subprocess.run([*unread, path], capture_output=True, text=True)\n"
+        "    assert 'Permission denied' in seen.stderr, path\n"
+        "for name in ('sftp', 'scp'):\n"
+        f"    peer = RemotePeer('db1', {str(collect)!r}, '/tmp', {sshd.user!r}, None, {user.name!r}, transport=name)\n"
         "    with peer:\n"
         f"        print(peer.checkCollectIndicator(), peer.stagePeer({str(target)!r}))\n"
         "        peer.writeStageIndicator()\n"
@@ -315,33 +315,46 @@ def test_a_package_and_a_python_that_the_user_can_not_read_are_no_hindrance(
         "try: peer.writeStageIndicator()\n"
         "except OSError as exc: print(type(exc).__name__)\n"
     )
-    mounts = [f"{real}={copy}" for real, copy in shown.items()]
+    mounts = [f"{real}={copy}" for real, copy in copies.items()]
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", MOVED, "sh", str(closed), *mounts, "--", f"python/{python}", "-c", script],
+        [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            BIND_BELOW,
+            "sh",
+            str(closed),
+            *mounts,
+            "--",
+            f"python/{python}",
+            "-c",
+            script,
+        ],
         capture_output=True,
         text=True,
     )
     assert done.stdout.splitlines() == ["True 2", "True 3", "LoginError"], done.stderr
 
 
-def test_a_fork_of_the_caller_has_a_child_of_its_own(sshd: Sshd, collect: Path, target: Path, user: Account) -> None:
-    put(collect)
-    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=by_value(sshd))
+def test_a_fork_of_the_caller_starts_its_own_child(sshd: Sshd, collect: Path, target: Path, user: Account) -> None:
+    create_files(collect)
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=options_by_value(sshd))
     with peer:
         assert peer.checkCollectIndicator()
-        (child,) = children_apart()
-        in_child(lambda: peer.__exit__(None, None, None))
+        (child,) = isolated_children()
+        run_in_fork(lambda: peer.__exit__(None, None, None))
 
-        def like_the_parent() -> None:
+        def use_peer() -> None:
             with contextlib.ExitStack() as block:
                 block.push(peer)
                 peer.writeStageIndicator()
 
-        in_child(like_the_parent)
-        assert children_apart() == [child]
-        assert peer.checkCollectIndicator(), "it still serves the one who started it"
+        run_in_fork(use_peer)
+        assert isolated_children() == [child]
+        assert peer.checkCollectIndicator(), "the parent's child still works"
     assert (collect / "cback.stage").exists()
 
 
-def test_not_available_is_the_kind_of_error_that_parity_asks_for() -> None:
+def test_not_available_is_an_os_error_as_the_original_raises() -> None:
     assert issubclass(NotAvailable, OSError)

@@ -1,4 +1,4 @@
-"""Other users of the machine while root stages: who swaps links, who may write to the target, who holds files open."""
+"""Hostile local users while root stages: they swap links, write to the target, and hold files open."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ from typing import IO
 import pytest
 
 from peerstage import Limits, RemotePeer, sweep
-from peerstage.errors import IncompleteStage, LandingError, LimitExceeded, StageError
-from peerstage.landing import DirectoryLanding, private
+from peerstage.errors import IncompleteStage, LimitExceeded, StageError, TargetError
 from peerstage.records import Entry, Ownership
-from peerstage.testing.contract import landed
+from peerstage.target import DirectoryTarget, private_directory
+from peerstage.testing.contract import files_in
 from support.accounts import Account
-from support.children import children_apart, status_of
-from support.local_user import by_value
+from support.children import isolated_children, process_status
+from support.local_user import options_by_value
 from support.sshd import Sshd
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
-#: Swaps what it finds in the directory for links to a file of root's, and back, as fast as it can; says "p" for each
-#: private directory of a run, and "f" for each file, that it has swapped. A directory that is not its own it can only
-#: rename where it is.
+#: Swaps the entries of a directory for links to a file of root, and back, as fast as it can. It writes "p" for each
+#: private directory of a run and "f" for each file that it has swapped. It can only rename another user's directory.
 SWAPS = """
 import os, sys
-place, precious = sys.argv[1:]
-os.chdir(place)
+directory, precious = sys.argv[1:]
+os.chdir(directory)
 print("ready", flush=True)
 turn = 0
 while True:
@@ -59,8 +58,8 @@ while True:
 """
 
 
-#: So many swaps of either kind meet a run at each of its steps.
-ENOUGH = 300
+#: Swaps of either kind that are enough to hit every step of a run.
+MIN_SWAPS = 300
 
 
 def run_as(user: Account, command: list[str]) -> subprocess.Popen[bytes]:
@@ -78,33 +77,33 @@ def python() -> str:
 
 @dataclass
 class Swapping:
-    """A target that belongs to a user who swaps links in it all the time, and a file that must not be reached.
+    """A target of a user who swaps links in it all the time, and a file of root that must stay untouched.
 
     Attributes:
-        private: How many private directories of runs were swapped.
-        files: How many files were.
+        private: Number of swapped private directories.
+        files: Number of swapped files.
     """
 
     target: Path
     precious: Path
-    said: IO[bytes]
+    output: IO[bytes]
     private: int = 0
     files: int = 0
 
-    def look(self) -> None:
-        """Count what was swapped since the last look, and check that the file was not reached."""
-        said = self.said.read() or b""
-        self.private += said.count(b"p")
-        self.files += said.count(b"f")
+    def check(self) -> None:
+        """Count the swaps since the last check, and fail if the file of root has changed."""
+        output = self.output.read() or b""
+        self.private += output.count(b"p")
+        self.files += output.count(b"f")
         assert is_untouched(self.precious)
 
 
 @pytest.fixture
 def swapping(public_path: Path, user: Account) -> Iterator[Swapping]:
-    """A user at it."""
+    """Starts the swapping process."""
     target, precious = public_path / "target", public_path / "precious"
     target.mkdir()
-    user.give(target)
+    user.chown_tree(target)
     precious.write_bytes(b"precious")
     precious.chmod(0o600)
     swaps = run_as(user, [python(), "-c", SWAPS, str(target), str(precious)])
@@ -126,43 +125,43 @@ def is_untouched(precious: Path) -> bool:
     )  # fmt: skip
 
 
-def test_links_that_are_swapped_while_root_gives_files_away_lead_nowhere(swapping: Swapping, user: Account) -> None:
+def test_swapped_links_are_not_followed_while_root_changes_ownership(swapping: Swapping, user: Account) -> None:
     until = time.monotonic() + 60
     published = 0
-    while swapping.private < ENOUGH or swapping.files < ENOUGH or not published:
+    while swapping.private < MIN_SWAPS or swapping.files < MIN_SWAPS or not published:
         assert time.monotonic() < until, (swapping, published)
         try:
             owner = Ownership(user.uid, user.gid)
-            with DirectoryLanding(str(swapping.target), ownership=owner, permissions=0o644) as landing:
+            with DirectoryTarget(str(swapping.target), ownership=owner, permissions=0o644) as staging_target:
                 for number in range(20):
-                    slot = landing.open(Entry(b"%d" % number, 4))
+                    slot = staging_target.open(Entry(b"%d" % number, 4))
                     slot.write(0, [b"data"])
                     slot.finish()
-                landing.commit()
+                staging_target.commit()
             published += 1
         except StageError as exc:
             assert str(exc).isprintable()
-        swapping.look()
+        swapping.check()
 
 
-def test_a_whole_run_as_that_user_harms_nothing_either(
+def test_swapped_links_are_not_followed_in_a_whole_run(
     swapping: Swapping, user: Account, sshd: Sshd, collect: Path
 ) -> None:
     for number in range(50):
         (collect / f"{number}").write_bytes(b"data")
-    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=by_value(sshd))
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=options_by_value(sshd))
     with peer:
         for _ in range(5):
             try:
                 peer.stagePeer(str(swapping.target))
             except StageError as exc:
-                assert isinstance(exc, (LandingError, IncompleteStage))
-            swapping.look()
+                assert isinstance(exc, (TargetError, IncompleteStage))
+            swapping.check()
     assert swapping.private
     assert swapping.files
 
 
-def test_a_private_directory_that_was_exchanged_is_refused_and_not_emptied(
+def test_an_exchanged_private_directory_is_refused_and_not_emptied(
     public_path: Path, user: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, theirs = public_path / "target", public_path / "theirs"
@@ -180,17 +179,17 @@ def test_a_private_directory_that_was_exchanged_is_refused_and_not_emptied(
             os.rename(theirs, path, dst_dir_fd=dir_fd)
 
         monkeypatch.setattr(os, "mkdir", exchange)
-        with pytest.raises(LandingError, match="Another user exchanges"), DirectoryLanding(str(target)):
-            raise AssertionError("It went on.")
+        with pytest.raises(TargetError, match="Another user replaced"), DirectoryTarget(str(target)):
+            raise AssertionError("The exchanged directory was accepted.")
         monkeypatch.undo()
-        (left,) = target.iterdir()
-        assert (left / "file").exists()
-        os.rename(left, theirs)
+        (exchanged,) = target.iterdir()
+        assert (exchanged / "file").exists()
+        os.rename(exchanged, theirs)
         (theirs / "lock").unlink(missing_ok=True)
 
 
-#: Fills the directory that it is in with directories, one inside the other, and is there until its argument exists.
-#: Who starts it ends once it has left its session and environment: the pipe ends with execve(2).
+#: Creates directories, one inside the other, until its argument exists. The process that starts it exits once this one
+#: has left its session and environment: the pipe is closed by execve(2).
 FILLS = """
 import os, sys, time
 n = 0
@@ -215,14 +214,14 @@ os.read(begun, 1)
 """
 
 
-# What a command of that user's leaves in the directory that it is given.
+# What a command leaves in its workspace
 
 
 class Command:
-    """A shell script of the local user's in the place of an rcp-like command; the directory is ``.``."""
+    """A shell script that the local user runs as the rcp-like command; its workspace is ``.``."""
 
-    def __init__(self, place: Path, user: Account) -> None:
-        self._path = place / "rcp"
+    def __init__(self, directory: Path, user: Account) -> None:
+        self._path = directory / "rcp"
         self._user = user
 
     def peer(self, script: str, **options: object) -> RemotePeer:
@@ -237,13 +236,13 @@ def command(public_path: Path, user: Account) -> Command:
     return Command(public_path, user)
 
 
-@pytest.fixture(params=["left to the user", "given away"])
+@pytest.fixture(params=["the user's", "another user's"])
 def owner(request: pytest.FixtureRequest, user: Account) -> Ownership | None:
-    """Whose the files will be: the two ways in which files are taken."""
-    return None if request.param == "left to the user" else Ownership(12345, 54321)
+    """The owner of the staged files; it decides whether they are renamed or copied."""
+    return None if request.param == "the user's" else Ownership(12345, 54321)
 
 
-def test_what_the_command_brings_is_staged(
+def test_files_of_the_command_are_staged(
     command: Command, target: Path, user: Account, owner: Ownership | None
 ) -> None:
     peer = command.peer(
@@ -260,7 +259,7 @@ def test_what_the_command_brings_is_staged(
 
 
 @pytest.mark.parametrize(
-    "left",
+    "commands",
     [
         "ln -s /etc/shadow bad",
         "ln -s nowhere bad",
@@ -271,20 +270,20 @@ def test_what_the_command_brings_is_staged(
         "mkdir bad && chmod 0 bad",
     ],
 )
-def test_what_is_no_file_of_its_own_is_refused_and_the_others_stay(
-    command: Command, target: Path, left: str, owner: Ownership | None
+def test_entries_that_are_not_its_own_regular_files_are_refused(
+    command: Command, target: Path, commands: str, owner: Ownership | None
 ) -> None:
     with pytest.raises(IncompleteStage) as caught:
-        command.peer(f"echo good >good; {left}").stagePeer(str(target), owner)
+        command.peer(f"echo good >good; {commands}").stagePeer(str(target), owner)
     assert caught.value.report is not None
-    assert "bad" in [one.name for one in caught.value.report.refused]
-    assert landed(target) == {b"good": b"good\n"}
+    assert "bad" in [entry.name for entry in caught.value.report.refused]
+    assert files_in(target) == {b"good": b"good\n"}
 
 
-def test_a_file_of_roots_that_was_linked_in_is_not_published(
+def test_a_hard_link_to_a_file_of_root_is_not_published(
     command: Command, public_path: Path, owner: Ownership | None
 ) -> None:
-    """As a user may do it where fs.protected_hardlinks is 0; here root makes the link."""
+    """A user can create it where fs.protected_hardlinks is 0; here root does."""
     target, precious = public_path / "target", public_path / "target" / "precious"
     target.mkdir()
     precious.write_bytes(b"precious")
@@ -304,11 +303,11 @@ def test_a_file_of_roots_that_was_linked_in_is_not_published(
     finally:
         ended.set()
         thread.join()
-    assert landed(target) == {b"a": b"a\n", b"begun": b"", b"precious": b"precious"}
+    assert files_in(target) == {b"a": b"a\n", b"begun": b"", b"precious": b"precious"}
     assert is_untouched(precious)
 
 
-#: Leaves a file and a process that goes on writing to it, in a session and with an environment of its own.
+#: Leaves a file, and a process that keeps writing to it, in its own session and with its own environment.
 HOLDS_OPEN = """
 import os, sys
 fd = os.open("held", os.O_RDWR | os.O_CREAT, 0o644)
@@ -321,7 +320,7 @@ if os.fork() == 0:
 os.close(begins)
 os.read(begun, 1)
 """
-#: Writes to the file, and how often it has to another one.
+#: Writes to the file, and the number of writes to another one.
 WRITES = """
 import os, sys, time
 count = os.open(sys.argv[1], os.O_WRONLY)
@@ -333,41 +332,41 @@ for number in range(10_000):
 
 
 @pytest.mark.parametrize("hides", [True, False])
-def test_who_still_holds_a_file_open_can_not_change_what_was_given_to_another(
+def test_a_process_that_holds_a_file_open_cannot_change_it_after_publication(
     command: Command, target: Path, public_path: Path, hides: bool, user: Account
 ) -> None:
     script, count = public_path / "holds.py", public_path / "count"
     script.write_text(f"WRITES = {WRITES!r}\nHIDES = {hides}\n{HOLDS_OPEN}")
     count.write_text("0")
-    user.give(count)
+    user.chown_tree(count)
     try:
         command.peer(f"{python()} {script} {count}").stagePeer(str(target), Ownership(12345, 54321))
         staged, written = (target / "held").read_bytes(), int(count.read_text())
-        assert bool(processes_of(user)) == hides, "who does not hide is found and killed"
+        assert bool(processes_of(user)) == hides, "a process with the marker is found and killed"
         while hides and int(count.read_text()) < written + 5:
             assert processes_of(user)
         assert (target / "held").read_bytes() == staged
         assert (target / "held").stat().st_nlink == 1
     except IncompleteStage as exc:
         assert hides
-        assert "changed while it was taken" in str(exc)
+        assert "changed while it was copied" in str(exc)
     finally:
         for pid in processes_of(user):
             os.kill(pid, signal.SIGKILL)
 
 
-def test_a_workspace_that_is_filled_as_fast_as_it_is_emptied_holds_nobody_up_and_is_swept(
+def test_a_workspace_that_is_filled_while_it_is_removed_does_not_block_and_is_swept_later(
     command: Command, target: Path, public_path: Path, user: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a process that has left its session and its environment behind, so that nobody finds it."""
+    """The process has left its session and environment, so that it is not found."""
     fills, stop = public_path / "fills.py", public_path / "stop"
     fills.write_text(f"FILLS = {FILLS!r}\n{LEAVES_FILLING}")
     peer = command.peer(f"{python()} {fills} {stop}", limits=Limits())
     try:
         with monkeypatch.context() as patch, contextlib.suppress(StageError):
-            patch.setattr(private, "_MOST_DIRECTORIES", 1000)
+            patch.setattr(private_directory, "_MAX_DIRECTORIES", 1000)
             peer.stagePeer(str(target), Ownership(12345, 54321))
-        assert processes_of(user), "it goes on"
+        assert processes_of(user), "the process survives"
         stop.touch()
         wait_until(lambda: not processes_of(user))
         sweep(target)
@@ -382,47 +381,46 @@ def test_a_command_that_hangs_is_killed_with_its_children(
 ) -> None:
     with pytest.raises(LimitExceeded, match="stall_timeout"):
         command.peer(script, limits=Limits(stall_timeout=0.5, deadline=20)).stagePeer(str(target))
-    assert landed(target) == {}
+    assert files_in(target) == {}
     assert processes_of(user) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_child_that_is_killed_or_stopped_takes_its_command_with_it(
+def test_the_command_of_a_killed_or_stopped_child_is_killed(
     command: Command, target: Path, public_path: Path, user: Account, number: int
 ) -> None:
-    """The command is in a session of its own, where its child's group does not reach."""
+    """The command is in its own session, outside the process group of the child."""
     begun = public_path / "begun"
     begun.touch()
-    user.give(begun)
+    user.chown_tree(begun)
     peer = command.peer(f"echo yes >{begun}; sleep 1000 & sleep 1000", limits=Limits(stall_timeout=2))
     pids: list[int] = []
 
     def disturb() -> None:
-        while not begun.read_text():
-            time.sleep(0.02)
+        wait_until(lambda: begun.read_text() and len(processes_of(user)) >= 3)  # the child, the shell and a sleep
         pids.extend(processes_of(user))
-        for pid in children_apart():
+        for pid in isolated_children():
             os.kill(pid, number)
 
     thread = threading.Thread(target=disturb)
     thread.start()
-    with pytest.raises(StageError, match=r"killed by signal 9|process said nothing"):
+    with pytest.raises(StageError, match=r"killed by signal 9|process sent nothing"):
         peer.stagePeer(str(target))
     thread.join()
     assert len(pids) >= 3
     assert processes_of(user) == []
-    assert landed(target) == {}
+    assert files_in(target) == {}
 
 
 def processes_of(user: Account) -> list[int]:
-    """Return that user's processes, but for zombies."""
+    """Return the user's processes, except zombies."""
     found = []
     for name in os.listdir("/proc"):
         try:
             if (
                 name.isdigit()
                 and os.stat(f"/proc/{name}/exe").st_ino
-                and status_of(int(name))["Uid"][0] == str(user.uid)
+                and process_status(int(name))["Uid"][0] == str(user.uid)
             ):
                 found.append(int(name))
         except OSError:

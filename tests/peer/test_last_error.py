@@ -1,4 +1,4 @@
-"""A dead peer does not look like a quiet one: what failed is kept, and logged by how urgent it is."""
+"""`last_error` tells a peer that cannot be reached from one that is not ready, and the log level how urgent it is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from peerstage import LocalPeer, RemotePeer
 from peerstage.errors import Cancelled, IncompleteStage, NothingToStage, RemoteError, RemoteNotFound
 from peerstage.peer.base import BackupPeer
-from support.broken_peers import BROKEN, error_of, peer_of, refuses_connections, served_by, serves
+from support.broken_peers import BROKEN_PEERS, error_of, peer_of, refuses_connections, served_by, serves
 from support.file_server import Master
-from support.local_user import apart
+from support.local_user import isolated_options
 from support.sshd import Sshd
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -24,11 +24,11 @@ def master(tmp_path: Path) -> Master:
     return Master(tmp_path)
 
 
-@pytest.mark.parametrize("how", BROKEN)
-def test_what_a_method_failed_with_is_kept_until_the_next_one_is_called(
+@pytest.mark.parametrize("how", BROKEN_PEERS)
+def test_the_error_of_a_method_is_kept_until_the_next_call(
     master: Master, collect: Path, target: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    case, kind, level = BROKEN[how]
+    case, kind, level = BROKEN_PEERS[how]
     caplog.set_level(logging.INFO, "peerstage.peer")
     with case(master, collect) as changes:
         peer = peer_of(master, collect, **changes)
@@ -41,12 +41,12 @@ def test_what_a_method_failed_with_is_kept_until_the_next_one_is_called(
             assert type(raised) is kind
             assert str(peer.last_error) == str(raised)
         assert str(pickle.loads(pickle.dumps(peer)).last_error) == str(raised)
-    [said] = [record for record in caplog.records if record.name == "peerstage.peer"]
-    assert said.levelno == level
-    assert said.getMessage().startswith("db1")
+    [logged] = [record for record in caplog.records if record.name == "peerstage.peer"]
+    assert logged.levelno == level
+    assert logged.getMessage().startswith("db1")
 
 
-def test_after_success_there_is_no_error_and_a_peer_that_is_not_ready_has_none(
+def test_success_clears_the_error_and_a_peer_that_is_not_ready_has_none(
     master: Master, collect: Path, target: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "peerstage.peer")
@@ -54,9 +54,9 @@ def test_after_success_there_is_no_error_and_a_peer_that_is_not_ready_has_none(
     with served_by(serves)(master, collect), peer_of(master, collect) as peer:
         assert peer.checkCollectIndicator() is False
         assert peer.last_error is None
-        assert [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "peerstage.peer"] == [
-            ("INFO", f"db1: {collect}/cback.collect is not there (yet).")
-        ]
+        assert [
+            (record.levelname, record.getMessage()) for record in caplog.records if record.name == "peerstage.peer"
+        ] == [("INFO", f"db1: {collect}/cback.collect does not exist yet.")]
         (collect / "cback.collect").touch()
         operations = (peer.checkCollectIndicator, lambda: peer.stagePeer(str(target)), peer.writeStageIndicator)
         for operation in operations:
@@ -69,7 +69,7 @@ def test_after_success_there_is_no_error_and_a_peer_that_is_not_ready_has_none(
             assert peer.last_error is None
 
 
-def test_a_wrong_argument_leaves_no_error_of_an_earlier_call(master: Master, collect: Path) -> None:
+def test_a_wrong_argument_clears_the_error_of_an_earlier_call(master: Master, collect: Path) -> None:
     with refuses_connections(master, collect):
         peer = peer_of(master, collect)
         assert not peer.checkCollectIndicator()
@@ -78,7 +78,7 @@ def test_a_wrong_argument_leaves_no_error_of_an_earlier_call(master: Master, col
         assert peer.last_error is None
 
 
-def test_an_error_that_is_kept_keeps_nothing_of_the_call(master: Master, collect: Path, target: Path) -> None:
+def test_the_kept_error_refers_to_no_objects_of_the_call(master: Master, collect: Path, target: Path) -> None:
     with refuses_connections(master, collect):
         peer = peer_of(master, collect)
         error_of(lambda: peer.stagePeer(str(target)))
@@ -88,9 +88,7 @@ def test_an_error_that_is_kept_keeps_nothing_of_the_call(master: Master, collect
             assert not peer.checkCollectIndicator()
 
 
-def test_a_check_that_is_cancelled_is_no_failure_of_the_peer(
-    master: Master, collect: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_cancelled_check_is_logged_at_info(master: Master, collect: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "peerstage.peer")
     with refuses_connections(master, collect), peer_of(master, collect) as peer:
         peer.cancel()
@@ -99,9 +97,7 @@ def test_a_check_that_is_cancelled_is_no_failure_of_the_peer(
     assert [record.levelno for record in caplog.records if record.name == "peerstage.peer"] == [logging.INFO]
 
 
-def test_a_collect_directory_that_is_a_file_is_no_peer_that_is_not_ready(
-    master: Master, collect: Path, sshd: Sshd
-) -> None:
+def test_a_file_as_the_collect_directory_is_an_error(master: Master, collect: Path, sshd: Sshd) -> None:
     file = collect / "file"
     file.touch()
     for transport in ("sftp", "scp"):
@@ -110,21 +106,23 @@ def test_a_collect_directory_that_is_a_file_is_no_peer_that_is_not_ready(
         assert isinstance(peer.last_error, RemoteError), transport
 
 
-def test_a_guarded_peer_is_asked_no_more_than_the_original_asks(sshd: Sshd, tmp_path: Path) -> None:
+def test_a_guarded_peer_gets_only_the_requests_of_the_original(sshd: Sshd, tmp_path: Path) -> None:
     peer = RemotePeer(sshd.host, str(tmp_path / "no"), "/tmp", sshd.user, ssh=sshd.options(), guarded=True)
     assert not peer.checkCollectIndicator()
     assert peer.last_error is None
 
 
 @pytest.mark.parametrize("how", ["isolated", "local user"])
-def test_what_a_child_failed_with_is_kept_here(
+def test_the_error_of_a_child_process_is_kept(
     sshd: Sshd, collect: Path, tmp_path: Path, public_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    way = {"ssh": sshd.options(), "isolated": True} if how == "isolated" else apart("sftp", sshd, public_path)
-    with RemotePeer(sshd.host, str(tmp_path / "missing"), "/tmp", sshd.user, **way) as peer:
+    options = (
+        {"ssh": sshd.options(), "isolated": True} if how == "isolated" else isolated_options("sftp", sshd, public_path)
+    )
+    with RemotePeer(sshd.host, str(tmp_path / "missing"), "/tmp", sshd.user, **options) as peer:
         assert not peer.checkCollectIndicator()
         assert isinstance(peer.last_error, RemoteNotFound)
-        assert str(peer.last_error).startswith(f"{sshd.host} {tmp_path}/missing: It is not there")
+        assert str(peer.last_error).startswith(f"{sshd.host} {tmp_path}/missing: The peer has no such directory")
         peer.collectDir = str(collect)
         assert not peer.checkCollectIndicator()
         assert peer.last_error is None
@@ -133,7 +131,7 @@ def test_what_a_child_failed_with_is_kept_here(
         assert isinstance(peer.last_error, Cancelled)
 
 
-def test_a_local_peer_keeps_what_failed(collect: Path, target: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_local_peer_keeps_the_error(collect: Path, target: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "peerstage.peer")
     peer = LocalPeer("here", str(collect))
     assert not peer.checkCollectIndicator()
@@ -150,9 +148,6 @@ def test_a_local_peer_keeps_what_failed(collect: Path, target: Path, caplog: pyt
     assert all(record.getMessage().startswith("here") for record in caplog.records)
 
 
-# Both kinds of peers have it.
-
-
-def test_every_peer_has_no_error_at_first(collect: Path) -> None:
+def test_a_new_peer_has_no_error(collect: Path) -> None:
     peers: tuple[BackupPeer, ...] = (RemotePeer("db1", str(collect), "/tmp", "backup"), LocalPeer("b", str(collect)))
     assert [peer.last_error for peer in peers] == [None, None]

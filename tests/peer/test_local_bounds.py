@@ -1,4 +1,4 @@
-"""A directory of this machine is not trusted either: a `LocalPeer` ends in time and takes no more than it may."""
+"""A `LocalPeer` enforces its limits, as its directory is not trusted either."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def peer_of(collect: Path, **limits: Any) -> LocalPeer:
     return peer
 
 
-class Endless:
-    """Stands in for `os.scandir`: a directory whose names never end.
+class EndlessDirectory:
+    """Replaces `os.scandir` for a directory whose listing never ends.
 
     Attributes:
-        read: How many names were read.
+        read: The number of names read.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, collect: Path, *, same: bool = False) -> None:
@@ -49,26 +49,24 @@ class Endless:
         return number
 
 
-def test_a_directory_that_never_ends_is_read_as_far_as_the_limit(
+def test_an_endless_directory_is_read_up_to_the_limit(
     collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endless = Endless(monkeypatch, collect)
-    with pytest.raises(LimitExceeded, match=r"here .*More than 1000 entries \(Limits\.entries\)"):
+    endless = EndlessDirectory(monkeypatch, collect)
+    with pytest.raises(LimitExceeded, match=r"here .*has more than 1000 entries \(Limits\.entries\)"):
         peer_of(collect, entries=1000).stagePeer(str(target))
     assert endless.read == 1001
     assert list(target.iterdir()) == []
 
 
-def test_names_take_no_more_memory_than_is_allowed(
-    collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Endless(monkeypatch, collect)
+def test_the_size_of_a_listing_is_limited(collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    EndlessDirectory(monkeypatch, collect)
     with pytest.raises(LimitExceeded, match="listing_bytes"):
         peer_of(collect, listing_bytes=10_000).stagePeer(str(target))
 
 
 def test_the_deadline_ends_a_listing(collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Endless(monkeypatch, collect, same=True)
+    EndlessDirectory(monkeypatch, collect, same=True)
     with pytest.raises(LimitExceeded, match="deadline"):
         peer_of(collect, deadline=0.3).stagePeer(str(target))
 
@@ -81,7 +79,7 @@ def test_the_deadline_ends_a_copy_and_nothing_is_published(collect: Path, target
     assert list(target.iterdir()) == []
 
 
-def test_cancelling_ends_a_copy_and_nothing_is_published(collect: Path, target: Path) -> None:
+def test_cancel_ends_a_copy_and_nothing_is_published(collect: Path, target: Path) -> None:
     with (collect / "huge").open("wb") as file:
         file.truncate(20 << 30)
     peer = peer_of(collect)

@@ -1,4 +1,4 @@
-"""The stage indicator of a `LocalPeer`, in a directory whose owner would have root empty or give away a file."""
+"""The stage indicator of a `LocalPeer`, in a directory whose owner tries to make root truncate or chown a file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from peerstage import LocalPeer, StageError
-from peerstage.landing import DirectoryLanding
-from peerstage.records import Limits, permissions_of
-from peerstage.session.watchdog import Watchdog
+from peerstage.records import Limits, validate_permissions
 from peerstage.staging import stage
-from peerstage.testing.contract import landed
+from peerstage.target import DirectoryTarget
+from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
 from peerstage.transport.local import LocalTransport
+from peerstage.watchdog import Watchdog
 
 
 @pytest.fixture
 def precious(tmp_path: Path) -> Path:
-    """A file that lies outside the collect directory."""
+    """A file outside the collect directory."""
     path = tmp_path / "precious"
     path.write_bytes(b"precious")
     path.chmod(0o600)
@@ -38,9 +38,7 @@ def state_of(path: Path) -> tuple[bytes, int, int, int]:
     return path.read_bytes(), found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
 
 
-def test_a_hard_link_planted_as_the_indicator_is_refused_and_its_file_left_as_it_was(
-    collect: Path, precious: Path
-) -> None:
+def test_a_hard_link_in_place_of_the_indicator_is_refused_and_its_file_unchanged(collect: Path, precious: Path) -> None:
     os.link(precious, collect / "cback.stage")
     before = state_of(precious)
     with pytest.raises(StageError, match=r"^here .*/cback.stage: .*link"):
@@ -48,10 +46,10 @@ def test_a_hard_link_planted_as_the_indicator_is_refused_and_its_file_left_as_it
     assert state_of(precious) == before
 
 
-def test_a_hard_link_that_is_removed_while_it_is_looked_at_does_not_empty_its_file(
+def test_a_hard_link_that_is_removed_during_the_check_does_not_truncate_its_file(
     collect: Path, precious: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The owner of the directory sees the system calls of root, and acts between any two of them."""
+    """The owner of the directory acts between any two system calls of root (TOCTOU)."""
     names = [name for name in ("open", "stat", "lstat", "fstat", "unlink", "link", "rename") if hasattr(os, name)]
     originals = {name: getattr(os, name) for name in names}
     planted = collect / "cback.stage"
@@ -95,7 +93,7 @@ def test_a_hard_link_that_is_removed_while_it_is_looked_at_does_not_empty_its_fi
 
 @pytest.mark.parametrize("kind", ["fifo", "fifo with a reader", "socket", "directory", "device", "link"])
 @pytest.mark.usefixtures("leaves_nothing")
-def test_what_is_no_regular_file_is_refused_without_waiting(collect: Path, kind: str) -> None:
+def test_anything_but_a_regular_file_is_refused_without_blocking(collect: Path, kind: str) -> None:
     import socket
 
     path = collect / "cback.stage"
@@ -127,7 +125,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(collect: Path, kind:
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
     writer.join(10)
-    assert not writer.is_alive(), "it waits for a reader"
+    assert not writer.is_alive(), "it blocks until there is a reader"
     if reader >= 0:
         os.close(reader)
     assert "regular file" in str(caught[0])
@@ -135,7 +133,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(collect: Path, kind:
     assert (after.st_ino, after.st_mode, after.st_uid) == (before.st_ino, before.st_mode, before.st_uid)
 
 
-def test_an_indicator_that_is_there_becomes_an_empty_file_of_the_asked_owner_and_mode(collect: Path) -> None:
+def test_an_existing_indicator_is_truncated_and_gets_owner_and_mode(collect: Path) -> None:
     (collect / "cback.stage").write_bytes(b"old")
     (collect / "cback.stage").chmod(0o600)
     owner = (12345, 54321) if os.geteuid() == 0 else (os.getuid(), os.getgid())
@@ -144,7 +142,7 @@ def test_an_indicator_that_is_there_becomes_an_empty_file_of_the_asked_owner_and
     assert os.listdir(collect) == ["cback.stage"]
 
 
-def test_a_mode_for_the_indicator_is_not_narrowed_by_the_umask(collect: Path) -> None:
+def test_the_umask_does_not_affect_the_mode_of_the_indicator(collect: Path) -> None:
     before = os.umask(0o077)
     try:
         write_indicator(collect, None, 0o644)
@@ -153,8 +151,8 @@ def test_a_mode_for_the_indicator_is_not_narrowed_by_the_umask(collect: Path) ->
     assert state_of(collect / "cback.stage")[3] == 0o644
 
 
-def test_an_indicator_in_the_root_directory_is_reached(tmp_path: Path) -> None:
-    transport = LocalTransport(Watchdog(Limits()), Limits())
+def test_the_parent_of_a_path_in_the_root_directory_is_the_root_directory() -> None:
+    transport = LocalTransport(Watchdog(Limits()))
     with pytest.raises(StageError, match="regular file"):
         transport.touch(b"/tmp")
 
@@ -162,27 +160,25 @@ def test_an_indicator_in_the_root_directory_is_reached(tmp_path: Path) -> None:
 # Permissions
 
 
-@pytest.mark.parametrize("slip", [640, 644, 600, 755, 777, 0o1777, 0o4755, -1, True, "640", 6.4])
-def test_permissions_written_in_decimal_are_refused_wherever_they_are_taken(
-    collect: Path, target: Path, slip: Any
-) -> None:
+@pytest.mark.parametrize("mode", [640, 644, 600, 755, 777, 0o1777, 0o4755, -1, True, "640", 6.4])
+def test_permissions_in_decimal_are_refused_everywhere(collect: Path, target: Path, mode: Any) -> None:
     (collect / "a").write_bytes(b"a")
     peer = LocalPeer("here", str(collect))
     memory = MemoryTransport({b"/c": {b"a": MemoryFile(b"a")}})
     for call in (
-        lambda: permissions_of(slip),
-        lambda: peer.stagePeer(str(target), None, slip),
-        lambda: peer.writeStageIndicator(None, None, slip),
-        lambda: stage(memory, b"/c", str(target), permissions=slip),
-        lambda: DirectoryLanding(str(target), permissions=slip),
-        lambda: LocalTransport(Watchdog(Limits()), Limits()).touch(os.fsencode(collect / "x"), permissions=slip),
+        lambda: validate_permissions(mode),
+        lambda: peer.stagePeer(str(target), None, mode),
+        lambda: peer.writeStageIndicator(None, None, mode),
+        lambda: stage(memory, b"/c", DirectoryTarget(str(target), permissions=mode)),
+        lambda: DirectoryTarget(str(target), permissions=mode),
+        lambda: LocalTransport(Watchdog(Limits())).touch(os.fsencode(collect / "x"), permissions=mode),
     ):
         with pytest.raises(ValueError, match="octal mode such as 0o640"):
             call()
-    assert landed(target) == {}
+    assert files_in(target) == {}
     assert os.listdir(collect) == ["a"]
 
 
 @pytest.mark.parametrize("mode", [0, 0o640, 0o777, None])
-def test_permissions_up_to_0777_are_taken(mode: int | None) -> None:
-    assert permissions_of(mode) == mode
+def test_permissions_up_to_0777_are_accepted(mode: int | None) -> None:
+    assert validate_permissions(mode) == mode

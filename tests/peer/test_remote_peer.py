@@ -1,4 +1,4 @@
-"""`RemotePeer` beyond parity: ssh's own configuration, one login, lost connections, cancel, progress, leaks."""
+"""`RemotePeer` beyond the original: ssh's configuration, one login, lost connections, cancel, progress, leaks."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from peerstage.errors import (
     Cancelled,
     ConnectError,
     ConnectionLost,
-    LandingError,
     LimitExceeded,
     NoSFTP,
     ProtocolError,
+    TargetError,
 )
 from support.sshd import KillsSessions, Sshd
 
 MIB = 1 << 20
 
 
-def fill(collect: Path, *, size: int = 64 * MIB) -> None:
-    """A file that takes a moment, and the indicator. It takes no room: what it holds is looked at elsewhere."""
+def write_large_file(collect: Path, *, size: int = 64 * MIB) -> None:
+    """Create a sparse file that takes a moment to transfer, and the indicator."""
     with (collect / "big").open("wb") as file:
         file.truncate(size)
     (collect / "cback.collect").touch()
@@ -43,11 +43,11 @@ def logins(server: Sshd) -> int:
     return server.log.count("Accepted publickey for")
 
 
-def asked_for_sftp(server: Sshd) -> int:
+def sftp_requests(server: Sshd) -> int:
     return len(re.findall(r"subsystem (?:'sftp'|request for sftp)", server.log))
 
 
-def test_a_peer_that_is_configured_in_the_user_s_ssh_directory_needs_no_options(
+def test_a_peer_configured_in_the_ssh_directory_of_the_user_needs_no_options(
     sshd: Sshd, collect: Path, target: Path, own_home: Path
 ) -> None:
     ssh = own_home / ".ssh"
@@ -66,11 +66,11 @@ def test_a_peer_that_is_configured_in_the_user_s_ssh_directory_needs_no_options(
     assert (collect / "cback.stage").exists()
 
 
-def test_a_with_block_logs_in_once_and_single_calls_each_for_themselves(
+def test_a_with_block_logs_in_once_and_each_call_outside_it_logs_in(
     leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
 ) -> None:
     server = own_sshd()
-    fill(collect, size=MIB)
+    write_large_file(collect, size=MIB)
     peer = RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options())
     with peer:
         assert peer.checkCollectIndicator()
@@ -96,7 +96,7 @@ def test_no_program_is_started(sshd: Sshd, collect: Path, target: Path, monkeypa
     assert peer.stagePeer(str(target)) == 1
 
 
-def test_the_report_tells_what_was_done(peer: RemotePeer, sshd: Sshd, collect: Path, target: Path) -> None:
+def test_the_report_of_a_stage(peer: RemotePeer, sshd: Sshd, collect: Path, target: Path) -> None:
     (collect / "a").write_bytes(b"abc")
     (collect / "a").chmod(0o640)
     os.utime(collect / "a", (1_000_000_000, 1_000_000_000))
@@ -106,16 +106,16 @@ def test_the_report_tells_what_was_done(peer: RemotePeer, sshd: Sshd, collect: P
     assert (report.peer, report.transport, report.target) == (sshd.host, "sftp", str(target))
     assert (report.count, report.bytes, report.failed, report.retries) == (1, 3, (), 0)
     assert (report.files[0].name, report.files[0].size, report.files[0].mtime) == ("a", 3, 1_000_000_000)
-    shown = subprocess.run(
+    fingerprints = subprocess.run(
         ["ssh-keygen", "-l", "-f", str(sshd.home / "host.pub")], capture_output=True, text=True, check=True
     ).stdout
     assert report.host_key is not None
-    assert report.host_key in shown
+    assert report.host_key in fingerprints
     assert StageReport.from_json(report.to_json()) == report
     assert pickle.loads(pickle.dumps(report)) == report
 
 
-def test_a_connection_that_dies_is_made_anew_and_goes_on_where_it_stopped(
+def test_a_lost_connection_is_re_established_and_the_transfer_resumed(
     bulk: Path, leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
 ) -> None:
     server = own_sshd()
@@ -132,7 +132,7 @@ def test_a_connection_that_dies_is_made_anew_and_goes_on_where_it_stopped(
         retry=Retry(delay=0.05),
     )
     assert peer.stagePeer(str(target)) == 2
-    assert kill_once.at is not None
+    assert kill_once.killed_at is not None
     subprocess.run(["cmp", str(collect / "big"), str(target / "big")], check=True)
     assert peer.last_report is not None
     assert peer.last_report.retries == 1
@@ -140,7 +140,7 @@ def test_a_connection_that_dies_is_made_anew_and_goes_on_where_it_stopped(
     assert {file.name: file.outcome for file in peer.last_report.files} == {"big": "resumed", "cback.collect": "staged"}
 
 
-def test_a_peer_that_dies_for_good_leaves_the_target_as_it_was(
+def test_a_peer_that_does_not_come_back_leaves_the_target_unchanged(
     leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
 ) -> None:
     server = own_sshd()
@@ -162,11 +162,11 @@ def test_a_peer_that_dies_for_good_leaves_the_target_as_it_was(
     assert peer.last_report is None
 
 
-def test_a_file_that_changes_between_two_tries_is_fetched_anew(
+def test_a_file_that_changes_between_two_connections_is_fetched_from_the_start(
     own_sshd: Callable[..., Sshd], collect: Path, target: Path
 ) -> None:
     server = own_sshd()
-    fill(collect, size=128 * MIB)
+    write_large_file(collect, size=128 * MIB)
     changed: list[bool] = []
 
     def change(progress: Progress) -> None:
@@ -190,10 +190,10 @@ def test_a_file_that_changes_between_two_tries_is_fetched_anew(
     assert (target / "big").read_bytes() == b"new content, and shorter"
 
 
-def test_cancel_from_another_thread_ends_a_stage_that_then_has_published_nothing(
+def test_cancel_from_another_thread_ends_a_stage_before_anything_is_published(
     sshd: Sshd, collect: Path, target: Path, leaves_nothing: None
 ) -> None:
-    fill(collect, size=256 * MIB)
+    write_large_file(collect, size=256 * MIB)
     begun = threading.Event()
 
     def wait_for_cancel(progress: Progress) -> None:
@@ -216,7 +216,7 @@ def test_cancel_from_another_thread_ends_a_stage_that_then_has_published_nothing
 
 
 def test_cancel_in_a_with_block_holds_for_the_block(sshd: Sshd, collect: Path, target: Path) -> None:
-    fill(collect, size=MIB)
+    write_large_file(collect, size=MIB)
     peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options())
     with peer:
         assert peer.checkCollectIndicator()
@@ -227,27 +227,27 @@ def test_cancel_in_a_with_block_holds_for_the_block(sshd: Sshd, collect: Path, t
     assert peer.checkCollectIndicator()
 
 
-def test_progress_comes_in_the_calling_thread_and_ends_with_the_totals(sshd: Sshd, collect: Path, target: Path) -> None:
-    fill(collect, size=32 * MIB)
-    told: list[tuple[Progress, threading.Thread]] = []
+def test_progress_is_reported_in_the_calling_thread_up_to_the_total(sshd: Sshd, collect: Path, target: Path) -> None:
+    write_large_file(collect, size=32 * MIB)
+    reported: list[tuple[Progress, threading.Thread]] = []
     peer = RemotePeer(
         sshd.host,
         str(collect),
         "/tmp",
         sshd.user,
         ssh=sshd.options(),
-        on_progress=lambda progress: told.append((progress, threading.current_thread())),
+        on_progress=lambda progress: reported.append((progress, threading.current_thread())),
     )
     peer.stagePeer(str(target))
-    assert {thread for _, thread in told} == {threading.current_thread()}
-    assert told[-1][0] == Progress(2, 2, 32 * MIB, 32 * MIB)
-    assert [progress.bytes_done for progress, _ in told] == sorted(progress.bytes_done for progress, _ in told)
+    assert {thread for _, thread in reported} == {threading.current_thread()}
+    assert reported[-1][0] == Progress(2, 2, 32 * MIB, 32 * MIB)
+    assert [progress.bytes_done for progress, _ in reported] == sorted(progress.bytes_done for progress, _ in reported)
 
 
-def test_what_on_progress_raises_comes_out_after_clean_up(
+def test_an_exception_of_on_progress_is_raised_after_the_cleanup(
     sshd: Sshd, collect: Path, target: Path, leaves_nothing: None
 ) -> None:
-    fill(collect)
+    write_large_file(collect)
 
     def fail(progress: Progress) -> None:
         if progress.bytes_done:
@@ -259,11 +259,11 @@ def test_what_on_progress_raises_comes_out_after_clean_up(
     assert list(target.iterdir()) == []
 
 
-def test_a_session_that_is_stopped_is_ended_by_the_stall_limit(
+def test_a_stopped_server_process_is_given_up_at_the_stall_timeout(
     leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path
 ) -> None:
     server = own_sshd()
-    fill(collect)
+    write_large_file(collect)
     stopped: list[int] = []
 
     def stop(progress: Progress) -> None:
@@ -291,10 +291,10 @@ def test_a_session_that_is_stopped_is_ended_by_the_stall_limit(
 
 def test_the_deadline_ends_an_operation(own_sshd: Callable[..., Sshd], collect: Path, target: Path) -> None:
     server = own_sshd()
-    fill(collect, size=256 * MIB)
+    write_large_file(collect, size=256 * MIB)
     slept: list[Progress] = []
 
-    def outlast_it(progress: Progress) -> None:
+    def outlast_deadline(progress: Progress) -> None:
         if progress.bytes_done and not slept:
             slept.append(progress)
             time.sleep(1.5)
@@ -305,7 +305,7 @@ def test_the_deadline_ends_an_operation(own_sshd: Callable[..., Sshd], collect: 
         "/tmp",
         server.user,
         ssh=server.options(),
-        on_progress=outlast_it,
+        on_progress=outlast_deadline,
         limits=Limits(deadline=1.0),
     )
     with pytest.raises(LimitExceeded, match="deadline"):
@@ -313,19 +313,19 @@ def test_the_deadline_ends_an_operation(own_sshd: Callable[..., Sshd], collect: 
     assert list(target.iterdir()) == []
 
 
-def test_an_unwritable_target_is_refused_before_anything_is_connected(tmp_path: Path) -> None:
+def test_an_unwritable_target_is_refused_before_connecting(tmp_path: Path) -> None:
     peer = RemotePeer("host.invalid", "/collect", "/tmp", "backup")
     if os.geteuid() == 0:
         target = Path("/proc/self")
     else:
         target = tmp_path / "target"
         target.mkdir(mode=0o500)
-    with pytest.raises(LandingError):
+    with pytest.raises(TargetError):
         peer.stagePeer(str(target))
 
 
 @pytest.mark.parametrize("sftp", ["/bin/false", "/bin/true", "/does/not/exist", ""])
-def test_a_peer_without_sftp_is_reached_over_scp_and_remembered(
+def test_a_peer_without_sftp_is_reached_over_scp_from_then_on(
     leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path, sftp: str
 ) -> None:
     server = own_sshd(sftp=sftp) if sftp else own_sshd(subsystem=False)
@@ -339,37 +339,39 @@ def test_a_peer_without_sftp_is_reached_over_scp_and_remembered(
     assert peer.last_report.transport == "scp"
     assert (collect / "cback.stage").exists()
     assert server.log.count("Accepted publickey") == 1, "one login for all"
-    assert asked_for_sftp(server) == 1
+    assert sftp_requests(server) == 1
     assert peer.checkCollectIndicator()
     assert pickle.loads(pickle.dumps(peer)).checkCollectIndicator()
-    assert asked_for_sftp(server) == 1, "the choice is remembered"
+    assert sftp_requests(server) == 1, "the choice is remembered"
 
 
-def test_a_peer_without_sftp_is_told_so_where_sftp_was_asked_for(
+def test_a_peer_without_sftp_is_an_error_if_sftp_was_requested(
     own_sshd: Callable[..., Sshd], collect: Path, target: Path
 ) -> None:
     server = own_sshd(sftp="/bin/false")
     (collect / "a").touch()
     peer = RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options(), transport="sftp")
-    with pytest.raises(NoSFTP, match='transport="scp"'):
+    with pytest.raises(NoSFTP, match="choose the transport scp"):
         peer.stagePeer(str(target))
-    assert asked_for_sftp(server) == 1, "it is not tried again"
+    assert sftp_requests(server) == 1, "it is not tried again"
 
 
-def test_with_sftp_nothing_is_executed_and_text_before_it_does_not_lead_to_scp(
+def test_text_before_sftp_is_an_error_and_no_command_is_run(
     own_sshd: Callable[..., Sshd], collect: Path, target: Path
 ) -> None:
     (collect / "a").touch()
     server = own_sshd()
     RemotePeer(server.host, str(collect), "/tmp", server.user, ssh=server.options()).stagePeer(str(target))
-    greets = own_sshd(sftp="/bin/echo Welcome to db1")
+    chatty_server = own_sshd(sftp="/bin/echo Welcome to db1")
     with pytest.raises(ProtocolError, match="Welcome to db1"):
-        RemotePeer(greets.host, str(collect), "/tmp", greets.user, ssh=greets.options()).stagePeer(str(target))
-    for one in (server, greets):
-        assert "Starting session: command" not in one.log
+        RemotePeer(chatty_server.host, str(collect), "/tmp", chatty_server.user, ssh=chatty_server.options()).stagePeer(
+            str(target)
+        )
+    for sshd in (server, chatty_server):
+        assert "Starting session: command" not in sshd.log
 
 
-def test_where_one_channel_at_a_time_is_allowed_scp_follows_sftp_all_the_same(
+def test_the_fallback_to_scp_needs_only_one_channel_at_a_time(
     own_sshd: Callable[..., Sshd], collect: Path, target: Path
 ) -> None:
     server = own_sshd(sftp="/bin/false", extra="MaxSessions 1")
@@ -381,7 +383,7 @@ def test_where_one_channel_at_a_time_is_allowed_scp_follows_sftp_all_the_same(
     assert server.log.count("Accepted publickey") == 1
 
 
-def test_a_connection_lost_in_the_middle_of_scp_is_made_anew(
+def test_a_connection_lost_during_scp_is_re_established(
     own_sshd: Callable[..., Sshd], collect: Path, target: Path
 ) -> None:
     server = own_sshd()
@@ -399,7 +401,7 @@ def test_a_connection_lost_in_the_middle_of_scp_is_made_anew(
         on_progress=kill_once,
     )
     assert peer.stagePeer(str(target)) == 3
-    assert kill_once.at is not None
+    assert kill_once.killed_at is not None
     assert peer.last_report is not None
     assert peer.last_report.retries == 1
     for number in range(3):
@@ -407,18 +409,18 @@ def test_a_connection_lost_in_the_middle_of_scp_is_made_anew(
 
 
 @pytest.mark.parametrize("working", ["/tmp", None])
-def test_a_guarded_peer_is_asked_for_nothing_that_needs_quoting(target: Path, working: str | None) -> None:
+def test_a_guarded_peer_refuses_paths_that_need_quoting(target: Path, working: str | None) -> None:
     peer = RemotePeer("host.invalid", "/srv/my files", working, "backup", guarded=True)
     for call in (lambda: peer.stagePeer(str(target)), peer.checkCollectIndicator, peer.writeStageIndicator):
         with pytest.raises(ValueError, match="quotes"):
             call()
     peer.collectDir = "/srv/collect"
-    for indicated in (peer.checkCollectIndicator, peer.writeStageIndicator):
+    for method in (peer.checkCollectIndicator, peer.writeStageIndicator):
         with pytest.raises(ValueError, match="quotes"):
-            indicated("with space")
+            method("with space")
 
 
-def test_many_peers_at_once_do_not_disturb_each_other(sshd: Sshd, tmp_path: Path, leaves_nothing: None) -> None:
+def test_peers_in_several_threads_do_not_affect_each_other(sshd: Sshd, tmp_path: Path, leaves_nothing: None) -> None:
     peers = []
     for number in range(8):
         collect, target = tmp_path / f"collect{number}", tmp_path / f"target{number}"
@@ -428,14 +430,15 @@ def test_many_peers_at_once_do_not_disturb_each_other(sshd: Sshd, tmp_path: Path
         user = sshd.user if number % 4 else "no_such_user"
         peers.append((RemotePeer(sshd.host, str(collect), "/tmp", user, ssh=sshd.options()), target))
 
-    def run(one: tuple[RemotePeer, Path]) -> int | str:
+    def stage(peer_and_target: tuple[RemotePeer, Path]) -> int | str:
         try:
-            return one[0].stagePeer(str(one[1]))
+            peer, target = peer_and_target
+            return peer.stagePeer(str(target))
         except StageError as exc:
             return type(exc).__name__
 
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(run, peers)) == [1 if number % 4 else "LoginError" for number in range(8)]
+        assert list(pool.map(stage, peers)) == [1 if number % 4 else "LoginError" for number in range(8)]
 
 
 def test_two_runs_into_one_target_leave_one_complete_set(sshd: Sshd, collect: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""`peerstage.util`: what the original's page sends its readers to."""
+"""`peerstage.util` is compatible with `CedarBackup2.util`."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def test_a_command_line_is_split_as_the_original_splits_it(line: str, words: lis
 
 
 @pytest.mark.parametrize("line", [None, 7, b"scp", '"', 'scp "-B', '"a" "b'])
-def test_what_is_no_command_line_is_a_value_error(line: Any) -> None:
+def test_an_invalid_command_line_is_a_value_error(line: Any) -> None:
     with pytest.raises(ValueError, match=r"split|not closed"):
         util.splitCommandLine(line)
 
 
 @given(st.lists(st.text(st.characters(blacklist_characters='"', blacklist_categories=["Cs"]), min_size=1)))
-def test_quoted_words_come_back_as_they_are(words: list[str]) -> None:
+def test_quoted_words_are_returned_unchanged(words: list[str]) -> None:
     assert util.splitCommandLine(" ".join(f'"{word}"' for word in words)) == words
 
 
-def test_names_become_ids_that_ownership_takes() -> None:
+def test_names_are_converted_to_numeric_ids() -> None:
     user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(os.getgid())
     assert util.getUidGid(user.pw_name, group.gr_name) == (user.pw_uid, group.gr_gid)
 
@@ -60,13 +60,13 @@ def test_unknown_names_are_a_value_error(user: Any, group: Any) -> None:
     ("path", "text"),
     [(None, None), ("/a", "/a"), (b"/a", "/a"), (Path("/a"), "/a"), (b"/\xff", "/\udcff"), ("", ""), (b"", "")],
 )
-def test_paths_become_text_as_the_getters_give_it(path: Any, text: str | None) -> None:
+def test_paths_are_returned_as_str(path: Any, text: str | None) -> None:
     assert util.encodePath(path) == text
     if text:
         assert RemotePeer("peer", path, None, "backup").collectDir == text
 
 
 @pytest.mark.parametrize("path", [7, "/a\0b", b"/a\0b", "/\ud800", object()])
-def test_what_no_file_system_can_hold_is_a_value_error(path: Any) -> None:
+def test_a_path_that_no_file_system_can_hold_is_a_value_error(path: Any) -> None:
     with pytest.raises(ValueError, match="could not be safely encoded"):
         util.encodePath(path)

@@ -1,9 +1,9 @@
-"""Keeps accounts of this machine: makes them, says their names in JSON, and removes them when its standard input ends.
+"""Create local accounts, print them as JSON, and remove them at the end of standard input.
 
 usage: account_keeper.py NUMBER
 
-It is a process of its own, in a session of its own: neither Ctrl-C, however often, nor SIGKILL of the process that
-started it keeps it from removing what it has made. If something fails it says why, in one JSON string.
+It runs in its own session, so that neither Ctrl-C nor SIGKILL of its parent keeps it from removing the accounts.
+If something fails, it prints the reason as one JSON string.
 """
 
 from __future__ import annotations
@@ -21,25 +21,28 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Seconds to wait for whoever else changes the password database; the tools give up after 15.
-_LOCKED = 120
+#: Seconds to wait for the lock of the password database; the tools give up after 15.
+_LOCK_TIMEOUT = 120
 
 
 def main(number: int) -> None:
-    """Keep *number* accounts until the standard input ends."""
+    """Keep *number* accounts until standard input ends."""
     with contextlib.ExitStack() as stack:
-        place = Path(tempfile.mkdtemp(prefix="peerstage-homes-"))
-        stack.callback(shutil.rmtree, place)
-        place.chmod(0o755)
-        names = [f"peerstage-{os.getpid()}-{at}" for at in range(number)]
-        made = [stack.enter_context(_account(name, place / name)) for name in names]
-        print(json.dumps([(one.pw_name, one.pw_uid, one.pw_gid, one.pw_dir) for one in made]), flush=True)
+        homes = Path(tempfile.mkdtemp(prefix="peerstage-homes-"))
+        stack.callback(shutil.rmtree, homes)
+        homes.chmod(0o755)
+        names = [f"peerstage-{os.getpid()}-{index}" for index in range(number)]
+        accounts = [stack.enter_context(_account(name, homes / name)) for name in names]
+        print(
+            json.dumps([(user.pw_name, user.pw_uid, user.pw_gid, user.pw_dir) for user in accounts]),
+            flush=True,
+        )
         sys.stdin.read()
 
 
 @contextlib.contextmanager
 def _account(name: str, home: Path) -> Iterator[pwd.struct_passwd]:
-    # With the password "*", unlike the default "!", sshd does not take the account for locked.
+    # With the password "*", unlike the default "!", sshd does not regard the account as locked.
     options = ["--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", "--password", "*"]
     _run("useradd", *options, name)
     try:
@@ -53,7 +56,7 @@ def _account(name: str, home: Path) -> Iterator[pwd.struct_passwd]:
 
 
 def _run(*command: str) -> None:
-    until = time.monotonic() + _LOCKED
+    until = time.monotonic() + _LOCK_TIMEOUT
     while True:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
@@ -63,7 +66,7 @@ def _run(*command: str) -> None:
 
 
 def _kill_all_of(uid: int) -> None:
-    """Kill what still runs as the user *uid*, whom nobody but the tests knows."""
+    """Kill every process of the user *uid*, which only the tests use."""
     for name in os.listdir("/proc"):
         with contextlib.suppress(OSError):
             if name.isdigit() and os.stat(f"/proc/{name}").st_uid == uid:

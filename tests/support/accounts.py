@@ -1,8 +1,7 @@
-"""Two local users for each process that runs tests: they exist before the workers start, and go when the run ends.
+"""A pytest plugin: two local accounts per test process, created before the workers start and removed at the end.
 
-A pytest plugin. useradd replaces the password database, which is why no test does it; and since each worker has a pair
-of its own, tests that look at all processes of a user do not meet. Where nothing but quick tests run, and for whoever
-is not root, no account is made.
+useradd replaces the password database, so no test runs it. Each worker has its own pair, so that tests that inspect
+all processes of a user do not interfere. Without root, and with ``-m "not slow"``, no account is created.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ class Account:
     gid: int
     home: Path
 
-    def give(self, path: Path) -> Path:
-        """Make *path*, and all in it, theirs."""
+    def chown_tree(self, path: Path) -> Path:
+        """Give *path* and everything below it to this user; return *path*."""
         for one in (path, *path.rglob("*")):
             os.chown(one, self.uid, self.gid, follow_symlinks=False)
         return path
 
-    def knows(self, server: Sshd, **more: str) -> None:
-        """Set up their ssh for *server*, as the host ``db1``: a key that it accepts, known_hosts, configuration."""
+    def configure_ssh(self, server: Sshd, **more: str) -> None:
+        """Write a ~/.ssh that reaches *server* as the host ``db1``: key, known_hosts and configuration."""
         ssh = self.home / ".ssh"
         shutil.rmtree(ssh, ignore_errors=True)
         ssh.mkdir(mode=0o700)
@@ -50,21 +49,21 @@ class Account:
         shutil.copy(server.known_hosts, ssh / "known_hosts")
         settings = {"HostName": server.host, "Port": str(server.port), **more}
         (ssh / "config").write_text("Host db1\n" + "".join(f"  {name} {value}\n" for name, value in settings.items()))
-        self.give(ssh)
+        self.chown_tree(ssh)
 
 
-#: Two accounts, as they travel to a worker: name, user id, group id, home.
+#: Two accounts as they are sent to a worker: name, user id, group id and home of each.
 Pair = list[tuple[str, int, int, str]]
 
 
-class Keeper:
-    """The process that makes accounts; it removes them after `close`, or when this process has ended.
+class AccountKeeper:
+    """The process that creates accounts; it removes them after `close`, or when this process has ended.
 
     Args:
-        pairs: How many pairs of accounts.
+        pairs: The number of pairs of accounts.
 
     Raises:
-        RuntimeError: If they cannot be made. The tests that need them fail: nothing is skipped.
+        RuntimeError: If they cannot be created. Tests that need them fail instead of being skipped.
     """
 
     def __init__(self, pairs: int) -> None:
@@ -72,14 +71,14 @@ class Keeper:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
         assert self._process.stdout is not None
-        told = json.loads(self._process.stdout.readline())
-        if isinstance(told, str):
+        reply = json.loads(self._process.stdout.readline())
+        if isinstance(reply, str):
             self.close()
-            raise RuntimeError(f"An account can not be made: {told}. Run the tests as root.")
-        self.pairs: list[Pair] = [told[at : at + 2] for at in range(0, len(told), 2)]
+            raise RuntimeError(f"An account cannot be created: {reply}. Run the tests as root.")
+        self.pairs: list[Pair] = [reply[at : at + 2] for at in range(0, len(reply), 2)]
 
     def close(self) -> None:
-        """Have the accounts removed, and wait for that; an interrupt ends the waiting alone."""
+        """Let the accounts be removed, and wait; an interrupt ends only the waiting."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -87,19 +86,19 @@ class Keeper:
         self._process.stdout.close()
         self._process.wait()
         if failure:
-            raise RuntimeError(f"An account can not be removed: {failure}")
+            raise RuntimeError(f"An account cannot be removed: {failure}")
 
 
-_KEEPER = pytest.StashKey[Keeper]()
+_KEEPER = pytest.StashKey[AccountKeeper]()
 _FREE = pytest.StashKey[list[Pair]]()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
-    """Make a pair for each worker, before the first one starts; where that fails, the tests that need one say so."""
+    """Create a pair per worker before the first one starts; if that fails, the tests that need one fail."""
     if os.geteuid() == 0 and "not slow" not in config.option.markexpr:
         with contextlib.suppress(RuntimeError):
-            config.stash[_KEEPER] = keeper = Keeper(len(specs))
+            config.stash[_KEEPER] = keeper = AccountKeeper(len(specs))
             config.stash[_FREE] = keeper.pairs
 
 
@@ -112,23 +111,23 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Take the pair of a worker that has ended for the one that may replace it."""
+    """Keep the pair of a worker that ended for its replacement."""
     if pair := node.workerinput.get("accounts"):
         node.config.stash[_FREE].append(pair)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove what was made, however the run has ended."""
+    """Remove the accounts, however the run ended."""
     if keeper := config.stash.get(_KEEPER, None):
         keeper.close()
 
 
 @pytest.fixture(scope="session")
 def accounts(request: pytest.FixtureRequest) -> Iterator[tuple[Account, Account]]:
-    """Two users of this machine that no other worker uses; without workers they are made now."""
+    """Two local users that no other worker uses; without workers they are created now."""
     pair = getattr(request.config, "workerinput", {}).get("accounts")
-    keeper = None if pair else Keeper(1)
-    one, two = (Account(*known, Path(home)) for *known, home in (pair or keeper.pairs[0]))
+    keeper = None if pair else AccountKeeper(1)
+    one, two = (Account(*ids, Path(home)) for *ids, home in (pair or keeper.pairs[0]))
     yield one, two
     if keeper:
         keeper.close()
@@ -136,19 +135,19 @@ def accounts(request: pytest.FixtureRequest) -> Iterator[tuple[Account, Account]
 
 @pytest.fixture
 def user(accounts: tuple[Account, Account]) -> Account:
-    """The user that is copied as."""
+    """The user that `localUser` names."""
     return accounts[0]
 
 
 @pytest.fixture
 def other(accounts: tuple[Account, Account]) -> Account:
-    """A user who has no part in it."""
+    """A user that is not involved."""
     return accounts[1]
 
 
 @pytest.fixture(scope="session")
 def unprivileged_user(request: pytest.FixtureRequest) -> str | None:
-    """A user whom a server may log in who is not root; None where the tests are not run by root either."""
+    """A login other than root; None if the tests do not run as root, whose own user is such a login."""
     if os.geteuid() != 0:
         return None
     accounts: tuple[Account, Account] = request.getfixturevalue("accounts")

@@ -1,4 +1,4 @@
-"""Agents in this process: whatever somebody wants them to answer, and one whose keys are in tokens of software."""
+"""SSH agents in this process: one with arbitrary replies, and one with FIDO keys in software."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _FAILURE, _LIST, _LISTED, _SIGN, _SIGNED = 5, 11, 12, 13, 14
 
 
 @contextlib.contextmanager
-def agent_that(path: Path, answer: Callable[[socket.socket], object]) -> Iterator[str]:
-    """Listens at *path*, and does *answer* with each connection."""
+def serve_agent(path: Path, answer: Callable[[socket.socket], object]) -> Iterator[str]:
+    """Listen at *path* and call *answer* with each connection; yield the path."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
@@ -44,73 +44,73 @@ def agent_that(path: Path, answer: Callable[[socket.socket], object]) -> Iterato
             thread.join(10)
 
 
-def packet(body: bytes) -> bytes:
-    """Return *body* as a message of an agent's."""
+def agent_packet(body: bytes) -> bytes:
+    """Return *body* as an agent message, with its length in front."""
     return len(body).to_bytes(4, "big") + body
 
 
-def string(data: bytes) -> bytes:
-    """Return *data* as a string of SSH's."""
+def pack_string(data: bytes) -> bytes:
+    """Return *data* as an SSH string (RFC 4251, 5)."""
     return len(data).to_bytes(4, "big") + data
 
 
 class SoftwareToken:
-    """A FIDO token of software: what it signs is what a real one would sign (OpenSSH's PROTOCOL.u2f).
+    """A FIDO token in software, which signs what a real one would sign (OpenSSH's PROTOCOL.u2f).
 
     Attributes:
-        flags: What it says of the user: 1 is presence, 4 is verified.
-        signatures: How many it has made.
-        blob: The public key, as SSH encodes it.
+        flags: User presence is 1, user verification 4.
+        signatures: The signature counter.
+        blob: The public key in SSH's wire format.
     """
 
-    def __init__(self, kind: str, application: bytes = b"ssh:", flags: int = 1) -> None:
+    def __init__(self, key_type: str, application: bytes = b"ssh:", flags: int = 1) -> None:
         self.flags, self.signatures = flags, 0
         self._application = application
         self._ed25519, self._ecdsa = ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())
-        if kind == "ed25519":
-            self.kind = b"sk-ssh-ed25519@openssh.com"
+        if key_type == "ed25519":
+            self.key_type = b"sk-ssh-ed25519@openssh.com"
             fields = [self._ed25519.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)]
         else:
-            self.kind = b"sk-ecdsa-sha2-nistp256@openssh.com"
+            self.key_type = b"sk-ecdsa-sha2-nistp256@openssh.com"
             point = self._ecdsa.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
             fields = [b"nistp256", point]
-        self.blob = b"".join(map(string, [self.kind, *fields, application]))
+        self.blob = b"".join(map(pack_string, [self.key_type, *fields, application]))
 
     def sign(self, data: bytes) -> bytes:
-        """Return the signature of *data*, as SSH encodes it."""
+        """Return the signature of *data* in SSH's wire format."""
         self.signatures += 1
-        seen = bytes([self.flags]) + self.signatures.to_bytes(4, "big")
-        signed = hashlib.sha256(self._application).digest() + seen + hashlib.sha256(data).digest()
-        if b"ed25519" in self.kind:
+        flags_and_counter = bytes([self.flags]) + self.signatures.to_bytes(4, "big")
+        signed = hashlib.sha256(self._application).digest() + flags_and_counter + hashlib.sha256(data).digest()
+        if b"ed25519" in self.key_type:
             raw = self._ed25519.sign(signed)
         else:
             numbers = Message()
             for number in decode_dss_signature(self._ecdsa.sign(signed, ec.ECDSA(hashes.SHA256()))):
                 numbers.add_mpint(number)
             raw = numbers.asbytes()
-        return string(self.kind) + string(raw) + seen
+        return pack_string(self.key_type) + pack_string(raw) + flags_and_counter
 
 
 @contextlib.contextmanager
-def token_agent(path: Path, *tokens: SoftwareToken, also: tuple[bytes, ...] = ()) -> Iterator[str]:
-    """An agent that has *tokens*, and *also* keys or certificates of theirs under other names; yields its socket."""
+def serve_token_agent(path: Path, *tokens: SoftwareToken, also: tuple[bytes, ...] = ()) -> Iterator[str]:
+    """Serve an agent with *tokens*, which also lists the keys or certificates *also*; yield its socket."""
     blobs = [*also, *(token.blob for token in tokens)]
 
     def answer(conn: socket.socket) -> None:
         stream = conn.makefile("rb")
         while head := stream.read(4):
             request = Message(stream.read(int.from_bytes(head, "big")))
-            what = request.get_byte()[0]
+            request_type = request.get_byte()[0]
             reply = bytes([_FAILURE])
-            if what == _LIST:
-                listed = b"".join(string(blob) + string(b"token") for blob in blobs)
+            if request_type == _LIST:
+                listed = b"".join(pack_string(blob) + pack_string(b"token") for blob in blobs)
                 reply = bytes([_LISTED]) + len(blobs).to_bytes(4, "big") + listed
-            elif what == _SIGN:
+            elif request_type == _SIGN:
                 blob, data = request.get_binary(), request.get_binary()
                 token = next((token for token in tokens if token.blob == blob), None)
                 if token is not None:
-                    reply = bytes([_SIGNED]) + string(token.sign(data))
-            conn.sendall(packet(reply))
+                    reply = bytes([_SIGNED]) + pack_string(token.sign(data))
+            conn.sendall(agent_packet(reply))
 
-    with agent_that(path, answer) as place:
-        yield place
+    with serve_agent(path, answer) as socket_path:
+        yield socket_path

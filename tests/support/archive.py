@@ -1,4 +1,4 @@
-"""Files on their way into containers and out of them, as tar archives."""
+"""Files to copy into containers and out of them, as tar archives."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: Debian's fixed number of the user that logs in, and of its group.
+#: The user and group id of Debian's `backup`, the login of every peer.
 UID = 34
 
 
-class Files:
-    """Files of a collect directory that is still to be filled, of every kind that tar knows."""
+class FileTree:
+    """Builder of a tar archive: the files of a collect directory, of every type that tar knows."""
 
     def __init__(self, **files: bytes) -> None:
         self._entries: list[tuple[tarfile.TarInfo, bytes]] = []
         self._archive: bytes | None = None
         for name, data in files.items():
-            self.file(name, data)
+            self.add_file(name, data)
 
-    def file(
+    def add_file(
         self, name: str | bytes, data: bytes = b"", mode: int = 0o644, *, mtime: int | None = None, owner: int = UID
-    ) -> Files:
+    ) -> FileTree:
         """Add a regular file."""
         return self._add(name, tarfile.REGTYPE, mode, data=data, mtime=mtime, owner=owner)
 
-    def all(self, files: Mapping[bytes, bytes]) -> Files:
-        """Add regular files by their names."""
+    def add_files(self, files: Mapping[bytes, bytes]) -> FileTree:
+        """Add regular files, contents by name."""
         for name, data in files.items():
-            self.file(name, data)
+            self.add_file(name, data)
         return self
 
-    def directory(self, name: str | bytes) -> Files:
+    def add_directory(self, name: str | bytes) -> FileTree:
         """Add a directory."""
         return self._add(name, tarfile.DIRTYPE, 0o755)
 
-    def link(self, name: str | bytes, to: str) -> Files:
+    def add_link(self, name: str | bytes, target: str) -> FileTree:
         """Add a symbolic link."""
-        return self._add(name, tarfile.SYMTYPE, 0o777, to=to)
+        return self._add(name, tarfile.SYMTYPE, 0o777, link_target=target)
 
-    def fifo(self, name: str | bytes) -> Files:
+    def add_fifo(self, name: str | bytes) -> FileTree:
         """Add a FIFO."""
         return self._add(name, tarfile.FIFOTYPE, 0o644)
 
-    def archive(self) -> bytes:
-        """Return them as a tar archive."""
+    def to_tar(self) -> bytes:
+        """Return the tar archive."""
         if self._archive is None:
             self._archive = self._pack()
         return self._archive
 
     def _pack(self) -> bytes:
         raw = io.BytesIO()
-        how: dict[str, Any] = {"format": tarfile.GNU_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
-        with tarfile.open(fileobj=raw, mode="w", **how) as tar:
+        options: dict[str, Any] = {"format": tarfile.GNU_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
+        with tarfile.open(fileobj=raw, mode="w", **options) as tar:
             for info, data in self._entries:
                 tar.addfile(info, io.BytesIO(data))
         return raw.getvalue()
@@ -67,13 +67,13 @@ class Files:
         mode: int,
         *,
         data: bytes = b"",
-        to: str = "",
+        link_target: str = "",
         mtime: int | None = None,
         owner: int = UID,
-    ) -> Files:
+    ) -> FileTree:
         text = name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
         info = tarfile.TarInfo(f"./{text}")
-        info.type, info.mode, info.size, info.linkname = kind, mode, len(data), to
+        info.type, info.mode, info.size, info.linkname = kind, mode, len(data), link_target
         info.uid = info.gid = owner
         info.mtime = int(time.time()) if mtime is None else mtime
         self._entries.append((info, data))
@@ -82,8 +82,8 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A regular file as it lies in a container."""
+class StoredFile:
+    """A regular file in a container."""
 
     data: bytes
     mode: int

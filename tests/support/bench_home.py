@@ -1,4 +1,4 @@
-"""What is made for one run of the bench: keys, the address of its network, the variables of docker-compose.yml."""
+"""The home directory of one run of the bench: keys, and the variables of docker-compose.yml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 from support.engine import COMPOSE_FILE, DOCKER, docker
-from support.programs import program
+from support.programs import require_program
 
 USER = "backup"
 
@@ -20,8 +20,8 @@ USER = "backup"
 VARIABLES = "variables"
 
 
-def lay_out(home: Path) -> None:
-    """Make everything of this run in *home*."""
+def create_bench_home(home: Path) -> None:
+    """Create the keys and variables of this run in *home*."""
     keys = home / "keys"
     keys.mkdir()
     _make_keys(home, keys)
@@ -29,20 +29,20 @@ def lay_out(home: Path) -> None:
     (home / VARIABLES).write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
 
 
-def variables(home: Path) -> dict[str, str]:
+def read_variables(home: Path) -> dict[str, str]:
     """Return the variables of docker-compose.yml."""
     return dict(line.split("=", 1) for line in (home / VARIABLES).read_text().splitlines())
 
 
-def services_in_file() -> list[str]:
+def list_services() -> list[str]:
     """Return the services of docker-compose.yml."""
     section = COMPOSE_FILE.read_text().split("\nservices:\n")[1].split("\nnetworks:\n")[0]
     return re.findall(r"^  ([a-z0-9-]+):$", section, re.MULTILINE)
 
 
 def _make_keys(home: Path, keys: Path) -> None:
-    """Make the user's key and certificate in *home*, and what containers may see of keys in *keys*."""
-    keygen = program("ssh-keygen")
+    """Create the user's key and certificate in *home*, and in *keys* those that containers may read."""
+    keygen = require_program("ssh-keygen")
 
     def run(*arguments: str) -> None:
         subprocess.run([keygen, "-q", *arguments], check=True, capture_output=True)
@@ -54,20 +54,20 @@ def _make_keys(home: Path, keys: Path) -> None:
         make(home / name)
         shutil.copy(home / f"{name}.pub", keys)
     run("-s", str(home / "ca"), "-I", USER, "-n", USER, str(home / "id.pub"))
-    for service in (*services_in_file(), "another"):
+    for service in (*list_services(), "another"):
         make(keys / f"host_{service}")
     run("-s", str(home / "ca"), "-I", "certs", "-h", "-n", "certs,127.0.0.1", str(keys / "host_certs.pub"))
     for path in keys.iterdir():
-        path.chmod(0o644)  # a container's root is not always this user; the directory above is closed
+        path.chmod(0o644)  # root in a container is not always this user; the parent directory is private
 
 
 def _free_network() -> str:
-    """Return the first three numbers of a network that neither the engine nor this machine uses."""
+    """Return the first three octets of a /24 network that neither the engine nor this machine uses."""
     ids = docker("network", "ls", "--quiet").split()
-    told = json.loads(docker("network", "inspect", *(one.decode() for one in ids)))
-    taken = [one["Subnet"] for network in told for one in network["IPAM"]["Config"] or () if "Subnet" in one]
-    taken += _routes()
-    used = [ipaddress.ip_network(one) for one in taken if ":" not in one]
+    networks = json.loads(docker("network", "inspect", *(one.decode() for one in ids)))
+    subnets = [one["Subnet"] for network in networks for one in network["IPAM"]["Config"] or () if "Subnet" in one]
+    subnets += _routes()
+    used = [ipaddress.ip_network(one) for one in subnets if ":" not in one]
     while True:
         prefix = f"10.{random.randrange(64, 250)}.{random.randrange(256)}"
         if not any(ipaddress.ip_network(f"{prefix}.0/24").overlaps(one) for one in used):
@@ -88,7 +88,7 @@ def _routes() -> list[str]:
 
 
 def _build() -> str:
-    """Return a tag for the images that changes with what they are made from."""
+    """Return an image tag that changes with the files of the build context."""
     digest = hashlib.sha256()
     for path in sorted(DOCKER.rglob("*")):
         if path.is_file() and path.name not in ("base", "peer", COMPOSE_FILE.name):

@@ -1,7 +1,7 @@
-"""Pytest's side of the containers: which tests need which, and who starts and removes them.
+"""The pytest plugin of the containers: which tests need which, when they start and when they are removed.
 
-The process that a person started owns them. Under pytest-xdist it starts them while its workers do something else,
-hands out container tests once they are up, and removes them at its own end, whatever became of the workers.
+The process that the user started owns them. Under pytest-xdist it starts them while its workers run other tests,
+schedules container tests once they are up, and removes them when it exits, whatever happened to the workers.
 """
 
 from __future__ import annotations
@@ -18,60 +18,62 @@ from typing import Any
 
 import pytest
 
+from support.bench_owner import BenchOwner, wait_for_start
 from support.containers import Bench
 from support.engine import engine_problem
-from support.owner import BenchOwner, wait_for_start
 
-#: Seconds until the containers are up at the latest: their images may have to be built.
-_START = 1800
+#: Seconds that starting the containers may take: their images may have to be built.
+_START_TIMEOUT = 1800
 
-#: Services without a state that tests could disturb for each other: several workers use them at a time.
+#: Stateless services, which several workers may use at the same time.
 _SHARED = {"client"}
 
-#: The file in the bench's home by which workers tell what they have collected.
+#: The file in the bench's home in which workers write what they have collected.
 _PLAN = "plan"
 
 
 @dataclass
 class Plan:
-    """What the selected tests need.
+    """The containers that the selected tests need.
 
     Attributes:
-        needs: The services that each container test needs, the kind that it is counted under first.
-        left_out: How many tests were left out.
-        stories: Tests that are not run on every kind, but go through something of their own, which takes longer.
-        groups: Tests that use one container have one group; it is given to one worker.
-        sizes: How long each group takes, roughly.
+        needs: The services that each container test needs; the summary counts it under the first one.
+        left_out: The number of deselected tests.
+        special_tests: Tests marked with ``kind``, which take longer than those that run on every kind.
+        groups: The group of each test. Tests that use the same container have the same group, and run on one worker.
+        sizes: A rough duration of each group.
     """
 
     needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: int = 0
-    stories: list[str] = field(default_factory=list)
+    special_tests: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.groups = groups_of(self.needs)
+        self.groups = group_by_container(self.needs)
         self.sizes = Counter(self.groups.values())
-        for test in self.stories:
+        for test in self.special_tests:
             self.sizes[self.groups[test]] += 9
 
     @property
     def services(self) -> set[str]:
-        """All that are needed."""
+        """All services that are needed."""
         return {service for services in self.needs.values() for service in services}
 
     def write(self, home: Path) -> None:
-        """Leave it for the owner of the containers."""
-        mine = home / f"{_PLAN}-{os.getpid()}"
-        mine.write_text(json.dumps({"needs": self.needs, "left_out": self.left_out, "stories": self.stories}))
-        mine.rename(home / _PLAN)
+        """Write the plan for the owner of the containers."""
+        unfinished = home / f"{_PLAN}-{os.getpid()}"
+        unfinished.write_text(
+            json.dumps({"needs": self.needs, "left_out": self.left_out, "special_tests": self.special_tests})
+        )
+        unfinished.rename(home / _PLAN)
 
     @classmethod
     def read(cls, home: Path) -> Plan:
-        """Return what a worker has left."""
+        """Return the plan that a worker wrote."""
         return cls(**json.loads((home / _PLAN).read_text()))
 
 
-def groups_of(needs: Mapping[str, Iterable[str]]) -> dict[str, str]:
+def group_by_container(needs: Mapping[str, Iterable[str]]) -> dict[str, str]:
     """Return a group for each test, such that no two groups use one container."""
     leader: dict[str, str] = {}
 
@@ -91,21 +93,21 @@ PLAN = pytest.StashKey[Plan]()
 OWNER = pytest.StashKey[BenchOwner]()
 
 
-def needs_of(item: pytest.Item) -> tuple[str, ...]:
-    """Return the services that a test needs, its kind first; none if it needs no container."""
+def services_needed_by(item: pytest.Item) -> tuple[str, ...]:
+    """Return the services that a test needs, its kind first; empty if it needs no container."""
     named = [service for mark in item.iter_markers("kind") for service in mark.args]
     callspec = getattr(item, "callspec", None)
-    kind = getattr(callspec.params.get("way"), "kind", None) if callspec else None
+    kind = getattr(callspec.params.get("scenario"), "kind", None) if callspec else None
     return (*named, *((kind.name,) if kind is not None else ()))
 
 
-class Needed(pytest.Item):
-    """Stands for all container tests where they can not be run, and fails with one line."""
+class MissingEngine(pytest.Item):
+    """Replaces all container tests where there is no engine, and fails with one line."""
 
-    why = ""
+    message = ""
 
     def runtest(self) -> None:
-        pytest.fail(self.why, pytrace=False)
+        pytest.fail(self.message, pytrace=False)
 
 
 # Every process.
@@ -115,18 +117,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "kind(*services): the kind of peer that a test is counted under, and what it needs"
     )
-    os.environ.setdefault("DOCKER_CONFIG", os.path.expanduser("~/.docker"))  # tests have homes of their own
+    os.environ.setdefault("DOCKER_CONFIG", os.path.expanduser("~/.docker"))  # tests change HOME
     config.stash[PLAN] = Plan()
     if not hasattr(config, "workerinput"):
         project = f"peerstage-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         cache = getattr(config, "cache", None)
-        kept = None if cache is None else Path(cache.mkdir("containers"))
-        config.stash[OWNER] = BenchOwner(project, lambda line: _say(config, line), kept)
+        cache_directory = None if cache is None else Path(cache.mkdir("containers"))
+        config.stash[OWNER] = BenchOwner(project, lambda line: _print_line(config, line), cache_directory)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    needs = {item: needs_of(item) for item in items}
+    needs = {item: services_needed_by(item) for item in items}
     ours = [item for item in items if needs[item]]
     if not ours:
         return
@@ -137,25 +139,25 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         config.hook.pytest_deselected(items=ours)
         items[:] = others
     elif problem is not None:
-        needed = Needed.from_parent(session, name="containers")
-        needed.why = f"{problem} {len(ours)} tests need it."
+        needed = MissingEngine.from_parent(session, name="containers")
+        needed.message = f"{problem} {len(ours)} tests need it."
         items[:] = [*others, needed]
     else:
-        stories = [item.nodeid for item in ours if item.get_closest_marker("kind")]
-        plan = config.stash[PLAN] = Plan({item.nodeid: needs[item] for item in ours}, stories=stories)
+        special_tests = [item.nodeid for item in ours if item.get_closest_marker("kind")]
+        plan = config.stash[PLAN] = Plan({item.nodeid: needs[item] for item in ours}, special_tests=special_tests)
         for item in {plan.groups[item.nodeid]: item for item in reversed(ours)}.values():
-            item.add_marker(pytest.mark.timeout(_START))  # it may have to wait
+            item.add_marker(pytest.mark.timeout(_START_TIMEOUT))  # the first test of a group waits for the start
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     if hasattr(session.config, "workerinput"):
-        session.config.stash[PLAN].write(_whereabouts(session.config)[0])
+        session.config.stash[PLAN].write(_home_and_project(session.config)[0])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_keyboard_interrupt() -> None:
-    """Clean up undisturbed: the second Ctrl-C of somebody impatient would only leave things behind."""
+    """Ignore further Ctrl-C, which would interrupt the clean-up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -163,17 +165,17 @@ def running_bench(config: pytest.Config) -> Bench:
     """Return the containers that the selected tests need, as soon as they are up.
 
     Raises:
-        RuntimeError: If they can not be started.
+        RuntimeError: If they cannot be started.
     """
-    home, project = _whereabouts(config)
+    home, project = _home_and_project(config)
     if hasattr(config, "workerinput"):
-        wait_for_start(home, _START)
+        wait_for_start(home, _START_TIMEOUT)
     else:
         config.stash[OWNER].start(config.stash[PLAN].services)
     return Bench(home, project)
 
 
-def _whereabouts(config: pytest.Config) -> tuple[Path, str]:
+def _home_and_project(config: pytest.Config) -> tuple[Path, str]:
     if hasattr(config, "workerinput"):
         home, project = config.workerinput["bench"]
         return Path(home), project
@@ -186,7 +188,7 @@ def _whereabouts(config: pytest.Config) -> tuple[Path, str]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    home, project = _whereabouts(node.config)
+    home, project = _home_and_project(node.config)
     node.workerinput["bench"] = (str(home), project)
 
 
@@ -195,7 +197,7 @@ def pytest_xdist_node_collection_finished(node: Any) -> None:
     owner = node.config.stash[OWNER]
     plan = node.config.stash[PLAN] = Plan.read(owner.home)
     if plan.needs:
-        owner.begin(plan.services)
+        owner.start_in_background(plan.services)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -210,15 +212,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def next_group(config: pytest.Config, waiting: Iterable[str]) -> str | None:
-    """Return the group or test that is to be given out next: what uses containers as soon as they are up, the longest
-    first, so that nobody waits for it in the end; and something else until then."""
+    """Return the group or test to schedule next; None if the order does not matter.
+
+    Container tests come as soon as the containers are up, the longest group first, so that it does not run alone at the
+    end; until then other tests.
+    """
     groups = config.stash[PLAN].sizes
     if not config.stash[OWNER].has_started:
         return next((one for one in waiting if one not in groups), None)
     return max((one for one in waiting if one in groups), key=groups.__getitem__, default=None)
 
 
-def _say(config: pytest.Config, line: str) -> None:
+def _print_line(config: pytest.Config, line: str) -> None:
     reporter: Any = config.pluginmanager.getplugin("terminalreporter")
     if reporter is not None:
         reporter.ensure_newline()
@@ -236,13 +241,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
                 counts[needs[report.nodeid][0]][outcome] += 1
     terminalreporter.section("container tests by kind of peer")
     for kind, count in counts.items():
-        told = ", ".join(f"{number} {outcome}" for outcome, number in count.items())
-        terminalreporter.write_line(f"{kind:14} {told:24} {owner.banners.get(kind, '')}".rstrip())
+        outcomes = ", ".join(f"{number} {outcome}" for outcome, number in count.items())
+        terminalreporter.write_line(f"{kind:14} {outcomes:24} {owner.banners.get(kind, '')}".rstrip())
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    """The very last line says what was left out."""
+    """Print the number of deselected tests on the very last line."""
     yield
     left_out = session.config.stash[PLAN].left_out
     reporter: Any = session.config.pluginmanager.getplugin("terminalreporter")

@@ -1,4 +1,4 @@
-"""Peers *db1* that servers of this process are, each broken in its way."""
+"""Peers named *db1* whose servers run in this process and misbehave, each in one way."""
 
 from __future__ import annotations
 
@@ -25,60 +25,60 @@ from peerstage.errors import (
 )
 from support import ssh_server
 from support.file_server import Master, ServesFiles, serves_files
-from support.ssh_server import Handler, listening, made_of_paramiko
+from support.ssh_server import Handler, listening, paramiko_handler
 
-#: Has a peer *db1* be there for a while; yields arguments of a `RemotePeer`.
-Case = Callable[[Master, Path], contextlib.AbstractContextManager[dict[str, Any]]]
+#: Serves the peer *db1* during a block, and yields arguments for its `RemotePeer`.
+PeerCase = Callable[[Master, Path], contextlib.AbstractContextManager[dict[str, Any]]]
 
 
-class Unwilling(ServesFiles):
-    """Lets nobody in."""
+class RefusesLogin(ServesFiles):
+    """Refuses every login."""
 
     check_auth_publickey = ssh_server.RefusesEverybody.check_auth_publickey
 
 
-class Leaves(ServesFiles):
-    """Ends the connection where it is asked for SFTP."""
+class DisconnectsOnSubsystem(ServesFiles):
+    """Closes the connection upon the request for the SFTP subsystem."""
 
     def check_channel_subsystem_request(self, channel: paramiko.Channel, name: str) -> bool:
         channel.get_transport().close()
         return False
 
 
-def served_by(handler: Callable[[Master], Handler], *settings: str, known: bool = True, **changes: Any) -> Case:
-    """A peer *db1* that a server of this process is."""
+def served_by(handler: Callable[[Master], Handler], *settings: str, known: bool = True, **changes: Any) -> PeerCase:
+    """Return a case whose server the handler implements; *changes* are arguments of the `RemotePeer`."""
 
     @contextlib.contextmanager
     def case(master: Master, collect: Path) -> Iterator[dict[str, Any]]:
         with listening(handler(master)) as port:
-            master.learn("db1", port, *settings, known=known)
+            master.add_host("db1", port, *settings, known=known)
             yield changes
 
     return case
 
 
 def serves(master: Master) -> Handler:
-    """Return a handler that serves files as it should."""
+    """Return a handler that serves files correctly."""
     return serves_files(master.key)
 
 
 @contextlib.contextmanager
 def refuses_connections(master: Master, collect: Path) -> Iterator[dict[str, Any]]:
-    """A peer on whose port nobody listens."""
+    """A peer on whose port no server listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        master.learn("db1", sock.getsockname()[1])
+        master.add_host("db1", sock.getsockname()[1])
         yield {}
 
 
 def peer_of(master: Master, collect: Path, **changes: Any) -> RemotePeer:
-    """Return the peer *db1*, which tries again once, and at once."""
-    values = {"ssh": master.options(), "retry": Retry(tries=2, delay=0), **changes}
-    return RemotePeer("db1", **{"collectDir": str(collect), "workingDir": "/tmp", "remoteUser": "backup", **values})
+    """Return the peer *db1*, which retries once and immediately."""
+    options = {"ssh": master.options(), "retry": Retry(tries=2, delay=0), **changes}
+    return RemotePeer("db1", **{"collectDir": str(collect), "workingDir": "/tmp", "remoteUser": "backup", **options})
 
 
 def error_of(operation: Callable[[], object]) -> StageError | None:
-    """Return the error that *operation* raises."""
+    """Return the `StageError` that *operation* raises, or None."""
     try:
         operation()
     except StageError as exc:
@@ -86,11 +86,15 @@ def error_of(operation: Callable[[], object]) -> StageError | None:
     return None
 
 
-#: How a peer is broken, what each method then fails with, and how loudly a check says so.
-BROKEN: dict[str, tuple[Case, type[StageError], int]] = {
+#: How a peer misbehaves, the error that each method raises, and the level at which a check logs it.
+BROKEN_PEERS: dict[str, tuple[PeerCase, type[StageError], int]] = {
     "down": (refuses_connections, ConnectError, logging.WARNING),
-    "hangs up": (served_by(lambda master: ssh_server.closes_at_once), ConnectError, logging.WARNING),
-    "leaves": (served_by(lambda master: serves_files(master.key, Leaves)), ConnectionLost, logging.WARNING),
+    "closes at once": (served_by(lambda master: ssh_server.closes_at_once), ConnectError, logging.WARNING),
+    "disconnects": (
+        served_by(lambda master: serves_files(master.key, DisconnectsOnSubsystem)),
+        ConnectionLost,
+        logging.WARNING,
+    ),
     "no directory": (served_by(serves, collectDir="/no/such"), RemoteNotFound, logging.WARNING),
     "another key": (
         served_by(lambda master: serves_files(paramiko.ECDSAKey.generate())),
@@ -98,10 +102,10 @@ BROKEN: dict[str, tuple[Case, type[StageError], int]] = {
         logging.ERROR,
     ),
     "unknown key": (served_by(serves, known=False), UnknownHostKey, logging.ERROR),
-    "no login": (served_by(lambda master: serves_files(master.key, Unwilling)), LoginError, logging.ERROR),
+    "no login": (served_by(lambda master: serves_files(master.key, RefusesLogin)), LoginError, logging.ERROR),
     "configuration": (served_by(serves, "CanonicalizeHostname yes"), ConfigurationError, logging.ERROR),
     "protocol": (
-        served_by(lambda master: made_of_paramiko(ssh_server.IgnoresTheWindow, key=master.key)),
+        served_by(lambda master: paramiko_handler(ssh_server.IgnoresTheWindow, key=master.key)),
         ProtocolError,
         logging.ERROR,
     ),

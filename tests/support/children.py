@@ -1,4 +1,4 @@
-"""The children that do the work apart, as /proc shows them, and forks of a test."""
+"""Isolated child processes as /proc shows them, and forks of a test."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def children_apart(parent: int | None = None) -> list[int]:
-    """Return the process ids of those that the process *parent*, by default this one, has started."""
+def isolated_children(parent: int | None = None) -> list[int]:
+    """Return the process ids of the isolated children of the process *parent*, by default this one."""
     parent = os.getpid() if parent is None else parent
     found = []
     for path in Path("/proc").iterdir():
@@ -22,28 +22,28 @@ def children_apart(parent: int | None = None) -> list[int]:
             status, command = (path / "status").read_text(), (path / "cmdline").read_bytes()
         except OSError:
             continue
-        if f"PPid:\t{parent}\n" in status and b"isolation/start.py" in command:
+        if f"PPid:\t{parent}\n" in status and b"isolation/child/bootstrap.py" in command:
             found.append(int(path.name))
     return found
 
 
-def status_of(pid: int) -> dict[str, list[str]]:
-    """Return what /proc/PID/status says, a list of words for each of its lines."""
+def process_status(pid: int) -> dict[str, list[str]]:
+    """Return /proc/PID/status: for each line its words."""
     lines = (line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {name: words.split() for name, words in lines}
 
 
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie that nobody has reaped is not gone."""
+def is_reaped(pid: int) -> bool:
+    """Return whether a process has exited and was reaped; a zombie was not."""
     return not Path(f"/proc/{pid}").exists()
 
 
-def in_child(work: Callable[[], object]) -> None:
-    """Fork, have the child do *work* within 30 s, and fail unless it succeeds."""
+def run_in_fork(work: Callable[[], object]) -> None:
+    """Do *work* in a fork of this process within 30 s, and fail unless it succeeds."""
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(30)  # a lock that another thread held at the fork is never released in the child
+        signal.alarm(30)  # a lock that another thread held at the fork is never released in the fork
         code = 1
         try:
             work()
@@ -54,3 +54,10 @@ def in_child(work: Callable[[], object]) -> None:
         finally:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def pending_signals(pid: int) -> set[int]:
+    """Return the signals that were sent to a process and not handled yet."""
+    status = process_status(pid)
+    bits = int(status["SigPnd"][0], 16) | int(status["ShdPnd"][0], 16)
+    return {number for number in range(1, 65) if bits >> (number - 1) & 1}

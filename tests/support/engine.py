@@ -1,4 +1,4 @@
-"""The container engine: what is missing of it, its commands, and the removal of everything that a run has made."""
+"""The container engine: whether it is usable, its commands, and the removal of everything that a run created."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 COMPOSE_FILE = DOCKER / "docker-compose.yml"
 
-#: The labels by which compose finds what is a project's, and which service a container is of.
+#: Labels that compose sets: the project of an object, and the service of a container.
 PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 
-Say = Callable[[str], object]
+OnLine = Callable[[str], object]
 
 
 @cache
 def engine_problem() -> str | None:
-    """Return one line that says what is missing and what to install, None if everything is there."""
+    """Return one line that names what is missing and what to install; None if nothing is missing."""
     instead = "or leave the container tests out with --without-docker."
     if shutil.which("docker") is None:
         return f"There is no docker: install an engine (Debian: apt-get install docker.io docker-compose), {instead}"
@@ -38,15 +38,15 @@ def engine_problem() -> str | None:
 
 @cache
 def compose_command() -> tuple[str, ...] | None:
-    """Return the command of Compose 2 or 1, whichever is there."""
+    """Return the command of Compose 2 or 1, whichever is installed."""
     for command in (("docker", "compose"), ("docker-compose",)):
         if shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
             return command
     return None
 
 
-def compose_line(variables: Path, project: str, *words: str) -> list[str]:
-    """Return the command line of a sub-command of compose."""
+def compose_arguments(variables: Path, project: str, *words: str) -> list[str]:
+    """Return the argument vector of a compose subcommand."""
     command = compose_command()
     if command is None:
         raise RuntimeError(engine_problem())
@@ -54,10 +54,10 @@ def compose_line(variables: Path, project: str, *words: str) -> list[str]:
 
 
 def docker(*arguments: str, stdin: bytes | None = None) -> bytes:
-    """Run docker, out of reach of a terminal's Ctrl-C, and return its output.
+    """Run docker in its own session, so that Ctrl-C does not reach it, and return its output.
 
     Raises:
-        RuntimeError: If it fails; with its own words.
+        RuntimeError: If it fails; the message is its stderr.
     """
     done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, start_new_session=True)
     if done.returncode != 0:
@@ -68,34 +68,34 @@ def docker(*arguments: str, stdin: bytes | None = None) -> bytes:
 def remove_project(project: str) -> None:
     """Remove every container, volume and network of a project.
 
-    The engine may still be making some of it for a command that was killed: look until nothing shows up twice in a row.
+    The engine may still be creating objects for a killed command: repeat until two searches in a row are empty.
 
     Raises:
-        RuntimeError: If something is left; with the engine's words.
+        RuntimeError: If something remains; the message is the engine's.
     """
-    label, words, quiet = f"label={PROJECT}={project}", "", 0
+    label, problem, empty_searches = f"label={PROJECT}={project}", "", 0
     for _ in range(10):
         containers = docker("ps", "-aq", "--filter", label).decode().split()
         networks = docker("network", "ls", "-q", "--filter", label).decode().split()
-        quiet = 0 if containers or networks else quiet + 1
-        if quiet == 2:
+        empty_searches = 0 if containers or networks else empty_searches + 1
+        if empty_searches == 2:
             return
         for command, ids in ((("rm", "-f", "-v"), containers), (("network", "rm"), networks)):
             try:
                 docker(*command, *ids) if ids else time.sleep(0.1)
             except RuntimeError as exc:
-                words = str(exc)
-    raise RuntimeError(f"Something of {project} is left: {words}")
+                problem = str(exc)
+    raise RuntimeError(f"{project} could not be removed completely: {problem}")
 
 
-class Stopped(Exception):
-    """The owner of the containers is leaving: nothing more is started."""
+class RunnerStopped(Exception):
+    """`CommandRunner.stop` was called: nothing more is started."""
 
 
-class Commands:
-    """Runs long commands, one at a time, each in a session of its own: Ctrl-C in a terminal does not reach them.
+class CommandRunner:
+    """Runs long commands, one at a time, each in its own session, so that Ctrl-C does not reach them.
 
-    They end when the caller is interrupted, or when another thread calls `stop`.
+    They are terminated when the caller is interrupted, or when another thread calls `stop`.
     """
 
     def __init__(self) -> None:
@@ -103,16 +103,16 @@ class Commands:
         self._running: subprocess.Popen[str] | None = None
         self._stopped = False
 
-    def run(self, command: Sequence[str | Path], say: Say | None = None) -> str:
-        """Run a command, pass each line that it prints to *say*, and return all of them.
+    def run(self, command: Sequence[str | Path], on_line: OnLine | None = None) -> str:
+        """Run a command, call *on_line* with each line of its output, and return the whole output.
 
         Raises:
-            RuntimeError: If it fails; with its last words.
-            Stopped: If `stop` was called.
+            RuntimeError: If it fails; the message is the end of its output.
+            RunnerStopped: If `stop` was called.
         """
         with self._lock:
             if self._stopped:
-                raise Stopped
+                raise RunnerStopped
             process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
             )
@@ -122,28 +122,28 @@ class Commands:
             try:
                 for line in process.stdout or ():
                     lines.append(line)
-                    if say is not None:
-                        say(line.strip())
+                    if on_line is not None:
+                        on_line(line.strip())
             except BaseException:
-                _end(process)
+                _terminate(process)
                 raise
         if self._stopped:
-            raise Stopped
+            raise RunnerStopped
         if process.returncode != 0:
             raise RuntimeError(f"{Path(command[0]).name}: {' '.join(line.strip() for line in lines[-5:])[-1000:]}")
         return "".join(lines)
 
     def stop(self) -> None:
-        """End the command that runs, and start no other."""
+        """Terminate the running command, and start no other."""
         with self._lock:
             self._stopped = True
             running = self._running
         if running is not None and running.poll() is None:
-            _end(running)
+            _terminate(running)
 
 
-def _end(process: subprocess.Popen[str], patience: float = 20.0) -> None:
-    """End a command and what it has started; its own traps run first."""
+def _terminate(process: subprocess.Popen[str], patience: float = 20.0) -> None:
+    """Terminate a process group; SIGTERM lets its traps run, SIGKILL follows."""
     for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, None)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""An SSH server in this process that serves the files of this machine by SFTP."""
+"""An SSH server in this process that serves local files over SFTP."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerstage import SSHOptions
-from support.ssh_server import Handler, Policy, listening, made_of_paramiko
+from support.ssh_server import Handler, Policy, listening, paramiko_handler
 
 
 class Files(paramiko.SFTPServerInterface):
-    """The files as they are."""
+    """The local file system, as it is."""
 
     def list_folder(self, path: str) -> Any:
         try:
@@ -43,15 +43,22 @@ class Files(paramiko.SFTPServerInterface):
         handle.stat = lambda: paramiko.SFTPAttributes.from_stat(os.fstat(file.fileno()))  # type: ignore[assignment,method-assign]
         return handle
 
+    def remove(self, path: str) -> Any:
+        try:
+            os.remove(path)
+        except OSError as exc:
+            return paramiko.SFTPServer.convert_errno(exc.errno or 0)
+        return paramiko.SFTP_OK
+
 
 class ServesFiles(Policy):
-    """Lets everybody in, and serves files."""
+    """Accepts every login and serves files."""
 
     check_channel_subsystem_request = paramiko.ServerInterface.check_channel_subsystem_request
 
 
 def new_identity(path: Path) -> Path:
-    """Write a new private key, as OpenSSH does; return *path*."""
+    """Write a new private key in OpenSSH's format; return *path*."""
     key = Ed25519PrivateKey.generate()
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
     path.write_bytes(key.private_bytes(*form))
@@ -60,30 +67,30 @@ def new_identity(path: Path) -> Path:
 
 
 def serves_files(key: paramiko.PKey, policy: type[Policy] = ServesFiles, **options: Any) -> Handler:
-    """Return a handler that serves files to whom *policy* lets in, on a `paramiko.Transport` with *options*."""
+    """Return a handler that serves files to logins that *policy* accepts; *options* are for `paramiko.Transport`."""
 
     def prepare(transport: paramiko.Transport) -> None:
         transport.set_subsystem_handler("sftp", paramiko.SFTPServer, Files)
 
-    return made_of_paramiko(policy, key=key, prepare=prepare, **options)
+    return paramiko_handler(policy, key=key, prepare=prepare, **options)
 
 
 @contextlib.contextmanager
 def serving_files() -> Iterator[tuple[int, str]]:
-    """Serve until the block ends; yield the port, and the host key as known_hosts has it."""
+    """Serve until the block ends; yield the port and the host key as in known_hosts."""
     key = paramiko.ECDSAKey.generate()
     with listening(serves_files(key)) as port:
         yield port, f"{key.get_name()} {key.get_base64()}"
 
 
 class Master:
-    """What leads from here to servers of this process, by names of ssh's configuration: *db1* and the like.
+    """A master's ssh_config, key and known_hosts for servers in this process.
 
     Args:
-        home: An empty directory.
+        home: The directory of these files.
 
     Attributes:
-        key: The host key of every server that is known.
+        key: The host key of every known server.
     """
 
     def __init__(self, home: Path) -> None:
@@ -96,7 +103,7 @@ class Master:
             path.touch()
 
     def options(self, **changes: Any) -> SSHOptions:
-        """Return how peers are reached, whose names were told to `learn`."""
+        """Return options that reach the hosts given to `add_host`."""
         files = {"identity": self._identity, "config": self._config, "known_hosts": self._known_hosts}
         return SSHOptions(**{**{name: str(path) for name, path in files.items()}, "agent": False, **changes})
 
@@ -105,8 +112,8 @@ class Master:
         files = {"identity": self._identity, "config": self._config, "known-hosts": self._known_hosts}
         return [word for name, path in files.items() for word in (f"--{name}", str(path))]
 
-    def learn(self, name: str, port: int, *settings: str, known: bool = True) -> None:
-        """Let *name* stand for a server at *port*, whose host key is *known*."""
+    def add_host(self, name: str, port: int, *settings: str, known: bool = True) -> None:
+        """Add a host *name* at a local *port* to ssh_config; if *known*, add its key to known_hosts."""
         lines = (f"Host {name}", "HostName 127.0.0.1", f"Port {port}", *settings)
         with self._config.open("a") as config:
             config.write("\n ".join(lines) + "\n")

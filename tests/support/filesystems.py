@@ -1,4 +1,4 @@
-"""Small file systems of their own, for disks that are full."""
+"""Small file systems for tests of full disks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def tmpfs(path: Path, options: str) -> Iterator[Path]:
     """Mount a tmpfs on *path*.
 
     Raises:
-        RuntimeError: This user may not mount. The test fails: nothing is skipped.
+        RuntimeError: If this user may not mount. The test fails instead of being skipped.
     """
     path.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(
-            f"A tmpfs can not be mounted ({done.stderr.strip()}): run the tests as root, or in 'unshare -rm'."
+            f"A tmpfs cannot be mounted ({done.stderr.strip()}): run the tests as root, or in 'unshare -rm'."
         )
     try:
         yield path

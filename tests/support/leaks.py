@@ -1,4 +1,4 @@
-"""Whether a test left threads, processes or descriptors behind."""
+"""Detect threads, processes and descriptors that a test leaks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Children that outlive the test that has started them, as others use them too.
+#: Children that outlive the test that started them, because other tests use them too.
 expected_children: set[int] = set()
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What this process holds at one moment."""
+    """Threads, descriptors and children of this process at one moment."""
 
     threads: frozenset[str]
     descriptors: frozenset[str]
@@ -28,11 +28,11 @@ class Snapshot:
 
     def compare(self, patience: float = 5.0) -> None:
         """Fail unless everything new is gone within *patience* seconds."""
-        for left in self.left_behind(patience):
-            raise AssertionError(left)
+        for message in self.describe_leaks(patience):
+            raise AssertionError(message)
 
-    def left_behind(self, patience: float = 5.0) -> Iterator[str]:
-        """Yield what is new and is not gone within *patience* seconds."""
+    def describe_leaks(self, patience: float = 5.0) -> Iterator[str]:
+        """Yield a message if something new is not gone within *patience* seconds."""
         until = time.monotonic() + patience
         while True:
             now = Snapshot.take()

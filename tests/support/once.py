@@ -1,4 +1,4 @@
-"""What several processes of one run need, and one of them makes."""
+"""Work that the processes of one run need done once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def make_once(path: Path, make: Callable[[], object]) -> None:
-    """Call *make* unless some process has done so for the same *path*; whoever comes meanwhile waits.
+    """Call *make* unless a process has already done so for *path*; other processes wait until it is done.
 
     Args:
-        path: Exists once that is done; *make* need not create it.
-        make: What is done once.
+        path: Exists once *make* has succeeded; *make* need not create it.
+        make: Called at most once.
     """
     with open(path.with_name(f"{path.name}.lock"), "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

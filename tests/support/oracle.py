@@ -1,4 +1,4 @@
-"""ssh itself as the oracle: what ``ssh -G`` makes of a configuration, and what our reader does."""
+"""ssh as an oracle: how ``ssh -G`` and peerstage read a configuration."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 from peerstage import SSHOptions
 from peerstage.errors import ConfigurationError
-from peerstage.session.config import Destination, resolve_destination
-from peerstage.session.settings import Settings
-from peerstage.session.ssh_config import Source, SSHConfig
-from support.programs import program
+from peerstage.ssh.config.destination import Destination
+from peerstage.ssh.config.read_config import ConfigFile, read_ssh_config
+from peerstage.ssh.config.resolve import connection_attempts, resolve_destination
+from peerstage.ssh.config.ssh_config import SSHConfig
+from support.programs import require_program
 
 
 def ask_ssh(file: Path, name: str, *options: str) -> dict[str, list[str]] | None:
-    """Return what ssh makes of a configuration; None if it refuses."""
-    command = [program("ssh"), "-G", "-F", str(file), "-l", "backup", *options, name]
+    """Return the output of ``ssh -G``, arguments by keyword; None if ssh rejects the configuration."""
+    command = [require_program("ssh"), "-G", "-F", str(file), "-l", "backup", *options, name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return None
@@ -27,13 +28,12 @@ def ask_ssh(file: Path, name: str, *options: str) -> dict[str, list[str]] | None
     return answer
 
 
-def ask_ours(file: Path, name: str) -> SSHConfig | None:
-    """Return what our reader makes of it; None if it refuses what ssh, too, is to refuse."""
+def read_ours(file: Path, name: str) -> SSHConfig | None:
+    """Return the configuration as peerstage reads it; None if peerstage rejects it."""
     try:
-        config = SSHConfig.read(
-            [Source(str(file), required=True, checked=False, base=str(file.parent))], name, "backup"
-        )
-        Settings(config).attempts()
+        read = ConfigFile(str(file), is_required=True, is_private=False, include_base=str(file.parent))
+        config = read_ssh_config([read], name, "backup")
+        connection_attempts(config)
     except ConfigurationError as exc:
         assert str(exc).isprintable()
         assert str(file.parent) in str(exc)
@@ -41,7 +41,7 @@ def ask_ours(file: Path, name: str) -> SSHConfig | None:
     return config
 
 
-def reach(text: str, file: Path, name: str = "db1", **options: Any) -> Destination:
-    """Return how a host is reached if *file*, which is ~/.ssh/config, holds *text*."""
+def resolve_with(text: str, file: Path, name: str = "db1", **options: Any) -> Destination:
+    """Return the destination *name* resolves to if *file*, which is ~/.ssh/config, contains *text*."""
     file.write_text(text)
     return resolve_destination(name, "backup", SSHOptions(**options))

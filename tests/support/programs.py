@@ -1,4 +1,4 @@
-"""Programs that the tests can not do without."""
+"""Programs that the tests need."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _PACKAGES = {
 
 
 @cache
-def program(name: str) -> str:
-    """Return the path of *name*; as root on Debian it is installed, and that is said.
+def require_program(name: str) -> str:
+    """Return the path of *name*; as root on Debian, install it if it is missing, with a message.
 
     Raises:
-        RuntimeError: It is not there. The tests that need it fail: nothing is skipped.
+        RuntimeError: If it is missing. Tests that need it fail instead of being skipped.
     """
     found = _find(name)
     if found is None and hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
         package = _PACKAGES[name]
         print(f"\n{name} is missing: installing {package} with apt-get", file=sys.stderr)
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        patiently = ("-o", "DPkg::Lock::Timeout=300")  # another worker may be at it
+        patiently = ("-o", "DPkg::Lock::Timeout=300")  # another worker may be running apt-get
         subprocess.run(["apt-get", "-qq", *patiently, "update"], check=False, stdout=subprocess.DEVNULL)
         subprocess.run(
             ["apt-get", "-qq", "-y", *patiently, "--no-install-recommends", "install", package],
@@ -47,21 +47,21 @@ def program(name: str) -> str:
 
 
 def rcp_command(ssh_arguments: list[str]) -> str:
-    """Return OpenSSH's scp as an rcp-like command, over the protocol of that name where it knows two."""
+    """Return OpenSSH's scp as an rcp command that uses the legacy SCP protocol."""
     legacy = ["-O"] if _scp_speaks_sftp() else []
-    return " ".join([program("scp"), "-q", *legacy, *ssh_arguments])
+    return " ".join([require_program("scp"), "-q", *legacy, *ssh_arguments])
 
 
 @cache
 def _scp_speaks_sftp() -> bool:
-    """Whether scp has a switch for its old protocol, as from 8.7 on."""
-    usage = subprocess.run([program("scp")], capture_output=True, text=True).stderr
+    """Return whether scp has ``-O``, the switch for the legacy protocol, as from 8.7 on."""
+    usage = subprocess.run([require_program("scp")], capture_output=True, text=True).stderr
     return "O" in usage.split("[-", 1)[1].split("]", 1)[0]
 
 
-def sftp_server() -> str:
-    """Return the path of OpenSSH's SFTP server, as a program of its own."""
-    return program("sftp-server")
+def sftp_server_path() -> str:
+    """Return the path of OpenSSH's sftp-server program."""
+    return require_program("sftp-server")
 
 
 def _find(name: str) -> str | None:

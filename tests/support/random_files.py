@@ -1,4 +1,4 @@
-"""Random content, made once: what a test stages has to be incompressible and its own, and not another one each time."""
+"""Random content, generated once: incompressible, unique, and the same in every process."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ _KIB = 1024
 
 @cache
 def random_bytes(size: int) -> bytes:
-    """Return so many bytes, the same in every process."""
+    """Return *size* bytes, the same in every process."""
     return random.Random(size).randbytes(size)
 
 
 @cache
-def real_files(*, newlines: bool = True, bulk: bool = True) -> dict[bytes, bytes]:
-    """Return a set of files as a collect directory might hold them: some large, many small, sizes around the lengths of
-    packets, and odd names.
+def make_real_files(*, newlines: bool = True, bulk: bool = True) -> dict[bytes, bytes]:
+    """Return realistic contents of a collect directory: large and small files, sizes around packet sizes, odd names.
 
     Args:
-        newlines: With the name that holds one.
+        newlines: Whether to include a name with a newline.
         bulk: 28 MiB in one file and 600 small ones, more than is in flight at a time, instead of 8 MiB and 100.
     """
     around = [size + by for size in (32 * _KIB, 255 * _KIB, 256 * _KIB) for by in (-1, 0, 1)]

@@ -1,4 +1,4 @@
-"""A proxy that writes down what a client sends, and what of that came behind its NEWKEYS."""
+"""A proxy that records what a client sends, and a count of the bytes after its NEWKEYS."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def recording(port: int) -> Iterator[tuple[int, bytearray]]:
-    """Pass one connection on to *port*; yield the port to connect to, and what the client sends."""
-    with recording_each(port, most=1) as (place, sent):
+def record_connection(port: int) -> Iterator[tuple[int, bytearray]]:
+    """Forward one connection to *port*; yield the port to connect to, and what the client sends."""
+    with record_connections(port, max_connections=1) as (proxy_port, sent):
         sent.append(bytearray())
-        yield place, sent[0]
+        yield proxy_port, sent[0]
 
 
 @contextlib.contextmanager
-def recording_each(port: int, most: int = 100) -> Iterator[tuple[int, list[bytearray]]]:
-    """Pass so many connections on to *port*, one after the other; yield the port, and what the client sends on each."""
+def record_connections(port: int, max_connections: int = 100) -> Iterator[tuple[int, list[bytearray]]]:
+    """Forward connections to *port* one by one; yield the port to connect to, and what the client sends on each."""
     sent: list[bytearray] = []
     server = socket.create_server(("127.0.0.1", 0))
 
@@ -34,7 +34,7 @@ def recording_each(port: int, most: int = 100) -> Iterator[tuple[int, list[bytea
 
     def serve() -> None:
         with contextlib.suppress(OSError):
-            for number in range(most):
+            for number in range(max_connections):
                 ours, _ = server.accept()
                 if len(sent) == number:
                     sent.append(bytearray())
@@ -58,7 +58,7 @@ def recording_each(port: int, most: int = 100) -> Iterator[tuple[int, list[bytea
 NEWKEYS = 21
 
 
-def bytes_after_newkeys(sent: bytes) -> int:
+def count_bytes_after_newkeys(sent: bytes) -> int:
     """Return how many bytes a client sent after its NEWKEYS; packets before it are in the clear (RFC 4253, 6)."""
     at = sent.index(b"\n") + 1
     while at < len(sent):

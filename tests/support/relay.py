@@ -1,6 +1,6 @@
-"""A ProxyCommand: carries its standard input and output to HOST and PORT, and writes down its arguments and number.
+"""A ProxyCommand: relays standard input and output to HOST and PORT, and records its process id and arguments.
 
-python relay.py RECORD HOST PORT [BYTES WORDS]: with the last two it says WORDS and ends after so many bytes.
+python relay.py RECORD HOST PORT [BYTES WORDS]: after relaying BYTES bytes it prints WORDS to stderr and exits with 7.
 """
 
 import os
@@ -9,10 +9,10 @@ import socket
 import sys
 
 
-def main(record: str, host: str, port: str, most: str = "0", words: str = "") -> int:
+def main(record: str, host: str, port: str, max_bytes: str = "0", words: str = "") -> int:
     with open(record, "a", encoding="utf-8") as file:
         file.write(f"{os.getpid()} {host} {port}\n")
-    left = int(most) or 1 << 62
+    bytes_left = int(max_bytes) or 1 << 62
     with socket.create_connection((host, int(port))) as sock:
         while True:
             readable, _, _ = select.select([0, sock], [], [])
@@ -23,8 +23,8 @@ def main(record: str, host: str, port: str, most: str = "0", words: str = "") ->
                 sock.sendall(data)
             if sock in readable:
                 data = sock.recv(65536)
-                left -= len(data)
-                if left < 0:
+                bytes_left -= len(data)
+                if bytes_left < 0:
                     sys.stderr.write(words)
                     return 7
                 if not data:

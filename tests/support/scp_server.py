@@ -1,4 +1,4 @@
-"""What an ``scp`` on a peer sends, from a script: the other end of an `SCPTransport` without a connection."""
+"""An ``scp`` on a peer that follows a script: the other end of an `SCPTransport` without a connection."""
 
 from __future__ import annotations
 
@@ -9,37 +9,39 @@ from typing import Any, cast
 from peerstage.errors import LimitExceeded
 from peerstage.reasons import Reason
 from peerstage.records import Limits, StageReport
-from peerstage.session.stream import Chunk, Stream
-from peerstage.session.watchdog import Watchdog
+from peerstage.ssh.stream import Chunk, Stream
 from peerstage.staging import stage
-from peerstage.transport.scp.transport import SCPTransport
+from peerstage.target import DirectoryTarget
+from peerstage.transport.scp.scp_transport import SCPTransport
+from peerstage.watchdog import Watchdog
 
 COLLECT = b"/c"
 
 
-class Says(Stream):
-    """A command that says *chunks* one after the other, whatever it is told, and ends with *status*.
+class ScriptedCommand(Stream):
+    """A command that sends *chunks* one after the other, whatever it receives, and exits with *status*.
 
     Attributes:
-        sent: What it was told.
+        received: What it received.
+        at_eof: Whether it received EOF.
     """
 
     def __init__(self, chunks: Iterable[bytes] = (), *, status: int | None = 0, stderr: bytes = b"") -> None:
         self._chunks = iter(chunks)
         self._status = status
         self._stderr = stderr
-        self.sent = b""
+        self.received = b""
+        self.at_eof = False
         self.closed = False
-        self.ended = False
 
     def send(self, data: bytes) -> None:
-        self.sent += data
+        self.received += data
 
     def receive(self) -> Chunk:
         return next((chunk for chunk in self._chunks if chunk), b"")
 
-    def end(self) -> None:
-        self.ended = True
+    def send_eof(self) -> None:
+        self.at_eof = True
 
     def wait(self) -> int | None:
         return self._status
@@ -56,53 +58,51 @@ class Says(Stream):
         self.closed = True
 
 
-class TakesMessages(Says):
-    """An SCP server inside an SSH server: each message on the channel is one acknowledgement, whatever its length.
+class AcknowledgesPerPacket(ScriptedCommand):
+    """SCP built into an SSH server: each packet on the channel is one acknowledgement, whatever its length.
 
     Args:
-        files: What it sends, as `file` returns it.
+        files: What it sends, as `pack_file` returns it.
     """
 
     def __init__(self, *files: bytes) -> None:
         super().__init__()
-        self._steps = [step for one in files for step in (one[: one.index(b"\n") + 1], one[one.index(b"\n") + 1 :])]
-        self._sent: list[bytes] = []
+        self._steps = [step for file in files for step in file.partition(b"\n")[::2]]
+        self._steps[::2] = [message + b"\n" for message in self._steps[::2]]
+        self._replies: list[bytes] = []
 
     def send(self, data: bytes) -> None:
         super().send(data)
-        self._sent.append(self._steps.pop(0) if self._steps else b"")
+        self._replies.append(self._steps.pop(0) if self._steps else b"")
 
     def receive(self) -> Chunk:
-        if not self._sent:
-            raise LimitExceeded("It waits for an acknowledgement, and so would the client.", reason=Reason.STALLED)
-        return self._sent.pop(0)
+        if not self._replies:
+            raise LimitExceeded("Server and client wait for each other.", reason=Reason.STALLED)
+        return self._replies.pop(0)
 
 
-class Shell:
-    """A session whose commands are answered by *answer*, and written down.
+class ScriptedSession:
+    """A session whose commands are served by *answer*, and recorded.
 
     Args:
-        answer: Returns the stream to a command.
-        server: How the server identifies itself.
+        answer: Returns the stream of a command.
+        server: The server's identification string.
 
     Attributes:
-        commands: What was run.
-        streams: What it was run on.
+        commands: The command lines that were run.
     """
 
     fingerprint = "SHA256:none"
 
     def __init__(self, answer: Callable[[bytes], Stream], server: str = "SSH-2.0-OpenSSH_9.2p1") -> None:
         self.server = server
+        self.answer = answer
         self.closed = False
-        self._answer = answer
         self.commands: list[bytes] = []
-        self.streams: list[Stream] = []
 
     def open_command(self, command: bytes) -> Stream:
         self.commands.append(command)
-        self.streams.append(self._answer(command))
-        return self.streams[-1]
+        return self.answer(command)
 
     def require_same_process(self) -> None:
         pass
@@ -111,28 +111,31 @@ class Shell:
         self.closed = True
 
 
-def transport_to(shell: Shell, limits: Limits | None = None, **options: Any) -> SCPTransport:
-    limits = limits or Limits()
-    return SCPTransport(cast(Any, shell), limits, Watchdog(limits), **options)
+def transport_to(session: ScriptedSession, limits: Limits | None = None, **options: Any) -> SCPTransport:
+    return SCPTransport(cast(Any, session), Watchdog(limits or Limits()), **options)
 
 
 def stage_from(
-    *chunks: bytes, target: Path, limits: Limits | None = None, status: int | None = 0, **options: Any
+    chunks: Iterable[bytes],
+    target: Path,
+    *,
+    limits: Limits | None = None,
+    status: int | None = 0,
+    stderr: bytes = b"",
+    request_times: bool = False,
+    **options: Any,
 ) -> StageReport:
-    """Stage what ``scp -f`` says in *chunks*; a second command is told that the directory is none."""
+    """Stage what an ``scp -f`` sends in *chunks*. A command about the directory alone says that it is a directory."""
 
     def answer(command: bytes) -> Stream:
         if command.endswith(b"*"):
-            return Says(said_chunks, status=status, stderr=said)
-        return Says([b"\x01scp: /c: not a regular file\n"], status=1)
+            return ScriptedCommand(chunks, status=status, stderr=stderr)
+        return ScriptedCommand([b"\x01scp: /c: not a regular file\n"], status=1)
 
-    said = options.pop("stderr", b"")
-    said_chunks = options.pop("chunks", chunks)
-    shell = Shell(answer)
-    times = options.pop("times", False)
-    return stage(transport_to(shell, limits, times=times), COLLECT, str(target), peer="peer", durable=False, **options)
+    transport = transport_to(ScriptedSession(answer), limits, preserve_times=request_times)
+    return stage(transport, COLLECT, DirectoryTarget(str(target), peer="peer", durable=False, **options))
 
 
-def file(name: bytes, data: bytes, mode: int = 0o644, status: bytes = b"\0") -> bytes:
-    """Return how a file is sent."""
+def pack_file(name: bytes, data: bytes, mode: int = 0o644, status: bytes = b"\0") -> bytes:
+    """Return a file as ``scp -f`` sends it: message, data, status."""
     return b"C%04o %d %s\n" % (mode, len(data), name) + data + status

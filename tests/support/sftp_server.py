@@ -1,4 +1,4 @@
-"""An SFTP server in memory behind the `Stream` interface, and its relatives that misbehave: a sentence each."""
+"""An SFTP server in memory behind the `Stream` interface, and subclasses that misbehave, a sentence each."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from pathlib import Path
 from typing import Any, cast
 
 from peerstage.errors import ConnectionLost, StageError
-from peerstage.landing.base import Buffer, Landing, Ranges, Slot
 from peerstage.records import Entry, Limits, StageReport
-from peerstage.session.stream import Chunk, Stream
-from peerstage.session.watchdog import Watchdog
+from peerstage.ssh.stream import Chunk, Stream
 from peerstage.staging import stage
+from peerstage.target import DirectoryTarget
+from peerstage.target.base import Buffer, IncomingFile, Target
+from peerstage.target.ranges import Ranges
 from peerstage.transport.sftp import wire
-from peerstage.transport.sftp.transport import SFTPTransport
+from peerstage.transport.sftp.sftp_transport import SFTPTransport
+from peerstage.watchdog import Watchdog
 
 MTIME = 1_700_000_000
 
 
 @dataclass
 class Node:
-    """A file, as `lstat`, `open` and `fstat` see it."""
+    """A file, as LSTAT, OPEN and FSTAT see it."""
 
     data: bytes = b""
     mode: int = stat.S_IFREG | 0o644
@@ -38,63 +40,66 @@ class Node:
         return len(self.data)
 
 
-def string(value: bytes) -> bytes:
+def pack_string(value: bytes) -> bytes:
     return struct.pack(">I", len(value)) + value
 
 
-def attributes(node: Node) -> bytes:
+def pack_attributes(node: Node) -> bytes:
     return struct.pack(">IQIIIII", 0xF, node.size, 0, 0, node.mode, 0, node.mtime)
 
 
-def packet(kind: int, number: int, body: bytes) -> bytes:
-    return struct.pack(">IBI", len(body) + 5, kind, number) + body
+def pack_packet(packet_type: int, request_id: int, body: bytes) -> bytes:
+    return struct.pack(">IBI", len(body) + 5, packet_type, request_id) + body
 
 
 @dataclass
-class Server(Stream):
-    """Behaves. Replies in order, a chunk as long as there is something to say.
+class FakeSFTPServer(Stream):
+    """Keeps to the protocol. It replies in order, and each `receive` returns one reply.
 
     Attributes:
-        files: What the one directory ``/c`` holds.
-        most_handles: What ``limits@openssh.com`` tells, less the 8 to spare; None for a server without it.
-        read_bytes: Likewise, for one READ.
-        kinds: How often each type of request came.
+        files: The contents of its only directory, ``/c``.
+        max_handles: What ``limits@openssh.com`` reports, less the 8 handles that the client leaves free; None for a
+            server without that extension.
+        max_read_length: Likewise, for one READ.
+        requests: How many requests of each type arrived.
+        reads: The READs that arrived: handle, offset, length.
+        peak_handles: The most handles that were open at once.
     """
 
     files: dict[bytes, Node] = field(default_factory=dict)
-    most_handles: int | None = 100
-    read_bytes: int = 4096
+    max_handles: int | None = 100
+    max_read_length: int = 4096
 
     def __post_init__(self) -> None:
         self.handles: dict[bytes, Node | str] = {}
         self.opened = 0
-        self.peak = 0
-        self.in_flight = 0
-        self.peak_in_flight = 0
-        self.asked: list[tuple[bytes, int, int]] = []
-        self.kinds: Counter[int] = Counter()
+        self.peak_handles = 0
+        self.reads: list[tuple[bytes, int, int]] = []
+        self.requests: Counter[int] = Counter()
         self.sends = 0
         self.receives = 0
         self.listings = 0
-        self._in = bytearray()
-        self._out: deque[bytes] = deque()
+        self._received = bytearray()
+        self._replies: deque[bytes] = deque()
 
     # The stream.
 
     def send(self, data: bytes) -> None:
         self.sends += 1
-        self._in += data
+        self._received += data
         replies = []
-        while len(self._in) >= 4 and len(self._in) >= 4 + (length := int.from_bytes(self._in[:4], "big")):
-            body = bytes(self._in[4 : 4 + length])
-            del self._in[: 4 + length]
-            replies += self.answer(body)
-        self._out.extend(self.arrange(replies))
+        while len(self._received) >= 4 and len(self._received) >= 4 + (
+            length := int.from_bytes(self._received[:4], "big")
+        ):
+            request = bytes(self._received[4 : 4 + length])
+            del self._received[: 4 + length]
+            replies += self.answer(request)
+        self._replies.extend(self.arrange(replies))
 
     def receive(self) -> Chunk:
-        if not self._out:
-            raise AssertionError("The client waits for a reply, and no request is open.")
-        return self.cut(self._out)
+        if not self._replies:
+            raise AssertionError("The client waits for a reply although no request is outstanding.")
+        return self.next_chunk(self._replies)
 
     @property
     def stderr(self) -> bytes:
@@ -104,211 +109,216 @@ class Server(Stream):
     def is_closed(self) -> bool:
         return False
 
-    def end(self) -> None:
+    def send_eof(self) -> None:
         pass
 
     def wait(self) -> int | None:
         return 0
 
     def close(self) -> None:
-        self._out.clear()
+        self._replies.clear()
 
     def arrange(self, replies: list[bytes]) -> list[bytes]:
-        """In which order what was asked in one batch is answered."""
+        """Return the replies to one batch of requests in the order in which to send them."""
         return replies
 
-    def cut(self, out: deque[bytes]) -> bytes:
-        """What the client receives next."""
-        return out.popleft()
+    def next_chunk(self, replies: deque[bytes]) -> bytes:
+        """Return what the client receives next."""
+        return replies.popleft()
 
     # The protocol.
 
     def answer(self, request: bytes) -> list[bytes]:
-        kind = request[0]
-        self.kinds[kind] += 1
-        if kind == wire.INIT:
-            extensions = b"" if self.most_handles is None else string(wire.LIMITS) + string(b"1")
-            return [struct.pack(">IBI", 5 + len(extensions), wire.VERSION_REPLY, 3) + extensions]
-        (number,) = struct.unpack_from(">I", request, 1)
+        request_type = request[0]
+        self.requests[request_type] += 1
+        if request_type == wire.FXP_INIT:
+            limits = pack_string(wire.LIMITS_EXTENSION) + pack_string(b"1")
+            extensions = b"" if self.max_handles is None else limits
+            return [struct.pack(">IBI", 5 + len(extensions), wire.FXP_VERSION, 3) + extensions]
+        (request_id,) = struct.unpack_from(">I", request, 1)
         body = request[5:]
-        if kind == wire.EXTENDED:
-            told = struct.pack(">QQQQ", 262144, self.read_bytes, self.read_bytes, (self.most_handles or 0) + 8)
-            return [packet(wire.EXTENDED_REPLY, number, told)]
+        if request_type == wire.FXP_EXTENDED:
+            lengths = (262144, self.max_read_length, self.max_read_length)
+            limits = struct.pack(">QQQQ", *lengths, (self.max_handles or 0) + 8)
+            return [pack_packet(wire.FXP_EXTENDED_REPLY, request_id, limits)]
         (length,) = struct.unpack_from(">I", body)
         value, rest = body[4 : 4 + length], body[4 + length :]
         handler = {
-            wire.OPENDIR: self.opendir,
-            wire.READDIR: self.readdir,
-            wire.OPEN: self.open,
-            wire.READ: self.read,
-            wire.FSTAT: self.fstat,
-            wire.STAT: self.stat,
-            wire.CLOSE: self.close_handle,
-        }[kind]
-        return handler(number, value, rest)
+            wire.FXP_OPENDIR: self.opendir,
+            wire.FXP_READDIR: self.readdir,
+            wire.FXP_OPEN: self.open,
+            wire.FXP_READ: self.read,
+            wire.FXP_FSTAT: self.fstat,
+            wire.FXP_STAT: self.stat,
+            wire.FXP_CLOSE: self.close_handle,
+        }[request_type]
+        return handler(request_id, value, rest)
 
-    def status(self, number: int, code: int, text: bytes = b"no") -> list[bytes]:
-        return [packet(wire.STATUS, number, struct.pack(">I", code) + string(text) + string(b""))]
+    def status(self, request_id: int, code: int, message: bytes = b"no") -> list[bytes]:
+        body = struct.pack(">I", code) + pack_string(message) + pack_string(b"")
+        return [pack_packet(wire.FXP_STATUS, request_id, body)]
 
-    def opendir(self, number: int, path: bytes, rest: bytes) -> list[bytes]:
+    def opendir(self, request_id: int, path: bytes, rest: bytes) -> list[bytes]:
         if path != b"/c":
-            return self.status(number, wire.FX_NO_SUCH_FILE)
+            return self.status(request_id, wire.FX_NO_SUCH_FILE)
         self.listings += 1
         self.unlisted = self.listing()
-        return self.new_handle(number, "directory")
+        return self.new_handle(request_id, "directory")
 
     def listing(self) -> list[tuple[bytes, bytes]]:
-        """Names with their attributes, as they go over the wire."""
-        dots = [(b".", attributes(Node(mode=stat.S_IFDIR | 0o755))), (b"..", attributes(Node(mode=stat.S_IFDIR)))]
-        return dots + [(name, attributes(node)) for name, node in self.files.items()]
+        """Return the names with their packed attributes."""
+        directory = pack_attributes(Node(mode=stat.S_IFDIR | 0o755))
+        return [(b".", directory), (b"..", directory)] + [
+            (name, pack_attributes(node)) for name, node in self.files.items()
+        ]
 
-    def readdir(self, number: int, handle: bytes, rest: bytes) -> list[bytes]:
-        some, self.unlisted = self.unlisted[:7], self.unlisted[7:]
-        if not some:
-            return self.status(number, wire.FX_EOF)
-        body = struct.pack(">I", len(some))
-        return [packet(wire.NAME, number, body + b"".join(string(n) + string(b"long " + n) + a for n, a in some))]
+    def readdir(self, request_id: int, handle: bytes, rest: bytes) -> list[bytes]:
+        entries, self.unlisted = self.unlisted[:7], self.unlisted[7:]
+        if not entries:
+            return self.status(request_id, wire.FX_EOF)
+        names = b"".join(pack_string(name) + pack_string(b"long " + name) + attrs for name, attrs in entries)
+        return [pack_packet(wire.FXP_NAME, request_id, struct.pack(">I", len(entries)) + names)]
 
-    def new_handle(self, number: int, node: Node | str) -> list[bytes]:
+    def new_handle(self, request_id: int, node: Node | str) -> list[bytes]:
         self.opened += 1
         handle = b"handle-%d" % self.opened
         self.handles[handle] = node
-        self.peak = max(self.peak, len(self.handles))
-        return [packet(wire.HANDLE, number, string(handle))]
+        self.peak_handles = max(self.peak_handles, len(self.handles))
+        return [pack_packet(wire.FXP_HANDLE, request_id, pack_string(handle))]
 
     def node_of(self, path: bytes) -> Node | None:
         node = self.files.get(path.removeprefix(b"/c/"))
         return node.leads_to if node is not None and stat.S_ISLNK(node.mode) else node
 
-    def open(self, number: int, path: bytes, rest: bytes) -> list[bytes]:
+    def open(self, request_id: int, path: bytes, rest: bytes) -> list[bytes]:
         node = self.node_of(path)
-        return self.status(number, wire.FX_NO_SUCH_FILE) if node is None else self.new_handle(number, node)
+        return self.status(request_id, wire.FX_NO_SUCH_FILE) if node is None else self.new_handle(request_id, node)
 
-    def stat(self, number: int, path: bytes, rest: bytes) -> list[bytes]:
+    def stat(self, request_id: int, path: bytes, rest: bytes) -> list[bytes]:
         node = self.node_of(path)
         if node is None:
-            return self.status(number, wire.FX_NO_SUCH_FILE)
-        return [packet(wire.ATTRS, number, attributes(node))]
+            return self.status(request_id, wire.FX_NO_SUCH_FILE)
+        return [pack_packet(wire.FXP_ATTRS, request_id, pack_attributes(node))]
 
-    def fstat(self, number: int, handle: bytes, rest: bytes) -> list[bytes]:
+    def fstat(self, request_id: int, handle: bytes, rest: bytes) -> list[bytes]:
         node = self.handles[handle]
         assert isinstance(node, Node)
-        return [packet(wire.ATTRS, number, attributes(node))]
+        return [pack_packet(wire.FXP_ATTRS, request_id, pack_attributes(node))]
 
-    def read(self, number: int, handle: bytes, rest: bytes) -> list[bytes]:
+    def read(self, request_id: int, handle: bytes, rest: bytes) -> list[bytes]:
         node = self.handles[handle]
         assert isinstance(node, Node)
         offset, length = struct.unpack(">QI", rest)
-        self.asked.append((handle, offset, length))
-        return self.data(number, node, offset, length)
+        self.reads.append((handle, offset, length))
+        return self.data(request_id, node, offset, length)
 
-    def data(self, number: int, node: Node, offset: int, length: int) -> list[bytes]:
+    def data(self, request_id: int, node: Node, offset: int, length: int) -> list[bytes]:
         piece = node.data[offset : offset + length]
         if not piece:
-            return self.status(number, wire.FX_EOF)
-        return [packet(wire.DATA, number, string(piece))]
+            return self.status(request_id, wire.FX_EOF)
+        return [pack_packet(wire.FXP_DATA, request_id, pack_string(piece))]
 
-    def close_handle(self, number: int, handle: bytes, rest: bytes) -> list[bytes]:
+    def close_handle(self, request_id: int, handle: bytes, rest: bytes) -> list[bytes]:
         del self.handles[handle]
-        return self.status(number, wire.FX_OK)
+        return self.status(request_id, wire.FX_OK)
 
 
-class Erratic(Server):
-    """Within the rules: replies in any order, reads as short as it likes, cuts its stream anywhere."""
+class ErraticServer(FakeSFTPServer):
+    """Keeps to the protocol, but reorders replies, shortens reads, and splits its stream anywhere."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.chance = random.Random(0)
-        self.reorders = self.shortens = self.cuts = True
+        self.random = random.Random(0)
+        self.reorders = self.shortens = self.splits = True
 
     def arrange(self, replies: list[bytes]) -> list[bytes]:
         if self.reorders:
-            self.chance.shuffle(replies)
+            self.random.shuffle(replies)
         return replies
 
-    def cut(self, out: deque[bytes]) -> bytes:
-        if not self.cuts:
-            return super().cut(out)
-        held = b"".join(out)
-        out.clear()
-        at = self.chance.randint(1, len(held))
-        if held[at:]:
-            out.append(held[at:])
-        return held[:at]
+    def next_chunk(self, replies: deque[bytes]) -> bytes:
+        if not self.splits:
+            return super().next_chunk(replies)
+        stream = b"".join(replies)
+        replies.clear()
+        at = self.random.randint(1, len(stream))
+        if stream[at:]:
+            replies.append(stream[at:])
+        return stream[:at]
 
-    def data(self, number: int, node: Node, offset: int, length: int) -> list[bytes]:
-        return super().data(number, node, offset, self.chance.randint(1, length) if self.shortens else length)
-
-
-class AnyOrder(Erratic):
-    """Answers whatever it holds in any order, however long ago it was asked."""
-
-    def cut(self, out: deque[bytes]) -> bytes:
-        out.rotate(-self.chance.randrange(len(out)))
-        return out.popleft()
+    def data(self, request_id: int, node: Node, offset: int, length: int) -> list[bytes]:
+        return super().data(request_id, node, offset, self.random.randint(1, length) if self.shortens else length)
 
 
-class HangsUp(Server):
-    """Closes its side when it has nothing to say."""
+class ReorderingServer(ErraticServer):
+    """Sends any of the replies that it holds next, however old the requests are."""
+
+    def next_chunk(self, replies: deque[bytes]) -> bytes:
+        replies.rotate(-self.random.randrange(len(replies)))
+        return replies.popleft()
+
+
+class ClosesChannel(FakeSFTPServer):
+    """Closes the channel when it has nothing to send."""
 
     def receive(self) -> Chunk:
         self.receives += 1
-        return self.cut(self._out) if self._out else b""
+        return self.next_chunk(self._replies) if self._replies else b""
 
 
-class FallsSilent(Server):
-    """Keeps the channel open and says nothing more, until somebody ends it."""
+class StopsReplying(FakeSFTPServer):
+    """Keeps the channel open and sends nothing more, until the watchdog ends the wait."""
 
     watchdog: Watchdog
 
     def receive(self) -> Chunk:
-        if self._out:
-            return self.cut(self._out)
+        if self._replies:
+            return self.next_chunk(self._replies)
         ended = threading.Event()
         self.watchdog.begin_wait()
-        with self.watchdog.ending(ended.set):
-            assert ended.wait(30), "Nobody ended the wait."
+        with self.watchdog.on_failure(ended.set):
+            assert ended.wait(30), "The watchdog did not end the wait."
         self.watchdog.end_wait()
-        self.watchdog.check()
-        raise AssertionError("The wait was ended for no reason.")
+        self.watchdog.raise_if_failed()
+        raise AssertionError("The watchdog ended the wait without a failure.")
 
 
-class DiesAfter(Server):
-    """The connection is lost once so many bytes have been received."""
+class DropsConnectionAfter(FakeSFTPServer):
+    """Loses the connection once it has sent *bytes_left* bytes."""
 
-    left = 0
+    bytes_left = 0
 
-    def cut(self, out: deque[bytes]) -> bytes:
-        chunk = super().cut(out)
-        if self.left <= 0:
+    def next_chunk(self, replies: deque[bytes]) -> bytes:
+        chunk = super().next_chunk(replies)
+        if self.bytes_left <= 0:
             raise ConnectionLost("The connection was lost: the peer closed it.")
-        if len(chunk) > self.left:
-            out.appendleft(chunk[self.left :])
-            chunk = chunk[: self.left]
-        self.left -= len(chunk)
+        if len(chunk) > self.bytes_left:
+            replies.appendleft(chunk[self.bytes_left :])
+            chunk = chunk[: self.bytes_left]
+        self.bytes_left -= len(chunk)
         return chunk
 
 
 class FakeSession:
-    """Opens the one stream that it was given."""
+    """A session whose subsystem is the given server."""
 
     fingerprint = "SHA256:none"
 
-    def __init__(self, stream: Server) -> None:
-        self.stream = stream
+    def __init__(self, server: FakeSFTPServer) -> None:
+        self.server = server
 
-    def open_subsystem(self, name: str) -> Server:
-        return self.stream
+    def open_subsystem(self, name: str) -> FakeSFTPServer:
+        return self.server
 
     def require_same_process(self) -> None:
         pass
 
     def close(self) -> None:
-        self.stream.close()
+        self.server.close()
 
 
-class RecordingSlot(Slot):
-    """A file in memory."""
+class RecordingFile(IncomingFile):
+    """An incoming file in memory."""
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
@@ -339,40 +349,45 @@ class RecordingSlot(Slot):
 
     @property
     def data(self) -> bytes:
-        whole = bytearray(self.entry.size)
+        content = bytearray(self.entry.size)
         for offset, piece in self.pieces:
-            whole[offset : offset + len(piece)] = piece
-        return bytes(whole)
+            content[offset : offset + len(piece)] = piece
+        return bytes(content)
 
 
-class RecordingLanding(Landing):
-    """Has room for everything, and keeps it in memory."""
+class RecordingTarget(Target):
+    """A target in memory, with unlimited space."""
 
     def __init__(self) -> None:
-        self.slots: dict[bytes, RecordingSlot] = {}
+        self.files: dict[bytes, RecordingFile] = {}
         self.refused: dict[bytes, StageError] = {}
 
     def expect(self, files: int, size: int) -> None:
         pass
 
-    def open(self, entry: Entry) -> RecordingSlot:
-        begun = self.slots.get(entry.name)
-        if begun is None or begun.entry != entry:
-            begun = self.slots[entry.name] = RecordingSlot(entry)
-        return begun
+    def open(self, entry: Entry) -> RecordingFile:
+        file = self.files.get(entry.name)
+        if file is None or file.entry != entry:
+            file = self.files[entry.name] = RecordingFile(entry)
+        return file
 
     def refuse(self, name: bytes, error: StageError) -> None:
         self.refused[name] = error
 
     @property
     def received(self) -> int:
-        return sum(slot.received for slot in self.slots.values())
+        return sum(file.received for file in self.files.values())
+
+    @property
+    def contents(self) -> dict[bytes, bytes]:
+        return {name: file.data for name, file in self.files.items()}
 
 
-def transport_to(server: Server, limits: Limits | None = None, watchdog: Watchdog | None = None) -> SFTPTransport:
-    limits = limits or Limits()
-    return SFTPTransport(cast(Any, FakeSession(server)), limits, watchdog or Watchdog(limits))
+def transport_to(
+    server: FakeSFTPServer, limits: Limits | None = None, watchdog: Watchdog | None = None
+) -> SFTPTransport:
+    return SFTPTransport(cast(Any, FakeSession(server)), watchdog or Watchdog(limits or Limits()))
 
 
-def stage_from(server: Server, target: Path, limits: Limits | None = None) -> StageReport:
-    return stage(transport_to(server, limits), b"/c", str(target), peer="peer", durable=False)
+def stage_from(server: FakeSFTPServer, target: Path, limits: Limits | None = None) -> StageReport:
+    return stage(transport_to(server, limits), b"/c", DirectoryTarget(str(target), peer="peer", durable=False))

@@ -1,12 +1,12 @@
-"""A shell that stays open in a container and runs one command after another, without a docker process for each."""
+"""A shell that stays open in a container, so that a command does not cost a docker process."""
 
 from __future__ import annotations
 
 import subprocess
 
-#: Reads the lengths of a command and of its input, then both; answers with its status, the lengths of its output and of
-#: its error output, then both. ``head`` and ``read`` take no byte more than they are to; what a command leaves of its
-#: input is thrown away, so that the next lengths are found.
+#: Protocol: the lengths of a command and of its input, then both; the reply is the exit status, the lengths of stdout
+#: and stderr, then both. ``head`` and ``read`` consume exactly these bytes. Input that a command does not read is
+#: discarded, so that the next lengths are found.
 _LOOP = r"""
 d=$(mktemp -d) || exit
 trap 'rm -rf "$d"' EXIT
@@ -20,15 +20,15 @@ done
 """
 
 
-class ShellGone(Exception):
-    """The shell does not run: its container was killed, restarted or removed. Its last words are the message."""
+class ShellEnded(Exception):
+    """The shell has exited: its container was killed, restarted or removed. The message is docker's stderr."""
 
 
 class Shell:
-    """A shell of root's in a container.
+    """A shell in a container, as root.
 
     Args:
-        container: The id.
+        container: The container's id.
     """
 
     def __init__(self, container: str) -> None:
@@ -37,24 +37,24 @@ class Shell:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
 
     def run(self, command: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
-        """Run a command with *stdin* as its input, and return its exit status, output and error output.
+        """Run a command and return its exit status, stdout and stderr.
 
         Raises:
-            ShellGone: If the shell has ended; the command may have run.
+            ShellEnded: If the shell has exited; the command may have run.
         """
-        to, back = self._process.stdin, self._process.stdout
-        assert to is not None
-        assert back is not None
+        requests, replies = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert replies is not None
         line = command.encode("utf-8", "surrogateescape")
         try:
             for part in (b"%d %d\n" % (len(line), len(stdin)), line, stdin):
-                to.write(part)
-            to.flush()
-            status, *lengths = (int(number) for number in back.readline().split())
+                requests.write(part)
+            requests.flush()
+            status, *lengths = (int(number) for number in replies.readline().split())
             output, error = (self._read(length) for length in lengths)
         except (OSError, EOFError, ValueError):
-            raise ShellGone(self.close()) from None
-        except BaseException:  # interrupted in the middle of an answer, it can not be used again
+            raise ShellEnded(self.close()) from None
+        except BaseException:  # interrupted in the middle of a reply, the stream is out of step
             self.close()
             raise
         return status, output, error
@@ -67,7 +67,7 @@ class Shell:
         return data
 
     def close(self) -> str:
-        """End it, and return what docker said."""
+        """Kill the shell and return docker's stderr."""
         self._process.kill()
-        _, said = self._process.communicate()
-        return said.decode(errors="replace").strip()
+        _, error = self._process.communicate()
+        return error.decode(errors="replace").strip()

@@ -15,7 +15,7 @@ import pytest
 #: What only slow tests may ask for, directly or through another fixture.
 SLOW_FIXTURES = frozenset(
     {"sshd", "own_sshd", "unprivileged_sshd", "sshd_pool", "bench", "accounts", "unprivileged_user"}
-    | {"fresh_interpreter", "openssh", "root", "puppet", "patience"}
+    | {"fresh_interpreter", "openssh", "root", "compromised_child", "patience"}
 )
 
 _PYTHONS = {os.path.basename(sys.executable), "python", "python3"}
@@ -31,7 +31,7 @@ _SLOW_PROGRAMS = {
 
 
 class SlowTests:
-    """A pytest plugin that marks the slow tests, and fails a test that is slow without being marked."""
+    """A pytest plugin that marks slow tests, and fails an unmarked test that starts a slow program."""
 
     def __init__(self) -> None:
         self._running: pytest.Item | None = None

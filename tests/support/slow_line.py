@@ -1,4 +1,4 @@
-"""A line to a server that carries so many bytes a second, for all connections together."""
+"""A line to a server with a limited rate, which all connections share."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _PIECE = 4096
 
 
 class SlowLine:
-    """Hands on what the server says as fast as *rate* allows, and what the client says at once.
+    """Forwards the server's bytes at *rate*, and the client's immediately.
 
     Args:
         port: Where the server listens on the loopback address.
         rate: Bytes per second.
 
     Attributes:
-        connections: How many there were.
+        connections: The number of connections so far.
     """
 
     def __init__(self, port: int, rate: float) -> None:
@@ -33,7 +33,7 @@ class SlowLine:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[int]:
-        """Yield the port of the line's near end."""
+        """Yield the port to connect to."""
         with listening(self._carry) as port:
             yield port
 
@@ -42,8 +42,8 @@ class SlowLine:
         with socket.create_connection(("127.0.0.1", self._port)) as server:
             server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            upward = threading.Thread(target=self._upward, args=(client, server), daemon=True)
-            upward.start()
+            to_server = threading.Thread(target=self._relay_to_server, args=(client, server), daemon=True)
+            to_server.start()
             try:
                 while data := server.recv(_PIECE):
                     self._take_turn(len(data))
@@ -52,10 +52,10 @@ class SlowLine:
                 for sock in (client, server):
                     with contextlib.suppress(OSError):
                         sock.shutdown(socket.SHUT_RDWR)
-                upward.join(10)
+                to_server.join(10)
 
     @staticmethod
-    def _upward(client: socket.socket, server: socket.socket) -> None:
+    def _relay_to_server(client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 server.sendall(data)
@@ -63,7 +63,7 @@ class SlowLine:
             server.shutdown(socket.SHUT_RDWR)
 
     def _take_turn(self, size: int) -> None:
-        """Wait until the line has carried what came before, and this."""
+        """Wait until the line has carried *size* bytes and everything before them."""
         with self._lock:
             self._free_at = max(self._free_at, time.monotonic()) + size / self._rate
             until = self._free_at

@@ -1,4 +1,4 @@
-"""SSH servers that misbehave: raw ones, which speak no further than the first packets, and ones made of paramiko's."""
+"""Misbehaving SSH servers: raw sockets, which get no further than the first packets, and servers of paramiko."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from typing import Any
 
 import paramiko
 
+from peerstage import SSHOptions
+
 Handler = Callable[[socket.socket], None]
 
 
-#: What servers made of paramiko's log to, and not where a client that uses paramiko might.
+#: The logger of paramiko's servers, apart from that of paramiko's clients.
 LOGGER = "server"
 
 
 @contextlib.contextmanager
 def listening(handler: Handler, server: socket.socket | None = None) -> Iterator[int]:
-    """Serve every connection to *server*, or to a socket of its own, with *handler* in a thread; yield the port."""
+    """Serve every connection with *handler* in a thread of its own; yield the port.
+
+    Args:
+        handler: Called with each connection, which is closed afterwards.
+        server: A bound socket; by default a new one on the loopback address.
+    """
     server = server or socket.create_server(("127.0.0.1", 0))
     server.listen()
     stopped = threading.Event()
@@ -60,14 +67,21 @@ def listening(handler: Handler, server: socket.socket | None = None) -> Iterator
             thread.join(10)
 
 
+def options_for(port: int, host_key: paramiko.PKey, **options: Any) -> SSHOptions:
+    """Return options to connect to a server on that port of 127.0.0.1, by default without agent and configuration."""
+    known = f"[127.0.0.1]:{port} {host_key.get_name()} {host_key.get_base64()}\n".encode()
+    values = {"known_hosts": known, "config": (), "agent": False, **options}
+    return SSHOptions(port=port, **values)
+
+
 def in_turn(*handlers: Handler) -> Handler:
-    """Return a handler that serves a connection with each of *handlers*, and all the others with the last of them."""
-    left = list(handlers)
-    return lambda sock: (left.pop(0) if len(left) > 1 else left[0])(sock)
+    """Return a handler that calls *handlers* in turn, one per connection, and then always the last one."""
+    remaining = list(handlers)
+    return lambda sock: (remaining.pop(0) if len(remaining) > 1 else remaining[0])(sock)
 
 
-def counting(handler: Handler) -> tuple[Handler, list[socket.socket]]:
-    """Return *handler*, and the list of the connections that it has served."""
+def count_connections(handler: Handler) -> tuple[Handler, list[socket.socket]]:
+    """Return a handler that calls *handler*, and the list of its connections so far."""
     served: list[socket.socket] = []
 
     def count(sock: socket.socket) -> None:
@@ -77,76 +91,76 @@ def counting(handler: Handler) -> tuple[Handler, list[socket.socket]]:
     return count, served
 
 
-# Raw servers, a sentence each.
+# Raw servers.
 
 
-def never_speaks(sock: socket.socket) -> None:
-    """Accepts, and is silent."""
+def sends_nothing(sock: socket.socket) -> None:
+    """Accept, and send nothing."""
     while sock.recv(1024):
         pass
 
 
 def closes_at_once(sock: socket.socket) -> None:
-    """Accepts, and hangs up."""
+    """Accept, and close the connection."""
 
 
-def resets(sock: socket.socket) -> None:
-    """Accepts, and resets the connection, as a relay does that finds nobody behind it."""
+def resets_connection(sock: socket.socket) -> None:
+    """Accept, and reset the connection, like a relay whose target is down."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def turns_away(sock: socket.socket) -> None:
-    """Says why it wants nothing of this address, and hangs up, as OpenSSH does from 9.8 on (PerSourcePenalties)."""
+def rejects_address(sock: socket.socket) -> None:
+    """Send a reason and close the connection, as OpenSSH does from 9.8 on (PerSourcePenalties)."""
     sock.sendall(b"Not allowed at this time\r\n")
 
 
-def speaks_without_end(sock: socket.socket) -> None:
-    """Sends a first line that has no end."""
+def sends_endless_line(sock: socket.socket) -> None:
+    """Send a first line without end."""
     while True:
         sock.sendall(b"x" * 4096)
 
 
-def greets_without_end(sock: socket.socket) -> None:
-    """Sends lines for ever, and never its identification."""
+def sends_endless_lines(sock: socket.socket) -> None:
+    """Send lines forever, and no identification string."""
     while True:
         sock.sendall(b"hello\r\n" * 100)
 
 
 def speaks_http(sock: socket.socket) -> None:
-    """Is a web server."""
+    """Reply as a web server."""
     sock.recv(1024)
     sock.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
 
 
 def sends_a_huge_packet(sock: socket.socket) -> None:
-    """Announces a packet of 4 GiB before anybody has logged in."""
+    """Announce a packet of 4 GiB before the key exchange."""
     sock.sendall(b"SSH-2.0-huge\r\n" + struct.pack(">IB", 0xFFFFFFFF, 4))
     while True:
         sock.sendall(b"\0" * 65536)
 
 
-def is_silent_after_its_name(sock: socket.socket) -> None:
-    """Says that it is an SSH server, and nothing more."""
+def stops_after_identification(sock: socket.socket) -> None:
+    """Send an identification string, and nothing after it."""
     sock.sendall(b"SSH-2.0-silent\r\n")
-    never_speaks(sock)
+    sends_nothing(sock)
 
 
-def is_silent_after_kexinit(sock: socket.socket) -> None:
-    """Proposes algorithms, and never goes on."""
+def stops_after_kexinit(sock: socket.socket) -> None:
+    """Send SSH_MSG_KEXINIT, and nothing after it."""
     sock.sendall(b"SSH-2.0-silent\r\n")
     names = [b"curve25519-sha256@libssh.org", b"ssh-ed25519", *[b"aes128-gcm@openssh.com"] * 2, *[b"hmac-sha2-256"] * 2,
              b"none", b"none", b"", b""]  # fmt: skip
     body = b"\x14" + b"\0" * 16 + b"".join(struct.pack(">I", len(n)) + n for n in names) + b"\0" * 5
     padding = 8 - (len(body) + 5) % 8 + 8
     sock.sendall(struct.pack(">IB", len(body) + padding + 1, padding) + body + b"\0" * padding)
-    never_speaks(sock)
+    sends_nothing(sock)
 
 
-# Servers of paramiko's.
+# Servers of paramiko.
 
 
 class Policy(paramiko.ServerInterface):
-    """Lets everybody in, opens every channel, serves nothing."""
+    """Accepts every login and channel, and serves nothing."""
 
     password = "sesame"
 
@@ -167,17 +181,17 @@ class Policy(paramiko.ServerInterface):
         return True
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        timer = threading.Timer(0.05, self.serve, args=(channel,))  # once the answer to the request is on its way
+        timer = threading.Timer(0.05, self.serve, args=(channel,))  # after the reply to the request
         timer.daemon = True
         timer.start()
         return True
 
     def serve(self, channel: paramiko.Channel) -> None:
-        """What happens on a channel whose subsystem was accepted."""
+        """Serve a channel after its request was accepted."""
 
 
 class PasswordOnly(Policy):
-    """Takes a password and no key."""
+    """Accepts a password and no key."""
 
     def get_allowed_auths(self, username: str) -> str:
         return "password"
@@ -187,7 +201,7 @@ class PasswordOnly(Policy):
 
 
 class RefusesEverybody(Policy):
-    """Lets nobody in."""
+    """Refuses every login."""
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         return paramiko.AUTH_FAILED
@@ -197,7 +211,7 @@ class RefusesEverybody(Policy):
 
 
 class RefusesChannels(Policy):
-    """Opens no channel."""
+    """Refuses every channel."""
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
         return paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
@@ -211,7 +225,7 @@ class RefusesSubsystems(Policy):
 
 
 class FloodsStderr(Policy):
-    """Says more on stderr than anybody wants to know."""
+    """Sends stderr without end."""
 
     def serve(self, channel: paramiko.Channel) -> None:
         with contextlib.suppress(OSError, EOFError):
@@ -220,7 +234,7 @@ class FloodsStderr(Policy):
 
 
 class SendsBytesOneByOne(Policy):
-    """Fills the window with packets of a byte each."""
+    """Sends packets of one byte without end."""
 
     def serve(self, channel: paramiko.Channel) -> None:
         with contextlib.suppress(OSError, EOFError):
@@ -229,7 +243,7 @@ class SendsBytesOneByOne(Policy):
 
 
 class IgnoresTheWindow(Policy):
-    """Sends on, however little the client wants."""
+    """Sends more than the window allows."""
 
     def serve(self, channel: paramiko.Channel) -> None:
         with contextlib.suppress(OSError, EOFError):
@@ -239,66 +253,66 @@ class IgnoresTheWindow(Policy):
 
 
 class NeverStarts(Policy):
-    """Accepts the subsystem, and says nothing."""
+    """Accepts the subsystem, and sends nothing."""
 
 
 class EndsAtOnce(Policy):
-    """Accepts the subsystem, and ends it."""
+    """Accepts the subsystem, and closes the channel."""
 
     def serve(self, channel: paramiko.Channel) -> None:
         channel.close()
 
 
 class RefusesCommands(Policy):
-    """Runs nothing."""
+    """Refuses every command."""
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         return False
 
 
 class SendsAFile(Policy):
-    """Sends a file as scp does, and ends with a status."""
+    """Sends a file as scp does, and an exit status."""
 
     status = 0
 
     def serve(self, channel: paramiko.Channel) -> None:
         channel.sendall(b"C0644 5 name\n12345\0")
-        self.leave(channel)
+        self.end(channel)
 
-    def leave(self, channel: paramiko.Channel) -> None:
+    def end(self, channel: paramiko.Channel) -> None:
         channel.send_exit_status(self.status)
         channel.close()
 
 
 class FailsAfterAFile(SendsAFile):
-    """Sends a whole file, and says that something went wrong."""
+    """Sends a whole file, and exit status 1."""
 
     status = 1
 
 
-class LeavesWithoutAStatus(SendsAFile):
-    """Sends a whole file, and nothing about how it ended."""
+class ClosesWithoutStatus(SendsAFile):
+    """Sends a whole file, and closes the channel without an exit status."""
 
-    def leave(self, channel: paramiko.Channel) -> None:
+    def end(self, channel: paramiko.Channel) -> None:
         channel.close()
 
 
-class NeverLeaves(SendsAFile):
+class KeepsChannelOpen(SendsAFile):
     """Sends a whole file, and keeps the channel open."""
 
-    def leave(self, channel: paramiko.Channel) -> None:
+    def end(self, channel: paramiko.Channel) -> None:
         pass
 
 
-class NeverSaysHowItEnded(SendsAFile):
-    """Sends a whole file and the end of the stream, and keeps the channel open."""
+class SendsEofWithoutStatus(SendsAFile):
+    """Sends a whole file and EOF, and keeps the channel open."""
 
-    def leave(self, channel: paramiko.Channel) -> None:
+    def end(self, channel: paramiko.Channel) -> None:
         channel.shutdown_write()
 
 
-class Drips(Policy):
-    """Sends a file a byte at a time, with long pauses."""
+class SendsSlowly(Policy):
+    """Sends a file byte by byte, with pauses."""
 
     def serve(self, channel: paramiko.Channel) -> None:
         with contextlib.suppress(OSError, EOFError):
@@ -308,7 +322,7 @@ class Drips(Policy):
                 time.sleep(0.2)
 
 
-def made_of_paramiko(
+def paramiko_handler(
     policy: type[Policy] = Policy,
     *,
     key: paramiko.PKey,
@@ -316,7 +330,7 @@ def made_of_paramiko(
     after_login: Callable[[paramiko.Transport], object] | None = None,
     **options: Any,
 ) -> Handler:
-    """Return a handler that serves by *policy*; *prepare* may bend the transport before it starts."""
+    """Return a handler that serves by *policy*; *prepare* may change the transport before it starts."""
 
     def handle(sock: socket.socket) -> None:
         transport = paramiko.Transport(sock, **options)
@@ -330,7 +344,7 @@ def made_of_paramiko(
             if transport.is_authenticated() and after_login is not None:
                 after_login(transport)
             transport.join(0.05)
-        transport.packetizer.complete_handshake()  # ends its timer
+        transport.packetizer.complete_handshake()  # cancels its timer
         transport.join(5)
 
     return handle

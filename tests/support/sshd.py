@@ -1,4 +1,4 @@
-"""The system's OpenSSH sshd on a loopback port, with keys and configuration of the run's own."""
+"""The system's OpenSSH sshd on a loopback port, with its own keys and configuration."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from peerstage.records import Progress
-from peerstage.session.options import SSHOptions
-from support.keys import fingerprint, make_key
+from peerstage.ssh.options import SSHOptions
+from support.keys import fingerprint_of, make_key
 from support.leaks import expected_children
-from support.programs import program
+from support.programs import require_program
 from support.waiting import wait_until
 
 
@@ -42,15 +42,15 @@ class Sshd:
 
     @property
     def host_key(self) -> str:
-        """The fingerprint of its host key."""
-        return fingerprint(self.home / "host")
+        """Return the fingerprint of the host key."""
+        return fingerprint_of(self.home / "host")
 
     @property
     def log(self) -> str:
         return (self.home / "log").read_text(errors="replace")
 
     def options(self, **changes: object) -> SSHOptions:
-        """How to reach it: nothing of this machine's own configuration is used."""
+        """Return options that reach it without this machine's own configuration."""
         values: dict[str, object] = {
             "port": self.port,
             "identity": str(self.identity),
@@ -61,12 +61,12 @@ class Sshd:
         return SSHOptions(**{**values, **changes})  # type: ignore[arg-type]
 
     def ssh_arguments(self) -> list[str]:
-        """The same for OpenSSH's own programs, for comparison."""
+        """Return the same for OpenSSH's programs, for comparison."""
         return ["-F", "none", "-o", f"UserKnownHostsFile={self.known_hosts}", "-o", f"IdentityFile={self.identity}",
                 "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", f"Port={self.port}"]  # fmt: skip
 
     def sessions(self) -> list[int]:
-        """Process ids of the servers of single connections."""
+        """Return the process ids that serve the connections."""
         pid = self.process.pid
         try:
             return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -74,7 +74,7 @@ class Sshd:
             return []
 
     def kill_sessions(self) -> None:
-        """Kill the servers of single connections, and wait until they are gone."""
+        """Kill the processes that serve the connections, and wait until they have exited."""
 
         def none_is_left() -> bool:
             for pid in (pids := self.sessions()):
@@ -91,20 +91,20 @@ class Sshd:
         self.process.wait()
 
     def restart(self) -> None:
-        """Start it again, with its configuration as it is now. Not for a server of a pool."""
+        """Restart it with its current configuration. Not for a server of a pool."""
         self.stop()
-        command = [program("sshd"), "-D", "-f", str(self.home / "sshd_config"), "-E", str(self.home / "log")]
+        command = [require_program("sshd"), "-D", "-f", str(self.home / "sshd_config"), "-E", str(self.home / "log")]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         assert _listens(self.host, self.port, self.process), self.log[-500:]
 
 
 class SshdPool:
-    """Running servers that one test after the other has to itself, each time as they were when they were started.
+    """Running servers for exclusive use by one test after another; each test gets one in its initial state.
 
-    Starting one costs more than most tests do with it. A server that a test has stopped is not used again.
+    Starting a server costs more than most tests. A server that a test stopped is not used again.
 
     Args:
-        home: A directory for the servers' own.
+        home: The directory of the servers' directories.
     """
 
     def __init__(self, home: Path) -> None:
@@ -114,7 +114,7 @@ class SshdPool:
         self._kept: dict[int, tuple[str, dict[Path, tuple[bytes, int]]]] = {}
 
     def take(self, **changes: Any) -> Sshd:
-        """Return a server that was started with *changes*, see `start_sshd`; it is to be given back."""
+        """Return a server that was started with *changes* (see `start_sshd`); `give_back` returns it to the pool."""
         key = repr(sorted(changes.items()))
         while idle := self._idle.get(key):
             server = idle.pop()
@@ -128,7 +128,7 @@ class SshdPool:
         return server
 
     def give_back(self, server: Sshd) -> None:
-        """Take back a server, without connections, and with the files and the empty log that it began with."""
+        """Reset a server to its initial state (no connections, initial files, empty log) and keep it."""
         if server.process.poll() is not None:
             expected_children.discard(server.process.pid)
             return
@@ -150,22 +150,22 @@ class SshdPool:
 
 
 class KillsSessions:
-    """An ``on_progress`` that kills a server's connections once, when more than so many bytes have come.
+    """An ``on_progress`` that kills a server's connections once, after *after* bytes.
 
     Attributes:
-        at: When it did, by the monotonic clock; None if it has not.
+        killed_at: When it did, by the monotonic clock; None before.
     """
 
     def __init__(self, server: Sshd, *, after: int) -> None:
         self._server = server
         self._after = after
-        self.at: float | None = None
+        self.killed_at: float | None = None
 
     def __call__(self, progress: Progress) -> None:
-        if self.at is None and progress.bytes_done > self._after:
+        if self.killed_at is None and progress.bytes_done > self._after:
             for pid in self._server.sessions():
                 os.kill(pid, signal.SIGKILL)
-            self.at = time.monotonic()
+            self.killed_at = time.monotonic()
 
 
 def start_sshd(
@@ -177,16 +177,16 @@ def start_sshd(
     subsystem: bool = True,
     address: str = "127.0.0.1",
 ) -> Sshd:
-    """Start a server; *extra* is more of its configuration, and comes first, so that it wins.
+    """Start a server; *extra* comes first in its configuration, so that its values win.
 
     Args:
         home: A directory for keys, configuration and log.
-        user: Who logs in, with a shell and a home; by default whoever runs the tests.
+        user: The login, with a shell and a home; by default the user who runs the tests.
         sftp: The command of the SFTP subsystem.
-        subsystem: Whether there is one.
-        address: Where it listens.
+        subsystem: Whether to configure the SFTP subsystem.
+        address: The address to listen on.
     """
-    sshd = program("sshd")
+    sshd = require_program("sshd")
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o755)
     for name in ("host", "id"):
@@ -195,7 +195,7 @@ def start_sshd(
     (home / "authorized_keys").chmod(0o644)
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
-    if user is None:  # the shell of a command would run this machine's ~/.bashrc
+    if user is None:  # else the login shell would run this machine's ~/.bashrc
         extra = f"{extra}\nSetEnv HOME={home}"
     for _ in range(5):
         port = free_port(address)
@@ -203,7 +203,7 @@ def start_sshd(
             f"{extra}\nPort {port}\nListenAddress {address}\nHostKey {home}/host\nPidFile none\n"
             f"AuthorizedKeysFile {home}/authorized_keys\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
             f"{f'Subsystem sftp {sftp}' if subsystem else ''}\nLogLevel VERBOSE\nMaxStartups 200\n"
-            "KexAlgorithms -sntrup761*\n"  # costs an ssh and a server 0.1 s each, and the tests learn nothing from it
+            "KexAlgorithms -sntrup761*\n"  # costs client and server 0.1 s each, and tests nothing here
         )
         command = [sshd, "-D", "-f", str(home / "sshd_config"), "-E", str(home / "log")]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -217,7 +217,7 @@ def start_sshd(
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port that nobody listens on right now."""
+    """Return a port on which nothing listens at the moment."""
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
         sock.bind((address, 0))
         return int(sock.getsockname()[1])
@@ -235,9 +235,9 @@ def _listens(address: str, port: int, process: subprocess.Popen[bytes]) -> bool:
 
 
 def ssh_trusts(sshd: Sshd, path: Path) -> bool:
-    """Whether OpenSSH reaches the server by the keys in the known_hosts file *path*, and by nothing else."""
+    """Return whether ssh trusts the server with the known_hosts file *path* alone."""
     done = subprocess.run(
-        [program("ssh"), "-o", f"UserKnownHostsFile={path}", "-o", "GlobalKnownHostsFile=none",
+        [require_program("ssh"), "-o", f"UserKnownHostsFile={path}", "-o", "GlobalKnownHostsFile=none",
          "-o", "StrictHostKeyChecking=yes", *sshd.ssh_arguments(), sshd.host, "true"],
         capture_output=True, timeout=60,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Makes one system call of the library fail, wherever it stands: each in its turn."""
+"""Inject a failure into one system call of the library at a time."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if sys.platform != "win32":
     import fcntl
 
 _PACKAGE = str(Path(peerstage.__file__).parent) + os.sep
-#: Other people's code, and what makes calls for whoever asks it to.
-_NOT_OURS = tuple(_PACKAGE + name for name in ("testing", "cli", "system_errors.py"))
+#: Code for tests and users, and helpers that call on behalf of other modules.
+_EXCLUDED = tuple(_PACKAGE + name for name in ("testing", "cli", "system_errors.py"))
 
-_STARTER = _PACKAGE + "system_errors.py"
+_SHARED_STARTER = _PACKAGE + "system_errors.py"
 
 _FILES = (errno.EIO, errno.ENOMEM)
 _DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _SOCKETS = (errno.ENOBUFS, errno.ENOMEM, errno.ECONNRESET)
 
-#: What is made to fail, and how: the first number is the one that is tried where not all are.
+#: The calls that fail, and their errnos; without ``--every-fault`` only the first one is tried.
 CALLS: tuple[tuple[Any, tuple[str, ...], tuple[int, ...]], ...] = (
     (os, ("open", "scandir", "pipe"), _DESCRIPTORS),
     (builtins, ("open",), _DESCRIPTORS),
@@ -52,27 +52,27 @@ CALLS: tuple[tuple[Any, tuple[str, ...], tuple[int, ...]], ...] = (
     (threading.Thread, ("start",), (errno.EAGAIN,)),
     *(((fcntl, ("flock",), (errno.ENOLCK,)),) if sys.platform != "win32" else ()),
 )
-#: Those that have done their work before they fail.
-_AFTERWARDS = ("close",)
+#: Calls that take effect before they fail.
+_FAIL_AFTERWARDS = ("close",)
 
 
 class Call(NamedTuple):
     """A system call: its name, the line of the library that made it, and how it may fail."""
 
     name: str
-    place: str
+    location: str
     errnos: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.name} at {self.place}"
+        return f"{self.name} at {self.location}"
 
 
 class Faults:
-    """Watches the system calls that the library makes, in whichever thread.
+    """Intercepts the system calls that the library makes, in every thread.
 
     Attributes:
-        seen: Those that were made, in their order.
-        hit: Whether the one that is to fail has failed.
+        seen: The calls so far, in order.
+        hit: Whether a call has failed.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Faults:
 
     @contextlib.contextmanager
     def failing(self, is_due: Callable[[Call], bool], number: int) -> Iterator[None]:
-        """Have the first call fail that *is_due*, with the error *number*."""
+        """Let the first call for which *is_due* returns true fail with errno *number*."""
         self.seen, self.hit, self._is_due, self._errno = [], False, is_due, number
         with contextlib.ExitStack() as stack:
             for owner, names, errnos in CALLS:
@@ -97,10 +97,10 @@ class Faults:
         is_own = not isinstance(owner, type) or name in owner.__dict__
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            place = _place(sys._getframe(1))
-            if place is None or _cannot_fail(name, args, kwargs) or not self._fails(Call(name, place, errnos)):
+            location = _find_library_line(sys._getframe(1))
+            if location is None or _cannot_fail(name, args, kwargs) or not self._fails(Call(name, location, errnos)):
                 return original(*args, **kwargs)
-            if name in _AFTERWARDS:
+            if name in _FAIL_AFTERWARDS:
                 original(*args, **kwargs)
             if owner is threading.Thread:
                 raise RuntimeError("can't start new thread")
@@ -124,7 +124,7 @@ class Faults:
 
 
 def _cannot_fail(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether it is no system call (a socket made of a descriptor), or one on a pipe or a socket of this machine."""
+    """Return whether it is not a system call (a socket from a descriptor), or one on a pipe or Unix socket."""
     if name == "__init__":
         return "fileno" in kwargs or len(args) > 4
     if name not in ("close", "read"):
@@ -137,14 +137,14 @@ def _cannot_fail(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
     return isinstance(args[0], socket.socket) and args[0].family == socket.AF_UNIX
 
 
-def _place(frame: Any) -> str | None:
-    """Return the line of the library by which *frame* was reached, None if it was not."""
+def _find_library_line(frame: Any) -> str | None:
+    """Return the line of the library that led to *frame*; None if none did."""
     shared = None
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(_PACKAGE) and not file.startswith(_NOT_OURS):
+        if file.startswith(_PACKAGE) and not file.startswith(_EXCLUDED):
             return f"{file.removeprefix(_PACKAGE)}:{frame.f_lineno}"
-        if file == _STARTER:
+        if file == _SHARED_STARTER:
             shared = f"{file.removeprefix(_PACKAGE)}:{frame.f_lineno}"
         frame = frame.f_back
-    return shared  # a thread that starts a process for whoever waits for it
+    return shared  # a thread that starts a process for another thread

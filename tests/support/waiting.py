@@ -1,4 +1,4 @@
-"""Waiting for something to happen, in place of a fixed time in which it has probably happened."""
+"""Wait for a condition instead of sleeping for a fixed time."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def wait_until(holds: Callable[[], object], seconds: float = 30.0) -> None:
-    """Return as soon as *holds* does; fail if it does not within *seconds*."""
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Return as soon as *condition* returns true; fail if it does not within *seconds*."""
     until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until, f"It did not come to that within {seconds:g} s."
+    while not condition():
+        assert time.monotonic() < until, f"The condition did not become true within {seconds:g} s."
         time.sleep(0.005)
 
 
-def is_gone(pid: int, patience: float = 10.0) -> bool:
-    """Whether a process ends within *patience* seconds; one that nobody has waited for yet counts as ended."""
+def exits_within(pid: int, patience: float = 10.0) -> bool:
+    """Return whether a process exits within *patience* seconds; a zombie counts as exited."""
     until = time.monotonic() + patience
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The embedded server: real clients, one user, one directory, and no process left."""
+"""The embedded server: real clients, one user, one directory, and no process left behind."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ import pytest
 import peerstage
 from peerstage import RemotePeer
 from peerstage.errors import NotAvailable, StageError
-from peerstage.testing import digests, make_sample, ssh_server
+from peerstage.testing import hash_files, make_sample, ssh_server
 from peerstage.testing import server as server_module
 from peerstage.testing.server import EmbeddedServer
-from support.programs import program
-from support.waiting import is_gone
+from support.programs import require_program
+from support.waiting import exits_within
 
 pytestmark = pytest.mark.usefixtures("fresh_interpreter")
 
@@ -36,7 +36,7 @@ SOURCES = Path(peerstage.__file__).parents[1]
 
 @contextlib.contextmanager
 def logged_in(server: EmbeddedServer, key: paramiko.PKey | None = None) -> Iterator[paramiko.SFTPClient]:
-    """paramiko's own client."""
+    """Connect with paramiko's client."""
     transport = paramiko.Transport((server.host, server.port))
     try:
         file = io.StringIO(server.private_key.decode())
@@ -49,14 +49,14 @@ def logged_in(server: EmbeddedServer, key: paramiko.PKey | None = None) -> Itera
 
 
 def scp(server: EmbeddedServer, directory: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """OpenSSH's client; ``PEER:`` in an argument stands for the server."""
+    """Run OpenSSH's scp; ``PEER:`` in an argument is replaced by the server."""
     key, known = directory / "key", directory / "known"
     key.touch(mode=0o600)
     key.write_bytes(server.private_key)
     known.write_bytes(server.known_hosts)
     peer = f"{server.username}@{server.host}:"
     return subprocess.run(
-        [program("scp"), "-q", "-F", "none", "-i", str(key), "-o", f"UserKnownHostsFile={known}", "-P",
+        [require_program("scp"), "-q", "-F", "none", "-i", str(key), "-o", f"UserKnownHostsFile={known}", "-P",
          str(server.port), *(argument.replace("PEER:", peer) for argument in arguments)],
         capture_output=True,
         check=False,
@@ -65,7 +65,7 @@ def scp(server: EmbeddedServer, directory: Path, *arguments: str) -> subprocess.
 
 @contextlib.contextmanager
 def parent_program(collect: Path, block: str) -> Iterator[subprocess.Popen[str]]:
-    """A program of its own that serves *collect* and, in the block, does what *block* says."""
+    """Start a program that serves *collect* and executes *block* in the with block."""
     code = "\n".join(
         [
             "import os, socket, sys, time",
@@ -105,11 +105,11 @@ def test_a_sample_of_real_files_is_staged_from_it_byte_for_byte(
         assert peer.checkCollectIndicator()
         assert peer.stagePeer(str(target)) == len(made)
         peer.writeStageIndicator()
-    assert digests(target) == made
+    assert hash_files(target) == made
     assert (collect / "cback.stage").exists()
 
 
-def test_paramikos_client_lists_and_reads_and_writes(collect: Path) -> None:
+def test_paramikos_client_lists_reads_and_writes(collect: Path) -> None:
     (collect / "a").write_bytes(b"content")
     with ssh_server(collect) as server, logged_in(server) as sftp:
         assert sftp.listdir("/") == ["a"]
@@ -134,7 +134,7 @@ def test_names_that_are_not_utf8_are_listed_and_read(collect: Path) -> None:
         assert NOT_UTF8 in asyncio.run(listed())
 
 
-def test_asyncssh_reads_through_new_keys_in_mid_transfer(collect: Path) -> None:
+def test_asyncssh_reads_through_a_rekey(collect: Path) -> None:
     content = os.urandom(3_000_000)
     (collect / "large").write_bytes(content)
     with ssh_server(collect) as server:
@@ -165,7 +165,7 @@ async def connected(server: EmbeddedServer, rekey_bytes: int = 1 << 30) -> Async
 
 
 @pytest.mark.parametrize("protocol", ["-s", "-O"], ids=["over sftp", "over scp"])
-def test_openssh_copies_both_ways_and_is_told_of_success(collect: Path, tmp_path: Path, protocol: str) -> None:
+def test_openssh_copies_in_both_directions(collect: Path, tmp_path: Path, protocol: str) -> None:
     (collect / "a b").write_bytes(b"content")
     got, quoted = tmp_path / "got", "a\\ b" if protocol == "-O" else "a b"
     with ssh_server(str(collect), username="somebody") as server:
@@ -175,7 +175,7 @@ def test_openssh_copies_both_ways_and_is_told_of_success(collect: Path, tmp_path
     assert got.read_bytes() == (collect / "back").read_bytes() == b"content"
 
 
-def test_a_fifo_is_refused_and_holds_up_nobody(collect: Path) -> None:
+def test_a_fifo_is_refused_without_blocking(collect: Path) -> None:
     os.mkfifo(collect / "fifo")
     (collect / "a").write_bytes(b"content")
     with ssh_server(collect) as server, logged_in(server) as sftp:
@@ -187,7 +187,7 @@ def test_a_fifo_is_refused_and_holds_up_nobody(collect: Path) -> None:
 # Who is let in, and to what
 
 
-def test_no_other_key_and_no_other_user_get_in(collect: Path) -> None:
+def test_other_keys_and_users_are_refused(collect: Path) -> None:
     other = asyncssh.generate_private_key("ssh-ed25519").export_private_key("openssh").decode()
     with ssh_server(collect) as server:
         with (
@@ -210,7 +210,7 @@ def test_a_key_is_the_only_way_to_log_in(collect: Path) -> None:
     assert caught.value.allowed_types == ["publickey"]
 
 
-def test_keys_are_new_for_each_server(collect: Path) -> None:
+def test_each_server_has_new_keys(collect: Path) -> None:
     with ssh_server(collect) as one, ssh_server(collect) as other:
         assert one.private_key != other.private_key
         assert one.known_hosts.split()[2] != other.known_hosts.split()[2]
@@ -234,7 +234,7 @@ def test_nothing_outside_the_directory_can_be_reached(collect: Path, tmp_path: P
     assert not (tmp_path / "got").exists()
 
 
-def test_a_link_that_lies_in_the_directory_is_followed_as_by_any_server(collect: Path, tmp_path: Path) -> None:
+def test_a_link_in_the_directory_is_followed(collect: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(b"content")
     (collect / "link").symlink_to(tmp_path / "elsewhere")
     with ssh_server(collect) as server, logged_in(server) as sftp:
@@ -249,7 +249,7 @@ def test_no_command_but_scp_is_run(collect: Path, tmp_path: Path) -> None:
             channel.exec_command("id")
 
 
-def test_it_shows_no_secrets(collect: Path) -> None:
+def test_its_repr_shows_no_secrets(collect: Path) -> None:
     with ssh_server(collect) as server:
         shown = repr(server)
         assert "PRIVATE" not in shown
@@ -260,14 +260,14 @@ def test_it_shows_no_secrets(collect: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [None, KeyError, KeyboardInterrupt])
-def test_the_process_ends_with_the_block_whatever_happens_in_it(
+def test_the_process_exits_with_the_block_even_after_an_exception(
     collect: Path, leaves_nothing: None, error: type[BaseException] | None
 ) -> None:
     with contextlib.suppress(KeyError, KeyboardInterrupt), ssh_server(collect) as server:
-        assert not is_gone(server.pid, 0)
+        assert not exits_within(server.pid, 0)
         if error is not None:
             raise error
-    assert is_gone(server.pid, 0)
+    assert exits_within(server.pid, 0)
 
 
 def test_it_leaves_no_temporary_file(collect: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,11 +281,11 @@ def test_it_leaves_no_temporary_file(collect: Path, tmp_path: Path, monkeypatch:
     assert os.listdir(temporary) == []
 
 
-def test_the_process_ends_with_its_parent_even_by_sigkill(collect: Path) -> None:
+def test_the_process_exits_with_its_parent_even_after_sigkill(collect: Path) -> None:
     with parent_program(collect, "time.sleep(60)") as parent:
         pid = int(line_of(parent))
         parent.send_signal(signal.SIGKILL)
-        assert is_gone(pid)
+        assert exits_within(pid)
 
 
 def test_a_process_that_the_parent_forked_does_not_keep_it_alive(collect: Path) -> None:
@@ -293,8 +293,8 @@ def test_a_process_that_the_parent_forked_does_not_keep_it_alive(collect: Path) 
         pid, forked = int(line_of(parent)), int(line_of(parent))
         try:
             parent.send_signal(signal.SIGKILL)
-            assert is_gone(pid)
-            assert not is_gone(forked, 0)
+            assert exits_within(pid)
+            assert not exits_within(forked, 0)
         finally:
             os.kill(forked, signal.SIGKILL)
 
@@ -312,10 +312,10 @@ def test_a_forked_process_that_leaves_the_block_does_not_end_it(collect: Path) -
         pid = int(line_of(parent))
         assert line_of(parent) == "still there"
         assert parent.wait(10) == 0
-        assert is_gone(pid, 0)
+        assert exits_within(pid, 0)
 
 
-def test_ctrl_c_in_a_terminal_ends_it_only_after_its_parent_is_done(collect: Path) -> None:
+def test_ctrl_c_does_not_reach_it_before_its_parent_is_done(collect: Path) -> None:
     block = (
         "try:\n"
         "    print('waiting', flush=True)\n"
@@ -331,13 +331,13 @@ def test_ctrl_c_in_a_terminal_ends_it_only_after_its_parent_is_done(collect: Pat
         os.killpg(parent.pid, signal.SIGINT)
         assert line_of(parent) == "still there"
         assert parent.wait(10) == 0
-        assert is_gone(pid, 0)
+        assert exits_within(pid, 0)
 
 
 def test_a_stopped_server_is_killed(collect: Path, leaves_nothing: None) -> None:
     with ssh_server(collect, shutdown_timeout=0.2) as server:
         os.kill(server.pid, signal.SIGSTOP)
-    assert is_gone(server.pid, 0)
+    assert exits_within(server.pid, 0)
 
 
 # When it does not start
@@ -351,7 +351,7 @@ def test_a_stopped_server_is_killed(collect: Path, leaves_nothing: None) -> None
     ],
     ids=["not there", "refused"],
 )
-def test_without_asyncssh_it_says_what_to_install(collect: Path, blocker: str) -> None:
+def test_a_missing_asyncssh_is_reported_with_what_to_install(collect: Path, blocker: str) -> None:
     code = f"""
 import sys
 from peerstage.errors import NotAvailable
@@ -379,7 +379,7 @@ except NotAvailable as error:
     assert done.stderr == ""
 
 
-def test_an_asyncssh_that_can_not_be_imported_counts_as_none(
+def test_an_asyncssh_that_cannot_be_imported_counts_as_missing(
     collect: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     broken = f"import sys; sys.modules['asyncssh'] = None; {server_module._PROGRAM}"
@@ -394,19 +394,19 @@ def test_importing_it_loads_neither_asyncssh_nor_paramiko() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(SOURCES)})
 
 
-def test_a_program_that_is_no_server_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_is_not_a_server_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("true"))
     with pytest.raises(StageError, match="did not start"), ssh_server(tmp_path):
         raise AssertionError
 
 
-def test_a_python_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_python_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
     with pytest.raises(StageError, match="did not start"), ssh_server(tmp_path):
         raise AssertionError
 
 
-def test_a_server_that_says_nothing_is_given_up_in_time(
+def test_a_silent_server_is_given_up_at_the_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaves_nothing: None
 ) -> None:
     monkeypatch.setattr(server_module, "_PROGRAM", "import time; time.sleep(60)")
@@ -415,7 +415,7 @@ def test_a_server_that_says_nothing_is_given_up_in_time(
         raise AssertionError
 
 
-def test_why_it_does_not_start_is_in_the_error(
+def test_the_error_tells_why_it_did_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(server_module, "_HOST", "192.0.2.1")
@@ -424,7 +424,7 @@ def test_why_it_does_not_start_is_in_the_error(
     assert capfd.readouterr().err == ""
 
 
-def test_a_directory_that_is_not_there_is_a_wrong_argument(tmp_path: Path) -> None:
+def test_a_missing_directory_is_a_value_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="existing directory"), ssh_server(tmp_path / "gone"):
         raise AssertionError
 
@@ -432,7 +432,7 @@ def test_a_directory_that_is_not_there_is_a_wrong_argument(tmp_path: Path) -> No
 # What it is made of
 
 
-def test_the_server_is_of_the_same_package_as_its_starter(collect: Path, tmp_path: Path) -> None:
+def test_the_server_uses_the_package_of_its_parent(collect: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(SOURCES / "peerstage", copy / "peerstage", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "peerstage" / "testing" / "_serve.py").write_text(
@@ -453,7 +453,7 @@ except StageError as error:
     assert f"did not start: {copy}" in done.stdout
 
 
-def test_modules_beside_the_tests_of_a_user_do_not_get_into_it(
+def test_modules_beside_the_tests_of_a_user_are_not_imported(
     collect: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beside = tmp_path / "tests"
@@ -466,7 +466,7 @@ def test_modules_beside_the_tests_of_a_user_do_not_get_into_it(
         socket.create_connection((server.host, server.port)).close()
 
 
-def test_it_is_quiet_unless_asked_to_speak(
+def test_it_logs_only_on_request(
     collect: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for wanted in ("", "1"):
@@ -479,15 +479,15 @@ def test_it_is_quiet_unless_asked_to_speak(
 # The sample
 
 
-def test_the_same_numbers_make_the_same_files(tmp_path: Path) -> None:
+def test_the_same_arguments_make_the_same_sample(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     first.mkdir()
     second.mkdir()
-    assert make_sample(first, small=20, large=0) == make_sample(second, small=20, large=0) == digests(first)
-    assert make_sample(second, small=20, large=0, seed=2) != digests(first)
+    assert make_sample(first, small=20, large=0) == make_sample(second, small=20, large=0) == hash_files(first)
+    assert make_sample(second, small=20, large=0, seed=2) != hash_files(first)
 
 
-def test_the_sample_holds_what_things_trip_over(collect: Path) -> None:
+def test_the_sample_has_unusual_names_and_sizes(collect: Path) -> None:
     names = set(make_sample(collect, small=50, large=1, large_bytes=3_000_000))
     assert {b"cback.collect", b"empty", NOT_UTF8, b"-leading-dash", b"x" * 255, b"new\nline"} <= names
     assert any("🗄".encode() in name for name in names)
@@ -496,14 +496,14 @@ def test_the_sample_holds_what_things_trip_over(collect: Path) -> None:
     assert {0, 3_000_000} | edges <= sizes
 
 
-def test_a_sample_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:
+def test_a_sample_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         make_sample(tmp_path / "gone", small=1, large=0)
 
 
-def test_digests_are_of_regular_files_that_are_not_hidden(collect: Path) -> None:
+def test_only_regular_files_are_hashed_and_no_dotfiles(collect: Path) -> None:
     (collect / "sub").mkdir()
     os.mkfifo(collect / "fifo")
     for name in (".hidden", "seen"):
         (collect / name).touch()
-    assert list(digests(collect)) == [b"seen"]
+    assert list(hash_files(collect)) == [b"seen"]

@@ -1,4 +1,4 @@
-"""Peers in memory: whoever uses peerstage tests a script, and each of its failures, without a network."""
+"""Peers in memory: users test a script, and each of its failures, without a network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READY = {"cback.collect": b"", "data.tar.gz": b"content" * 1000}
 
 
 def back_up(names: list[str], target: Path) -> list[str]:
-    """A script as a user might have it; return which peers it could not back up, and why."""
+    """Do what a user's script might do; return the peers that it could not back up, and why."""
     problems = []
     for name in names:
         with RemotePeer(name, "/srv/collect", "/tmp", "backup", localUser="no-such-user", retry=Retry(tries=2)) as peer:
@@ -46,7 +46,7 @@ def back_up(names: list[str], target: Path) -> list[str]:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever connects, looks up a name or starts a process fails."""
+    """Make every connection, name lookup and process start fail."""
 
     def refuse(*arguments: object, **options: object) -> Any:
         raise AssertionError("This was to be done in memory.")
@@ -125,7 +125,7 @@ FAILURES: dict[str, tuple[Callable[[], MemoryPeer], type[StageError]]] = {
 
 @pytest.mark.usefixtures("no_network", "leaves_nothing")
 @pytest.mark.parametrize("failure", FAILURES)
-def test_a_stage_fails_as_over_a_network_and_publishes_as_much(target: Path, failure: str) -> None:
+def test_a_stage_fails_as_over_a_network(target: Path, failure: str) -> None:
     make, error = FAILURES[failure]
     with pytest.raises(StageError) as caught:
         make().stagePeer(target)
@@ -136,7 +136,7 @@ def test_a_stage_fails_as_over_a_network_and_publishes_as_much(target: Path, fai
 
 
 @pytest.mark.usefixtures("no_network")
-def test_an_error_is_a_new_one_for_each_connection(target: Path) -> None:
+def test_each_connection_raises_a_new_error(target: Path) -> None:
     peer = memory_peer(READY, error=ConnectError("Connection refused.", reason=Reason.CONNECTION_REFUSED))
     raised = []
     for _ in range(2):
@@ -146,11 +146,11 @@ def test_an_error_is_a_new_one_for_each_connection(target: Path) -> None:
     assert raised[0] is not raised[1]
 
 
-def test_a_lost_connection_is_made_again_without_a_wait_and_the_transfer_continues(
+def test_a_lost_connection_is_re_established_without_delay(
     target: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = os.urandom(300_000)
-    patient = Retry(delay=1000.0, most=1000.0)
+    patient = Retry(delay=1000.0, max_delay=1000.0)
     peer = memory_peer(
         {"data": content}, lose_after=100_000, connections=2, retry=patient, limits=Limits(deadline=30.0)
     )
@@ -159,10 +159,10 @@ def test_a_lost_connection_is_made_again_without_a_wait_and_the_transfer_continu
     assert peer.last_report is not None
     assert peer.last_report.retries == 2
     assert peer.last_report.resumed_bytes >= 100_000
-    assert peer.host.connected == 3
+    assert peer.host.connection_count == 3
 
 
-def test_a_peer_that_fails_at_first_is_well_later(target: Path) -> None:
+def test_a_peer_that_fails_at_first_succeeds_later(target: Path) -> None:
     peer = memory_peer(
         READY, error=ConnectError("Connection refused.", reason=Reason.CONNECTION_REFUSED), connections=1
     )
@@ -171,23 +171,23 @@ def test_a_peer_that_fails_at_first_is_well_later(target: Path) -> None:
     assert peer.stagePeer(target) == 2
 
 
-def test_one_connection_serves_a_with_block_and_each_call_alone_has_its_own(target: Path) -> None:
+def test_a_with_block_connects_once_and_each_call_outside_it_connects(target: Path) -> None:
     peer = memory_peer(READY)
     with peer:
         peer.checkCollectIndicator()
         peer.stagePeer(target)
-    assert peer.host.connected == 1
+    assert peer.host.connection_count == 1
     peer.checkCollectIndicator()
-    assert peer.host.connected == 2
+    assert peer.host.connection_count == 2
 
 
-def test_progress_is_told(target: Path) -> None:
+def test_progress_is_reported(target: Path) -> None:
     told: list[Progress] = []
     memory_peer(READY, on_progress=told.append).stagePeer(target)
     assert told[-1] == Progress(2, 2, 7000, 7000)
 
 
-def test_what_contradicts_itself_is_refused_as_over_a_network(target: Path) -> None:
+def test_contradictory_options_are_refused(target: Path) -> None:
     with pytest.raises(ValueError, match="guarded=True means SCP"):
         memory_peer(READY, guarded=True, transport="sftp").stagePeer(target)
 
@@ -201,7 +201,7 @@ def test_a_peer_in_memory_pickles(target: Path) -> None:
     assert pickle.loads(pickle.dumps(memory_peer(READY))).stagePeer(target) == 2
 
 
-def test_hosts_in_memory_are_no_more_behind_their_block(target: Path) -> None:
+def test_hosts_in_memory_are_gone_after_the_block(target: Path) -> None:
     with memory_peers({"db1": MemoryHost({"/c": READY})}):
         peer = RemotePeer("db1", "/c", None, "backup")
         assert peer.checkCollectIndicator()
@@ -212,7 +212,7 @@ def test_hosts_in_memory_are_no_more_behind_their_block(target: Path) -> None:
         peer.stagePeer(target)
 
 
-def test_a_host_that_is_not_there_names_those_that_are(target: Path) -> None:
+def test_the_error_for_an_unknown_host_names_the_known_ones(target: Path) -> None:
     with (
         memory_peers({"db1": MemoryHost({}), "db2": MemoryHost({})}),
         pytest.raises(ConnectError, match=r"^db3: .*db1, db2"),
@@ -230,9 +230,7 @@ def test_hosts_may_be_added_and_changed_within_the_block(target: Path) -> None:
         assert peer.checkCollectIndicator()
 
 
-def test_what_fails_in_memory_is_kept_logged_and_tried_again_as_on_the_network(
-    target: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failures_are_kept_logged_and_retried_as_over_a_network(target: Path, caplog: pytest.LogCaptureFixture) -> None:
     refused = ConnectError("Connection refused.", reason=Reason.CONNECTION_REFUSED)
     down = memory_peer(READY, name="db1", error=refused, retry=Retry(connect=2))
     assert not down.checkCollectIndicator()

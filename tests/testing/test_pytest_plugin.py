@@ -1,4 +1,4 @@
-"""The pytest plugin: there for every user, and not in anybody's way."""
+"""The pytest plugin is available to every user, and does not affect runs that do not use it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import sys
 def ours():
     return sorted(name for name in sys.modules if name.partition(".")[0] == "peerstage")
 
-def test_the_plugin_is_there_and_has_imported_nothing_of_ours(pytestconfig):
+def test_the_plugin_is_loaded_and_has_not_imported_peerstage(pytestconfig):
     assert pytestconfig.pluginmanager.has_plugin("peerstage")
     assert ours() == []
     assert "paramiko" not in sys.modules
@@ -37,7 +37,7 @@ def test_a_script_is_tested_in_memory(peerstage_hosts, tmp_path):
 """
 
 
-def test_it_imports_nothing_of_ours_until_a_fixture_is_used(fresh_interpreter: str, tmp_path: Path) -> None:
+def test_it_imports_peerstage_only_when_a_fixture_is_used(fresh_interpreter: str, tmp_path: Path) -> None:
     (tmp_path / "test_users.py").write_text(USERS_TESTS)
     command = [
         sys.executable,
@@ -81,11 +81,11 @@ def test_no_test_with_hosts_in_memory_reaches_the_network(
     assert RemotePeer("db1", "/c", None, "backup").stagePeer(target) == 1
 
 
-def test_each_test_begins_without_hosts(peerstage_hosts: dict[str, MemoryHost]) -> None:
+def test_each_test_starts_without_hosts(peerstage_hosts: dict[str, MemoryHost]) -> None:
     assert peerstage_hosts == {}
 
 
-def test_the_fixtures_say_what_they_are_for(pytestconfig: pytest.Config) -> None:
+def test_the_fixtures_are_documented(pytestconfig: pytest.Config) -> None:
     plugin = pytestconfig.pluginmanager.get_plugin("peerstage")
     fixtures = {name: fixture.__doc__ for name, fixture in vars(plugin).items() if name.startswith("peerstage_")}
     assert set(fixtures) == {"peerstage_hosts", "peerstage_server"}

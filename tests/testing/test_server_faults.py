@@ -1,4 +1,4 @@
-"""The embedded server on a bad day: what it refuses, loses, denies and holds up."""
+"""Faults of the embedded server: refused logins, lost and slow connections, denied paths."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from peerstage.errors import (
     RemoteError,
     StageError,
 )
-from peerstage.testing import EmbeddedServer, Faults, digests, ssh_server
-from support.programs import program
-from support.waiting import is_gone, wait_until
+from peerstage.testing import EmbeddedServer, Faults, hash_files, ssh_server
+from support.programs import require_program
+from support.waiting import exits_within, wait_until
 
 SIZE = 2_000_000
 
@@ -48,7 +48,7 @@ def test_a_server_without_sftp_is_staged_from_over_scp(filled: Path, target: Pat
         assert peer.last_report.transport == "scp"
         with pytest.raises(NoSFTP):
             peer_of(server, transport="sftp").stagePeer(target)
-    assert digests(target)[b"data"] == digests(filled)[b"data"]
+    assert hash_files(target)[b"data"] == hash_files(filled)[b"data"]
     assert (filled / "cback.stage").exists()
 
 
@@ -61,8 +61,8 @@ esac
 
 
 @pytest.mark.usefixtures("openssh")
-def test_a_forced_command_decides_what_is_run(filled: Path, target: Path, leaves_nothing: None) -> None:
-    program("scp")
+def test_a_forced_command_replaces_the_clients_command(filled: Path, target: Path, leaves_nothing: None) -> None:
+    require_program("scp")
     with ssh_server(filled, forced_command=GUARD.format(filled)) as server:
         peer = peer_of(server, str(filled), guarded=True)
         assert peer.checkCollectIndicator()
@@ -72,7 +72,7 @@ def test_a_forced_command_decides_what_is_run(filled: Path, target: Path, leaves
             peer.executeRemoteCommand("id")
         with pytest.raises(NoSFTP):
             peer_of(server, transport="sftp").stagePeer(target)
-    assert digests(target)[b"data"] == digests(filled)[b"data"]
+    assert hash_files(target)[b"data"] == hash_files(filled)[b"data"]
     assert (filled / "cback.stage").exists()
 
 
@@ -83,7 +83,7 @@ def test_a_forced_command_ends_with_the_server(filled: Path, tmp_path: Path) -> 
         running = pool.submit(peer_of(server).executeRemoteCommand, "x")
         wait_until(said.exists)
         assert not running.done()
-    assert is_gone(int(said.read_text()))
+    assert exits_within(int(said.read_text()))
     assert isinstance(running.exception(), StageError)
 
 
@@ -101,14 +101,14 @@ def test_a_connection_is_closed_before_the_server_identifies_itself(filled: Path
         assert peer_of(server).stagePeer(target) == 2
 
 
-def test_a_connection_that_is_cut_is_made_again(filled: Path, target: Path) -> None:
+def test_a_connection_that_is_cut_off_is_re_established(filled: Path, target: Path) -> None:
     with ssh_server(filled, faults=Faults(cut_after=SIZE // 2, connections=1)) as server:
         peer = peer_of(server, retry=Retry(delay=0))
         assert peer.stagePeer(target) == 2
     assert peer.last_report is not None
     assert peer.last_report.retries == 1
     assert peer.last_report.resumed_bytes > 0
-    assert digests(target)[b"data"] == digests(filled)[b"data"]
+    assert hash_files(target)[b"data"] == hash_files(filled)[b"data"]
 
 
 def test_a_connection_that_stalls_is_given_up(filled: Path, target: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_connection_that_stalls_is_given_up(filled: Path, target: Path) -> Non
     assert os.listdir(target) == []
 
 
-def test_a_slow_connection_takes_its_time(filled: Path, target: Path) -> None:
+def test_a_slow_connection_is_slow(filled: Path, target: Path) -> None:
     with (
         ssh_server(filled, faults=Faults(bytes_per_second=SIZE // 20)) as server,
         pytest.raises(LimitExceeded, match="deadline"),
@@ -149,7 +149,7 @@ def test_a_denied_directory_cannot_be_listed(filled: Path, target: Path) -> None
 
 
 @pytest.mark.parametrize("sftp", [True, False], ids=["sftp", "scp"])
-def test_there_is_no_space_to_write_and_all_can_be_read(filled: Path, target: Path, sftp: bool) -> None:
+def test_writes_fail_without_space_and_reads_do_not(filled: Path, target: Path, sftp: bool) -> None:
     with ssh_server(filled, sftp=sftp, faults=Faults(no_space=True)) as server:
         peer = peer_of(server)
         assert peer.stagePeer(target) == 2
@@ -158,7 +158,7 @@ def test_there_is_no_space_to_write_and_all_can_be_read(filled: Path, target: Pa
     assert not (filled / "cback.stage").exists()
 
 
-def test_a_server_has_a_directory_of_its_own_unless_it_is_given_one(fresh_interpreter: str, target: Path) -> None:
+def test_a_server_without_a_given_directory_has_a_temporary_one(fresh_interpreter: str, target: Path) -> None:
     with ssh_server() as server:
         assert os.listdir(server.directory) == []
         assert stat.S_IMODE(server.directory.stat().st_mode) == 0o700
@@ -181,6 +181,6 @@ def test_a_server_has_a_directory_of_its_own_unless_it_is_given_one(fresh_interp
     ],
     ids=str,
 )
-def test_faults_that_mean_nothing_are_wrong_arguments(values: dict[str, Any]) -> None:
+def test_invalid_faults_are_value_errors(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^Faults: "):
         Faults(**values)

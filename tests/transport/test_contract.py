@@ -1,4 +1,4 @@
-"""The transport contract on every transport there is."""
+"""The transport contract, run on every transport."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from peerstage.isolation.transport import assemble_as
-from peerstage.isolation.users import copying_user
+from peerstage.isolation.parent.isolated_transport import build_isolated_transport
+from peerstage.isolation.users import find_local_user
 from peerstage.records import Limits
-from peerstage.session.watchdog import Watchdog
 from peerstage.testing.contract import DirectorySource, Source, TransportContract
 from peerstage.testing.memory import MemoryFile, MemoryTransport
 from peerstage.transport.base import Transport
-from peerstage.transport.choose import Route, assemble
+from peerstage.transport.factory import TransportOptions, build_transport
 from peerstage.transport.local import LocalTransport
 from peerstage.transport.retry import Retry
-from support.local_user import LOCAL_USER, by_value, rcp_as
+from peerstage.watchdog import Watchdog
+from support.local_user import LOCAL_USER, options_by_value, rcp_command_as
 from support.programs import rcp_command
 from support.sshd import Sshd
 
@@ -60,7 +60,7 @@ class TestLocal(TransportContract):
 
     @pytest.fixture
     def transport(self) -> Transport:
-        return LocalTransport(Watchdog(Limits()), Limits())
+        return LocalTransport(Watchdog(Limits()))
 
 
 @pytest.mark.parametrize("name", ["sftp", "scp"])
@@ -73,38 +73,36 @@ class TestOpenSSH(TransportContract):
 
     @pytest.fixture
     def transport(self, sshd: Sshd, name: str) -> Iterator[Transport]:
-        limits = Limits()
-        watchdog = Watchdog(limits)
-        route = Route(name=sshd.host, user=sshd.user, ssh=sshd.options(), transport=name)
-        with assemble(route, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
+        watchdog = Watchdog(Limits())
+        options = TransportOptions(name=sshd.host, user=sshd.user, ssh=sshd.options(), transport=name)
+        with build_transport(options, retry=Retry(), watchdog=watchdog) as transport:
             yield transport
         watchdog.close()
 
 
 @pytest.fixture(scope="class")
 def child(sshd: Sshd, name: str, user: str | None) -> Iterator[Transport]:
-    """A transport in a child process, which all tests of one transport and user share."""
-    limits = Limits()
-    watchdog = Watchdog(limits)
-    with tempfile.TemporaryDirectory(prefix="peerstage-test-") as place:
-        os.chmod(place, 0o777)
-        route = Route(
+    """A transport in a child process, shared by all tests of one transport and user."""
+    watchdog = Watchdog(Limits())
+    with tempfile.TemporaryDirectory(prefix="peerstage-test-") as path:
+        os.chmod(path, 0o777)
+        options = TransportOptions(
             name=sshd.host,
             user=sshd.user,
-            ssh=by_value(sshd),
+            ssh=options_by_value(sshd),
             transport=name,
-            rcp_command=rcp_as(user or getpass.getuser(), sshd, Path(place)) if name == "rcp" else None,
-            working_directory=place,
+            rcp_command=rcp_command_as(user or getpass.getuser(), sshd, Path(path)) if name == "rcp" else None,
+            working_directory=path,
         )
-        whom = copying_user(user)
-        with assemble_as(whom, route, isolated=True, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
+        whom = find_local_user(user)
+        with build_isolated_transport(whom, options, isolated=True, retry=Retry(), watchdog=watchdog) as transport:
             yield transport
     watchdog.close()
 
 
 @pytest.mark.parametrize("user", [None, LOCAL_USER], scope="class")
 @pytest.mark.parametrize("name", ["sftp", "scp", "rcp"], scope="class")
-class TestApart(TransportContract):
+class TestIsolated(TransportContract):
     """In a child process, of the same user and of another, over the system's OpenSSH server."""
 
     @pytest.fixture
@@ -117,7 +115,7 @@ class TestApart(TransportContract):
 
 
 class TestRcp(TransportContract):
-    """OpenSSH's scp as a foreign command."""
+    """OpenSSH's scp as the rcp command."""
 
     @pytest.fixture
     def source(self, collect: Path) -> Source:
@@ -125,15 +123,14 @@ class TestRcp(TransportContract):
 
     @pytest.fixture
     def transport(self, sshd: Sshd, tmp_path: Path) -> Iterator[Transport]:
-        limits = Limits()
-        watchdog = Watchdog(limits)
-        route = Route(
+        watchdog = Watchdog(Limits())
+        options = TransportOptions(
             name=sshd.host,
             user=sshd.user,
             ssh=sshd.options(),
             rcp_command=rcp_command(sshd.ssh_arguments()),
             working_directory=str(tmp_path),
         )
-        with assemble(route, limits=limits, retry=Retry(), watchdog=watchdog) as transport:
+        with build_transport(options, retry=Retry(), watchdog=watchdog) as transport:
             yield transport
         watchdog.close()

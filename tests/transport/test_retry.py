@@ -1,4 +1,4 @@
-"""Lost connections: what is tried again, how often, and what is final."""
+"""Lost connections: what is retried, how often, and what is final."""
 
 from __future__ import annotations
 
@@ -9,34 +9,29 @@ from pathlib import Path
 import pytest
 
 from peerstage.errors import Cancelled, ConnectionLost, LimitExceeded, StageError
-from peerstage.landing import DirectoryLanding
-from peerstage.landing.base import Landing
 from peerstage.reasons import Reason
 from peerstage.records import Limits
-from peerstage.session.watchdog import Watchdog
-from peerstage.testing.contract import landed
+from peerstage.target import DirectoryTarget
+from peerstage.target.base import Target
+from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
 from peerstage.transport.base import Transport
-from peerstage.transport.retry import Retry, Retrying
+from peerstage.transport.retry import Retry, RetryingTransport
+from peerstage.watchdog import Watchdog
+from support.limits import ShortGrace
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
-#: Each takes several connections, which spend a part of what they bring on blocks to compare.
+#: Each takes several connections, which also fetch samples again.
 FILES = {name: MemoryFile(name * 100_000, mtime=1) for name in (b"a", b"b", b"c")}
 
 
-class HardlyAnyGrace(Limits):
-    """Grants half a second in the place of ten minutes."""
-
-    grace = 0.5
-
-
 class Loses(MemoryTransport):
-    """Is cut off after so many bytes over each connection."""
+    """Loses each connection after the given number of bytes."""
 
     host_key = "SHA256:none"
 
     def __init__(self, files: dict[bytes, MemoryFile], after: int, piece: int = 1000) -> None:
-        super().__init__({b"/c": files}, piece=piece, before_piece=self._cut)
+        super().__init__({b"/c": files}, chunk_size=piece, before_write=self._cut)
         self._after = after
 
     def _cut(self, written: int) -> None:
@@ -45,10 +40,10 @@ class Loses(MemoryTransport):
 
 
 class Rig:
-    """A `Retrying` over transports of one kind.
+    """A `RetryingTransport` over transports of one kind.
 
     Attributes:
-        opened: How many connections were made.
+        opened: Number of connections.
     """
 
     def __init__(self, connect: Callable[[], Transport], limits: Limits, **retry: float) -> None:
@@ -56,76 +51,76 @@ class Rig:
         self.watchdog = Watchdog(limits)
         self._connect = connect
         how = Retry(**{"delay": 0.0, **retry})  # type: ignore[arg-type]
-        self.stack = Retrying(self._open, MemoryTransport.capabilities, how, self.watchdog)
+        self.stack = RetryingTransport(self._open, MemoryTransport.capabilities, how, self.watchdog)
 
     def _open(self) -> Transport:
         self.opened += 1
-        self.watchdog.renew()
+        self.watchdog.reset()
         return self._connect()
 
-    def pull(self, landing: Landing) -> None:
+    def pull(self, staging_target: Target) -> None:
         try:
-            self.stack.pull(b"/c", landing)
+            self.stack.pull(b"/c", staging_target)
         finally:
             self.stack.close()
             self.watchdog.close()
 
 
 @pytest.fixture
-def landing(target: Path) -> Iterator[DirectoryLanding]:
-    with DirectoryLanding(str(target), durable=False) as one:
-        yield one
+def staging_target(target: Path) -> Iterator[DirectoryTarget]:
+    with DirectoryTarget(str(target), durable=False) as staging_target:
+        yield staging_target
 
 
-def test_tries_count_from_the_beginning_again_after_progress(landing: DirectoryLanding, target: Path) -> None:
+def test_progress_restarts_the_count_of_tries(staging_target: DirectoryTarget, target: Path) -> None:
     rig = Rig(lambda: Loses(FILES, after=40_000), Limits(), tries=2)
-    rig.pull(landing)
-    landing.commit()
-    assert {name: data for name, data in landed(target).items() if not name.startswith(b".")} == {
+    rig.pull(staging_target)
+    staging_target.commit()
+    assert {name: data for name, data in files_in(target).items() if not name.startswith(b".")} == {
         name: file.data for name, file in FILES.items()
     }
     assert rig.stack.retries == rig.opened - 1 >= 7
 
 
-def test_without_progress_the_tries_are_few(landing: DirectoryLanding) -> None:
+def test_without_progress_the_tries_are_limited(staging_target: DirectoryTarget) -> None:
     rig = Rig(lambda: Loses(FILES, after=0), Limits(), tries=3)
     with pytest.raises(ConnectionLost):
-        rig.pull(landing)
+        rig.pull(staging_target)
     assert rig.opened == 3
 
 
-def test_bytes_that_come_again_are_no_progress(landing: DirectoryLanding) -> None:
+def test_repeated_bytes_are_no_progress(staging_target: DirectoryTarget) -> None:
     restarts = {b"a": MemoryFile(b"a" * 5000, mtime=None)}  # type: ignore[arg-type]
     rig = Rig(lambda: Loses(restarts, after=3000), Limits(), tries=3)
     with pytest.raises(ConnectionLost):
-        rig.pull(landing)
+        rig.pull(staging_target)
     assert rig.opened == 3
 
 
-def test_no_retry_means_no_retry_after_progress_either(landing: DirectoryLanding) -> None:
+def test_one_try_means_no_retry_even_after_progress(staging_target: DirectoryTarget) -> None:
     rig = Rig(lambda: Loses(FILES, after=40_000), Limits(), tries=1)
     with pytest.raises(ConnectionLost):
-        rig.pull(landing)
+        rig.pull(staging_target)
     assert rig.opened == 1
 
 
-def test_progress_over_each_connection_does_not_put_the_deadline_off(landing: DirectoryLanding) -> None:
+def test_progress_over_each_connection_does_not_postpone_the_deadline(staging_target: DirectoryTarget) -> None:
     endless = {b"a": MemoryFile(bytes(1 << 24), mtime=1)}
 
     def connect() -> Transport:
         time.sleep(0.01)
         return Loses(endless, after=20_000)
 
-    rig = Rig(connect, HardlyAnyGrace(stall_timeout=0.2, min_rate=1 << 30))
+    rig = Rig(connect, ShortGrace(stall_timeout=0.2, min_rate=1 << 30))
     started = time.monotonic()
     with pytest.raises(LimitExceeded, match=r"Limits\.deadline"):
-        rig.pull(landing)
+        rig.pull(staging_target)
     assert time.monotonic() - started < 10
     assert rig.opened > 3
 
 
 @pytest.mark.parametrize("cause", ["deadline", "cancel"])
-def test_what_ends_the_run_during_another_login_is_final(landing: DirectoryLanding, cause: str) -> None:
+def test_a_deadline_or_cancellation_during_a_reconnect_is_final(staging_target: DirectoryTarget, cause: str) -> None:
     def connect() -> Transport:
         if rig.opened == 1:
             return Loses(FILES, after=1000)
@@ -134,35 +129,35 @@ def test_what_ends_the_run_during_another_login_is_final(landing: DirectoryLandi
         with rig.watchdog.phase("complete the login", 60):
             until = time.monotonic() + 10
             while time.monotonic() < until:
-                rig.watchdog.check()
+                rig.watchdog.raise_if_failed()
                 time.sleep(0.01)
-        raise AssertionError("Nobody ended the login.")
+        raise AssertionError("The watchdog did not end the login.")
 
     rig = Rig(connect, Limits(deadline=0.3), tries=5)
     expected: type[StageError] = Cancelled if cause == "cancel" else LimitExceeded
-    with pytest.raises(expected) as caught:
-        rig.pull(landing)
-    assert not caught.value.transient
+    with pytest.raises(expected) as raised:
+        rig.pull(staging_target)
+    assert not raised.value.transient
     assert rig.opened == 2
 
 
-def test_a_login_that_takes_too_long_is_tried_again_if_it_is_not_the_first(landing: DirectoryLanding) -> None:
+def test_a_login_timeout_is_retried_after_the_first_login(staging_target: DirectoryTarget) -> None:
     def connect() -> Transport:
         if rig.opened == 2:
             with rig.watchdog.phase("complete the login", 0.05):
                 until = time.monotonic() + 10
                 while time.monotonic() < until:
-                    rig.watchdog.check()
+                    rig.watchdog.raise_if_failed()
                     time.sleep(0.01)
         return Loses(FILES, after=280_000)
 
     rig = Rig(connect, Limits(login_timeout=0.05), tries=3)
-    rig.pull(landing)
+    rig.pull(staging_target)
     assert rig.opened == 3
 
 
-def test_a_limit_that_one_connection_has_passed_does_not_end_the_next_before_it_begins(
-    landing: DirectoryLanding,
+def test_a_limit_that_one_connection_exceeded_does_not_end_the_next(
+    staging_target: DirectoryTarget,
 ) -> None:
     """As where ssh_config has a ``Match exec``, which the watchdog ends, too."""
 
@@ -175,27 +170,27 @@ def test_a_limit_that_one_connection_has_passed_does_not_end_the_next_before_it_
     open_transport = rig._open
 
     def open_after_match_exec() -> Transport:
-        rig.watchdog.check()
+        rig.watchdog.raise_if_failed()
         begun.append(None)
         return open_transport()
 
-    rig.stack._open_transport = open_after_match_exec
-    rig.pull(landing)
+    rig.stack._connect = open_after_match_exec
+    rig.pull(staging_target)
     assert len(begun) == rig.opened == 2
 
 
-def test_a_first_login_that_takes_too_long_is_not_tried_again(landing: DirectoryLanding) -> None:
+def test_a_timeout_of_the_first_login_is_not_retried(staging_target: DirectoryTarget) -> None:
     def connect() -> Transport:
         with rig.watchdog.phase("complete the login", 0.05):
             until = time.monotonic() + 10
             while time.monotonic() < until:
-                rig.watchdog.check()
+                rig.watchdog.raise_if_failed()
                 time.sleep(0.01)
-        raise AssertionError("Nobody ended the login.")
+        raise AssertionError("The watchdog did not end the login.")
 
     rig = Rig(connect, Limits(login_timeout=0.05), tries=3)
     with pytest.raises(LimitExceeded, match="complete the login"):
-        rig.pull(landing)
+        rig.pull(staging_target)
     assert rig.opened == 1
 
 
@@ -211,5 +206,5 @@ def test_a_first_login_that_takes_too_long_is_not_tried_again(landing: Directory
     ],
 )
 def test_pauses_are_bounded_for_any_number_of_tries(retry: Retry, seconds: float) -> None:
-    assert retry.pause(1) == min(retry.delay, retry.most)
+    assert retry.pause(1) == min(retry.delay, retry.max_delay)
     assert retry.pause(10**9) == pytest.approx(seconds)

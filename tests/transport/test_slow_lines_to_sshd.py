@@ -1,4 +1,4 @@
-"""Slow lines to a real server, with limits and rates on another scale: seconds stand for half minutes."""
+"""Slow lines to a real server, with times and rates scaled by 20."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peerstage import Limits, RemotePeer
 from support.slow_line import SlowLine
 from support.sshd import Sshd
 
-#: A twentieth of the time, and twenty times the rates.
+#: Times are divided, and rates multiplied, by this factor.
 SCALE = 20
 LIMITS = Limits(reply_timeout=60 / SCALE, stall_timeout=60 / SCALE, min_rate=Limits().min_rate * SCALE)
 KB = 1000
@@ -26,7 +26,7 @@ def peer_over(sshd: Sshd, port: int, collect: Path, transport: str = "sftp", lim
 
 @pytest.mark.parametrize("transport", ["sftp", "scp"])
 @pytest.mark.parametrize(("rate", "files", "size"), [(20 * KB, 1, 1_600_000), (20 * KB, 200, 8192)])
-def test_a_slow_line_is_no_reason_to_reconnect(
+def test_a_slow_line_causes_no_reconnect(
     sshd: Sshd, collect: Path, target: Path, transport: str, rate: float, files: int, size: int
 ) -> None:
     for number in range(files):
@@ -42,7 +42,7 @@ def test_a_slow_line_is_no_reason_to_reconnect(
 
 def test_twenty_peers_share_a_line(sshd: Sshd, collect: Path, tmp_path: Path) -> None:
     (collect / "file").write_bytes(os.urandom(700_000))
-    line = SlowLine(sshd.port, 20 * KB * SCALE * 5)  # 100 KB/s each; all at once would want 14 MB
+    line = SlowLine(sshd.port, 20 * KB * SCALE * 5)  # 100 KB/s each; together they transfer 14 MB
     targets = [tmp_path / f"target{number}" for number in range(20)]
     with line.open() as port:
         peers = [peer_over(sshd, port, collect) for _ in targets]
@@ -65,7 +65,7 @@ def test_twenty_peers_share_a_line(sshd: Sshd, collect: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("rate", "files", "size"), [(20 * KB, 1, 6_000_000), (60 * KB, 1, 14_000_000), (20 * KB, 500, 4096)]
 )
-def test_with_the_default_limits_a_slow_line_is_served_over_one_connection(
+def test_with_default_limits_a_slow_line_needs_one_connection(
     sshd: Sshd, collect: Path, target: Path, rate: float, files: int, size: int
 ) -> None:
     for number in range(files):

@@ -1,7 +1,7 @@
-"""Lets the real cback3 stage through peerstage: an extended action, named in cback3's own configuration (PARITY 24).
+"""An extended action for cback3 that stages through peerstage.
 
-Named ``stage``, it takes the place of the built-in action, so that ``cback3 stage`` and ``cback3 all`` stay what they
-are in root's crontab. A site adds five lines to its configuration, before ``</cb_config>``::
+Named ``stage``, it replaces cback3's built-in action, so that root's crontab stays unchanged. A site adds five lines to
+cback3's configuration, before ``</cb_config>``::
 
     <extensions>
       <action>
@@ -9,14 +9,15 @@ are in root's crontab. A site adds five lines to its configuration, before ``</c
       </action>
     </extensions>
 
-and one line takes them away again, if these are its only extensions::
+and removes them again with one line, if it has no other extensions::
 
     sed -i '/<extensions>/,/<\\/extensions>/d' /etc/cback3.conf
 
 The ``<stage>`` section, its peers and ``<options>`` are read as the built-in action reads them, and stay valid without
-us. What is ours alone stands in a small file beside it, which need not be there: see `peerstage.cback3.settings`.
+peerstage. Settings for peerstage alone are in an optional file next to cback3's configuration file: see
+`peerstage.cback3.settings`.
 
-Nothing of cback3 is imported: the module works on the objects that it is given.
+This package imports nothing of cback3: it only reads attributes of the objects that it is given.
 """
 
 from __future__ import annotations
@@ -30,22 +31,23 @@ __all__ = ["executeAction"]
 def executeAction(configPath: Any, options: Any, config: Any) -> None:
     """Stage all peers of the ``<stage>`` section, as cback3's own action does.
 
-    First, what killed runs have left below the staging directory is removed. Then for each peer that is ready its files
-    are staged into ``STAGING/YYYY/MM/DD/PEER``, and it gets its stage indicator; a peer that fails is logged, and the
-    others go on. At the end the master's own stage indicator is written into the daily directory.
+    First, the leftovers of killed runs are removed from the staging directory. Then each peer that is ready is staged
+    into ``STAGING/YYYY/MM/DD/PEER`` and gets its stage indicator; a failure of one peer is logged and does not stop
+    the others. Finally, the master's own stage indicator is written into the daily directory.
 
-    As root the files and directories are given to ``backup_user`` and ``backup_group``. ``rcp_command`` is not run,
-    unless our own file says ``transport = rcp``.
+    As root, the files and directories are owned by ``backup_user`` and ``backup_group``. ``rcp_command`` is run only if
+    the settings file says ``transport = rcp``.
 
     Args:
         configPath: Path of cback3's configuration file.
-        options: cback3's command line; its ``full`` is looked at.
-        config: cback3's configuration, parsed.
+        options: The command-line options of cback3, of which ``full`` is used.
+        config: The parsed configuration of cback3.
 
     Raises:
-        ValueError: Something in the configuration can not be meant; nothing was connected.
-        StageError: Our own file is wrong, or a directory or the indicator in the staging directory could not be made.
+        ValueError: If the configuration is invalid. Nothing was sent.
+        StageError: If the settings file is invalid, or a directory or the indicator in the staging directory could not
+            be created.
     """
-    from peerstage.cback3.action import run  # cback3 imports this module for every action, and waits for it
+    from peerstage.cback3.action import stage_all  # here, as cback3 imports this module for every action
 
-    run(os.fspath(configPath), config, full=bool(getattr(options, "full", False)))
+    stage_all(os.fspath(configPath), config, full=bool(getattr(options, "full", False)))

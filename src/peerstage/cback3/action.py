@@ -1,4 +1,4 @@
-"""The action itself: every peer of the plan, a few at a time, whatever becomes of the others (PARITY 24, 26)."""
+"""Stage all peers, several at a time; one peer's failure does not stop the rest."""
 
 from __future__ import annotations
 
@@ -10,110 +10,108 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from peerstage.cback3.config import Plan, read_plan
-from peerstage.cback3.log import CbackLog, logging_to_cback
-from peerstage.cback3.places import Places
-from peerstage.cback3.settings import Settings, beside
-from peerstage.errors import StageError, escape, log_line
-from peerstage.landing.leftovers import sweep
+from peerstage.cback3.cback_log import CbackLogHandler, log_to_cback
+from peerstage.cback3.daily_directories import DailyDirectories
+from peerstage.cback3.settings import Settings, settings_path
+from peerstage.cback3.staging_plan import StagingPlan, read_plan
+from peerstage.errors import StageError, format_log_line
 from peerstage.peer.base import BackupPeer
 from peerstage.peer.remote import RemotePeer
+from peerstage.printable import escape
+from peerstage.target.sweep import sweep
 
 log = logging.getLogger("peerstage.cback3")
 
-#: Seconds between two attempts to end peers that are still under way.
-_AGAIN = 0.2
+#: Seconds between two attempts to cancel the peers that are still being staged.
+_CANCEL_INTERVAL = 0.2
 
 
-def run(config_path: str, config: Any, *, full: bool) -> None:
-    """See `peerstage.cback3.executeAction`."""
-    settings = Settings(beside(config_path))
+def stage_all(config_path: str, config: Any, *, full: bool) -> None:
+    """Stage all peers of *config*; see `peerstage.cback3.executeAction`."""
+    settings = Settings(settings_path(config_path))
     settings.read()
     plan = read_plan(config, settings)
     names = [peer.name for peer in plan.peers]
-    with logging_to_cback(names) as cback_log:
+    with log_to_cback(names) as cback_log:
         now = time.localtime()  # once: a run may last beyond midnight
         day = time.strftime("%Y/%m/%d", now)
-        week_begins = full or now.tm_wday == plan.starting_day
-        with Places(plan.staging, day, names, plan.ownership) as places:
-            _sweep(plan.staging)
-            _Run(plan, places, week_begins, cback_log).all_peers(settings.parallel)
-            places.write_indicator()
+        is_start_of_week = full or now.tm_wday == plan.starting_day
+        with DailyDirectories(plan.staging_directory, day, names, plan.ownership) as directories:
+            _sweep(plan.staging_directory)
+            _StageRun(plan, directories, is_start_of_week, cback_log).stage_peers(settings.parallel)
+            directories.write_indicator_file()
         log.info("The stage action is done.")
 
 
-def ignores_failures(mode: str | None, *, week_begins: bool) -> bool:
-    """Whether a peer of this mode may be missing today without being an error.
+def ignores_failures(mode: str | None, *, is_start_of_week: bool) -> bool:
+    """Return whether a peer that is not ready is not an error today.
 
     Args:
-        mode: None, "none", "all", "daily" or "weekly".
-        week_begins: Whether this is the first backup of a week, or a full one.
+        mode: The ignore failure mode: None, "none", "all", "daily" or "weekly".
+        is_start_of_week: Whether this is the first backup of a week, or a full one.
     """
-    return mode == "all" or mode == ("weekly" if week_begins else "daily")
+    return mode == "all" or mode == ("weekly" if is_start_of_week else "daily")
 
 
 @dataclass
-class _Run:
-    plan: Plan
-    places: Places
-    week_begins: bool
-    cback_log: CbackLog
-    stopped: threading.Event = field(default_factory=threading.Event)
+class _StageRun:
+    plan: StagingPlan
+    directories: DailyDirectories
+    is_start_of_week: bool
+    cback_log: CbackLogHandler
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def all_peers(self, parallel: int) -> None:
-        """Stage every peer. What interrupts the main thread ends them all."""
+    def stage_peers(self, parallel: int) -> None:
+        """Stage every peer, *parallel* at a time. An interrupt of the main thread cancels them all."""
         if parallel == 1:
             for peer in self.plan.peers:
-                self.one_peer(peer)
+                self.stage_peer(peer)
             return
         with ThreadPoolExecutor(parallel, thread_name_prefix="peerstage-stage") as pool:
-            futures = [pool.submit(self.one_peer, peer) for peer in self.plan.peers]
+            futures = [pool.submit(self.stage_peer, peer) for peer in self.plan.peers]
             try:
                 for future in futures:
                     future.result()
             except BaseException:
-                self._stop(futures)
+                self._cancel(futures)
                 raise
 
-    def _stop(self, futures: list[Future[None]]) -> None:
-        self.stopped.set()
-        while wait(futures, _AGAIN).not_done:
+    def _cancel(self, futures: list[Future[None]]) -> None:
+        self.cancelled.set()
+        while wait(futures, _CANCEL_INTERVAL).not_done:
             for peer in self.plan.peers:
                 peer.cancel()
 
-    def one_peer(self, peer: BackupPeer) -> None:
-        """Check, stage and mark one peer; what fails is logged."""
-        if self.stopped.is_set():
+    def stage_peer(self, peer: BackupPeer) -> None:
+        """Check, stage and mark one peer; log a failure."""
+        if self.cancelled.is_set():
             return
         name = escape(peer.name)
-        with self.cback_log.speaking_of(peer.name):
+        with self.cback_log.in_turn(peer.name):
             log.info("Staging peer %s.", name)
-            ignored = ignores_failures(peer.ignoreFailureMode, week_begins=self.week_begins)
+            is_ignored = ignores_failures(peer.ignoreFailureMode, is_start_of_week=self.is_start_of_week)
+            level = logging.INFO if is_ignored else logging.ERROR
             try:
-                with _one_login(peer):
-                    with self.cback_log.quietly(peer.name, ignored):
+                with peer if isinstance(peer, RemotePeer) else contextlib.nullcontext():  # one login for all calls
+                    with self.cback_log.limited_to(level, peer.name):
                         is_ready = peer.checkCollectIndicator()
                     if not is_ready:
-                        log.log(logging.INFO if ignored else logging.ERROR, "Peer %s was not ready to be staged.", name)
+                        log.log(level, "Peer %s was not ready to be staged.", name)
                         return
-                    with self.places.of(peer.name) as place:
-                        count = peer.stagePeer(place, self.plan.ownership)
+                    with self.directories.peer_directory(peer.name) as directory:
+                        count = peer.stagePeer(directory, self.plan.ownership)
                     log.info("Staged %d files for peer %s.", count, name)
                     peer.writeStageIndicator()
             except (ValueError, OSError) as exc:
-                log.error("Error staging %s: %s", name, log_line(exc))
-            except Exception as exc:  # a defect must not cost the other peers their backup
+                log.error("Error staging %s: %s", name, format_log_line(exc))
+            except Exception as exc:  # a bug must not cost the other peers their backup
                 log.error("Error staging %s: unexpected %s: %s", name, type(exc).__name__, escape(str(exc)))
-                log.debug("%s: a bug, or a problem of this machine.", name, exc_info=True)
+                log.debug("%s: traceback of the unexpected error.", name, exc_info=True)
 
 
-def _one_login(peer: BackupPeer) -> contextlib.AbstractContextManager[object]:
-    return peer if isinstance(peer, RemotePeer) else contextlib.nullcontext()
-
-
-def _sweep(staging: str) -> None:
-    """Remove what killed runs have left, of this day and all others; where that fails, staging need not."""
+def _sweep(staging_directory: str) -> None:
+    """Remove what killed runs have left on any day; log a failure and continue."""
     try:
-        sweep(staging)
+        sweep(staging_directory)
     except StageError as exc:
-        log.warning("%s", log_line(exc))
+        log.warning("%s", format_log_line(exc))

@@ -1,22 +1,22 @@
-"""Our own small file beside cback3's: for ``/etc/cback3.conf`` it is ``/etc/cback3.peerstage.ini``.
+"""Peerstage's settings file, next to cback3's configuration: ``/etc/cback3.peerstage.ini`` for ``/etc/cback3.conf``.
 
 ::
 
     [stage]
-    # Peers at a time; where nothing is said it is one, as in cback3 itself.
+    # Peers staged at a time. The default is 1, as in cback3 itself.
     parallel = 4
-    # For every remote peer: auto, sftp, scp, guarded (SCP behind a forced command), or rcp: cback's rcp_command.
+    # For every remote peer: auto, sftp, scp, guarded (SCP with a forced command), or rcp (cback3's rcp_command).
     transport = auto
     identity = /home/backup/.ssh/backup_ed25519
 
-    # For one of them.
+    # For one remote peer.
     [peer db1.example.com]
     transport = guarded
     port = 2222
 
-Also ``known_hosts``, ``host_key``, ``jump``, ``ssh_config``, ``connect_timeout``, ``elevate`` and ``deadline``; several
-paths stand on one line, ``none`` is none. Where nothing is said, ssh's own configuration of ``backup_user`` decides.
-Whatever can not be meant is an error that names file and line, before anything is connected.
+The other keys are ``known_hosts``, ``host_key``, ``jump``, ``ssh_config``, ``connect_timeout``, ``elevate`` and
+``deadline``. Paths are separated by spaces; ``none`` means no path. For keys that are not set, the ssh configuration of
+``backup_user`` applies. Invalid settings raise an error with file and line before anything is connected.
 """
 
 from __future__ import annotations
@@ -24,125 +24,119 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from peerstage.bounded_files import read_file_and_status
 from peerstage.errors import ConfigurationError, Location
 from peerstage.reasons import Reason
 from peerstage.records import Limits
-from peerstage.session.files import read_with_status
-from peerstage.session.options import SSHOptions
-from peerstage.transport.choose import TRANSPORTS
+from peerstage.ssh.options import SSHOptions
+from peerstage.transport.factory import GUARDED, TRANSPORTS
 
-#: What ``transport`` may be beside the names of transports, as for the command line's ``--transport``.
-GUARDED = "guarded"
-MOST_PARALLEL = 64
-_MOST_BYTES = 1024 * 1024
+_MAX_PARALLEL = 64
+_MAX_BYTES = 1024 * 1024
 
 _SECTION = re.compile(r"\[\s*(?:(?P<stage>stage)|peer\s+(?P<peer>\S+))\s*\]")
 
 
-def _transport(text: str) -> str:
+def _parse_transport(text: str) -> str:
     if text not in (*TRANSPORTS, GUARDED):
         raise ValueError(f"one of {', '.join((*TRANSPORTS, GUARDED))}")
     return text
 
 
-def _parallel(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_PARALLEL:
-        raise ValueError(f"a number from 1 to {MOST_PARALLEL}")
+def _parse_parallel(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_PARALLEL:
+        raise ValueError(f"a number from 1 to {_MAX_PARALLEL}")
     return int(text)
 
 
-def _paths(text: str) -> tuple[str, ...]:
+def _parse_paths(text: str) -> tuple[str, ...]:
     return () if text == "none" else tuple(text.split())
 
 
-def _as_option(name: str, read: Callable[[str], Any], text: str) -> Any:
-    return getattr(SSHOptions(**{name: read(text)}), name)
+def _parse_option(name: str, parse: Callable[[str], Any], text: str) -> Any:
+    return getattr(SSHOptions(**{name: parse(text)}), name)
 
 
-#: Keys that become fields of `SSHOptions`, under the name there; what they hold is checked there too.
+#: Keys for fields of `SSHOptions`: the name of the field, and a parser; `SSHOptions` checks the value.
 _SSH: dict[str, tuple[str, Callable[[str], Any]]] = {
     "port": ("port", int),
-    "identity": ("identity", _paths),
-    "known_hosts": ("known_hosts", _paths),
+    "identity": ("identity", _parse_paths),
+    "known_hosts": ("known_hosts", _parse_paths),
     "host_key": ("host_key", str),
     "jump": ("jump", str),
-    "ssh_config": ("config", _paths),
+    "ssh_config": ("config", _parse_paths),
     "connect_timeout": ("connect_timeout", float),
     "elevate": ("elevate", str),
 }
 _KEYS: dict[str, Callable[[str], Any]] = {
-    "transport": _transport,
+    "transport": _parse_transport,
     "deadline": lambda text: Limits(deadline=float(text)).deadline,
-    **{key: functools.partial(_as_option, name, read) for key, (name, read) in _SSH.items()},
+    **{key: functools.partial(_parse_option, name, parse) for key, (name, parse) in _SSH.items()},
 }
 
 
 @dataclass(frozen=True, slots=True)
 class PeerSettings:
-    """How one remote peer is reached; what is not said is left to ssh's configuration."""
+    """How one remote peer is reached; ssh's configuration applies to options that are not set.
 
-    values: dict[str, Any] = field(default_factory=dict)
+    Attributes:
+        transport: One of `TRANSPORTS`, or `GUARDED`.
+        ssh: The options for ssh.
+        limits: The limits, of which the deadline can be set.
+    """
 
-    @property
-    def transport(self) -> str:
-        """One of the transports, or `GUARDED`."""
-        return str(self.values.get("transport", "auto"))
-
-    @property
-    def ssh(self) -> SSHOptions:
-        """What becomes `SSHOptions`."""
-        return SSHOptions(**{name: self.values[key] for key, (name, _) in _SSH.items() if key in self.values})
-
-    @property
-    def limits(self) -> Limits:
-        """What becomes `Limits`."""
-        return Limits(deadline=self.values.get("deadline"))
+    transport: str
+    ssh: SSHOptions
+    limits: Limits
 
 
 class Settings:
-    """What our own file says.
+    """The settings file.
 
     Attributes:
-        path: The file, whether it is there or not.
-        parallel: Remote and local peers that are staged at a time.
-        named: Peers that have a section, with its line.
+        path: The path of the file, which need not exist.
+        parallel: The number of peers, remote and local, staged at a time.
+        section_lines: Peers with a section of their own, and its line number.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.parallel = 1
-        self.named: dict[str, int] = {}
+        self.section_lines: dict[str, int] = {}
         self._stage: dict[str, Any] = {}
         self._peers: dict[str, dict[str, Any]] = {}
 
-    def of(self, peer: str) -> PeerSettings:
-        """Return the settings of one peer: its own, and for the rest those of all."""
-        return PeerSettings({**self._stage, **self._peers.get(peer, {})})
+    def of_peer(self, peer: str) -> PeerSettings:
+        """Return the settings of *peer*: those of its section override those of ``[stage]``."""
+        values = {**self._stage, **self._peers.get(peer, {})}
+        ssh = SSHOptions(**{name: values[key] for key, (name, _) in _SSH.items() if key in values})
+        return PeerSettings(values.get("transport", "auto"), ssh, Limits(deadline=values.get("deadline")))
 
-    def require_known(self, peers: set[str]) -> None:
-        """Refuse sections of peers that are none.
+    def require_known_peers(self, peers: set[str]) -> None:
+        """Refuse sections for unknown peers, which are probably misspelt and would have no effect.
 
         Raises:
-            ConfigurationError: One is not in *peers*; it may be misspelt, and what it says would not be heeded.
+            ConfigurationError: If a section is for a peer that is not in *peers*.
         """
-        for name, line in self.named.items():
+        for name, line in self.section_lines.items():
             if name not in peers:
-                raise self._complaint(line, f"{name!r} is no remote peer of the stage section")
+                raise self._config_error(line, f"{name!r} is not a remote peer of the stage section")
 
     def read(self) -> None:
-        """Read the file, if there is one.
+        """Read the file if it exists.
 
         Raises:
-            ConfigurationError: If it cannot be read, is not a regular file, holds more than 1 MiB, can be written by
-                others, or holds an invalid line.
+            ConfigurationError: If it cannot be read, is not a regular file, is larger than 1 MiB, is writable by
+                others, or has an invalid line.
         """
         try:
-            data, status = read_with_status(self.path, _MOST_BYTES)
+            data, status = read_file_and_status(self.path, _MAX_BYTES)
         except FileNotFoundError:
             return
         except OSError as exc:
@@ -152,7 +146,7 @@ class Settings:
                 reason=Reason.CONFIGURATION_UNREADABLE,
                 location=Location(self.path),
             ) from exc
-        _require_safe(status, self.path)
+        _require_not_writable_by_others(status, self.path)
         text = data.decode("utf-8", "surrogateescape")
         section: dict[str, Any] | None = None
         for number, raw in enumerate(text.split("\n"), 1):
@@ -162,53 +156,53 @@ class Settings:
             if line.startswith("["):
                 section = self._open_section(number, line)
             elif section is None:
-                raise self._complaint(number, "a section comes first: [stage] or [peer NAME]")
+                raise self._config_error(number, "a section must come first: [stage] or [peer NAME]")
             else:
-                self._take(number, line, section)
+                self._set(number, line, section)
 
     def _open_section(self, number: int, line: str) -> dict[str, Any]:
-        found = _SECTION.fullmatch(line)
-        if found is None:
-            raise self._complaint(number, f"a section is [stage] or [peer NAME], not {line!r}")
-        if found["stage"]:
+        match = _SECTION.fullmatch(line)
+        if match is None:
+            raise self._config_error(number, f"a section must be [stage] or [peer NAME], not {line!r}")
+        if match["stage"]:
             return self._stage
-        if found["peer"] in self._peers:
-            raise self._complaint(number, f"{found['peer']!r} has a section already")
-        self.named[found["peer"]] = number
-        return self._peers.setdefault(found["peer"], {})
+        if match["peer"] in self._peers:
+            raise self._config_error(number, f"{match['peer']!r} already has a section")
+        self.section_lines[match["peer"]] = number
+        return self._peers.setdefault(match["peer"], {})
 
-    def _take(self, number: int, line: str, section: dict[str, Any]) -> None:
+    def _set(self, number: int, line: str, section: dict[str, Any]) -> None:
         key, separator, text = (part.strip() for part in line.partition("="))
         if not separator or not text:
-            raise self._complaint(number, f"a line is KEY = VALUE, not {line!r}")
-        known = dict(_KEYS, parallel=_parallel) if section is self._stage else _KEYS
+            raise self._config_error(number, f"a setting must be KEY = VALUE, not {line!r}")
+        known = dict(_KEYS, parallel=_parse_parallel) if section is self._stage else _KEYS
         if key not in known:
-            raise self._complaint(number, f"there is no {key!r} here; there are {', '.join(sorted(known))}")
+            raise self._config_error(number, f"unknown key {key!r}; valid keys are {', '.join(sorted(known))}")
         if key in section:
-            raise self._complaint(number, f"{key} is said already")
+            raise self._config_error(number, f"{key} is already set")
         try:
             section[key] = known[key](text)
         except ValueError as exc:
-            raise self._complaint(number, f"{key} can not be {text!r}: {exc}") from exc
+            raise self._config_error(number, f"{key} cannot be {text!r}: {exc}") from exc
         self.parallel = self._stage.get("parallel", 1)
 
-    def _complaint(self, number: int, what: str) -> ConfigurationError:
+    def _config_error(self, number: int, what: str) -> ConfigurationError:
         return ConfigurationError(
             f"Line {number}: {what.rstrip('.')}.", path=self.path, location=Location(self.path, number)
         )
 
 
-def beside(config_path: str) -> str:
-    """Return the path of our own file beside cback3's."""
+def settings_path(config_path: str) -> str:
+    """Return the path of the settings file for the configuration file *config_path*."""
     return f"{os.path.splitext(config_path)[0]}.peerstage.ini"
 
 
-def _require_safe(status: os.stat_result, path: str) -> None:
-    """Refuse a file that others can write: it says which hosts are trusted, and what runs on them."""
+def _require_not_writable_by_others(status: os.stat_result, path: str) -> None:
+    """Refuse a file that other users can write: it decides which hosts are trusted and which commands run."""
     own = {0, os.geteuid()} if hasattr(os, "geteuid") else {status.st_uid}
     if status.st_uid not in own or stat.S_IMODE(status.st_mode) & 0o022:
         raise ConfigurationError(
-            "Others can write it. Let it belong to root, with mode 644 or less.",
+            f"Other users can write to it. Run `chown root {shlex.quote(path)} && chmod 644 {shlex.quote(path)}`.",
             path=path,
             reason=Reason.INSECURE_CONFIGURATION,
             location=Location(path),

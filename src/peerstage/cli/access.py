@@ -1,52 +1,66 @@
-"""How a verb gets to a peer: the options of the command line, and the stack of transports that they lead to."""
+"""How the command line reaches peers: the values of its options, and the transports that they lead to."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import cast
 
-from peerstage.cli.signals import cancelling
-from peerstage.cli.spec import Spec
-from peerstage.isolation.transport import assemble_as
-from peerstage.isolation.users import copying_user
-from peerstage.peer.attributes import host_of
+from peerstage.cli.arguments import PeerSpec
+from peerstage.cli.signals import cancel_on_signal
+from peerstage.isolation.parent.isolated_transport import build_isolated_transport
+from peerstage.isolation.users import find_local_user
 from peerstage.peer.remote import RemotePeer
 from peerstage.records import Limits, Progress
-from peerstage.session.options import SSHOptions
-from peerstage.session.watchdog import Watchdog
-from peerstage.staging import naming
+from peerstage.ssh.options import SSHOptions
+from peerstage.staging import with_peer_name
 from peerstage.transport.base import Transport
-from peerstage.transport.choose import Route, TransportName
+from peerstage.transport.factory import TransportName, TransportOptions
 from peerstage.transport.retry import Retry
+from peerstage.watchdog import Watchdog
 
-#: What ``--transport`` may be beside the names of transports.
-GUARDED = "guarded"
+
+class TransportChoice(str, Enum):
+    """The values of ``--transport``."""
+
+    AUTO = "auto"
+    SFTP = "sftp"
+    SCP = "scp"
+    GUARDED = "guarded"
+    RCP = "rcp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How peers are reached, and how much of them is taken."""
+    """How peers are reached, and the limits on what they send."""
 
     ssh: SSHOptions
     limits: Limits
     retry: Retry = field(default_factory=Retry)
-    transport: str = "auto"
+    transport: TransportChoice = TransportChoice.AUTO
+    rcp_command: str | None = None
     local_user: str | None = None
 
     @property
-    def _guarded(self) -> bool:
-        return self.transport == GUARDED
+    def is_guarded(self) -> bool:
+        """Whether peers are behind a forced command that accepts only the original's commands."""
+        return self.transport is TransportChoice.GUARDED
 
     @property
-    def _transport(self) -> TransportName:
-        return "scp" if self._guarded else cast(TransportName, self.transport)  # any other is refused where it is used
+    def _transport_name(self) -> TransportName:
+        return "scp" if self.is_guarded else cast(TransportName, self.transport.value)
+
+    def ssh_for(self, spec: PeerSpec) -> SSHOptions:
+        """Return the options for *spec*, whose own port counts first."""
+        return self.ssh if spec.port is None else dataclasses.replace(self.ssh, port=spec.port)
 
     def peer(
         self,
-        spec: Spec,
+        spec: PeerSpec,
         *,
         durable: bool = True,
         preserve_times: bool = False,
@@ -55,17 +69,18 @@ class Access:
         """Return the peer that *spec* names. Nothing is connected.
 
         Raises:
-            ValueError: What *spec* holds can not be meant.
+            ValueError: If *spec* or an option has an invalid value.
         """
         return RemotePeer(
-            spec.host,
+            spec.name,
             spec.directory,
             tempfile.gettempdir(),
             spec.user,
+            rcpCommand=self.rcp_command,
             localUser=self.local_user,
-            ssh=self.ssh,
-            transport=self._transport,
-            guarded=self._guarded,
+            ssh=self.ssh_for(spec),
+            transport=self._transport_name,
+            guarded=self.is_guarded,
             limits=self.limits,
             retry=self.retry,
             durable=durable,
@@ -74,32 +89,38 @@ class Access:
         )
 
     @contextlib.contextmanager
-    def stack(self, spec: Spec) -> Iterator[Transport]:
-        """Yield the transport to *spec*; a signal cancels what it does.
-
-        Raises:
-            StageError: On use, what a `RemotePeer` would hide behind ``False``.
-        """
-        watchdog = Watchdog(self.limits, peer=spec.host)
-        with contextlib.closing(watchdog), self.watched(spec, watchdog) as transport, cancelling(watchdog.cancel):
+    def connect(self, spec: PeerSpec) -> Iterator[Transport]:
+        """Yield the transport to *spec*; a signal cancels its operations. It connects when it is first used."""
+        watchdog = Watchdog(self.limits, peer=spec.name)
+        with (
+            contextlib.closing(watchdog),
+            self.transport_to(spec, watchdog) as transport,
+            cancel_on_signal(watchdog.cancel),
+        ):
             yield transport
 
     @contextlib.contextmanager
-    def watched(self, spec: Spec, watchdog: Watchdog) -> Iterator[Transport]:
-        """Yield the transport to *spec*, in whatever thread; *watchdog* cancels what it does. See `stack`."""
-        with naming(spec.host):
-            user, route = copying_user(self.local_user), self.route(spec)
-            stack = assemble_as(user, route, isolated=False, limits=self.limits, retry=self.retry, watchdog=watchdog)
+    def transport_to(self, spec: PeerSpec, watchdog: Watchdog) -> Iterator[Transport]:
+        """Yield the transport to *spec*, in any thread; *watchdog* cancels its operations."""
+        with with_peer_name(spec.name):
+            stack = build_isolated_transport(
+                find_local_user(self.local_user),
+                self.transport_options(spec),
+                isolated=False,
+                retry=self.retry,
+                watchdog=watchdog,
+            )
             with stack as transport:
                 yield transport
 
-    def route(self, spec: Spec) -> Route:
-        """Return the way to *spec*."""
-        return Route(
-            name=host_of(spec.host),
-            user=spec.user,
-            ssh=self.ssh,
-            transport=self._transport,
-            guarded=self._guarded,
+    def transport_options(self, spec: PeerSpec) -> TransportOptions:
+        """Return the options of the transport to *spec*."""
+        return TransportOptions(
+            name=spec.host,
+            user=spec.user or "",
+            ssh=self.ssh_for(spec),
+            transport=self._transport_name,
+            rcp_command=self.rcp_command,
+            guarded=self.is_guarded,
             working_directory=tempfile.gettempdir(),
         )

@@ -1,4 +1,4 @@
-"""The command as a whole: the verbs put together, and every way that a run can end."""
+"""The command ``peerstage``: its verbs, its help, and how a run ends."""
 
 from __future__ import annotations
 
@@ -13,45 +13,46 @@ from typing import Annotated
 import typer
 
 import peerstage
-from peerstage.cli import demo, doctor, trust, verbs
-from peerstage.cli.exits import Exit, code_of, explained, reason_of
-from peerstage.cli.show import complain, print_error
+from peerstage.cli import demo, doctor, guide, trust, verbs
+from peerstage.cli.exit_codes import ExitCode, code_of, format_exit_codes, reason_of
+from peerstage.cli.options import with_shared_options
+from peerstage.cli.output import JSONOutput, print_error
+from peerstage.cli.results import Failure
 from peerstage.errors import StageError
 
 log = logging.getLogger("peerstage.cli")
 
-_EPILOG = f"\b\nExit status (with several peers the highest):\n{explained()}"
-
 app = typer.Typer(
     name="peerstage",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_VERBS: dict[str, Callable[..., int]] = {
-    "check": verbs.check_verb,
-    "stage": verbs.stage_verb,
-    "mark": verbs.mark_verb,
-    "sweep": verbs.sweep_verb,
-    "trust": trust.trust_verb,
-    "doctor": doctor.doctor_verb,
-    "demo": demo.demo_verb,
+#: The verbs, each with an example.
+_VERBS: dict[str, tuple[Callable[..., int], str]] = {
+    "check": (verbs.check_verb, "backup@db1:/var/collect backup@db2:/var/collect"),
+    "stage": (verbs.stage_verb, "--owner backup:backup backup@db1:/var/collect /srv/staging/db1"),
+    "mark": (verbs.mark_verb, "backup@db1:/var/collect"),
+    "sweep": (verbs.sweep_verb, "/srv/staging"),
+    "trust": (trust.trust_verb, "--fingerprints fingerprints.txt db1 db2:2222"),
+    "doctor": (doctor.doctor_verb, "--local-user backup backup@db1:/var/collect"),
+    "demo": (demo.demo_verb, "--small 1000"),
+    "guide": (guide.guide_verb, "host-keys"),
 }
-for _name, _verb in _VERBS.items():
-    app.command(_name, epilog=_EPILOG)(_verb)
+for _name, (_verb, _example) in _VERBS.items():
+    app.command(_name, epilog=f"Example: peerstage {_name} {_example}")(with_shared_options(_verb))
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
         print(f"peerstage {peerstage.__version__}")
         raise typer.Exit
 
 
-@app.callback(epilog=_EPILOG)
+@app.callback(epilog=f"\b\nExit status (with several peers the highest):\n{format_exit_codes()}")
 def _peerstage(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Stage the files that backup peers have collected, over SSH."""
@@ -59,44 +60,45 @@ def _peerstage(
 
 def run(arguments: list[str]) -> int:
     """Run the command with *arguments* and return its exit status. Errors are one line on standard error."""
-    _print_anything()
+    _escape_unencodable_characters()
     try:
         status = app(arguments, prog_name="peerstage", standalone_mode=False)
         sys.stdout.flush()
     except Exception as exc:
-        _give_up_unwritten()
-        return _ended_by(exc, arguments)
+        _discard_unwritten_output()
+        return _report_error(exc, arguments)
     return int(status or 0)
 
 
-def _ended_by(exc: Exception, arguments: list[str]) -> int:
-    """Say why nothing was done, with ``--json`` as an object, too, and return the exit status."""
-    if isinstance(exc, BrokenPipeError):  # whoever read our output has seen enough
-        return Exit.UNEXPECTED
-    usage = getattr(exc, "format_message", None)  # the parser's own errors: typer brings its click, or uses click's
-    error = exc if usage is None else ValueError(" ".join(usage().split()))
+def _report_error(exc: Exception, arguments: list[str]) -> int:
+    """Print the error that ended the run, with ``--json`` also as an object, and return the exit status."""
+    if isinstance(exc, BrokenPipeError):  # the reader of our output has gone
+        return ExitCode.UNEXPECTED
+    format_usage = getattr(exc, "format_message", None)  # an error of click, which typer may have a copy of
+    error = exc if format_usage is None else ValueError(" ".join(format_usage().split()))
     if reason_of(error) is None:
         log.debug("A bug, or a problem of this machine.", exc_info=exc)
     elif not isinstance(error, StageError):
         verb = next((word for word in arguments if word in _VERBS), "")
-        error = ValueError(f"{str(error).rstrip('.')}. See {' '.join(filter(None, ('peerstage', verb, '--help')))}.")
-    complain(error)
+        end = "" if str(error).endswith((".", "?")) else "."
+        error = ValueError(f"{error}{end} See {' '.join(filter(None, ('peerstage', verb, '--help')))}.")
+    print_error(error)
     if "--json" in itertools.takewhile(lambda word: word != "--", arguments):
         with contextlib.suppress(OSError):  # it cannot be written, which may be the error itself
-            print_error(error)
+            JSONOutput().show(Failure(error))
     return code_of(error)
 
 
-def _give_up_unwritten() -> None:
-    """Let go of output that can not be written, or the interpreter complains of it as it ends."""
+def _discard_unwritten_output() -> None:
+    """Discard output that cannot be written; the interpreter would complain about it at its end."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _print_anything() -> None:
-    """Names that the terminal's encoding can not show are shown by escapes."""
+def _escape_unencodable_characters() -> None:
+    """Print characters that the terminal's encoding lacks as escapes."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -1,120 +1,180 @@
-"""``peerstage demo``: real files from a real SSH server that it starts itself, staged and compared."""
+"""``peerstage demo``: stage real files from an SSH server that it starts, and compare them."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 
-from peerstage.cli import options
-from peerstage.cli.show import Outcome, Show, choose_show, log_to_stderr
-from peerstage.cli.signals import cancelling
-from peerstage.errors import IncompleteStage, escape
-from peerstage.landing.private import require_posix
+from peerstage.cli.exit_codes import ExitCode
+from peerstage.cli.options import option
+from peerstage.cli.output import Output
+from peerstage.cli.results import Line, Note, Part, Result, Table, describe_entry_failure, format_rate
+from peerstage.cli.signals import cancel_on_signal
+from peerstage.errors import IncompleteStage
+from peerstage.paths import validate_target_directory
 from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR
 from peerstage.peer.remote import RemotePeer
+from peerstage.printable import escape
 from peerstage.records import StageReport
-from peerstage.staging import target_directory
-from peerstage.testing.sample import digests, make_sample
+from peerstage.target.private_directory import require_posix
+from peerstage.testing.sample import hash_files, make_sample
 
 _CHUNK = 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoResult(Result):
+    """The result of ``demo``.
+
+    Attributes:
+        source: The directory that was served.
+        target: The directory of the staged files.
+        kept: Whether the target still exists.
+        report: What was staged.
+        compared: The number of files whose SHA-256 was compared.
+        different: The names of files that differ or are missing.
+        left_out: Steps that were left out, each with the reason.
+    """
+
+    source: str
+    target: str
+    kept: bool
+    report: StageReport
+    compared: int
+    different: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def equal(self) -> int:
+        """The number of files with the SHA-256 of the original."""
+        return self.compared - len(self.different)
+
+    @property
+    def exit(self) -> ExitCode:
+        """The exit code: whether every file is equal."""
+        return ExitCode.INCOMPLETE if self.different else ExitCode.DONE
+
+    def to_json(self) -> list[dict[str, Any]]:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        report = json.loads(self.report.to_json())
+        return [{"verb": "demo", **fields, "equal": self.equal, "exit": self.exit, "report": report}]
+
+    def to_lines(self) -> Iterator[Line]:
+        for label, value in self._rows():
+            yield f"{label}: ", value
+
+    def to_terminal(self) -> Iterator[Line | Table]:
+        yield Table("demo", (((label, "dim"), value) for label, value in self._rows()))
+
+    def _rows(self) -> Iterator[tuple[str, Part]]:
+        report = self.report
+        yield "files", str(report.count)
+        yield "bytes", str(report.bytes)
+        yield "seconds", f"{report.seconds:.2f}"
+        yield "MB/s", format_rate(report)
+        yield "SHA-256", (f"{self.equal} of {self.compared} equal", f"bold {'red' if self.different else 'green'}")
+        for name in self.different:
+            yield "different", escape(name)
+        for file in report.failed:
+            yield "not staged", describe_entry_failure(file)
+        for step in self.left_out:
+            yield "left out", step
+        yield "staged in", escape(self.target) + ("" if self.kept else " (removed)")
+
+
 def demo_verb(
+    *,
     source: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Serve this directory, and do not write into it.")
+        str | None,
+        option("DIR", "Serve this directory, and do not write to it.", "sample files"),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Stage into this existing directory, not a temporary one.")
+        str | None,
+        option("DIR", "Stage into this existing directory.", "a temporary one"),
     ] = None,
     keep: Annotated[bool, typer.Option(help="Keep the temporary directory with the staged files.")] = True,
-    small: Annotated[int, typer.Option(min=0, help="How many small files to make.")] = 200,
-    large: Annotated[int, typer.Option(min=0, help="How many large files to make.")] = 2,
-    large_bytes: Annotated[int, typer.Option(min=0, help="Size of a large file.")] = 16 * 1024 * 1024,
-    as_json: options.Json = False,
-    verbose: options.Verbose = False,
+    small: Annotated[int, option("N", "Number of small files to make.", min=0)] = 200,
+    large: Annotated[int, option("N", "Number of large files to make.", min=0)] = 2,
+    large_bytes: Annotated[int, option("BYTES", "Size of a large file.", min=0)] = 16 * 1024 * 1024,
+    output: Output,
 ) -> int:
-    """Stage real files from an SSH server of its own.
+    """Stage files from an SSH server that it starts.
 
-    The server runs on a loopback port, in a process of its own. Every SHA-256 is compared with the original's.
+    It needs no peer. The server runs in another process, on a port of the loopback interface. The SHA-256 of every
+    staged file is compared with the original's.
     """
-    log_to_stderr(verbose=verbose)
-    show = choose_show(as_json=as_json)
     require_posix()
     if source is not None and not os.path.isdir(source):
         raise ValueError(f"--source must be a directory: {escape(source)}")
-    place = None if target is None else target_directory(os.path.abspath(target))
-    with _scratch(keep=keep and place is None) as scratch:
+    staged = None if target is None else validate_target_directory(os.path.abspath(target))
+    with _temporary_directory(keep=keep and staged is None) as temporary:
         if source is None:
-            served = os.path.join(scratch, "collect")
-            originals = _make_files(served, small, large, large_bytes)
-            show.told(f"made {len(originals)} files in {escape(served)}")
+            served = os.path.join(temporary, "collect")
+            os.mkdir(served)
+            originals = make_sample(served, small=small, large=large, large_bytes=large_bytes)
+            output.show(Note(f"made {len(originals)} files in {escape(served)}"))
         else:
             served = os.path.abspath(source)
-            originals = digests(served)
-        if place is None:
-            place = os.path.join(scratch, "staged")
-            os.mkdir(place)
-        report, left_out = _stage(served, place, show, ours=source is None)
-        different = [name for name, digest in originals.items() if _digest(_join(place, name)) != digest]
+            originals = hash_files(served)
+        if staged is None:
+            staged = os.path.join(temporary, "staged")
+            os.mkdir(staged)
+        report, left_out = _stage(served, staged, output, may_write=source is None)
+        different = [name for name, digest in originals.items() if _digest(os.fsencode(staged), name) != digest]
         if source is None:
             shutil.rmtree(served)
-    outcome = Outcome(
+    result = DemoResult(
         source=served,
-        target=place,
+        target=staged,
         kept=keep or target is not None,
         report=report,
         compared=len(originals),
         different=tuple(os.fsdecode(name) for name in different),
         left_out=tuple(left_out),
     )
-    show.demonstrated(outcome)
-    return outcome.exit
+    output.show(result)
+    return result.exit
 
 
-def _stage(source: str, target: str, show: Show, *, ours: bool) -> tuple[StageReport, list[str]]:
-    """Do with *source* what a program would do with a peer; return the report, and what was left out."""
+def _stage(source: str, target: str, output: Output, *, may_write: bool) -> tuple[StageReport, list[str]]:
+    """Stage *source* as a program would stage a peer; return the report and the steps that were left out."""
     from peerstage.testing.server import ssh_server  # loads cryptography, which no other verb needs so early
 
     left_out: list[str] = []
     with ssh_server(source) as server:
-        show.told(f"serving {escape(source)} on {server.host}, port {server.port}")
+        output.show(Note(f"serving {escape(source)} on {server.host}, port {server.port}"))
         with (
-            show.progress() as on_progress,
+            output.progress() as on_progress,
             RemotePeer(server.host, "/", None, server.username, ssh=server.options, on_progress=on_progress) as peer,
-            cancelling(peer.cancel),
+            cancel_on_signal(peer.cancel),
         ):
             if not peer.checkCollectIndicator():
-                left_out.append(f"{COLLECT_INDICATOR} is not there: a program would come back later")
-            try:
+                left_out.append(f"{COLLECT_INDICATOR} does not exist: a program would try again later")
+            with contextlib.suppress(IncompleteStage):  # the report has the failures
                 peer.stagePeer(target)
-            except IncompleteStage:
-                pass  # what is not staged is in the report, and shown
-            if ours:
+            if may_write:
                 peer.writeStageIndicator()
             else:
-                left_out.append(f"{STAGE_INDICATOR} was not written: the directory is not the demo's own")
+                left_out.append(f"{STAGE_INDICATOR} was not written: --source is never written to")
             report = peer.last_report
     if report is None:
-        raise RuntimeError("A stage has left no report.")
+        raise RuntimeError("The stage has left no report.")
     return report, left_out
 
 
-def _make_files(directory: str, small: int, large: int, large_bytes: int) -> dict[bytes, str]:
-    """Fill a new directory and return the SHA-256 of each file by name; the collect indicator is among them."""
-    os.mkdir(directory)
-    return make_sample(directory, small=small, large=large, large_bytes=large_bytes)
-
-
 @contextlib.contextmanager
-def _scratch(*, keep: bool) -> Iterator[str]:
-    """Yield a fresh temporary directory; it goes away unless it is to be kept and all went well."""
+def _temporary_directory(*, keep: bool) -> Iterator[str]:
+    """Yield a new temporary directory; remove it unless *keep* is set and the block succeeded."""
     path = tempfile.mkdtemp(prefix="peerstage-demo-")
     try:
         yield path
@@ -126,15 +186,11 @@ def _scratch(*, keep: bool) -> Iterator[str]:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _join(directory: str, name: bytes) -> bytes:
-    return os.path.join(os.fsencode(directory), name)
-
-
-def _digest(path: bytes) -> str | None:
-    """Return the SHA-256 of a file, None if it is not there."""
+def _digest(directory: bytes, name: bytes) -> str | None:
+    """Return the SHA-256 of a file; None if it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(os.path.join(directory, name), "rb", buffering=0) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     except OSError:

@@ -1,4 +1,4 @@
-"""What is known about the way to a host when one of its steps fails: how it was asked for, and where settings stand."""
+"""What is known about a host when a step fails: how it was to be reached, and where settings come from."""
 
 from __future__ import annotations
 
@@ -6,50 +6,39 @@ import contextlib
 import dataclasses
 import os
 import re
+import shlex
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from peerstage.errors import Location, StageError
-from peerstage.session.config import Destination, hop_options, read_config, resolve_destination
-from peerstage.session.host_key import trust_command
-from peerstage.session.options import SSHOptions, expand, several
-from peerstage.session.ssh_config import SSHConfig
-from peerstage.session.watchdog import Watchdog
+from peerstage.ssh.config.destination import Destination
+from peerstage.ssh.config.resolve import hop_options, read_config, resolve_destination
+from peerstage.ssh.config.ssh_config import SSHConfig
+from peerstage.ssh.hostkeys.verifier import trust_command
+from peerstage.ssh.options import SSHOptions, as_tuple, expand_home
+from peerstage.watchdog import Watchdog
 
-#: Options of the command line, by the keywords of ssh_config(5) that they take the place of.
+#: Options of the command line, by the keywords of ssh_config(5) that they override.
 _OPTIONS = {"Port": "port", "IdentityFile": "identity", "UserKnownHostsFile": "known_hosts", "ProxyJump": "jump"}
 _OPTION = re.compile(r"SSHOptions\((\w+)=")
 
 
-class Remedy(NamedTuple):
-    """The likely cause of a failure, and the next step.
-
-    Attributes:
-        cause: What is likely wrong, as a clause.
-        action: A command, or a line and the file that it belongs to, as an imperative clause. What is to be typed
-            stands in backquotes.
-    """
-
-    cause: str
-    action: str
-
-
 @dataclass
 class Diagnosis:
-    """What is known about the way to one host.
+    """What is known about one host.
 
     Attributes:
         host: The host, as the command line names it.
-        user: Who logs in, as the command line says; None for whom the configuration names.
+        user: Who logs in; None for the configured user.
         options: How the host is reached, where ssh's configuration does not say it.
-        watchdog: Bounds what the configuration runs (``Match exec``).
-        directory: The collect directory; "" for a jump host.
-        step: The step that failed, as `peerstage.cli.examine` names it.
-        config: What the configuration says; None if it could not be read.
-        destination: What that comes to; None if it is not honoured.
-        transport: The transport that answers, "SFTP" or "SCP"; "" if none has yet.
-        works_over: The ``--transport`` with which the peer answers after all; None if none is known.
-        behind: What is known about the peer, if this is about a jump host on the way to it.
+        watchdog: Limits the commands that the configuration runs (``Match exec``).
+        directory: The collect directory; "" for a jump host, or if none was given.
+        local_user: The local user whose keys and configuration are used; None for the caller.
+        step: The step that failed, as `peerstage.cli.checks` names it.
+        config: The configuration; None if it could not be read.
+        destination: The destination that the configuration leads to; None if it is invalid.
+        transport: The transport that works, "SFTP" or "SCP"; "" if none is known to.
+        works_over: The value of ``--transport`` that works after all; None if none is known.
+        peer: The peer's diagnosis, if this host is a jump host on the way to it.
     """
 
     host: str
@@ -57,48 +46,76 @@ class Diagnosis:
     options: SSHOptions
     watchdog: Watchdog
     directory: str = ""
+    local_user: str | None = None
     step: str = ""
     config: SSHConfig | None = None
     destination: Destination | None = None
     transport: str = ""
     works_over: str | None = None
-    behind: Diagnosis | None = None
+    peer: Diagnosis | None = None
 
     def read(self) -> tuple[SSHConfig, Destination]:
-        """Read the configuration, and return what it says and what that comes to.
+        """Read the configuration; return it and the destination.
 
         Raises:
-            ConfigurationError: If it cannot be read, or is not honoured.
-            LimitExceeded, Cancelled: If the watchdog ended a command of it.
+            ConfigurationError: If it cannot be read, or is invalid.
+            LimitExceeded, Cancelled: If the watchdog ended a command that it runs.
         """
         self.config = read_config(self.host, self.user, self.options, watchdog=self.watchdog)
         self.destination = resolve_destination(self.host, self.user, self.options, watchdog=self.watchdog)
         return self.config, self.destination
 
-    def of_hop(self, name: str) -> Diagnosis | None:
-        """Return what is known about the jump host *name*; None if it is none of the peer's own."""
+    def for_hop(self, name: str) -> Diagnosis | None:
+        """Return the diagnosis of the jump host *name*; None if the peer is not reached through it."""
         hops = () if self.destination is None else self.destination.hops
-        at = next((number for number, hop in enumerate(hops) if str(hop) == name), None)
-        if at is None:
+        index = next((number for number, hop in enumerate(hops) if str(hop) == name), None)
+        if index is None:
             return None
-        theirs = hop_options(self.options, hops[at], hops[:at])
-        found = Diagnosis(hops[at].host, hops[at].user, theirs, self.watchdog, step=self.step, behind=self)
-        with contextlib.suppress(StageError):  # it may be what failed
-            found.read()
-        return found
+        hop, options = hops[index], hop_options(self.options, hops[index], hops[:index])
+        diagnosis = Diagnosis(hop.host, hop.user, options, self.watchdog, "", self.local_user, self.step, peer=self)
+        with contextlib.suppress(StageError):  # the configuration may be what failed
+            diagnosis.read()
+        return diagnosis
+
+    def terms(self, error: StageError) -> dict[str, str]:
+        """Return the fields of `Remedy` templates; ``owner``, ``path`` and ``directory`` are quoted for a shell."""
+        hops = () if self.destination is None else self.destination.hops
+        gateway = f"the jump host {hops[-1]}" if hops else "the jump host"
+        return {
+            "machine": self.machine,
+            "host": self.host,
+            "login": self.login,
+            "owner": shlex.quote(self.login),
+            "directory": shlex.quote(self.directory),
+            "another_directory": f"give another DIR than {self.directory}",
+            "parent": os.path.dirname(self.directory.rstrip("/")) or "/",
+            "path": shlex.quote(os.fsdecode(error.path or b"")),
+            "location": self.location(error.location) or "the option or the line above",
+            "sshd_config": self.sshd_config,
+            "enable_sftp": self.sshd_setting("Subsystem sftp internal-sftp"),
+            "log": f"see the log of sshd on {self.machine}",
+            "port": self.correction("Port", "NUMBER"),
+            "address": self.correction("HostName", "ADDRESS"),
+            "bind_address": self.correction("BindAddress", "ADDRESS"),
+            "proxy_command": self.correction("ProxyCommand", "COMMAND"),
+            "gateway": gateway,
+            "or_gateway": f", or {gateway} cannot reach it" if hops else "",
+            "new_keys_file": (self.destination and self.destination.new_keys_file) or "known_hosts",
+            "then_trust": f", and run `{self.trust}`" if self.trust else "",
+        }
 
     @property
     def machine(self) -> str:
         """The host in a sentence."""
-        return "the peer" if self.behind is None else f"the jump host {self.host}"
+        return "the peer" if self.peer is None else f"the jump host {self.host}"
 
     @property
     def sshd_config(self) -> str:
-        """The configuration of the host's SSH server."""
+        """The configuration of the host's sshd."""
         return f"/etc/ssh/sshd_config on {self.machine}"
 
     def sshd_setting(self, line: str) -> str:
-        """Return how to have the host's SSH server use *line*; of a keyword, it uses the first."""
+        """Return how to set *line* in it; sshd uses the first line of a keyword."""
         return f"set `{line}` in {self.sshd_config}, and restart its sshd"
 
     @property
@@ -115,21 +132,20 @@ class Diagnosis:
 
     def setting(self, keyword: str) -> str:
         """Return where *keyword* is configured; "" if it is not."""
-        setting = None if self.config is None else self.config.first(keyword.lower())
-        if setting is None or not setting.number:
+        line = None if self.config is None else self.config.first(keyword.lower())
+        if line is None or not line.location.line:
             return ""
-        return f"`{keyword} {' '.join(setting.words)}` in {setting.path}:{setting.number}"
+        return f"`{keyword} {' '.join(line.arguments)}` in {line.location}"
 
     def correction(self, keyword: str, value: str = "VALUE") -> str:
-        """Return how to give *keyword* another value: where it was given, or else where it belongs.
+        """Return how to change *keyword* of ssh_config(5): where it is set, or else where it belongs.
 
         Args:
-            keyword: A keyword of ssh_config(5).
-            value: Stands for the value in a line that is to be added.
+            value: A placeholder for the value in a new line or option.
         """
         field = _OPTIONS.get(keyword, "")
-        given = several(getattr(self.options, field)) if field else ()
-        if given and self.behind is not None and field in ("port", "jump"):  # they are part of the jump
+        given = as_tuple(getattr(self.options, field)) if field else ()
+        if given and self.peer is not None and field in ("port", "jump"):  # they are part of the jump
             return self.another_hop
         if given:
             return f"give another --{field.replace('_', '-')} than {' '.join(map(str, given))}"
@@ -142,10 +158,10 @@ class Diagnosis:
 
     @property
     def config_file(self) -> str | None:
-        """The file to which a line for this host may be added; None if none is read."""
+        """The ssh_config file that a line for this host may be added to; None if none is read."""
         if self.options.config is None:
             return "~/.ssh/config"
-        return next((os.fspath(path) for path in several(self.options.config)), None)
+        return next((os.fspath(path) for path in as_tuple(self.options.config)), None)
 
     @property
     def host_block(self) -> str:
@@ -154,37 +170,45 @@ class Diagnosis:
 
     @property
     def another_user(self) -> str:
-        """How to log in as somebody else."""
-        if self.behind is None:
+        """How to log in as another user."""
+        if self.peer is None:
             return f"give another user than {self.login} before the @"
         return self.correction("User", "NAME") if self.user is None else self.another_hop
 
     @property
     def another_hop(self) -> str:
-        """How to jump through another host, or by another port or user of it."""
-        return "" if self.behind is None else self.behind.correction("ProxyJump", "HOST")
+        """How to use another jump host, or another port or user of it."""
+        return "" if self.peer is None else self.peer.correction("ProxyJump", "HOST")
 
     def identity(self, path: str) -> str:
         """Return how to name another key than that in the file *path*."""
         if self.options.identity is None and self.config is not None:
-            for setting in self.config.found.get("identityfile", []):
-                if self.config.expanded(setting, setting.words[0]) == path:
-                    return f"correct `IdentityFile {setting.words[0]}` in {setting.path}:{setting.number}"
+            for line in self.config.lines.get("identityfile", []):
+                if self.config.expand_path(line, line.arguments[0]) == path:
+                    return f"correct `IdentityFile {line.arguments[0]}` in {line.location}"
         return self.correction("IdentityFile", "FILE")
 
-    def place(self, location: Location | None) -> str:
-        """Return *location* as the user knows it: the option of the command line, or file and line; "" for None."""
+    def location(self, location: Location | None) -> str:
+        """Return *location* as the user knows it: an option of the command line, or file and line; "" for None."""
         option = None if location is None else _OPTION.match(location.path)
         return f"--{option[1].replace('_', '-')}" if option else str(location or "")
 
     @property
     def trust(self) -> str:
-        """The command that adds the host's key to known_hosts; "" where there is no file to add it to."""
-        return "" if self.destination is None else trust_command(self.destination)
+        """The command that adds the host's key to known_hosts; "" if there is no file to add it to."""
+        return "" if self.destination is None else self._trust_command(self.destination)
 
     @property
-    def trust_as_usual(self) -> str:
-        """The same for the user's own known_hosts file, whatever the configuration names."""
+    def trust_in_default_file(self) -> str:
+        """The command that adds it to the user's default known_hosts file."""
         if self.destination is None:
             return ""
-        return trust_command(dataclasses.replace(self.destination, learns_into=expand("~/.ssh/known_hosts")))
+        return self._trust_command(
+            dataclasses.replace(self.destination, new_keys_file=expand_home("~/.ssh/known_hosts"))
+        )
+
+    def _trust_command(self, destination: Destination) -> str:
+        command, name = trust_command(destination), "peerstage trust"
+        if self.local_user is None:
+            return command
+        return command.replace(name, f"{name} --local-user {shlex.quote(self.local_user)}", 1)

@@ -1,78 +1,78 @@
-"""``peerstage doctor``: the way to one peer, walked step by step."""
+"""``peerstage doctor``: check the steps to one peer, one by one."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
+from typing import Annotated
+
+import typer
 
 from peerstage.cli import options
-from peerstage.cli.examine import Examination
-from peerstage.cli.results import Finding
-from peerstage.cli.show import choose_show, log_to_stderr
-from peerstage.cli.signals import cancelling
-from peerstage.cli.spec import parse_spec
-from peerstage.peer.attributes import indicator_name
+from peerstage.cli.access import Access, TransportChoice
+from peerstage.cli.arguments import parse_host_or_peer
+from peerstage.cli.checks import run_checks
+from peerstage.cli.doctor_results import DoctorResult, StepResult
+from peerstage.cli.output import Output
+from peerstage.cli.user_process import run_as_local_user
+from peerstage.peer.attributes import validate_indicator_name
 from peerstage.peer.base import COLLECT_INDICATOR
-from peerstage.session.watchdog import Watchdog
-from peerstage.transport.scp.commands import require_plain
+from peerstage.records import Limits
+from peerstage.transport.scp.commands import require_unquoted
 
-#: Seconds that one answer may take: whoever runs this waits for it.
+#: Seconds for one reply, where ``--limit`` does not say otherwise: a person is waiting.
 _REPLY_SECONDS = 15.0
+#: Seconds that an interrupt waits until the file on the peer is removed.
+_REMOVAL_SECONDS = 10.0
 
 
 def doctor_verb(
-    peer: options.Peer,
-    indicator: options.Indicator = None,
-    port: options.Port = None,
-    identity: options.Identity = None,
-    known_hosts: options.KnownHosts = None,
-    config: options.Config = None,
-    no_config: options.NoConfig = False,
-    host_key: options.HostKey = None,
-    jump: options.Jump = None,
-    elevate: options.Elevate = None,
-    connect_timeout: options.ConnectTimeout = None,
-    deadline: options.Deadline = None,
-    transport: options.Way = "auto",
-    as_json: options.Json = False,
-    verbose: options.Verbose = False,
+    peer: Annotated[
+        str,
+        typer.Argument(
+            metavar="USER@HOST:DIR", help="The peer and its collect directory; or a host alone, [USER@]HOST[:PORT]."
+        ),
+    ],
+    *,
+    indicator: options.Indicator = COLLECT_INDICATOR,
+    access: Access,
+    output: Output,
 ) -> int:
-    """Walk the way to a peer step by step, and name the next thing to do where a step fails.
+    """Find out why a peer cannot be staged.
 
-    Everything is done as a stage would do it; up to a thousand files are opened on the peer, and none is read. Nothing
-    is written here (but the host key, if accept-new is asked for); on the peer an empty file .peerstage-doctor-... is
-    written into the collect directory and removed, unless it is guarded, or could not be removed again.
+    The steps of a stage are checked one by one, with what to do about the one that fails. Up to 1000 files are opened
+    on the peer, and none is read. Nothing is written here, except the host key with --host-key accept-new; on the peer
+    an empty file .peerstage-doctor-... is written into the collect directory and removed, unless the peer is guarded or
+    the login cannot remove files.
+
+    It connects once: --retries and --connect-retries have no effect.
     """
-    log_to_stderr(verbose=verbose)
-    access = options.access_of(
-        port=port,
-        identity=identity,
-        known_hosts=known_hosts,
-        config=config,
-        no_config=no_config,
-        host_key=host_key,
-        jump=jump,
-        elevate=elevate,
-        connect_timeout=connect_timeout,
-        deadline=deadline,
-        transport=transport,
+    if access.transport is TransportChoice.RCP or access.rcp_command is not None:
+        raise ValueError("doctor checks SFTP and SCP; an rcp command connects by itself.")
+    spec = parse_host_or_peer(peer)
+    validate_indicator_name(indicator, indicator)
+    if access.limits.reply_timeout == Limits().reply_timeout:
+        access = dataclasses.replace(access, limits=dataclasses.replace(access.limits, reply_timeout=_REPLY_SECONDS))
+    transport_options = access.transport_options(spec)
+    transport_options.validate()
+    if spec.directory is not None and access.is_guarded:
+        require_unquoted(os.fsencode(spec.directory))
+    steps: list[StepResult] = []
+
+    def show(step: StepResult) -> None:
+        steps.append(step)
+        output.show(step)
+
+    run_as_local_user(
+        access.local_user,
+        run_checks,
+        StepResult,
+        transport_options,
+        access.limits,
+        {"user": spec.user, "directory": spec.directory, "indicator": indicator, "local_user": access.local_user},
+        show,
+        cleanup_timeout=_REMOVAL_SECONDS,
     )
-    if transport == "rcp":
-        raise ValueError("doctor looks at SFTP and SCP; an rcp command connects by itself.")
-    spec, show, name = parse_spec(peer), choose_show(as_json=as_json), indicator_name(indicator, COLLECT_INDICATOR)
-    access = dataclasses.replace(access, limits=dataclasses.replace(access.limits, reply_timeout=_REPLY_SECONDS))
-    access.peer(spec).validate()
-    if access.route(spec).guarded:
-        require_plain(os.fsencode(spec.directory))
-    findings: list[Finding] = []
-
-    def tell(finding: Finding) -> None:
-        findings.append(finding)
-        show.found(finding)
-
-    watchdog = Watchdog(access.limits, peer=spec.host)
-    with contextlib.closing(watchdog), cancelling(watchdog.cancel):
-        status = Examination(spec, access, name, watchdog, tell).run()
-    show.examined(spec, findings, status)
-    return status
+    result = DoctorResult(peer=spec, steps=steps)
+    output.show(result)
+    return result.exit

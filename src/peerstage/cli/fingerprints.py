@@ -1,15 +1,17 @@
-"""A list of fingerprints that somebody has from the hosts themselves, to compare with what the hosts show."""
+"""Compare presented host keys with a list of fingerprints that was obtained from the hosts themselves."""
 
 from __future__ import annotations
 
 import base64
 import re
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from peerstage.errors import HostKeyError, escape
-from peerstage.session.files import read_regular
-from peerstage.session.known_hosts import KnownHosts, fingerprint, line_type, lookup_name
+from peerstage.bounded_files import read_regular_file
+from peerstage.errors import HostKeyError
+from peerstage.printable import escape
+from peerstage.ssh.hostkeys.known_hosts import KnownHosts, is_valid_line, known_hosts_name
+from peerstage.ssh.keys.public_keys import fingerprint, parse_key_type
 
 #: Bytes that a list may hold.
 MAX_BYTES = 16 * 1024 * 1024
@@ -20,15 +22,16 @@ _KEYGEN = re.compile(r"\d+ (?P<fingerprint>SHA256:[A-Za-z0-9+/]{43}) (?P<comment
 #: What ssh-keygen prints for a key without a comment.
 _NO_COMMENT = "no comment"
 
-Names = list[tuple[str, int]]
+#: The names of a host, each with its port.
+HostNames: TypeAlias = list[tuple[str, int]]
 
 
 class Listing(NamedTuple):
-    """What a list says about a key that a host shows.
+    """What a list says about a presented key.
 
     Attributes:
         is_listed: Whether the list confirms that the host has the key.
-        name: The other name that the list has the key under; empty if it is the host's own, or if there is no such key.
+        name: The other name under which the list has the key; "" if it has none.
     """
 
     is_listed: bool
@@ -36,89 +39,89 @@ class Listing(NamedTuple):
 
 
 class Fingerprints:
-    """Fingerprints by host. Made by `read`."""
+    """A list of fingerprints, as `parse` returns it."""
 
     def __init__(self, lines: list[_Line], known: KnownHosts) -> None:
         self._lines = lines
         self._known = known
 
     @classmethod
-    def read(cls, path: str) -> Fingerprints:
-        """Read the list in the file *path*, or on standard input. Each line is empty, a comment, or:
+    def parse(cls, text: str, source: str = "") -> Fingerprints:
+        """Return the list in *text*. Each line is empty, a comment, or:
 
-        - ``HOST SHA256:...``: several hosts have commas between, and a port is written as ``[HOST]:PORT``;
-        - what ``ssh-keygen -lf`` prints, where the comment may be, or end with, ``HOST`` or ``USER@HOST``;
-        - what ``ssh-keyscan`` prints, or any other line of a known_hosts file.
+        - ``HOST SHA256:...``, with commas between several hosts, and with a port as ``[HOST]:PORT``;
+        - a line of ``ssh-keygen -lf``, whose comment may be, or end with, ``HOST`` or ``USER@HOST``;
+        - a line of ``ssh-keyscan``, or any other line of a known_hosts file.
 
         Raises:
-            ValueError: If it cannot be read, or a line is none of these.
+            ValueError: If a line has another form; the message names *source*.
         """
         lines: list[_Line] = []
         known: list[bytes] = []
-        for number, raw in enumerate(read_list(path, "--fingerprints").split("\n"), 1):
-            text = raw.strip()
-            if not text or text.startswith("#"):
+        for number, raw in enumerate(text.split("\n"), 1):
+            line = raw.strip()
+            if not line or line.startswith("#"):
                 continue
-            if match := _KEYGEN.fullmatch(text):
+            if match := _KEYGEN.fullmatch(line):
                 comment = "" if match["comment"] == _NO_COMMENT else match["comment"]
                 name = (comment.split() or [""])[-1].rpartition("@")[2]
-                lines.append(_Line(match["fingerprint"], frozenset({_name(name)}), comment, is_comment=True))
-            elif match := _NAMED.fullmatch(text):
-                names = frozenset(map(_name, match["names"].split(",")))
+                lines.append(_Line(match["fingerprint"], frozenset({_encode_name(name)}), comment, is_comment=True))
+            elif match := _NAMED.fullmatch(line):
+                names = frozenset(map(_encode_name, match["names"].split(",")))
                 lines.append(_Line(match["fingerprint"], names, match["names"], is_comment=False))
-            elif KnownHosts.read([_bytes(text)]):
-                known.append(_bytes(text))
-                if not text.startswith("@"):
-                    label, _, key = re.split(r"[ \t]+", text)[:3]
+            elif is_valid_line(_encode(line)):
+                known.append(_encode(line))
+                if not line.startswith("@"):
+                    label, _, key = re.split(r"[ \t]+", line)[:3]
                     lines.append(_Line(fingerprint(base64.b64decode(key)), frozenset(), label, is_comment=False))
             else:
-                where = "standard input" if path == STDIN else escape(path)
+                where = "standard input" if source == STDIN else escape(source)
                 raise ValueError(
                     f"{where}:{number} is neither `HOST SHA256:...` nor a line of ssh-keygen -lf or ssh-keyscan."
                 )
         return cls(lines, KnownHosts.read([b"\n".join(known)]))
 
-    def look_up(self, names: Names, key: bytes, asked: frozenset[bytes] = frozenset()) -> Listing:
-        """Return what the list says about a key.
+    def look_up(self, names: HostNames, key: bytes, all_forms: frozenset[bytes] = frozenset()) -> Listing:
+        """Return what the list says about the *key* of a host.
 
-        The comment of a line of ``ssh-keygen -lf`` is free text. Such a line confirms the key of a host whatever its
-        comment says, unless the comment names another host that is asked about, or the list has other keys for this
-        one: a host could otherwise pass for any other one on the list.
+        The comment in a line of ``ssh-keygen -lf`` is free text. Such a line confirms the key of a host whatever its
+        comment says, unless the comment names another scanned host, or the list has other keys for this one: a host
+        could otherwise pass for any other on the list.
 
         Args:
-            names: What the host is called, each with its port. Where the list has no line for that port, one for the
-                bare name counts.
-            key: The public key that the host shows, as SSH encodes it.
-            asked: What all hosts are called that are asked about, in the forms of `forms_of`.
+            names: The names of the host. If the list has no line for a name with its port, one for the bare name
+                counts.
+            key: The presented public key, in the SSH wire format.
+            all_forms: The forms, as `forms_of` returns them, of the names of all scanned hosts.
         """
-        shown = fingerprint(key)
+        presented = fingerprint(key)
         own = self._lines_for(names)
-        same = [line for line in self._lines if line.fingerprint == shown]
+        same = [line for line in self._lines if line.fingerprint == presented]
         if any(line in own for line in same) or any(self._is_known(*name, key) for name in names):
             return Listing(True)
         if not same:
             return Listing(False)
-        others = asked - forms_of(names)
-        is_free = all(line.is_comment and not line.names & others for line in same)
+        others = all_forms - forms_of(names)
+        names_no_other = all(line.is_comment and not line.names & others for line in same)
         has_other_keys = own or any(self._known.key_types(*name) for name in names)
-        return Listing(is_free and not has_other_keys, same[0].label)
+        return Listing(names_no_other and not has_other_keys, same[0].label)
 
-    def _lines_for(self, names: Names) -> list[_Line]:
-        for form in ({lookup_name(*name) for name in names}, {lookup_name(host) for host, _ in names}):
+    def _lines_for(self, names: HostNames) -> list[_Line]:
+        for form in ({known_hosts_name(*name) for name in names}, {known_hosts_name(host) for host, _ in names}):
             if found := [line for line in self._lines if line.names & form]:
                 return found
         return []
 
     def _is_known(self, host: str, port: int, key: bytes) -> bool:
         try:
-            self._known.check(host, port, line_type(key), key)
+            self._known.check(host, port, parse_key_type(key), key)
         except HostKeyError:
             return False
         return True
 
 
 class _Line(NamedTuple):
-    """A fingerprint, the names that it is for, and these as the list has them."""
+    """A fingerprint, the names of its hosts, and these as the list has them."""
 
     fingerprint: str
     names: frozenset[bytes]
@@ -133,7 +136,7 @@ def read_list(path: str, option: str) -> str:
         ValueError: If it cannot be read, or is larger than `MAX_BYTES`; the message names *option*.
     """
     try:
-        data = _read_stdin() if path == STDIN else read_regular(path, MAX_BYTES)
+        data = _read_stdin() if path == STDIN else read_regular_file(path, MAX_BYTES)
     except OSError as exc:
         raise ValueError(f"{option} {escape(path)} cannot be read: {exc.strerror or exc}") from None
     return data.decode("utf-8", "surrogateescape")
@@ -148,14 +151,14 @@ def _read_stdin() -> bytes:
     return data
 
 
-def forms_of(names: Names) -> frozenset[bytes]:
-    """Return what a line may call a host of these names: each with its port, and bare."""
-    return frozenset(form for host, port in names for form in (lookup_name(host, port), lookup_name(host)))
+def forms_of(names: HostNames) -> frozenset[bytes]:
+    """Return the names as known_hosts has them, with and without their ports."""
+    return frozenset(form for host, port in names for form in (known_hosts_name(host, port), known_hosts_name(host)))
 
 
-def _name(text: str) -> bytes:
-    return _bytes(text).lower()
+def _encode_name(text: str) -> bytes:
+    return _encode(text).lower()
 
 
-def _bytes(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")

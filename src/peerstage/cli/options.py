@@ -1,107 +1,106 @@
-"""The options that verbs share, and the values that they become."""
+"""The options that verbs share, each defined once, and the decorator that attaches them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
-from peerstage.cli.access import Access
+from peerstage.cli.access import Access, TransportChoice
+from peerstage.cli.output import JSONOutput, Output, PlainOutput, log_to_stderr
+from peerstage.printable import escape
 from peerstage.records import Limits
-from peerstage.session.options import SSHOptions
+from peerstage.ssh.options import SSHOptions
+from peerstage.transport.rcp.command_line import DEFAULT_COMMAND
 from peerstage.transport.retry import Retry
 
+
+def option(metavar: str, help: str, default: str | bool = True, *, names: str = "", **more: Any) -> Any:  # noqa: A002
+    """Return an option of typer, named like its parameter unless *names* says otherwise, separated by spaces."""
+    return typer.Option(*names.split(), metavar=metavar, help=help, show_default=default, **more)
+
+
+def _complete_limit(incomplete: str) -> list[str]:
+    return [f"{name}=" for name in _LIMITS if name.startswith(incomplete)]
+
+
+_LIMITS: dict[str, int | float] = {name: value for name, value in asdict(Limits()).items() if name != "deadline"}
+_CONFIGURED = "ssh's configuration, or"
+
 Peer = Annotated[str, typer.Argument(metavar="USER@HOST:DIR", help="The peer and its collect directory.")]
-Peers = Annotated[list[str], typer.Argument(metavar="USER@HOST:DIR...", help="Peers and their collect directories.")]
-
-Port = Annotated[int | None, typer.Option("--port", "-p", help="TCP port.")]
-Identity = Annotated[
-    list[str] | None,
-    typer.Option("--identity", "-i", metavar="FILE", help="Private key; repeatable."),
-]
-KnownHosts = Annotated[
-    list[str] | None,
-    typer.Option("--known-hosts", metavar="FILE", help="known_hosts file; repeatable."),
-]
-Config = Annotated[
-    list[str] | None,
-    typer.Option("--config", "-F", metavar="FILE", help="ssh_config file; repeatable."),
-]
-NoConfig = Annotated[bool, typer.Option("--no-config", help="Read no ssh_config.")]
-HostKey = Annotated[
-    str | None,
-    typer.Option("--host-key", metavar="SHA256:...", help="The key that the peer must show; or accept-new, or strict."),
-]
-Jump = Annotated[
-    str | None,
-    typer.Option("--jump", "-J", metavar="[USER@]HOST[:PORT],...", help="Hosts to jump through, as for ssh."),
-]
-Elevate = Annotated[
-    str | None,
-    typer.Option("--elevate", metavar="COMMAND", help="Command of the peer that speaks SFTP, as: sudo -n sftp-server."),
-]
-LocalUser = Annotated[
-    str | None,
-    typer.Option("--local-user", metavar="NAME", help="As root: use this user's keys and configuration, as that user."),
-]
-ConnectTimeout = Annotated[
-    float | None,
-    typer.Option("--connect-timeout", metavar="SECONDS", help="For the connection."),
-]
-Retries = Annotated[
-    int,
-    typer.Option("--retries", metavar="N", min=0, help="How often a connection that was lost is made again."),
-]
-ConnectRetries = Annotated[
-    int,
-    typer.Option(
-        "--connect-retries",
-        metavar="N",
-        min=0,
-        help="How often to try again to connect, to a peer that may be booting.",
-    ),
-]
-Deadline = Annotated[
-    float | None,
-    typer.Option("--deadline", metavar="SECONDS", help="For one operation; default by its size."),
-]
-Way = Annotated[
-    str,
-    typer.Option("--transport", metavar="NAME", help="auto, sftp, scp, guarded (SCP behind a forced command) or rcp."),
-]
-Indicator = Annotated[
-    str | None,
-    typer.Option("--indicator", metavar="NAME", help="Indicator file; default cback.collect, or for mark cback.stage."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, an object a line, and nothing else.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")]
+Peers = Annotated[list[str], typer.Argument(metavar="USER@HOST:DIR", help="Peers and their collect directories.")]
+Indicator = Annotated[str, option("NAME", "Name of the indicator file.")]
 
 
-#: As many as a `Retry` that is not told otherwise; its numbers are of attempts.
-RETRIES, CONNECT_RETRIES = Retry().tries - 1, Retry().connect - 1
-
-
-def access_of(
-    *,
-    port: int | None,
-    identity: list[str] | None,
-    known_hosts: list[str] | None,
-    config: list[str] | None,
-    no_config: bool,
-    host_key: str | None,
-    jump: str | None,
-    connect_timeout: float | None,
-    deadline: float | None,
-    transport: str,
-    retries: int = RETRIES,
-    connect_retries: int = CONNECT_RETRIES,
-    elevate: str | None = None,
-    local_user: str | None = None,
+def build_access(
+    port: Annotated[
+        int | None, option("PORT", "TCP port.", f"{_CONFIGURED} 22", names="--port -p", min=1, max=65535)
+    ] = None,
+    identity: Annotated[
+        list[str] | None,
+        option("FILE", "Private key; repeatable.", f"{_CONFIGURED} ~/.ssh/id_*, and the agent", names="--identity -i"),
+    ] = None,
+    known_hosts: Annotated[
+        list[str] | None, option("FILE", "known_hosts file; repeatable.", f"{_CONFIGURED} ~/.ssh/known_hosts")
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        option("FILE", "ssh_config file; repeatable.", "~/.ssh/config and /etc/ssh/ssh_config", names="--config -F"),
+    ] = None,
+    no_config: Annotated[bool, typer.Option("--no-config", help="Read no ssh_config.")] = False,
+    host_key: Annotated[
+        str | None,
+        option(
+            "SHA256:...", "Fingerprint that the host must present; or strict; or accept-new.", f"{_CONFIGURED} strict"
+        ),
+    ] = None,
+    jump: Annotated[
+        str | None, option("[USER@]HOST[:PORT],...", "Jump hosts, as for ssh -J.", names="--jump -J")
+    ] = None,
+    elevate: Annotated[
+        str | None,
+        option("COMMAND", "Command on the peer that speaks SFTP, such as: sudo -n /usr/lib/openssh/sftp-server."),
+    ] = None,
+    transport: Annotated[
+        TransportChoice, typer.Option(help="guarded is SCP behind a forced command; rcp copies by --rcp-command.")
+    ] = TransportChoice.AUTO,
+    rcp_command: Annotated[
+        str | None, option("COMMAND", "rcp-like command that copies, with --transport rcp.", DEFAULT_COMMAND)
+    ] = None,
+    local_user: Annotated[
+        str | None,
+        option("NAME", "For root: connect as this local user, with its keys and configuration.", "the caller"),
+    ] = None,
+    connect_timeout: Annotated[
+        float | None,
+        option("SECONDS", "From the name lookup to the end of the key exchange.", f"{_CONFIGURED} 15"),
+    ] = None,
+    connect_retries: Annotated[
+        int, option("N", "How often to try again to connect, for example to a peer that is booting.", min=0)
+    ] = Retry().connect - 1,
+    retries: Annotated[int, option("N", "How often to reconnect after a lost connection.", min=0)] = Retry().tries - 1,
+    deadline: Annotated[
+        float | None, option("SECONDS", "For one operation.", "600, and 1 for each 16 KiB received")
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        option(
+            "NAME=NUMBER",
+            "Limit on what one peer may send or take, in bytes, seconds or a number; repeatable.",
+            ", ".join(f"{name}={round(value)}" for name, value in _LIMITS.items()),
+            autocompletion=_complete_limit,
+        ),
+    ] = None,
 ) -> Access:
-    """Return what the options of the command line mean.
+    """Return how the options say that peers are reached.
 
     Raises:
-        ValueError: One of them can not be meant.
+        ValueError: If an option has an invalid value, or excludes another.
     """
     if no_config and config:
         raise ValueError("--config and --no-config exclude each other.")
@@ -116,8 +115,62 @@ def access_of(
             elevate=elevate,
             connect_timeout=connect_timeout,
         ),
-        limits=Limits(deadline=deadline),
+        limits=Limits(deadline=deadline, **dict(map(_parse_limit, limit or ()))),
         retry=Retry(tries=retries + 1, connect=connect_retries + 1),
         transport=transport,
+        rcp_command=rcp_command,
         local_user=local_user,
     )
+
+
+def _parse_limit(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    if name not in _LIMITS:
+        raise ValueError(f"--limit is NAME=NUMBER, where NAME is {', '.join(_LIMITS)}: {escape(text)!r}")
+    try:
+        return name, type(_LIMITS[name])(value)
+    except ValueError:
+        raise ValueError(f"--limit {name} needs a number: {escape(text)!r}") from None
+
+
+def build_output(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per line, and nothing else.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")] = False,
+) -> Output:
+    """Return where results are printed, and start to log."""
+    log_to_stderr(verbose=verbose)
+    if as_json:
+        return JSONOutput()
+    if sys.stdout.isatty():
+        from peerstage.cli.terminal import TerminalOutput
+
+        return TerminalOutput()
+    return PlainOutput()
+
+
+#: What builds a parameter of a verb from options, by the parameter's type; the output first, which begins to log.
+_BUILDERS: dict[type, Callable[..., Any]] = {Output: build_output, Access: build_access}
+
+
+def with_shared_options(verb: Callable[..., int]) -> Callable[..., int]:
+    """Put shared options in the place of each parameter of *verb* that is an `Access` or `Output`."""
+    parameters = _parameters(verb)
+    builders = {p.name: build for kind, build in _BUILDERS.items() for p in parameters if p.annotation is kind}
+    shared = [p for name in reversed(builders) for p in _parameters(builders[name])]
+    options = [p.replace(kind=p.KEYWORD_ONLY) for p in (*(p for p in parameters if p.name not in builders), *shared)]
+
+    @functools.wraps(verb)
+    def run(**values: Any) -> int:
+        built = {
+            name: build(**{p.name: values.pop(p.name) for p in _parameters(build)}) for name, build in builders.items()
+        }
+        return verb(**values, **built)
+
+    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in options}
+    return run
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    # Not typing.get_type_hints: before Python 3.11 it hides the Annotated of a parameter whose default is None.
+    return list(inspect.signature(function, eval_str=True).parameters.values())

@@ -1,4 +1,4 @@
-"""Many peers at once: a bounded number of threads, results in the order given, and one signal that ends all."""
+"""Run an operation on many peers in a bounded number of threads, with results in order, until a signal cancels all."""
 
 from __future__ import annotations
 
@@ -9,42 +9,46 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from peerstage.cli.signals import cancelling
-from peerstage.errors import StageError, escape
+from peerstage.cli.signals import cancel_on_signal
+from peerstage.errors import StageError
+from peerstage.printable import escape
 from peerstage.records import Limits
-from peerstage.session.watchdog import Watchdog
+from peerstage.watchdog import Watchdog
 
 log = logging.getLogger("peerstage.cli")
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: Peers that are asked at the same time; a hundred dead ones cost seven times the time to connect.
+#: Peers at a time: a hundred dead ones take seven times the connect timeout.
 THREADS = 16
-_SLICE = 0.2
+#: Seconds of one wait: a signal that arrives just before an unbounded wait would not interrupt it.
+_WAIT_SECONDS = 0.2
 
 
-def each(ask: Callable[[T, Watchdog], R], peers: Iterable[T], limits: Limits) -> Generator[R | Exception, None, None]:
-    """Yield what *ask* returns for each of *peers*, or the exception that it raises, in their order.
+def run_in_parallel(
+    operation: Callable[[T, Watchdog], R], peers: Iterable[T], limits: Limits
+) -> Generator[R | Exception, None, None]:
+    """Yield the result of *operation* for each of *peers*, or the exception that it raised, in their order.
 
-    No exception of *ask* is raised here, so that one peer never costs the others their answers. Closing the generator
-    before its end cancels every peer that is under way, asks no further one, and returns when the threads have ended.
+    One peer's exception does not stop the others. Closing the generator early cancels the running operations, starts
+    no other, and returns when the threads have ended.
 
     Args:
-        ask: Called in a thread with a peer and a watchdog of its own, which a signal cancels.
+        operation: Called in a thread with a peer and a watchdog of its own, which a signal cancels.
         peers: Any number.
-        limits: Bounds for each of them.
+        limits: Limits of each operation.
 
     Raises:
-        Interrupted: At a signal, when everything that was under way has ended.
+        Interrupted: If a signal arrived, after all operations have ended.
     """
-    running = _Running()
+    running = _RunningOperations()
 
-    def one(peer: T) -> R | Exception:
+    def run(peer: T) -> R | Exception:
         watchdog = Watchdog(limits, peer=str(peer))
         try:
-            with running.one_more(watchdog):
-                return ask(peer, watchdog)
+            with running.register(watchdog):
+                return operation(peer, watchdog)
         except Exception as exc:
             if not isinstance(exc, (StageError, ValueError)):
                 log.debug("%s: a bug, or a problem of this machine.", escape(str(peer)), exc_info=True)
@@ -53,38 +57,39 @@ def each(ask: Callable[[T, Watchdog], R], peers: Iterable[T], limits: Limits) ->
             watchdog.close()
 
     executor = ThreadPoolExecutor(THREADS, thread_name_prefix="peerstage-peer")
-    with cancelling(running.cancel):
+    with cancel_on_signal(running.cancel):
         try:
-            for future in [executor.submit(one, peer) for peer in peers]:
-                while not wait([future], _SLICE).done:  # a signal may come in the instant before a wait without end
+            for future in [executor.submit(run, peer) for peer in peers]:
+                while not wait([future], _WAIT_SECONDS).done:
                     pass
-                if running.cancelled:  # nobody wants to read that of each of them
+                if running.is_cancelled:  # a `Cancelled` for each peer would tell nobody anything
                     return
                 yield future.result()
         except BaseException:  # GeneratorExit among them
+            executor.shutdown(wait=False, cancel_futures=True)  # before threads become idle and start others
             running.cancel()
             raise
         finally:
             executor.shutdown(cancel_futures=True)
 
 
-class _Running:
-    """The watchdogs of what is under way.
+class _RunningOperations:
+    """The watchdogs of running operations.
 
     Attributes:
-        cancelled: Whether it is to end; set before anything ends because of it.
+        is_cancelled: Whether all are cancelled; set before the first one ends because of it.
     """
 
     def __init__(self) -> None:
-        self.cancelled = False
+        self.is_cancelled = False
         self._lock = threading.Lock()
         self._watchdogs: set[Watchdog] = set()
 
     @contextlib.contextmanager
-    def one_more(self, watchdog: Watchdog) -> Iterator[None]:
+    def register(self, watchdog: Watchdog) -> Iterator[None]:
         with self._lock:
             self._watchdogs.add(watchdog)
-        if self.cancelled:
+        if self.is_cancelled:
             watchdog.cancel()
         try:
             yield
@@ -94,7 +99,7 @@ class _Running:
 
     def cancel(self) -> None:
         with self._lock:
-            self.cancelled = True
+            self.is_cancelled = True
             watchdogs = list(self._watchdogs)
         for watchdog in watchdogs:
             watchdog.cancel()

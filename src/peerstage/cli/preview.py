@@ -1,4 +1,4 @@
-"""What a stage would bring: files are listed and some of them opened, none is read, and nothing is written here."""
+"""Preview a stage: list the files and open some of them on the peer; read none, and write nothing here."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from peerstage.errors import EntryError, IncompleteStage, NothingToStage, StageError, escape
-from peerstage.landing.base import MAX_TRIALS, Buffer, Landing, Slot
+from peerstage.errors import EntryError, IncompleteStage, NothingToStage, StageError
+from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.records import Entry, FileResult, StageReport
+from peerstage.target.base import MAX_TRIAL_OPENS, Buffer, IncomingFile, Target
 from peerstage.transport.base import Transport
 
 #: Entries that an error names.
@@ -18,12 +19,12 @@ _MAX_NAMED = 5
 
 
 class Preview(NamedTuple):
-    """What would come, and what would not.
+    """What a stage would bring.
 
     Attributes:
-        files: Files that would come.
-        refused: Entries that would not: no regular files, and files that cannot be opened.
-        opened: How many of the files were opened on the peer; whether it can read the others is not known.
+        files: Files that would be staged.
+        refused: Entries that would not: they are not regular files, or cannot be opened.
+        opened: How many of the files were opened on the peer; whether it can read the others is unknown.
     """
 
     files: tuple[FileResult, ...]
@@ -32,78 +33,79 @@ class Preview(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes that would come."""
+        """Bytes that would be staged."""
         return sum(file.size for file in self.files)
 
     @property
-    def trials(self) -> str:
+    def opened_files(self) -> str:
         """How many files were opened, as a clause."""
-        untried = len(self.files) - self.opened
-        rest = f", {untried} others were not tried" if untried else ""
+        not_tried = len(self.files) - self.opened
+        rest = f", {not_tried} others were not tried" if not_tried else ""
         return f"{self.opened} of {len(self.files)} files were opened on the peer{rest}"
 
     def failure(self, directory: bytes) -> StageError | None:
         """Return the error that a stage of *directory* would end with; None if it would succeed."""
         if self.refused:
-            named = "; ".join(f"{escape(one.name)}: {one.error}" for one in self.refused[:_MAX_NAMED])
+            named = "; ".join(f"{escape(file.name)}: {file.error}" for file in self.refused[:_MAX_NAMED])
             more = f" And {len(self.refused) - _MAX_NAMED} more." if len(self.refused) > _MAX_NAMED else ""
             report = StageReport("", "", "", files=self.files, refused=self.refused)
-            message = f"{len(self.refused)} entries would not be staged: {named}{more}"
+            total = len(self.files) + len(self.refused)
+            message = f"{len(self.refused)} of {total} entries would not be staged: {named}{more}"
             return IncompleteStage(message, path=directory, report=report)
         if not self.files:
-            return NothingToStage("There is no file to stage in it.", path=directory)
+            return NothingToStage("It holds no files to stage.", path=directory)
         return None
 
 
-class PreviewLanding(Landing):
-    """Records every entry, and wants no byte of it.
+class PreviewTarget(Target):
+    """A target that records every entry and asks for no content.
 
     Args:
-        target: The directory that the files would come to; an entry whose name is a directory there is refused.
+        target: The directory that a stage would write to; an entry with the name of a directory there is refused.
     """
 
     wants_content = False
 
     def __init__(self, target: str) -> None:
         self._target = target
-        self._slots: dict[bytes, _Trial] = {}
+        self._files: dict[bytes, _PreviewedFile] = {}
         self._refused: dict[bytes, FileResult] = {}
 
     def expect(self, files: int, size: int) -> None:
-        """Nothing is made ready for them."""
+        """Do nothing: no space is needed."""
 
-    def open(self, entry: Entry) -> Slot:
-        """Return a slot that has nothing missing; see `Landing.wants_content`."""
-        slot = self._slots.get(entry.name)
-        if slot is None or slot.entry != entry:
-            slot = self._slots[entry.name] = _Trial(entry, is_tried=len(self._slots) < MAX_TRIALS)
+    def open(self, entry: Entry) -> IncomingFile:
+        """Return a file with no missing ranges; see `Target.wants_content`."""
+        file = self._files.get(entry.name)
+        if file is None or file.entry != entry:
+            file = self._files[entry.name] = _PreviewedFile(entry, is_tried=len(self._files) < MAX_TRIAL_OPENS)
             if _is_directory(os.path.join(self._target, os.fsdecode(entry.name))):
-                why = "A directory has this name in the target. Move it away, then stage again."
-                slot.fail(EntryError(why, reason=Reason.NAME_TAKEN))
-        return slot
+                message = "A directory has this name in the target. Move it away, then stage again."
+                file.fail(EntryError(message, reason=Reason.NAME_TAKEN))
+        return file
 
     def refuse(self, name: bytes, error: StageError) -> None:
-        """See `Landing.refuse`."""
+        """See `Target.refuse`."""
         self._refused[name] = FileResult(os.fsdecode(name), error=escape(error.message), reason=error.reason)
 
     @property
     def preview(self) -> Preview:
         """What has been recorded, by name."""
-        good = [slot for slot in self._slots.values() if slot.error is None]
-        bad = {name: slot.result for name, slot in self._slots.items() if slot.error is not None} | self._refused
+        good = sorted(name for name, file in self._files.items() if file.error is None)
+        bad = {name: file.result for name, file in self._files.items() if file.error is not None} | self._refused
         return Preview(
-            tuple(slot.result for slot in sorted(good, key=lambda slot: slot.entry.name)),
+            tuple(self._files[name].result for name in good),
             tuple(bad[name] for name in sorted(bad)),
-            sum(slot.was_opened for slot in good),
+            sum(self._files[name].was_opened for name in good),
         )
 
 
-class _Trial(Slot):
-    """A file that is opened and not read; one that is not tried is finished from the start.
+class _PreviewedFile(IncomingFile):
+    """A file that is opened on the peer and not read; if it is not tried, it is finished from the start.
 
     Attributes:
-        error: Why it would not come, None if nothing is known to keep it.
-        was_opened: Whether the peer could open it.
+        error: Why it would not be staged; None if it would.
+        was_opened: Whether the peer opened it.
     """
 
     __slots__ = ("_is_finished", "entry", "error", "was_opened")
@@ -130,7 +132,7 @@ class _Trial(Slot):
         return ()
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
-        """What comes unasked is dropped."""
+        """Drop content that was not asked for."""
 
     def finish(self) -> None:
         if not self._is_finished:
@@ -145,11 +147,11 @@ def preview(transport: Transport, directory: bytes, target: str) -> Preview:
     """Return what a stage of the peer's *directory* into *target* would bring.
 
     Raises:
-        StageError: If the peer could not be asked.
+        StageError: If the listing fails.
     """
-    landing = PreviewLanding(target)
-    transport.pull(directory, landing)
-    return landing.preview
+    recorder = PreviewTarget(target)
+    transport.pull(directory, recorder)
+    return recorder.preview
 
 
 def _is_directory(path: str) -> bool:

@@ -1,1 +1,1 @@
-"""The operations on a peer in a child process: one that has given up root, or that is under a deadline from outside."""
+"""Run the operations on a peer in a child process: as another local user, or under a deadline enforced from outside."""

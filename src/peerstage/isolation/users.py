@@ -1,4 +1,4 @@
-"""The local user that a peer's files are copied as, and the environment of a process that is theirs."""
+"""The local user that files are copied as."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from peerstage.errors import ConfigurationError, NotAvailable
 from peerstage.reasons import Reason
 from peerstage.records import Ownership
-from peerstage.system_errors import require_descriptors
+from peerstage.system_errors import require_free_descriptor
 
 if sys.platform != "win32":
     import pwd
 
-#: Where that user's commands are found; root's own PATH is root's.
+#: The PATH of the user's process; root's PATH may hold directories for root only.
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
 class LocalUser:
-    """An account of this machine, as the password database has it."""
+    """An account on this machine, from the password database."""
 
     name: str
     uid: int
@@ -29,10 +29,10 @@ class LocalUser:
     shell: str
 
     def environment(self) -> dict[str, str]:
-        """Return the whole environment of a process of theirs; of the caller's only how text is encoded."""
-        language = {name: value for name, value in os.environ.items() if name == "LANG" or name.startswith("LC_")}
+        """Return the environment for a process of this user; only the locale is inherited."""
+        locale = {name: value for name, value in os.environ.items() if name == "LANG" or name.startswith("LC_")}
         return {
-            **language,
+            **locale,
             "HOME": self.home,
             "USER": self.name,
             "LOGNAME": self.name,
@@ -40,21 +40,19 @@ class LocalUser:
             "PATH": _PATH,
         }
 
-    def ownership(self, wanted: Ownership | None) -> Ownership:
-        """Return who gets the files: this user, but for what is *wanted* otherwise (PARITY 10)."""
-        if wanted is None:
-            return Ownership(self.uid, self.gid)
-        return Ownership(
-            *(own if given == -1 else given for given, own in zip(wanted, (self.uid, self.gid), strict=True))
-        )
+    def complete_ownership(self, requested: Ownership | None) -> Ownership:
+        """Return *requested*, with this user's ids where it leaves them open."""
+        uid, gid = requested or (-1, -1)
+        return Ownership(self.uid if uid == -1 else uid, self.gid if gid == -1 else gid)
 
 
-def copying_user(name: str | None) -> LocalUser | None:
-    """Return the user that *name* says to copy as; None where that is whoever runs this process.
+def find_local_user(name: str | None) -> LocalUser | None:
+    """Look up the local user to copy as; return None if *name* is None or the user of this process.
 
     Raises:
-        NotAvailable: This process is not root's.
-        ConfigurationError: There is no such user, or it has root's id.
+        NotAvailable: If this process does not run as root.
+        ConfigurationError: If there is no such user, or it has uid 0.
+        StageError: If the password database cannot be opened.
     """
     if name is None or name == _own_name():
         return None
@@ -63,14 +61,14 @@ def copying_user(name: str | None) -> LocalUser | None:
     try:
         found = pwd.getpwnam(name)
     except (KeyError, ValueError, UnicodeError):
-        require_descriptors(f"The local user {name!r} cannot be looked up")
+        require_free_descriptor(f"The local user {name!r} cannot be looked up")
         raise ConfigurationError(
-            f"There is no local user {name!r} on this machine. Correct localUser, or make the account.",
+            f"There is no local user {name!r} on this machine. Correct localUser, or create the account.",
             reason=Reason.UNKNOWN_LOCAL_USER,
         ) from None
     if found.pw_uid == 0:
         raise ConfigurationError(
-            f"The local user {name!r} has root's own id. Name another, or leave localUser out.",
+            f"The local user {name!r} has uid 0. Name another user, or omit localUser.",
             reason=Reason.UNKNOWN_LOCAL_USER,
         )
     return LocalUser(found.pw_name, found.pw_uid, found.pw_gid, found.pw_dir or "/", found.pw_shell or "/bin/sh")
@@ -82,5 +80,5 @@ def _own_name() -> str | None:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
-        require_descriptors("The name of this user cannot be looked up")
+        require_free_descriptor("The name of this user cannot be looked up")
         return None

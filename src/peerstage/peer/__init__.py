@@ -1,1 +1,1 @@
-"""The facade: the original's vocabulary, and nothing of it anywhere else."""
+"""Peers, with the names that CedarBackup2 gives them."""

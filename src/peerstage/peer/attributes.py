@@ -1,33 +1,32 @@
-"""The original's properties as typed descriptors: a line each in the classes, checked at every assignment."""
+"""The properties of peers: typed descriptors that check every assignment."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import re
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
-from peerstage.staging import encodable_path
+from peerstage.paths import validate_path
 
 T = TypeVar("T")
 
+#: CedarBackup2's modes of ignoring failures.
 FAILURE_MODES = (None, "none", "all", "daily", "weekly")
 
-#: What a shell, or a program that takes options, would read as something else than a name (PARITY 2).
+#: What a shell or an option parser would not take as part of a name.
 _UNSAFE_IN_NAME = re.compile(r"[^\w.:%-]|\A-")
 _UNSAFE_IN_USER = re.compile(r"[\s\x00-\x1f\x7f;&|<>()`\"'*?!{}\[\]#~]|\A-")
 _BRACKETED = re.compile(r"\A\[([0-9A-Fa-f:.]+(?:%\w+)?)\]\Z")
 
 
 class Checked(Generic[T]):
-    """An attribute whose value is checked, and brought into its final form, whenever it is assigned.
+    """An attribute whose value is checked and normalized at every assignment.
 
     Args:
-        check: Returns the value to keep.
-
-    Raises:
-        ValueError: On assignment, if *check* refuses.
+        check: Returns the normalized value, or raises `ValueError`.
     """
 
     def __init__(self, check: Callable[[Any], T]) -> None:
@@ -50,67 +49,80 @@ class Checked(Generic[T]):
         setattr(instance, self._name, self._check(value))
 
 
-def peer_name(value: Any) -> str:
-    """A host name, an address, or an alias of ssh_config; an IPv6 address may stand in brackets."""
-    name = _text(value, "Peer name")
-    if _UNSAFE_IN_NAME.search(name) and not _BRACKETED.match(name):
-        raise ValueError(f"Peer name may not begin with a dash or hold spaces, control or shell characters: {name!r}")
-    return name
+def validate_peer_name(value: Any) -> str:
+    """Return *value* if it is a host name, an address (IPv6 also in brackets), or an alias of ssh_config."""
+    name = require_text(value, "Peer name")
+    return name if _BRACKETED.match(name) else _require_safe(name, _UNSAFE_IN_NAME, "Peer name")
 
 
-def user_name(value: Any) -> str:
-    """A login name."""
-    name = _text(value, "Remote user")
-    if _UNSAFE_IN_USER.search(name):
-        raise ValueError(f"Remote user may not begin with a dash or hold spaces, control or shell characters: {name!r}")
-    return name
+def validate_user_name(value: Any) -> str:
+    """Return *value* if it is a login name."""
+    return _require_safe(require_text(value, "Remote user"), _UNSAFE_IN_USER, "Remote user")
 
 
-def absolute_path(what: str, *, required: bool = False) -> Callable[[Any], Any]:
-    """A path that is absolute, here or on a POSIX peer; it need not exist. None passes unless it is *required*."""
+def path_validator(what: str, *, required: bool = False) -> Callable[[Any], Any]:
+    """Return a function that validates a path: absolute here or on a POSIX peer; it need not exist.
 
-    def check(value: Any) -> str | None:
+    Args:
+        what: The attribute, as error messages name it.
+        required: Whether None is refused.
+    """
+
+    def validate(value: Any) -> str | None:
         if value is None and not required:
             return None
-        path = encodable_path(value, what)
+        path = validate_path(value, what)
         if not (os.path.isabs(path) or posixpath.isabs(path)):
             raise ValueError(f"{what} must be an absolute path: {path!r}")
         return path
 
-    return check
+    return validate
 
 
-def optional_text(what: str) -> Callable[[Any], str | None]:
-    """None, or a string that is not empty and not of white space alone."""
-
-    def check(value: Any) -> str | None:
-        return None if value is None else _text(value, what)
-
-    return check
+def text_validator(what: str) -> Callable[[Any], str | None]:
+    """Return a function that accepts None and strings that are not blank; error messages call them *what*."""
+    return lambda value: None if value is None else require_text(value, what)
 
 
-def failure_mode(value: Any) -> str | None:
-    """One of the original's modes of ignoring failures."""
+def validate_failure_mode(value: Any) -> str | None:
+    """Return *value* if it is one of `FAILURE_MODES`."""
     if value not in FAILURE_MODES:
         raise ValueError(f"Ignore failure mode must be one of {FAILURE_MODES}: {value!r}")
     return None if value is None else str(value)
 
 
-def indicator_name(value: Any, default: str) -> bytes:
-    """Return the name of an indicator file: a plain file name; None is *default* (PARITY 18)."""
-    name = encodable_path(default if value is None else value, "Indicator")
+def validate_indicator_name(value: Any, default: str) -> bytes:
+    """Return *value*, a plain file name, as bytes; None means *default*.
+
+    Raises:
+        ValueError: If it is not a plain file name.
+    """
+    name = validate_path(default if value is None else value, "Indicator")
     if "/" in name or os.sep in name or name in (".", ".."):
         raise ValueError(f"Indicator must be a plain file name: {name!r}")
     return os.fsencode(name)
 
 
-def host_of(name: str) -> str:
-    """Return the host that a peer's name stands for: an IPv6 address without its brackets."""
+def strip_brackets(name: str) -> str:
+    """Return the host of a peer's *name*: an IPv6 address without its brackets."""
     bracketed = _BRACKETED.match(name)
     return bracketed.group(1) if bracketed else name
 
 
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{what} must be a non-empty string.")
-    return encodable_path(value, what)
+def require_text(value: Any, what: str) -> str:
+    """Return *value* if it is a string that is not blank, and that the operating system can take as an argument.
+
+    Raises:
+        ValueError: If it is not; the message calls it *what*.
+    """
+    if isinstance(value, str) and value.strip() and "\0" not in value:
+        with contextlib.suppress(UnicodeError):
+            os.fsencode(value)
+            return value
+    raise ValueError(f"{what} must be a non-blank string without NUL: {value!r}")
+
+
+def _require_safe(name: str, unsafe: re.Pattern[str], what: str) -> str:
+    if unsafe.search(name):
+        raise ValueError(f"{what} must not begin with a dash or contain spaces, control or shell characters: {name!r}")
+    return name

@@ -1,4 +1,4 @@
-"""`BackupPeer`: what a master does with a peer, whatever kind it is, and the checks that all kinds share."""
+"""`BackupPeer`: the interface of local and remote peers."""
 
 from __future__ import annotations
 
@@ -7,43 +7,50 @@ import functools
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from peerstage.documented import DocumentedABC
-from peerstage.errors import Cancelled, ConnectError, ConnectionLost, LimitExceeded, RemoteError, StageError, log_line
-from peerstage.peer.attributes import Checked, failure_mode, peer_name
-from peerstage.records import Ownership, StrOrBytesPath
-
-if TYPE_CHECKING:
-    from peerstage.records import StageReport
+from peerstage.errors import (
+    Cancelled,
+    ConnectError,
+    ConnectionLost,
+    LimitExceeded,
+    RemoteError,
+    StageError,
+    format_log_line,
+)
+from peerstage.peer.attributes import Checked, validate_failure_mode, validate_peer_name
+from peerstage.printable import escape
+from peerstage.records import Ownership, StageReport, StrOrBytesPath
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Peer = TypeVar("Peer", bound="BackupPeer")
+PeerT = TypeVar("PeerT", bound="BackupPeer")
 
 log = logging.getLogger("peerstage.peer")
 
-#: The indicator that a peer leaves when it has collected, and the one that it finds when it was staged.
+#: The file that a peer creates once it has collected, and the one that the master creates once it has staged.
 COLLECT_INDICATOR = "cback.collect"
 STAGE_INDICATOR = "cback.stage"
-#: Failures of a check that may be gone at the next try, or that the peer's own administrator can see to.
-_NOT_REACHED = (ConnectError, ConnectionLost, LimitExceeded, RemoteError)
+#: Failures of a check that may be temporary, or that the peer's administrator must fix: logged at WARNING.
+_PEER_FAILURES = (ConnectError, ConnectionLost, LimitExceeded, RemoteError)
 
 
 class BackupPeer(metaclass=DocumentedABC):
-    """A machine, or a directory of this one, whose collected files a master stages.
+    """A peer whose collected files the master stages: another machine, or a directory of this one.
 
-    Only `ValueError` (arguments) and `OSError` (everything else) leave these methods.
+    The methods raise only `ValueError` for wrong arguments and `OSError` for everything else.
 
     Attributes:
-        last_report: What the last `stagePeer` did, None before the first and after one that published nothing.
-        last_error: Why the last `stagePeer`, `checkCollectIndicator` or `writeStageIndicator` failed; None if it did
-            not, so that a check that was False with no error here has found a peer that is not ready. It is a copy of
-            what was raised, without the traceback, which would keep what the call had in memory.
+        last_report: The report of the last `stagePeer`; None before the first one, and after one that published
+            nothing.
+        last_error: The error of the last `stagePeer`, `checkCollectIndicator` or `writeStageIndicator`; None if there
+            was none. If a check returns False and this is None, the peer has not finished collecting. The error is a
+            copy without its traceback, which would keep the objects of the call in memory.
     """
 
-    name = Checked(peer_name)
-    ignoreFailureMode = Checked(failure_mode)
+    name = Checked(validate_peer_name)
+    ignoreFailureMode = Checked(validate_failure_mode)
 
     last_report: StageReport | None = None
     last_error: StageError | None = None
@@ -52,11 +59,11 @@ class BackupPeer(metaclass=DocumentedABC):
     def stagePeer(
         self, targetDir: StrOrBytesPath, ownership: tuple[int, int] | None = None, permissions: int | None = None
     ) -> int:
-        """Stage the peer's files into *targetDir*; return how many."""
+        """Stage the peer's files into *targetDir* and return their number."""
 
     @abstractmethod
     def checkCollectIndicator(self, collectIndicator: StrOrBytesPath | None = None) -> bool:
-        """Whether the peer says that it has finished collecting."""
+        """Return whether the peer has finished collecting."""
 
     @abstractmethod
     def writeStageIndicator(
@@ -65,33 +72,39 @@ class BackupPeer(metaclass=DocumentedABC):
         ownership: tuple[int, int] | None = None,
         permissions: int | None = None,
     ) -> None:
-        """Tell the peer that it was staged."""
+        """Tell the peer that its files were staged."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """End the operation that another thread has under way on this peer."""
+        """Cancel an operation that is running in another thread."""
 
-    def _not_checked(self, error: StageError, *, hides_login: bool = False) -> bool:
-        """Return False for a check that failed; note *error*, and log it as urgently as it is.
+    def _report_check(self, found: bool, path: bytes) -> bool:
+        """Return *found*; log at INFO that there is no indicator at *path* if it is false."""
+        if not found:
+            log.info("%s: %s does not exist yet.", escape(self.name), escape(path))
+        return found
+
+    def _report_failed_check(self, error: StageError, *, may_be_login: bool = False) -> bool:
+        """Return False for a check that failed with *error*; keep the error, and log it at a level for its urgency.
 
         Args:
-            error: Why it failed.
-            hides_login: Whether a refused login looks no different.
+            error: Why the check failed.
+            may_be_login: Whether a refused login would raise the same error.
         """
         self.last_error = copy.copy(error)
         if isinstance(error, Cancelled):
             level = logging.INFO
         else:
-            level = logging.WARNING if isinstance(error, _NOT_REACHED) and not hides_login else logging.ERROR
-        log.log(level, "%s", log_line(error))
+            level = logging.WARNING if isinstance(error, _PEER_FAILURES) and not may_be_login else logging.ERROR
+        log.log(level, "%s", format_log_line(error))
         return False
 
 
-def noting_error(method: Callable[Concatenate[Peer, P], R]) -> Callable[Concatenate[Peer, P], R]:
-    """Have *method* begin with no `last_error`, and leave there a copy of the `StageError` that it raises."""
+def records_last_error(method: Callable[Concatenate[PeerT, P], R]) -> Callable[Concatenate[PeerT, P], R]:
+    """Decorate *method* to clear `last_error` first, and to keep a copy of a `StageError` that it raises in it."""
 
     @functools.wraps(method)
-    def noting(self: Peer, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(self: PeerT, /, *args: P.args, **kwargs: P.kwargs) -> R:
         self.last_error = None
         try:
             return method(self, *args, **kwargs)
@@ -99,14 +112,14 @@ def noting_error(method: Callable[Concatenate[Peer, P], R]) -> Callable[Concaten
             self.last_error = copy.copy(exc)
             raise
 
-    return noting
+    return wrapper
 
 
-def ownership_of(value: Any) -> Ownership | None:
-    """Return *value* as numeric owner and group; None passes.
+def validate_ownership(value: Any) -> Ownership | None:
+    """Return *value*, a pair of numeric ids, as an `Ownership`; None passes.
 
     Raises:
-        ValueError: It is not a pair of ids, -1 for "as it is".
+        ValueError: If it is not a pair of ids from -1 (leave unchanged) on.
     """
     if value is None:
         return None

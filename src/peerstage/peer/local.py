@@ -1,39 +1,48 @@
-"""`LocalPeer`: a directory of this machine, staged like any other peer (PARITY 25)."""
+"""`LocalPeer`: a directory of this machine, staged like a remote peer."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from peerstage.errors import IncompleteStage, StageError, escape
-from peerstage.peer.attributes import Checked, absolute_path, indicator_name
-from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, BackupPeer, log, noting_error, ownership_of
-from peerstage.records import Limits, StrOrBytesPath, permissions_of
-from peerstage.session.watchdog import Watchdog
-from peerstage.staging import naming, probe, stage, target_directory
-from peerstage.transport.base import join
+from peerstage.errors import IncompleteStage, StageError
+from peerstage.paths import join_path, validate_target_directory
+from peerstage.peer.attributes import Checked, path_validator, validate_indicator_name
+from peerstage.peer.base import (
+    COLLECT_INDICATOR,
+    STAGE_INDICATOR,
+    BackupPeer,
+    records_last_error,
+    validate_ownership,
+)
+from peerstage.printable import escape
+from peerstage.records import Limits, StrOrBytesPath, validate_permissions
+from peerstage.staging import probe, stage, with_peer_name
+from peerstage.target.directory import DirectoryTarget
 from peerstage.transport.local import LocalTransport
+from peerstage.watchdog import Watchdog
 
 
 class IncompleteLocalStage(IncompleteStage, ValueError):
-    """A directory or a link lies among the files; the others are staged. The successor raises ValueError here."""
+    """Some entries could not be staged; the others are. Also a `ValueError`, which cback3 raises in this case."""
 
 
 class LocalPeer(BackupPeer):
-    """A backup peer on this machine.
+    """A backup peer on this machine: its files are copied from a local directory.
 
-    Unlike a `RemotePeer` it stages files whose names begin with a dot, and follows no links.
+    Unlike a `RemotePeer`, it also stages files whose names begin with a dot, and reports symlinks as errors instead of
+    following them.
 
     Args:
-        name: What the peer is called, in messages.
-        collectDir: Absolute path of its collect directory; it need not exist yet.
-        ignoreFailureMode: None, "none", "all", "daily" or "weekly"; kept for the caller.
+        name: The peer's name, for messages.
+        collectDir: Absolute path of the collect directory; it need not exist yet.
+        ignoreFailureMode: None, "none", "all", "daily" or "weekly". Stored for the caller, and not used here.
 
     Raises:
-        ValueError: An argument that can not be meant; also at every later assignment.
+        ValueError: If an argument is invalid; also at every later assignment.
     """
 
-    collectDir = Checked[str](absolute_path("Collect directory", required=True))
+    collectDir = Checked[str](path_validator("Collect directory", required=True))
 
     def __init__(self, name: str, collectDir: StrOrBytesPath, ignoreFailureMode: str | None = None) -> None:
         self.name = name
@@ -48,47 +57,42 @@ class LocalPeer(BackupPeer):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_watchdog": None}
 
-    @noting_error
+    @records_last_error
     def stagePeer(
         self, targetDir: StrOrBytesPath, ownership: tuple[int, int] | None = None, permissions: int | None = None
     ) -> int:
-        """Copy every file of the collect directory into *targetDir*, all or nothing up to the single entry.
+        """Copy every file of the collect directory into *targetDir*, and publish them all at the end.
 
         Args:
             targetDir: Absolute path of an existing directory.
-            ownership: (uid, gid) of every file; None leaves them to this process.
+            ownership: (uid, gid) of every file; None leaves it to this process.
             permissions: Mode of every file (octal); None takes the file's own, & 0777 & ~umask.
 
         Returns:
-            How many files were copied.
+            The number of files copied.
 
         Raises:
-            ValueError: The target is not absolute, the collect directory is none, or the target is none, in this order.
-            IncompleteLocalStage: A `StageError` and `ValueError`: an entry is no regular file; the others are staged.
-            LimitExceeded: The directory holds too much, or 10 minutes and what the copied bytes take at 16 KiB/s have
-                passed; nothing was published. A system call that hangs, as on a dead NFS server, cannot be interrupted.
-            StageError: Nothing to stage, or the disk failed; nothing was published, unless ``report`` tells which files
-                were: the disk failed between two renames.
+            ValueError: If *targetDir* is not absolute, the collect directory is not a directory, or *targetDir* is not
+                a directory, checked in this order; or if another argument is invalid.
+            IncompleteLocalStage: If an entry is not a regular file, or could not be read. The others are staged. It is
+                both a `StageError` and a `ValueError`.
+            LimitExceeded: If the directory exceeds `Limits`, or the copy takes longer than 10 minutes plus its size at
+                16 KiB/s. Nothing was published. A system call that blocks, as on a dead NFS server, is not interrupted.
+            StageError: If there is nothing to stage, or the disk failed. Nothing was published, unless ``report`` is
+                set: then the disk failed between two renames, and the report lists the published files.
         """
         self.last_report = None
-        absolute_path("Target directory", required=True)(targetDir)
+        path_validator("Target directory", required=True)(targetDir)
         self._require_collect_dir()
-        with naming(self.name):
-            target = target_directory(targetDir)
-        owner, mode = ownership_of(ownership), permissions_of(permissions)
+        with with_peer_name(self.name):
+            target = validate_target_directory(targetDir)
+        owner, mode = validate_ownership(ownership), validate_permissions(permissions)
         self._watchdog = watchdog = Watchdog(self._limits, peer=self.name)
-        transport = LocalTransport(watchdog, self._limits, dotfiles=True, links=False)
+        transport = LocalTransport(watchdog, include_hidden=True, follow_symlinks=False)
         try:
-            with naming(self.name), watchdog.operation():
-                report = stage(
-                    transport,
-                    os.fsencode(self.collectDir),
-                    target,
-                    peer=self.name,
-                    ownership=owner,
-                    permissions=mode,
-                    watchdog=watchdog,
-                )
+            with with_peer_name(self.name), watchdog.operation():
+                staging_target = DirectoryTarget(target, ownership=owner, permissions=mode, peer=self.name)
+                report = stage(transport, os.fsencode(self.collectDir), staging_target, watchdog=watchdog)
         except StageError as exc:
             self.last_report = exc.report
             if not isinstance(exc, IncompleteStage):
@@ -100,57 +104,55 @@ class LocalPeer(BackupPeer):
         self.last_report = report
         return report.count
 
-    @noting_error
+    @records_last_error
     def checkCollectIndicator(self, collectIndicator: StrOrBytesPath | None = None) -> bool:
-        """Whether the indicator (default ``cback.collect``) lies in the collect directory as a regular file.
+        """Return whether the indicator (default ``cback.collect``) is a regular file in the collect directory.
 
-        If anything failed on the way, it is False, too: `last_error` and the log say why.
+        If the check fails, the result is False too, and `last_error` and the log give the reason.
 
         Raises:
-            ValueError: The indicator is not a plain file name.
+            ValueError: If the indicator is not a plain file name.
         """
-        path = self._path_of(collectIndicator, COLLECT_INDICATOR)
+        path = self._indicator_path(collectIndicator, COLLECT_INDICATOR)
         try:
-            there = probe(LocalTransport(Watchdog(self._limits), self._limits), path, peer=self.name)
+            found = probe(LocalTransport(Watchdog(self._limits)), path, peer=self.name)
         except StageError as exc:
-            return self._not_checked(exc)
-        if not there:
-            log.info("%s: %s is not there (yet).", escape(self.name), escape(path))
-        return there
+            return self._report_failed_check(exc)
+        return self._report_check(found, path)
 
-    @noting_error
+    @records_last_error
     def writeStageIndicator(
         self,
         stageIndicator: StrOrBytesPath | None = None,
         ownership: tuple[int, int] | None = None,
         permissions: int | None = None,
     ) -> None:
-        """Make the indicator (default ``cback.stage``) an empty file in the collect directory.
+        """Create the indicator (default ``cback.stage``) as an empty file in the collect directory, or truncate it.
 
         Args:
             stageIndicator: A plain file name.
-            ownership: (uid, gid) of the indicator.
-            permissions: Its mode (octal).
+            ownership: (uid, gid) of the indicator; None leaves it to this process.
+            permissions: Mode of the indicator (octal); None is 0666 & ~umask.
 
         Raises:
-            ValueError: The collect directory is none, or an argument can not be meant.
-            StageError: It could not be written.
+            ValueError: If the collect directory is not a directory, or an argument is invalid.
+            StageError: If the indicator could not be written.
         """
-        path = self._path_of(stageIndicator, STAGE_INDICATOR)
-        owner, mode = ownership_of(ownership), permissions_of(permissions)
+        path = self._indicator_path(stageIndicator, STAGE_INDICATOR)
+        owner, mode = validate_ownership(ownership), validate_permissions(permissions)
         self._require_collect_dir()
-        transport = LocalTransport(Watchdog(self._limits), self._limits)
-        with naming(self.name):
+        transport = LocalTransport(Watchdog(self._limits))
+        with with_peer_name(self.name):
             transport.touch(path, ownership=owner, permissions=mode)
 
     def cancel(self) -> None:
-        """End a `stagePeer` that another thread has under way; it raises `Cancelled` and publishes nothing."""
+        """Cancel a `stagePeer` that is running in another thread: it raises `Cancelled` and publishes nothing."""
         watchdog = self._watchdog
         if watchdog is not None:
             watchdog.cancel()
 
-    def _path_of(self, indicator: StrOrBytesPath | None, default: str) -> bytes:
-        return join(os.fsencode(self.collectDir), indicator_name(indicator, default))
+    def _indicator_path(self, indicator: StrOrBytesPath | None, default: str) -> bytes:
+        return join_path(os.fsencode(self.collectDir), validate_indicator_name(indicator, default))
 
     def _require_collect_dir(self) -> None:
         if not os.path.isdir(self.collectDir):

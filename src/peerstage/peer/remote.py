@@ -1,46 +1,47 @@
-"""`RemotePeer`: a machine that is reached over SSH, with the original's names and promises."""
+"""`RemotePeer`: a machine that is reached over SSH, with the interface of CedarBackup2's class of this name."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from peerstage.errors import ConnectError, NotAvailable, RemoteError, StageError, escape
-from peerstage.isolation.transport import assemble_as
-from peerstage.isolation.users import LocalUser, copying_user
+from peerstage.errors import ConnectError, NotAvailable, RemoteError, StageError
+from peerstage.forks import OwnerProcess
+from peerstage.isolation.parent.isolated_transport import build_isolated_transport
+from peerstage.isolation.users import LocalUser, find_local_user
+from peerstage.paths import join_path, validate_target_directory
 from peerstage.peer.attributes import (
     Checked,
-    absolute_path,
-    host_of,
-    indicator_name,
-    optional_text,
-    user_name,
+    path_validator,
+    strip_brackets,
+    text_validator,
+    validate_indicator_name,
+    validate_user_name,
 )
-from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, log, noting_error, ownership_of
+from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, records_last_error, validate_ownership
 from peerstage.peer.managed import ManagedPeer
 from peerstage.reasons import Reason
-from peerstage.records import Limits, Ownership, Progress, StrOrBytesPath, permissions_of
-from peerstage.session.options import SSHOptions
-from peerstage.session.watchdog import Watchdog
-from peerstage.staging import mark, naming, probe, stage, target_directory
-from peerstage.transport.base import Transport, join
-from peerstage.transport.choose import TRANSPORTS, Route, TransportName
+from peerstage.records import Limits, Progress, StrOrBytesPath, validate_permissions
+from peerstage.ssh.options import SSHOptions
+from peerstage.staging import mark, probe, stage, with_peer_name
+from peerstage.target.directory import DirectoryTarget
+from peerstage.transport.base import Transport
+from peerstage.transport.factory import TRANSPORTS, TransportName, TransportOptions
 from peerstage.transport.retry import Retry
-from peerstage.transport.scp.commands import require_plain
+from peerstage.transport.scp.commands import require_unquoted
+from peerstage.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 class RemotePeer(ManagedPeer):
-    """A backup peer on another machine, reached over SSH in this process; no ``ssh`` or ``scp`` program is needed.
+    """A backup peer on another machine, reached over SSH. By default, no external ``ssh`` or ``scp`` is run.
 
-    Without ``ssh=`` it is reached as ssh's own configuration says. In a ``with`` block one login serves all calls;
-    without one each call stands alone::
+    ssh's own configuration applies, except for options that ``ssh=`` overrides. Each call logs in; in a ``with`` block,
+    one login serves all calls::
 
         with RemotePeer("db1.example.com", "/var/backup/collect", "/tmp", "backup") as peer:
             if not peer.checkCollectIndicator():
@@ -48,43 +49,45 @@ class RemotePeer(ManagedPeer):
             peer.stagePeer("/srv/staging/2026/11/22/db1")
             peer.writeStageIndicator()
 
-    A peer belongs to one thread at a time, except for `cancel`. It pickles, without its connection.
+    Use a peer in one thread at a time; only `cancel` may be called from another. A peer can be pickled; the copy has no
+    connection.
 
     Args:
-        name: Host name, address, or alias of ssh_config.
-        collectDir: Absolute path of the peer's collect directory.
-        workingDir: Absolute path of a local directory for temporary files; SFTP and SCP need none.
-        remoteUser: Who logs in on the peer; ssh_config's User does not override it.
-        rcpCommand: An rcp-like command to copy with instead, under "auto" and "rcp": split at spaces, double quotes
-            group, no shell. Without one "rcp" runs ``/usr/bin/scp -B -q -C``.
-        localUser: The local user to copy as, for root: a child process that has given up root reads that user's keys
-            and configuration, connects and receives. The caller's own name changes nothing.
-        rshCommand: An rsh-like command to run commands on a managed peer with, split likewise; without one they share
-            the login of everything else.
-        cbackCommand: What is run there for a managed action, options included; ``/usr/bin/cback3`` without one.
-        ignoreFailureMode: None, "none", "all", "daily" or "weekly"; kept for the caller.
-        ssh: How the peer is reached, where ssh's configuration does not say it.
-        transport: "auto" (SFTP, and SCP where the peer has no SFTP), "sftp", "scp" or "rcp".
-        guarded: The key is behind a forced command that was written for the original: exactly its requests are sent.
-        durable: Whether staged files are on the disk when `stagePeer` returns.
-        retry: How often a connection is tried: one that was lost, by default three times, and the first one, by
-            default once.
-        limits: How much of the peer is taken, in bytes and seconds.
+        name: Host name, address, or ssh_config alias.
+        collectDir: Absolute path of the collect directory on the peer. None for a peer that only runs commands.
+        workingDir: Absolute path of a local directory for temporary files. Only rcp needs one.
+        remoteUser: The user to log in as. It takes precedence over User in ssh_config.
+        rcpCommand: An rcp-like command that copies the files if `transport` is "auto" or "rcp". It is run without a
+            shell, split at spaces; only double quotes group words. Default for "rcp": ``/usr/bin/scp -B -q -C``.
+        localUser: The local user to copy as; only root may name another user. A child process drops root's privileges,
+            then reads this user's keys and configuration, connects, and receives the files.
+        rshCommand: An rsh-like command that runs commands on a managed peer in place of SSH; split as `rcpCommand`.
+        cbackCommand: The program that runs actions on a managed peer, with options. Default: ``/usr/bin/cback3``.
+        ignoreFailureMode: None, "none", "all", "daily" or "weekly". Stored for the caller, and not used here.
+        ssh: Options that override ssh's configuration.
+        transport: "auto" (SFTP, or SCP if the peer has no SFTP), "sftp", "scp" or "rcp".
+        guarded: Whether the key has a forced command that permits only the requests of CedarBackup2. Then exactly these
+            are sent.
+        durable: Whether staged files are synced to disk (fsync) before `stagePeer` returns.
+        retry: How often to retry. By default, a first connection that fails is not retried; if the connection is lost
+            later, an operation on files is attempted three times in all.
+        limits: Upper bounds on what the peer may send, and on how long it may take.
         on_progress: Called with a `Progress` at most ten times a second, in the thread that called `stagePeer`.
-        preserve_times: Whether files keep the peer's modification time.
-        keep_partial: Whether finished large files of a failed run are kept for the next one (not there yet).
-        isolated: Whether to work in a child process of the same user: no thread is started in this one, and its
-            deadline holds from outside.
+        preserve_times: Whether files keep the peer's modification times.
+        keep_partial: Reserved; must be False. Otherwise every operation fails with `NotAvailable`.
+        isolated: Whether to work in a child process even for the same user. Then this process starts no thread, and
+            enforces the deadline even on a child that hangs.
 
     Raises:
-        ValueError: An argument that can not be meant, checked in this order; also at every later assignment.
+        ValueError: If an argument is invalid; also at every later assignment. The first nine are checked in the order
+            of CedarBackup2.
     """
 
-    collectDir = Checked[str | None](absolute_path("Collect directory"))
-    workingDir = Checked[str | None](absolute_path("Working directory"))
-    remoteUser = Checked(user_name)
-    localUser = Checked(optional_text("Local user"))
-    rcpCommand = Checked(optional_text("RCP command"))
+    collectDir = Checked[str | None](path_validator("Collect directory"))
+    workingDir = Checked[str | None](path_validator("Working directory"))
+    remoteUser = Checked(validate_user_name)
+    localUser = Checked(text_validator("Local user"))
+    rcpCommand = Checked(text_validator("RCP command"))
 
     def __init__(
         self,
@@ -135,211 +138,203 @@ class RemotePeer(ManagedPeer):
         self.isolated = isolated
         self._has_no_sftp = False
         self._watchdog: Watchdog | None = None
-        self._stacks: dict[bool, Transport] = {}
-        self._process = os.getpid()
+        self._transports: dict[bool, Transport] = {}
+        self._owner_process = OwnerProcess()
 
     def __repr__(self) -> str:
-        place = f"{self.collectDir!r}, {self.workingDir!r}, {self.remoteUser!r}"
-        return f"RemotePeer({self.name!r}, {place}, ssh={self.ssh!r})"
+        arguments = f"{self.name!r}, {self.collectDir!r}, {self.workingDir!r}, {self.remoteUser!r}, ssh={self.ssh!r}"
+        return f"RemotePeer({arguments})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_watchdog": None, "_stacks": {}}
+        return {**self.__dict__, "_watchdog": None, "_transports": {}}
 
     def __enter__(self) -> Self:
         if self._watchdog is not None:
-            raise StageError("This peer is in a with block already.", peer=self.name, reason=Reason.IN_USE)
+            raise StageError("This peer is already used in a with block.", peer=self.name, reason=Reason.IN_USE)
         self._watchdog = Watchdog(self.limits, peer=self.name)
-        self._process = os.getpid()
+        self._owner_process = OwnerProcess()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._leave_to_the_parent()
-        stacks, self._stacks = self._stacks, {}
+    def __exit__(self, *exc_info: object) -> None:
+        self._restart_after_fork()
+        transports, self._transports = self._transports, {}
         watchdog, self._watchdog = self._watchdog, None
-        for stack in stacks.values():
-            stack.close()
+        for transport in transports.values():
+            transport.close()
         if watchdog is not None:
             watchdog.close()
 
-    @noting_error
+    @records_last_error
     def stagePeer(
         self, targetDir: StrOrBytesPath, ownership: tuple[int, int] | None = None, permissions: int | None = None
     ) -> int:
-        """Stage every file that the shell's ``collectDir/*`` names into *targetDir*.
+        """Stage every file that the shell pattern ``collectDir/*`` matches into *targetDir*.
 
-        Links to files are followed; sub-directories, FIFOs, devices and dangling links are not staged. Files appear
-        under their names all at the end; one of the same name is replaced. `last_report` tells what was done.
+        Symlinks to files are followed. Subdirectories, FIFOs, devices and dangling symlinks cannot be staged. The files
+        appear under their names only at the end, and replace files of the same names. `last_report` has the details.
 
         Args:
             targetDir: Absolute path of an existing local directory.
-            ownership: (uid, gid) of every file; None leaves them to this process, or to `localUser`.
+            ownership: (uid, gid) of every file; None leaves it to this process, or to `localUser`.
             permissions: Mode of every file (octal); None takes the peer's, & 0777 & ~umask.
 
         Returns:
-            How many files were copied.
+            The number of files copied.
 
         Raises:
-            ValueError: The target is not absolute or not a directory, or an argument can not be meant; nothing was
-                connected.
-            IncompleteStage: Some entries could not be staged. The others are, and stay.
-            StageError: Anything else; the run has published nothing, unless its ``report`` tells which files: the disk
-                failed between two renames.
+            ValueError: If the target is not absolute or not a directory, or another argument is invalid. Nothing was
+                sent.
+            IncompleteStage: If some entries could not be staged. The others are staged.
+            StageError: If the run failed. Nothing was published, unless ``report`` is set: then the disk failed between
+                two renames, and the report lists the published files.
         """
         self.last_report = None
-        with naming(self.name):
-            target = target_directory(targetDir)
-        owner, mode = ownership_of(ownership), permissions_of(permissions)
+        with with_peer_name(self.name):
+            target = validate_target_directory(targetDir)
+        owner, mode = validate_ownership(ownership), validate_permissions(permissions)
         directory = self._collect_dir()
         try:
-            with self._reach() as transport:
-                self.last_report = stage(
-                    transport,
-                    directory,
+            with self._open_transport() as transport:
+                user = self._find_local_user()
+                staging_target = DirectoryTarget(
                     target,
-                    peer=self.name,
-                    ownership=self._owner(owner),
+                    ownership=owner if user is None else user.complete_ownership(owner),
                     permissions=mode,
                     durable=self.durable,
                     preserve_times=self.preserve_times,
-                    threads=not self.isolated and self._copying_user() is None,
-                    watchdog=self._watchdog,
+                    threads=not self.isolated and user is None,
+                    peer=self.name,
                 )
+                self.last_report = stage(transport, directory, staging_target, watchdog=self._watchdog)
         except StageError as exc:
             self.last_report = exc.report
             raise
         return self.last_report.count
 
-    @noting_error
+    @records_last_error
     def checkCollectIndicator(self, collectIndicator: StrOrBytesPath | None = None) -> bool:
-        """Whether the peer has finished collecting: the indicator is there as a regular file, links followed.
+        """Return whether the peer has finished collecting: the indicator is a regular file, or a symlink to one.
 
         Args:
             collectIndicator: A plain file name; default ``cback.collect``.
 
         Returns:
-            False if it is not there, and also if anything failed on the way. Then `last_error` says why, and so does
-            the log: at WARNING if the peer could not be reached, refused, or has no collect directory, at ERROR if a
-            person has to act here: host keys, logins, the configuration. That it is not there is logged at INFO.
+            False if there is no indicator (logged at INFO), and also if the check failed. Then `last_error` and the log
+            give the reason: at WARNING if the peer could not be reached, refused, or has no collect directory; at ERROR
+            if something on this machine must be fixed, such as host keys, logins or configuration.
 
         Raises:
-            ValueError: The indicator is not a plain file name, or the peer has no collect directory.
+            ValueError: If the indicator is not a plain file name, or the peer has no collect directory.
         """
-        path = self._indicator(collectIndicator, COLLECT_INDICATOR)
+        path = self._indicator_path(collectIndicator, COLLECT_INDICATOR)
         try:
-            with naming(self.name), self._reach() as transport:
-                there = probe(transport, path, peer=self.name)
+            with with_peer_name(self.name), self._open_transport() as transport:
+                found = probe(transport, path, peer=self.name)
         except StageError as exc:
-            hides_login = self._route().by_command and isinstance(exc, (ConnectError, RemoteError))
-            return self._not_checked(exc, hides_login=hides_login)  # the status of a command does not tell
-        if not there:
-            log.info("%s: %s is not there (yet).", escape(self.name), escape(path))
-        return there
+            may_be_login = self._options().uses_rcp_command and isinstance(exc, (ConnectError, RemoteError))
+            return self._report_failed_check(exc, may_be_login=may_be_login)  # rcp's status does not tell
+        return self._report_check(found, path)
 
-    @noting_error
+    @records_last_error
     def writeStageIndicator(
         self,
         stageIndicator: StrOrBytesPath | None = None,
         ownership: tuple[int, int] | None = None,
         permissions: int | None = None,
     ) -> None:
-        """Tell the peer that it was staged: make the indicator an empty file in its collect directory.
+        """Tell the peer that its files were staged: create an empty indicator in the collect directory, or truncate it.
 
         Args:
             stageIndicator: A plain file name; default ``cback.stage``.
-            ownership: Only for the `LocalPeer`'s sake: a remote indicator belongs to the remote user.
-            permissions: Likewise: it has 0666 & ~the peer's umask.
+            ownership: Checked, and otherwise ignored: the indicator belongs to the remote user.
+            permissions: Checked, and otherwise ignored: the indicator has mode 0666 & ~umask of the peer.
 
         Raises:
-            ValueError: The indicator is not a plain file name, or the peer has no collect directory.
-            StageError: It could not be written.
+            ValueError: If an argument is invalid, or the peer has no collect directory.
+            StageError: If the indicator could not be written.
         """
-        path = self._indicator(stageIndicator, STAGE_INDICATOR)
-        ownership_of(ownership)
-        permissions_of(permissions)
-        with self._reach() as transport:
+        path = self._indicator_path(stageIndicator, STAGE_INDICATOR)
+        validate_ownership(ownership)
+        validate_permissions(permissions)
+        with self._open_transport() as transport:
             mark(transport, path, peer=self.name)
 
     def validate(self) -> None:
-        """Refuse what contradicts itself, as every use does. Nothing is connected.
+        """Check, without connecting, that the options do not contradict each other. Every operation does so too.
 
         Raises:
-            ValueError: Such as `guarded` together with an rcpCommand.
+            ValueError: If they do, as `guarded` and `rcpCommand` do.
         """
-        self._route().check()
+        self._options().validate()
 
     def cancel(self) -> None:
-        """End what another thread has under way on this peer: it raises `Cancelled`, or for a check returns False.
+        """Cancel an operation that is running in another thread: it raises `Cancelled`; a check returns False.
 
-        Nothing is published. In a ``with`` block, later calls of the block are cancelled too.
+        Nothing is published. In a ``with`` block, later calls in the block are cancelled too.
         """
-        self._leave_to_the_parent()
+        self._restart_after_fork()
         watchdog = self._watchdog
         if watchdog is not None:
             watchdog.cancel()
 
-    def _leave_to_the_parent(self) -> None:
-        """In a forked child, begin the ``with`` block again: connection, threads and locks are the parent's."""
-        if self._watchdog is not None and self._process != os.getpid():
-            self._watchdog, self._stacks, self._process = Watchdog(self.limits, peer=self.name), {}, os.getpid()
+    def _restart_after_fork(self) -> None:
+        """In a forked process, start the ``with`` block again: connection, threads and locks belong to the parent."""
+        if self._watchdog is not None and not self._owner_process.is_current():
+            self._watchdog = Watchdog(self.limits, peer=self.name)
+            self._transports = {}
+            self._owner_process = OwnerProcess()
 
     def _collect_dir(self) -> bytes:
         if self.collectDir is None:
             raise ValueError("This peer has no collect directory.")
-        return self._guard(os.fsencode(self.collectDir))
+        return self._check_sendable(os.fsencode(self.collectDir))
 
-    def _indicator(self, indicator: StrOrBytesPath | None, default: str) -> bytes:
-        return self._guard(join(self._collect_dir(), indicator_name(indicator, default)))
+    def _indicator_path(self, indicator: StrOrBytesPath | None, default: str) -> bytes:
+        return self._check_sendable(join_path(self._collect_dir(), validate_indicator_name(indicator, default)))
 
-    def _guard(self, path: bytes) -> bytes:
-        """Return *path*, if it can be sent to this peer."""
+    def _check_sendable(self, path: bytes) -> bytes:
+        """Return *path* if it can be sent to this peer."""
         if self.guarded:
-            require_plain(path)
+            require_unquoted(path)
         return path
 
     @contextlib.contextmanager
-    def _reach(self, *, for_files: bool = True) -> Iterator[Transport]:
-        """Yield the stack of the ``with`` block, or one of this call's own; some peers need another for commands."""
-        self._leave_to_the_parent()
+    def _open_transport(self, *, for_commands: bool = False) -> Iterator[Transport]:
+        """Yield the transport of the ``with`` block, or one for this call. Commands may need a separate one."""
+        self._restart_after_fork()
         if self._watchdog is None:
-            with self, self._reach(for_files=for_files) as transport:
+            with self, self._open_transport(for_commands=for_commands) as transport:
                 yield transport
             return
-        route = files = self._route()
-        if not for_files:
-            route = files.for_commands()
-        own = route is not files
-        with naming(self.name):
-            user = self._copying_user()
+        file_options = self._options()
+        options = file_options.for_execute() if for_commands else file_options
+        is_separate = options is not file_options
+        with with_peer_name(self.name):
+            user = self._find_local_user()
             if self.keep_partial:
-                raise NotAvailable("keep_partial=True is not there yet. Leave it out.")
-            if own not in self._stacks:
-                self._stacks[own] = self._assemble(user, route, self._watchdog)
-        yield self._stacks[own]
+                raise NotAvailable("keep_partial=True is not implemented. Omit it.")
+            if is_separate not in self._transports:
+                self._transports[is_separate] = self._build_transport(user, options, self._watchdog)
+        yield self._transports[is_separate]
 
-    def _assemble(self, user: LocalUser | None, route: Route, watchdog: Watchdog) -> Transport:
-        """Return the stack of transports for *route*. `peerstage.testing` puts one in memory in its place."""
-        return assemble_as(
+    def _build_transport(self, user: LocalUser | None, options: TransportOptions, watchdog: Watchdog) -> Transport:
+        """Return the transport for *options*. `peerstage.testing` replaces this method."""
+        return build_isolated_transport(
             user,
-            route,
+            options,
             isolated=self.isolated,
-            limits=self.limits,
             retry=self.retry,
             watchdog=watchdog,
             on_progress=self.on_progress,
-            on_fallback=self._remember_scp,
+            on_fallback=self._remember_missing_sftp,
         )
 
-    def _copying_user(self) -> LocalUser | None:
-        return copying_user(self.localUser)
+    def _find_local_user(self) -> LocalUser | None:
+        return find_local_user(self.localUser)
 
-    def _shell(self) -> AbstractContextManager[Transport]:
-        return self._reach(for_files=False)
-
-    def _route(self) -> Route:
-        return Route(
-            name=host_of(self.name),
+    def _options(self) -> TransportOptions:
+        return TransportOptions(
+            name=strip_brackets(self.name),
             user=self.remoteUser,
             ssh=self.ssh,
             transport="scp" if self.transport == "auto" and self._has_no_sftp else self.transport,
@@ -350,10 +345,5 @@ class RemotePeer(ManagedPeer):
             working_directory=self.workingDir,
         )
 
-    def _remember_scp(self) -> None:
+    def _remember_missing_sftp(self) -> None:
         self._has_no_sftp = True
-
-    def _owner(self, ownership: Ownership | None) -> Ownership | None:
-        """Return who gets the files: the local user where there is one, but for what is asked for (PARITY 10)."""
-        user = self._copying_user()
-        return ownership if user is None else user.ownership(ownership)

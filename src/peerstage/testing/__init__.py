@@ -1,6 +1,6 @@
-"""For the tests of whoever uses peerstage, as for its own: an SSH server, peers in memory, the transport contract.
+"""Test helpers, for users of peerstage and for its own tests: an SSH server, peers in memory, the transport contract.
 
-The pytest plugin `pytest_peerstage` has fixtures for the first two.
+The pytest plugin `pytest_peerstage` provides fixtures for the first two.
 """
 
 from __future__ import annotations
@@ -13,24 +13,16 @@ if TYPE_CHECKING:
     from peerstage.testing.faults import Faults
     from peerstage.testing.memory import MemoryFile, MemoryTransport
     from peerstage.testing.peers import MemoryHost, MemoryPeer, memory_peer, memory_peers
-    from peerstage.testing.sample import digests, make_sample
+    from peerstage.testing.sample import hash_files, make_sample
     from peerstage.testing.server import EmbeddedServer, ssh_server
 
-_HOMES = {
-    "DirectorySource": "contract",
-    "EmbeddedServer": "server",
-    "Faults": "faults",
-    "MemoryFile": "memory",
-    "MemoryHost": "peers",
-    "MemoryPeer": "peers",
-    "MemoryTransport": "memory",
-    "Source": "contract",
-    "TransportContract": "contract",
-    "digests": "sample",
-    "make_sample": "sample",
-    "memory_peer": "peers",
-    "memory_peers": "peers",
-    "ssh_server": "server",
+_MODULES = {
+    "contract": ("DirectorySource", "Source", "TransportContract"),
+    "faults": ("Faults",),
+    "memory": ("MemoryFile", "MemoryTransport"),
+    "peers": ("MemoryHost", "MemoryPeer", "memory_peer", "memory_peers"),
+    "sample": ("hash_files", "make_sample"),
+    "server": ("EmbeddedServer", "ssh_server"),
 }
 
 __all__ = [
@@ -43,7 +35,7 @@ __all__ = [
     "MemoryTransport",
     "Source",
     "TransportContract",
-    "digests",
+    "hash_files",
     "make_sample",
     "memory_peer",
     "memory_peers",
@@ -52,6 +44,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
-"""The process of the embedded SSH server: a job in JSON on standard input, the port in JSON on standard output.
+"""The process of the embedded SSH server: a job in JSON on stdin, the port in JSON on stdout.
 
-It ends when its standard input does, or when its parent has changed, so that it never outlives whoever started it.
+It exits at the end of its stdin, or if its parent has changed, so that it does not outlive the process that started it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import threading
 import warnings
 from typing import Any
 
-#: Seconds between two looks at who the parent is.
-_LOOK = 1.0
+#: Seconds between two checks of the parent's process id.
+_PARENT_CHECK_INTERVAL = 1.0
 
 
 async def serve(job: dict[str, Any]) -> None:
-    """Listen, say where, and serve without end."""
+    """Listen, print the port, and serve until the process is killed."""
     import asyncssh
 
-    from peerstage.testing._disturbed import listen_disturbed
+    from peerstage.testing._line_faults import listen_with_faults
     from peerstage.testing.faults import Faults
 
     directory = job["directory"].encode("latin-1")
@@ -37,15 +37,15 @@ async def serve(job: dict[str, Any]) -> None:
     forced_command: str | None = job["forced_command"]
     numbers = itertools.count()
 
-    class OneKey(asyncssh.SSHServer):
-        """Knows one user and one key."""
+    class OneKeyServer(asyncssh.SSHServer):
+        """Accepts one user with one key."""
 
         def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-            self.faults = faults if faults.are_of(next(numbers)) else Faults()
+            self.faults = faults if faults.apply_to(next(numbers)) else Faults()
             conn.set_extra_info(faults=self.faults)
 
         def session_requested(self) -> asyncssh.SSHServerSession[Any]:
-            return WithoutSFTP()  # asked for only where the server has no factories
+            return WithoutSFTP()  # called only if the server has no factories
 
         def begin_auth(self, username: str) -> bool:
             return True
@@ -56,8 +56,8 @@ async def serve(job: dict[str, Any]) -> None:
         def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
             return username == job["username"] and key == authorized and not self.faults.refuse_login
 
-    class Files(asyncssh.SFTPServer):
-        """One directory, whose path clients see as ``/``."""
+    class RootedSFTP(asyncssh.SFTPServer):
+        """Serves one directory as ``/``."""
 
         def __init__(self, channel: asyncssh.SSHServerChannel[Any]) -> None:
             super().__init__(channel, chroot=directory)
@@ -78,20 +78,20 @@ async def serve(job: dict[str, Any]) -> None:
         def refuse_denied(self, path: bytes) -> None:
             parts = posixpath.normpath(b"/" + path.lstrip(b"/")).split(b"/")
             for denied in self.faults.deny:
-                above = posixpath.normpath(os.fsencode(denied)).rstrip(b"/").split(b"/")
-                if parts[: len(above)] == above:
-                    named = path.decode("utf-8", "backslashreplace")
-                    raise asyncssh.SFTPPermissionDenied(f"{named}: Permission denied")
+                denied_parts = posixpath.normpath(os.fsencode(denied)).rstrip(b"/").split(b"/")
+                if parts[: len(denied_parts)] == denied_parts:
+                    text = path.decode("utf-8", "backslashreplace")
+                    raise asyncssh.SFTPPermissionDenied(f"{text}: Permission denied")
 
         def exit(self) -> None:
-            self.channel.exit(0)  # programs take an end without a status for a failure
+            self.channel.exit(0)  # clients treat the lack of an exit status as a failure
 
     class WithoutSFTP(asyncssh.SSHServerProcess[Any]):
-        """Runs ``scp`` and nothing else."""
+        """Runs only ``scp``."""
 
         def __init__(self) -> None:
-            files: Any = Files
-            super().__init__(lambda process: None, files, sftp_version=3, allow_scp=True)
+            sftp: Any = RootedSFTP
+            super().__init__(lambda process: None, sftp, sftp_version=3, allow_scp=True)
 
         def shell_requested(self) -> bool:
             return False
@@ -103,7 +103,7 @@ async def serve(job: dict[str, Any]) -> None:
             return False
 
     async def run_forced(process: asyncssh.SSHServerProcess[bytes]) -> None:
-        """Run the forced command, as sshd does: whatever the client asked for is in its environment."""
+        """Run the forced command as sshd does, with the client's command in its environment."""
         child = await asyncio.create_subprocess_shell(
             str(forced_command),
             stdin=asyncio.subprocess.PIPE,
@@ -126,9 +126,9 @@ async def serve(job: dict[str, Any]) -> None:
     if forced_command is not None:
         factories = {"process_factory": run_forced}
     elif job["sftp"]:
-        factories = {"sftp_factory": Files, "allow_scp": True}
+        factories = {"sftp_factory": RootedSFTP, "allow_scp": True}
     listener = await asyncssh.create_server(
-        OneKey,
+        OneKeyServer,
         job["host"],
         0,
         server_host_keys=[asyncssh.import_private_key(job["host_key"])],
@@ -142,7 +142,7 @@ async def serve(job: dict[str, Any]) -> None:
         encryption_algs=["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr"],
     )
     port = listener.get_port()
-    _answer(port=await listen_disturbed(job["host"], port, faults) if faults.disturb_the_line else port)
+    _print_json(port=await listen_with_faults(job["host"], port, faults) if faults.affect_traffic else port)
     await listener.wait_closed()
 
 
@@ -152,44 +152,44 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if debug else logging.CRITICAL)
     if not debug:
         warnings.simplefilter("ignore")
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there is nothing to clean up
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing to clean up
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
     job = sys.stdin.buffer.readline()
     if not job:
         return
-    threading.Thread(target=_end_with, args=(parent, sys.stdin.fileno()), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(parent, sys.stdin.fileno()), daemon=True).start()
     try:
         asyncio.run(serve(json.loads(job)))
     except ImportError as exc:
-        _answer(missing=str(exc))
+        _print_json(missing=str(exc))
     except Exception as exc:
-        logging.getLogger(__name__).debug("The server does not start.", exc_info=True)
-        _answer(error=f"{type(exc).__name__}: {exc}")
+        logging.getLogger(__name__).debug("The server did not start.", exc_info=True)
+        _print_json(error=f"{type(exc).__name__}: {exc}")
 
 
-def _end_with(parent: int, lifeline: int) -> None:
-    """End this process as soon as *lifeline* ends or *parent* has gone.
+def _exit_with(parent: int, lifeline: int) -> None:
+    """Kill this process group at the end of *lifeline*, or once *parent* has exited.
 
-    A thread, as a request may hold up the loop; and both signs, as a process that the parent has forked keeps the
-    lifeline open.
+    This runs in a thread, as a request may block the event loop. Both conditions are checked, as a process that the
+    parent has forked keeps the lifeline open.
     """
     while os.getppid() == parent:
-        if select.select([lifeline], [], [], _LOOK)[0] and not os.read(lifeline, 4096):
+        if select.select([lifeline], [], [], _PARENT_CHECK_INTERVAL)[0] and not os.read(lifeline, 4096):
             break
-    os.killpg(0, signal.SIGKILL)  # a forced command may run
+    os.killpg(0, signal.SIGKILL)  # a forced command may be running
 
 
 def _would_block(path: bytes) -> bool:
-    """Whether opening *path* could hold up the server for all clients, as a FIFO does."""
+    """Return whether opening *path* could block the server for all clients, as a FIFO does."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
-        return False  # opening it will say why
+        return False  # open() reports why
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _answer(**values: int | str) -> None:
+def _print_json(**values: int | str) -> None:
     sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
 

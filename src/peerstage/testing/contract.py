@@ -1,10 +1,10 @@
-"""What every transport must do, as one suite of tests to inherit from (pytest).
+"""Tests that every transport must pass, as a class to inherit from (pytest).
 
 ::
 
     class TestMyTransport(TransportContract):
         @pytest.fixture
-        def source(self, tmp_path): ...      # a `Source`: an empty directory that the transport serves
+        def source(self, tmp_path): ...      # a `Source`: an empty directory that the transport reads
 
         @pytest.fixture
         def transport(self, source): ...     # connected, closed by the fixture
@@ -15,17 +15,22 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peerstage.errors import IncompleteStage, NothingToStage, RemoteError, RemoteNotFound, StageError
-from peerstage.landing import DirectoryLanding
+from peerstage.paths import join_path
 from peerstage.reasons import Reason
 from peerstage.records import StageReport
 from peerstage.staging import mark, probe, stage
-from peerstage.transport.base import Transport, join
+from peerstage.target import DirectoryTarget
+from peerstage.transport.base import Transport
 
-#: Names that a POSIX file system can hold and that something on the way might trip over (PARITY 15).
+StageErrorT = TypeVar("StageErrorT", bound=StageError)
+
+#: Unusual names that a POSIX file system allows: shell syntax, options, control characters, invalid UTF-8, the maximum
+#: length.
 ODD_NAMES = (
     b"with space",
     b" leading and trailing ",
@@ -45,59 +50,59 @@ ODD_NAMES = (
 
 
 class Source(ABC):
-    """A directory on the far side, as the suite fills it and looks at it.
+    """A directory on the peer, which the tests fill and inspect.
 
     Attributes:
-        directory: Its path, as the transport is given it.
+        directory: Its path, as passed to the transport.
     """
 
     directory: bytes
 
     @abstractmethod
     def write(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
-        """Make a regular file."""
+        """Create a regular file."""
 
     @abstractmethod
     def make_directory(self, name: bytes) -> None:
-        """Make a sub-directory with a file in it."""
+        """Create a subdirectory with a file in it."""
 
     @abstractmethod
     def read(self, name: bytes) -> bytes | None:
-        """Return a file's content, None if it is not there."""
+        """Return the content of a file, None if it does not exist."""
 
 
 class DirectorySource(Source):
-    """A `Source` in a directory of this machine, served as *served_as*."""
+    """A `Source` in a directory of this machine, which the peer calls *remote_path*."""
 
-    def __init__(self, path: Path, served_as: bytes | None = None) -> None:
+    def __init__(self, path: Path, remote_path: bytes | None = None) -> None:
         self.path = os.fsencode(path)
-        self.directory = self.path if served_as is None else served_as
+        self.directory = self.path if remote_path is None else remote_path
 
     def write(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
-        path = join(self.path, name)
+        path = join_path(self.path, name)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(fd, "wb") as file:
             file.write(data)
         os.chmod(path, mode)
 
     def make_directory(self, name: bytes) -> None:
-        os.mkdir(join(self.path, name))
+        os.mkdir(join_path(self.path, name))
         self.write(name + b"/inside", b"never staged")
 
     def read(self, name: bytes) -> bytes | None:
         try:
-            with open(join(self.path, name), "rb") as file:
+            with open(join_path(self.path, name), "rb") as file:
                 return file.read()
         except FileNotFoundError:
             return None
 
 
-def landed(target: Path) -> dict[bytes, bytes]:
-    """Return what lies in *target*: name to content; a leftover of ours shows as what it is."""
+def files_in(target: Path) -> dict[bytes, bytes]:
+    """Return the content of each entry of *target* by name, with a placeholder for anything but regular files."""
     root = os.fsencode(target)
     found = {}
     for name in os.listdir(root):
-        path = join(root, name)
+        path = join_path(root, name)
         if stat.S_ISREG(os.lstat(path).st_mode):
             with open(path, "rb") as file:
                 found[name] = file.read()
@@ -106,18 +111,27 @@ def landed(target: Path) -> dict[bytes, bytes]:
     return found
 
 
+def _error_of(expected: type[StageErrorT], operation: Callable[..., object], *args: Any, **options: Any) -> StageErrorT:
+    """Return the error that *operation* must raise."""
+    try:
+        operation(*args, **options)
+    except expected as exc:
+        return exc
+    raise AssertionError(f"{expected.__name__} was not raised.")
+
+
 class TransportContract:
     """Inherit, and provide the fixtures ``source`` and ``transport``; ``target`` is an empty directory.
 
     Attributes:
-        small_files: How many small files are staged at a time: by default more than are ever open at once.
+        small_files: Number of small files in one stage; by default more than are ever open at once.
     """
 
     small_files = 1200
 
     def stage(self, transport: Transport, source: Source, target: Path, **options: Any) -> StageReport:
-        """Stage *source* into *target*, without waiting for the disk."""
-        return stage(transport, source.directory, str(target), peer="peer", durable=False, **options)
+        """Stage *source* into *target*, without syncing."""
+        return stage(transport, source.directory, DirectoryTarget(str(target), peer="peer", durable=False, **options))
 
     def test_every_file_arrives_with_its_bytes(self, transport: Transport, source: Source, target: Path) -> None:
         sizes = (0, 1, 4096, 32767, 32768, 32769, 261119, 261120, 261121, 262144, 1_000_003)
@@ -125,7 +139,7 @@ class TransportContract:
         for name, data in files.items():
             source.write(name, data)
         report = self.stage(transport, source, target)
-        assert landed(target) == files
+        assert files_in(target) == files
         assert report.count == len(sizes)
         assert report.bytes == sum(sizes)
 
@@ -134,68 +148,53 @@ class TransportContract:
         for name, data in files.items():
             source.write(name, data)
         assert self.stage(transport, source, target).count == len(files)
-        assert landed(target) == files
+        assert files_in(target) == files
 
-    def test_odd_names_arrive_as_they_are(self, transport: Transport, source: Source, target: Path) -> None:
-        names = [name for name in ODD_NAMES if transport.capabilities.newline_names or b"\n" not in name]
+    def test_unusual_names_arrive_unchanged(self, transport: Transport, source: Source, target: Path) -> None:
+        names = [name for name in ODD_NAMES if transport.capabilities.supports_newline_names or b"\n" not in name]
         for name in names:
             source.write(name, b"content of " + name)
         self.stage(transport, source, target)
-        assert landed(target) == {name: b"content of " + name for name in names}
+        assert files_in(target) == {name: b"content of " + name for name in names}
 
-    def test_names_with_a_leading_dot_stay_behind(self, transport: Transport, source: Source, target: Path) -> None:
+    def test_hidden_files_are_not_staged(self, transport: Transport, source: Source, target: Path) -> None:
         source.write(b".hidden", b"hidden")
         source.write(b"...", b"hidden too")
         source.write(b"seen", b"seen")
         assert self.stage(transport, source, target).count == 1
-        assert landed(target) == {b"seen": b"seen"}
+        assert files_in(target) == {b"seen": b"seen"}
 
-    def test_a_directory_does_not_take_the_files_with_it(
+    def test_a_directory_does_not_keep_the_files_from_being_staged(
         self, transport: Transport, source: Source, target: Path
     ) -> None:
         source.make_directory(b"sub")
         source.write(b"good", b"good")
-        if not transport.capabilities.judges_entries:
-            try:
-                self.stage(transport, source, target)
-            except StageError:
-                assert landed(target) == {}
-                return
-            raise AssertionError("A directory among the files passed unnoticed.")
-        try:
-            self.stage(transport, source, target)
-        except IncompleteStage as exc:
-            assert exc.report is not None
-            assert exc.report.count == 1
-            assert [(refused.name, refused.reason) for refused in exc.report.refused] == [("sub", Reason.NOT_A_FILE)]
-            assert [file.outcome for file in exc.report.files] == ["staged"]
-            assert "sub" in str(exc)
-        else:
-            raise AssertionError("A directory among the files passed unnoticed.")
-        assert landed(target) == {b"good": b"good"}
+        if not transport.capabilities.reports_entry_errors:
+            _error_of(StageError, self.stage, transport, source, target)
+            assert files_in(target) == {}
+            return
+        error = _error_of(IncompleteStage, self.stage, transport, source, target)
+        assert error.report is not None
+        assert error.report.count == 1
+        assert [(refused.name, refused.reason) for refused in error.report.refused] == [("sub", Reason.NOT_A_FILE)]
+        assert [file.outcome for file in error.report.files] == ["staged"]
+        assert "sub" in str(error)
+        assert files_in(target) == {b"good": b"good"}
 
     def test_an_empty_directory_is_an_error(self, transport: Transport, source: Source, target: Path) -> None:
-        expected = NothingToStage if transport.capabilities.judges_entries else StageError
-        try:
-            self.stage(transport, source, target)
-        except expected as exc:
-            assert "peer" in str(exc)
-        else:
-            raise AssertionError("Nothing was staged, and that was no error.")
-        assert landed(target) == {}
+        expected = NothingToStage if transport.capabilities.reports_entry_errors else StageError
+        assert "peer" in str(_error_of(expected, self.stage, transport, source, target))
+        assert files_in(target) == {}
 
     def test_a_missing_directory_is_an_error(self, transport: Transport, source: Source, target: Path) -> None:
-        try:
-            stage(transport, source.directory + b"/missing", str(target), peer="peer")
-        except RemoteError as exc:
-            assert "missing" in str(exc)
-            refused = (Reason.NOT_FOUND, Reason.COMMAND_REFUSED)  # the second by a forced command for another directory
-            assert exc.reason in refused or not transport.capabilities.judges_entries
-        else:
-            raise AssertionError("A missing directory was no error.")
-        assert landed(target) == {}
+        missing = source.directory + b"/missing"
+        error = _error_of(RemoteError, stage, transport, missing, DirectoryTarget(str(target), peer="peer"))
+        assert "missing" in str(error)
+        refused = (Reason.NOT_FOUND, Reason.COMMAND_REFUSED)  # the second by a forced command for another directory
+        assert error.reason in refused or not transport.capabilities.reports_entry_errors
+        assert files_in(target) == {}
 
-    def test_the_mode_of_the_peer_is_taken_less_the_umask(
+    def test_modes_are_those_of_the_peer_without_the_bits_of_the_umask(
         self, transport: Transport, source: Source, target: Path
     ) -> None:
         source.write(b"open", b"", 0o666)
@@ -223,50 +222,46 @@ class TransportContract:
         self.stage(transport, source, target)
         source.write(b"a", b"new and longer")
         assert self.stage(transport, source, target).count == 1
-        assert landed(target) == {b"a": b"new and longer"}
+        assert files_in(target) == {b"a": b"new and longer"}
 
-    def test_pull_again_leaves_alone_what_is_complete(self, transport: Transport, source: Source, target: Path) -> None:
+    def test_a_second_pull_fetches_no_complete_file(self, transport: Transport, source: Source, target: Path) -> None:
         source.write(b"a", b"a" * 100_000)
-        with DirectoryLanding(str(target)) as landing:
-            transport.pull(source.directory, landing)
-            transport.pull(source.directory, landing)
-            assert landing.resumed_bytes == 100_000 or not transport.capabilities.judges_entries
-            landing.commit()
-        assert landed(target) == {b"a": b"a" * 100_000}
+        with DirectoryTarget(str(target)) as staging_target:
+            transport.pull(source.directory, staging_target)
+            transport.pull(source.directory, staging_target)
+            assert staging_target.resumed_bytes == 100_000 or not transport.capabilities.reports_entry_errors
+            staging_target.commit()
+        assert files_in(target) == {b"a": b"a" * 100_000}
 
-    def test_only_a_regular_file_exists(self, transport: Transport, source: Source) -> None:
+    def test_exists_is_true_only_for_a_regular_file(self, transport: Transport, source: Source) -> None:
         source.write(b"cback.collect", b"")
         source.make_directory(b"sub")
-        assert probe(transport, join(source.directory, b"cback.collect"))
-        assert not probe(transport, join(source.directory, b"sub"))
-        assert not probe(transport, join(source.directory, b"missing"))
-        assert not probe(transport, join(source.directory, b"cback.*"))
+        assert probe(transport, join_path(source.directory, b"cback.collect"))
+        assert not probe(transport, join_path(source.directory, b"sub"))
+        assert not probe(transport, join_path(source.directory, b"missing"))
+        assert not probe(transport, join_path(source.directory, b"cback.*"))
 
-    def test_in_a_missing_directory_no_file_exists(self, transport: Transport, source: Source) -> None:
+    def test_no_file_exists_in_a_missing_directory(self, transport: Transport, source: Source) -> None:
         try:
             assert not probe(transport, source.directory + b"/missing/cback.collect", peer="peer")
-        except RemoteNotFound as exc:  # where that can be told at the cost of a request
+        except RemoteNotFound as exc:  # if the transport can tell with one request
             assert exc.path == source.directory + b"/missing"
         except RemoteError as exc:  # by a forced command for another directory
             assert exc.reason is Reason.COMMAND_REFUSED
 
-    def test_touch_makes_an_empty_file_and_truncates_one(self, transport: Transport, source: Source) -> None:
-        mark(transport, join(source.directory, b"cback.stage"))
+    def test_touch_creates_an_empty_file_or_truncates_one(self, transport: Transport, source: Source) -> None:
+        mark(transport, join_path(source.directory, b"cback.stage"))
         assert source.read(b"cback.stage") == b""
         source.write(b"cback.stage", b"content")
-        mark(transport, join(source.directory, b"cback.stage"))
+        mark(transport, join_path(source.directory, b"cback.stage"))
         assert source.read(b"cback.stage") == b""
         source.write(b"with space", b"content")
-        mark(transport, join(source.directory, b"with space"))
+        mark(transport, join_path(source.directory, b"with space"))
         assert source.read(b"with space") == b""
 
     def test_touch_in_a_missing_directory_is_an_error(self, transport: Transport, source: Source) -> None:
-        try:
-            mark(transport, source.directory + b"/missing/cback.stage", peer="peer")
-        except RemoteError as exc:
-            assert "peer" in str(exc)
-        else:
-            raise AssertionError("A missing directory was no error.")
+        error = _error_of(RemoteError, mark, transport, source.directory + b"/missing/cback.stage", peer="peer")
+        assert "peer" in str(error)
 
     def test_close_may_be_repeated(self, transport: Transport, source: Source) -> None:
         transport.close()

@@ -1,4 +1,4 @@
-"""What may go wrong with an embedded server, as data."""
+"""Faults of an embedded server, as data."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from peerstage.records import StrOrBytesPath
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults(metaclass=Documented):
-    """What an `ssh_server` does wrong.
+    """The faults of an `ssh_server`.
 
     Attributes:
-        refuse_login: Whether nobody can log in.
-        cut_after: Bytes that the server sends on a connection, those of SSH itself included, before it closes it; 0
+        refuse_login: Whether every login is refused.
+        cut_after: Bytes that the server sends on a connection, including those of SSH itself, before it closes it; 0
             closes it before the server identifies itself.
-        stall_after: Bytes that it sends likewise before it falls silent, with the connection open.
-        bytes_per_second: How fast it sends.
-        deny: Absolute paths, as clients see them, that may be neither read nor written nor listed, with all below.
-        no_space: Whether nothing can be written, as on a full disk.
-        connections: How many connections, the first ones, have these faults; None for all.
+        stall_after: Bytes that it sends likewise before it falls silent and keeps the connection open.
+        bytes_per_second: The rate at which it sends.
+        deny: Absolute paths, as clients see them, that cannot be read, written or listed, nor anything below them.
+        no_space: Whether writes fail as on a full disk.
+        connections: The number of first connections that have these faults; None for all.
 
     Raises:
-        ValueError: If a number is out of range, if both `cut_after` and `stall_after` are given, or if a path is not
-            absolute.
+        ValueError: If a number is out of range, `cut_after` and `stall_after` are both given, or a path is relative.
     """
 
     refuse_login: bool = False
@@ -40,7 +39,7 @@ class Faults(metaclass=Documented):
         for name, lowest in (("cut_after", 0), ("stall_after", 0), ("bytes_per_second", 1), ("connections", 0)):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < lowest):
-                raise ValueError(f"Faults: {name} must be an integer from {lowest} on, not {value!r}.")
+                raise ValueError(f"Faults: {name} must be an integer of at least {lowest}, not {value!r}.")
         if self.cut_after is not None and self.stall_after is not None:
             raise ValueError("Faults: cut_after and stall_after exclude each other.")
         if isinstance(self.deny, (str, bytes, os.PathLike)):
@@ -50,10 +49,10 @@ class Faults(metaclass=Documented):
                 raise ValueError(f"Faults: deny must hold absolute paths, not {path!r}.")
 
     @property
-    def disturb_the_line(self) -> bool:
-        """Whether what the server sends is cut, held up or slowed down."""
+    def affect_traffic(self) -> bool:
+        """Whether the data that the server sends is cut off, held up or slowed down."""
         return not (self.cut_after is self.stall_after is self.bytes_per_second is None)
 
-    def are_of(self, connection: int) -> bool:
-        """Return whether a connection, counted from 0, has them."""
+    def apply_to(self, connection: int) -> bool:
+        """Return whether the connection with this number, from 0, has the faults."""
         return self.connections is None or connection < self.connections

@@ -1,4 +1,4 @@
-"""Remote peers in memory: scripts that check, stage and mark peers are tested without a network."""
+"""Remote peers in memory, for tests of scripts that check, stage and mark peers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from peerstage.documented import Documented
-from peerstage.errors import ConnectError, ConnectionLost, RemoteError, StageError, escape
+from peerstage.errors import ConnectError, ConnectionLost, RemoteError, StageError
 from peerstage.isolation.users import LocalUser
 from peerstage.peer.remote import RemotePeer
+from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.records import StrOrBytesPath
-from peerstage.session.known_hosts import fingerprint
-from peerstage.session.watchdog import Watchdog
+from peerstage.ssh.keys.public_keys import fingerprint
 from peerstage.testing.memory import MemoryFile, MemoryTransport
 from peerstage.transport.base import Transport
-from peerstage.transport.choose import Route
-from peerstage.transport.observe import Observing
-from peerstage.transport.retry import Retrying
+from peerstage.transport.factory import TransportOptions
+from peerstage.transport.progress import ProgressTransport
+from peerstage.transport.retry import RetryingTransport
+from peerstage.watchdog import Watchdog
 
-#: A directory's entries by name, `str` or `bytes`; bytes are the content of a regular file.
+#: The entries of a directory by name (`str` or `bytes`); bytes are the content of a regular file.
 Files: TypeAlias = "Mapping[Any, bytes | MemoryFile]"
 
 _COLLECT = "/collect"
-_PIECE = 64 * 1024
+_CHUNK_SIZE = 64 * 1024
 
 
 class MemoryHost(metaclass=Documented):
@@ -35,20 +36,19 @@ class MemoryHost(metaclass=Documented):
 
     Args:
         directories: Its directories: for each absolute path the entries by name, as bytes (content) or `MemoryFile`.
-            ``MemoryFile(mode=stat.S_IFDIR | 0o755)`` is a sub-directory, and ``MemoryFile(error=RemoteError("Permission
+            ``MemoryFile(mode=stat.S_IFDIR | 0o755)`` is a subdirectory, and ``MemoryFile(error=RemoteError("Permission
             denied.", reason=Reason.PERMISSION_DENIED))`` cannot be read: both make a stage incomplete.
-        error: What every connection fails with, such as ``ConnectError("Connection refused.",
+        error: The error of every connection, such as ``ConnectError("Connection refused.",
             reason=Reason.CONNECTION_REFUSED)`` or ``LoginError("No key is accepted.", reason=Reason.LOGIN_REFUSED)``;
-            None for none.
-        lose_after: Bytes of files after which a connection is lost, at the end of the piece that reaches them; 0 loses
-            it before the first; None never does.
-        connections: How many connections, the first ones, have this `error` or `lose_after`; None for all.
+            None if they succeed.
+        lose_after: The number of bytes of file data after which a connection is lost, at the end of the chunk that
+            reaches it; 0 loses it before the first byte; None never.
+        connections: The number of first connections that have this `error` or `lose_after`; None for all.
         writable: Whether the stage indicator can be written.
 
     Attributes:
-        directories: The same, with paths and names as bytes and all contents as `MemoryFile`: what peers write is found
-            here, and what is changed here is what they find.
-        connected: How many connections were made or tried.
+        directories: The same with paths and names as bytes and every file as `MemoryFile`. Peers read and write this.
+        connection_count: The number of connections made or tried.
     """
 
     def __init__(
@@ -65,35 +65,35 @@ class MemoryHost(metaclass=Documented):
         self.lose_after = lose_after
         self.connections = connections
         self.writable = writable
-        self.connected = 0
+        self.connection_count = 0
 
     def connect(self) -> Transport:
         """Return a new connection.
 
         Raises:
-            StageError: If this one is to fail.
+            StageError: If this connection is meant to fail.
         """
-        self.connected += 1
-        is_faulty = self.connections is None or self.connected <= self.connections
+        self.connection_count += 1
+        is_faulty = self.connections is None or self.connection_count <= self.connections
         if is_faulty and self.error is not None:
             raise copy.copy(self.error)
         return _Connection(self, self.lose_after if is_faulty else None)
 
 
 class MemoryPeer(RemotePeer):
-    """A `RemotePeer` that reaches a host in memory, whatever its name is; made by `memory_peer`, too.
+    """A `RemotePeer` that reaches a host in memory, whatever its name is; see also `memory_peer`.
 
-    All that needs no network is as for any remote peer: arguments, retries (without their delays), limits, progress,
-    what is published and when. Files belong to this process, and `localUser` is not looked up. No commands are run.
+    Everything that needs no network works as for any remote peer: arguments, retries (without delay), limits, progress
+    and publication. Files belong to this process, `localUser` is not looked up, and no commands are run.
 
     Args:
-        host: What it reaches.
-        name: Its name, as in messages.
-        directory: Its collect directory, one of the host's.
-        options: Everything that a `RemotePeer` takes by keyword.
+        host: The host that it reaches.
+        name: Its name, for messages.
+        directory: Its collect directory on the host.
+        options: Keyword arguments of `RemotePeer`.
 
     Attributes:
-        host: What it reaches.
+        host: The host that it reaches.
     """
 
     def __init__(
@@ -104,13 +104,15 @@ class MemoryPeer(RemotePeer):
 
     @property
     def files(self) -> dict[bytes, MemoryFile]:
-        """The entries of its collect directory by name; ``cback.stage`` is among them once it is marked."""
+        """The entries of its collect directory by name, with ``cback.stage`` once it is marked."""
         return self.host.directories[os.fsencode(self.collectDir or "")]
 
-    def _assemble(self, user: LocalUser | None, route: Route, watchdog: Watchdog) -> Transport:
-        return _assemble_in_memory(self, route, watchdog, self.host.connect)
+    def _build_transport(
+        self, user: LocalUser | None, transport_options: TransportOptions, watchdog: Watchdog
+    ) -> Transport:
+        return _build_memory_transport(self, transport_options, watchdog, self.host.connect)
 
-    def _copying_user(self) -> None:
+    def _find_local_user(self) -> None:
         return None
 
 
@@ -131,14 +133,14 @@ def memory_peer(
         assert peer.checkCollectIndicator() and peer.stagePeer(tmp_path) == 2
 
     Args:
-        files: The entries of its collect directory by name; without ``cback.collect`` the peer is not ready.
-        name: Its name, as in messages.
+        files: The entries of its collect directory by name; without ``cback.collect``, the peer is not ready.
+        name: Its name, for messages.
         directory: The path of its collect directory.
         error: As for `MemoryHost`.
-        lose_after: Likewise.
-        connections: Likewise.
-        writable: Likewise.
-        options: Everything that a `RemotePeer` takes by keyword, such as ``retry`` and ``on_progress``.
+        lose_after: As for `MemoryHost`.
+        connections: As for `MemoryHost`.
+        writable: As for `MemoryHost`.
+        options: Keyword arguments of `RemotePeer`, such as ``retry`` and ``on_progress``.
     """
     host = MemoryHost(
         {directory: files}, error=error, lose_after=lose_after, connections=connections, writable=writable
@@ -148,27 +150,29 @@ def memory_peer(
 
 @contextlib.contextmanager
 def memory_peers(hosts: Mapping[str, MemoryHost]) -> Iterator[None]:
-    """While the block runs, let every `RemotePeer` of this process reach a host in memory, and never the network.
+    """While the block runs, connect every `RemotePeer` of this process to a host in memory, and never to the network.
 
-    So a script is tested that makes its peers itself. They behave as a `MemoryPeer` does.
+    This is for tests of scripts that create their own peers, which then behave as a `MemoryPeer` does.
 
     Args:
-        hosts: The hosts by the names of the peers. Every connection looks there, so that hosts may be added. To any
-            other name no connection can be made.
+        hosts: The hosts by the names of the peers, looked up at every connection; they may change during the block.
+            Connections to other names fail.
     """
 
-    def assemble(peer: RemotePeer, user: LocalUser | None, route: Route, watchdog: Watchdog) -> Transport:
+    def build_transport(
+        peer: RemotePeer, user: LocalUser | None, transport_options: TransportOptions, watchdog: Watchdog
+    ) -> Transport:
         def connect() -> Transport:
             if peer.name not in hosts:
                 raise ConnectError(
-                    f"There is no such host in memory_peers, which holds {escape(', '.join(hosts)) or 'none'}.",
+                    f"memory_peers has no host of this name; it has {escape(', '.join(hosts)) or 'none'}.",
                     reason=Reason.NAME_NOT_RESOLVED,
                 )
             return hosts[peer.name].connect()
 
-        return _assemble_in_memory(peer, route, watchdog, connect)
+        return _build_memory_transport(peer, transport_options, watchdog, connect)
 
-    methods: dict[str, Any] = {"_assemble": assemble, "_copying_user": lambda peer: None}
+    methods: dict[str, Any] = {"_build_transport": build_transport, "_find_local_user": lambda peer: None}
     before = {name: vars(RemotePeer)[name] for name in methods}
     try:
         for name, method in methods.items():
@@ -184,7 +188,9 @@ class _Connection(MemoryTransport):
 
     def __init__(self, host: MemoryHost, lose_after: int | None) -> None:
         super().__init__(
-            host.directories, piece=min(lose_after or _PIECE, _PIECE), before_piece=lambda written: self._pass(written)
+            host.directories,
+            chunk_size=min(lose_after or _CHUNK_SIZE, _CHUNK_SIZE),
+            before_write=lambda written: self._lose_connection(written),
         )
         self.host_key = fingerprint(b"a host in memory")
         self._host = host
@@ -197,7 +203,7 @@ class _Connection(MemoryTransport):
             )
         super().touch(path)
 
-    def _pass(self, written: int) -> None:
+    def _lose_connection(self, written: int) -> None:
         if self._lose_after is not None and written >= self._lose_after:
             raise ConnectionLost("The connection was lost: the peer closed it.")
 
@@ -208,11 +214,13 @@ def _entries(files: Files) -> dict[bytes, MemoryFile]:
     }
 
 
-def _assemble_in_memory(
-    peer: RemotePeer, route: Route, watchdog: Watchdog, connect: Callable[[], Transport]
+def _build_memory_transport(
+    peer: RemotePeer, transport_options: TransportOptions, watchdog: Watchdog, connect: Callable[[], Transport]
 ) -> Transport:
-    """Return the stack of transports that *peer* would have, without the one that reaches out."""
-    route.check()
+    """Return the transport that *peer* would use, with the innermost one replaced."""
+    transport_options.validate()
     retry = dataclasses.replace(peer.retry, delay=0.0)
-    stack = Retrying(connect, MemoryTransport.capabilities, retry, watchdog, peer=route.name)
-    return stack if peer.on_progress is None else Observing(stack, peer.on_progress)
+    transport: Transport = RetryingTransport(
+        connect, MemoryTransport.capabilities, retry, watchdog, peer=transport_options.name
+    )
+    return transport if peer.on_progress is None else ProgressTransport(transport, peer.on_progress)

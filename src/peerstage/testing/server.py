@@ -1,4 +1,4 @@
-"""A real SSH server over a directory, in a process of its own: for demonstrations and tests."""
+"""A real SSH server for a directory, in its own process: for demonstrations and tests."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import peerstage
 from peerstage.documented import Documented
-from peerstage.errors import NotAvailable, StageError, escape
+from peerstage.errors import NotAvailable, StageError
+from peerstage.printable import escape
+from peerstage.processes import signal_group
 from peerstage.reasons import Reason
 from peerstage.records import StrOrBytesPath
-from peerstage.session.options import SSHOptions
+from peerstage.ssh.options import SSHOptions
 from peerstage.testing.faults import Faults
 
 _HOST = "127.0.0.1"
 _MISSING = "The embedded SSH server needs an extra: pip install 'peerstage[testing]'"
-_SEE_MORE = "PEERSTAGE_SERVER_DEBUG=1 in the environment shows what it has to say."
-#: Finds modules where this process does. What this process has put into its path by itself comes last: a test
-#: directory may hold a `queue.py` that only harms whoever starts afresh.
+_DEBUG_HINT = "Set PEERSTAGE_SERVER_DEBUG=1 to see its log."
+#: The server's program: it imports modules from where this process does. The entries that this process has added to
+#: `sys.path` come last: a directory of tests may hold a `queue.py` that would shadow the standard library's.
 _PROGRAM = (
     "import sys; sys.path[:] = dict.fromkeys([sys.argv[1], *filter(None, sys.path), *sys.argv[2:]]); "
     "from peerstage.testing._serve import main; main()"
@@ -45,13 +47,13 @@ class EmbeddedServer(metaclass=Documented):
 
     Attributes:
         host: The loopback address that it listens on.
-        port: The free port that it was given.
-        username: The only user that may log in, with `private_key`.
+        port: The port that it listens on.
+        username: The only user who can log in, with `private_key`.
         directory: What clients see as ``/``.
         options: How a `RemotePeer` reaches it.
-        private_key: The user's key, as OpenSSH writes it.
+        private_key: The user's key in OpenSSH's format.
         known_hosts: A known_hosts line with the server's key.
-        pid: The server's process.
+        pid: The process id of the server.
     """
 
     host: str
@@ -77,65 +79,50 @@ def ssh_server(
 ) -> Iterator[EmbeddedServer]:
     """Serve *directory* over SSH (SFTP and SCP) on a free loopback port while the block runs.
 
-    The server is a process of its own that sees *directory* as its root, with keys made for this run that are never
-    written to a file. It ends with the block, and with this process, however that ends; then nothing listens on its
-    port, as with a dead peer. Symbolic links that lie in *directory* are followed wherever they lead, as by any SSH
-    server; no path leads out of it.
+    The server is a separate process that serves *directory* as its root, with keys that are generated for it and never
+    written to a file. It exits at the end of the block, and with this process, however that exits; then nothing listens
+    on its port, as with a dead peer. Symbolic links in *directory* are followed wherever they lead, as by any SSH
+    server; no other path leads out of it.
 
     Args:
         directory: An existing directory; None for an empty one that is removed at the end.
-        sftp: Whether it serves SFTP; without, it serves SCP alone.
-        forced_command: A command line that a shell runs in place of every command of a client, as ``command="..."`` in
-            authorized_keys: with the client's command in ``SSH_ORIGINAL_COMMAND``, in *directory*, and with this
-            machine's own paths. SFTP is refused then.
-        faults: What it does wrong.
-        username: Who may log in.
-        startup_timeout: Seconds until the server must listen.
-        shutdown_timeout: Seconds that the server gets to end with the block, before it is killed.
+        sftp: Whether it serves SFTP; otherwise it serves only SCP.
+        forced_command: A command line that a shell runs in place of every client's command, as ``command="..."`` in
+            authorized_keys: in *directory*, with the client's command in ``SSH_ORIGINAL_COMMAND`` and with the paths of
+            this machine. SFTP is refused then.
+        faults: The faults to inject; None for none.
+        username: The user who can log in.
+        startup_timeout: Seconds within which the server must listen.
+        shutdown_timeout: Seconds that the server has to exit at the end of the block, before it is killed.
 
     Raises:
-        NotAvailable: asyncssh can not be imported.
-        StageError: The server does not start.
-        ValueError: *directory* is not a directory.
+        NotAvailable: If asyncssh cannot be imported.
+        StageError: If the server does not start.
+        ValueError: If *directory* is not a directory.
     """
-    if not _is_there("asyncssh"):
+    if not _is_installed("asyncssh"):
         raise NotAvailable(_MISSING)
-    if directory is None:
-        with (
-            tempfile.TemporaryDirectory(prefix="peerstage-server-") as own,
-            ssh_server(
-                own,
-                sftp=sftp,
-                forced_command=forced_command,
-                faults=faults,
-                username=username,
-                startup_timeout=startup_timeout,
-                shutdown_timeout=shutdown_timeout,
-            ) as server,
-        ):
-            yield server
-        return
-    root = Path(os.fsdecode(directory)).resolve()
-    if not root.is_dir():
-        raise ValueError(f"ssh_server: directory must be an existing directory: {escape(root)}")
-    user_key, host_key = _Key(), _Key()
-    faults = faults or Faults()
-    job = {
-        "sftp": sftp,
-        "forced_command": forced_command,
-        "faults": {
-            **dataclasses.asdict(faults),
-            "deny": [os.fsencode(path).decode("latin-1") for path in faults.deny],
-        },
-        "directory": os.fsencode(root).decode("latin-1"),  # any bytes, whatever the locale
-        "username": username,
-        "host": _HOST,
-        "host_key": host_key.private.decode("ascii"),
-        "authorized_key": user_key.public,
-    }
-    process = _launch()
-    try:
-        port = _start(process, job, startup_timeout)
+    with contextlib.ExitStack() as stack:
+        if directory is None:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="peerstage-server-"))
+        root = Path(os.fsdecode(directory)).resolve()
+        if not root.is_dir():
+            raise ValueError(f"ssh_server: directory must be an existing directory: {escape(root)}")
+        user_key, host_key, faults = _Key(), _Key(), faults or Faults()
+        denied = [os.fsencode(path).decode("latin-1") for path in faults.deny]
+        job = {
+            "sftp": sftp,
+            "forced_command": forced_command,
+            "faults": {**dataclasses.asdict(faults), "deny": denied},
+            "directory": os.fsencode(root).decode("latin-1"),  # any bytes, in any locale
+            "username": username,
+            "host": _HOST,
+            "host_key": host_key.private.decode("ascii"),
+            "authorized_key": user_key.public,
+        }
+        process = _launch()
+        stack.callback(_stop, process, shutdown_timeout)
+        port = _wait_for_port(process, job, startup_timeout)
         known_hosts = f"[{_HOST}]:{port} {host_key.public}\n".encode("ascii")
         yield EmbeddedServer(
             host=_HOST,
@@ -147,12 +134,10 @@ def ssh_server(
             known_hosts=known_hosts,
             pid=process.pid,
         )
-    finally:
-        _stop(process, shutdown_timeout)
 
 
 class _Key:
-    """A fresh Ed25519 key, as OpenSSH writes it."""
+    """A new Ed25519 key in OpenSSH's format."""
 
     def __init__(self) -> None:
         key = Ed25519PrivateKey.generate()
@@ -166,8 +151,8 @@ class _Key:
         )
 
 
-def _is_there(module: str) -> bool:
-    """Whether *module* can be found, without importing it."""
+def _is_installed(module: str) -> bool:
+    """Return whether *module* can be found, without importing it."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
@@ -182,48 +167,46 @@ def _launch() -> subprocess.Popen[bytes]:
             [sys.executable, "-c", _PROGRAM, package, *path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the program that serves itself with it, not for the server
+            start_new_session=True,  # so that Ctrl-C does not reach the server
         )
     except OSError as exc:
-        raise StageError(
-            f"The embedded SSH server did not start: {escape(str(exc))}", reason=Reason.TEST_SERVER_FAILED
-        ) from exc
+        raise _start_error(str(exc)) from exc
 
 
-def _start(process: subprocess.Popen[bytes], job: dict[str, Any], timeout: float) -> int:
-    """Hand over the job, and return the port once the server listens. Its standard input stays open: its lifeline."""
+def _start_error(cause: str) -> StageError:
+    return StageError(f"The embedded SSH server did not start: {escape(cause)}", reason=Reason.TEST_SERVER_FAILED)
+
+
+def _wait_for_port(process: subprocess.Popen[bytes], job: dict[str, Any], timeout: float) -> int:
+    """Send the job, and return the port once the server listens. Its stdin stays open as its lifeline."""
     stdin, stdout = process.stdin, process.stdout
     if stdin is None or stdout is None:
-        raise StageError("The embedded SSH server has no pipes.", reason=Reason.TEST_SERVER_FAILED)
-    with contextlib.suppress(BrokenPipeError):  # that it has ended shows in the answer
+        raise _start_error("it has no pipes.")
+    with contextlib.suppress(BrokenPipeError):  # the reply shows that it has exited
         stdin.write(json.dumps(job).encode("ascii") + b"\n")
         stdin.flush()
     with selectors.DefaultSelector() as selector:
         selector.register(stdout, selectors.EVENT_READ)
         if not selector.select(timeout):
-            raise StageError(
-                f"The embedded SSH server did not start within {timeout:g} s. {_SEE_MORE}",
-                reason=Reason.TEST_SERVER_FAILED,
-            )
-    answer = _parse(stdout.readline())
-    if isinstance(answer.get("port"), int):
-        return int(answer["port"])
-    if "missing" in answer:
-        raise NotAvailable(f"{_MISSING} ({escape(str(answer['missing']))})")
-    reason = escape(str(answer.get("error", "it ended without an answer.")))
-    raise StageError(f"The embedded SSH server did not start: {reason} {_SEE_MORE}", reason=Reason.TEST_SERVER_FAILED)
+            raise _start_error(f"it did not listen within {timeout:g} s. {_DEBUG_HINT}")
+    reply = _parse_reply(stdout.readline())
+    if isinstance(reply.get("port"), int):
+        return int(reply["port"])
+    if "missing" in reply:
+        raise NotAvailable(f"{_MISSING} ({escape(str(reply['missing']))})")
+    raise _start_error(f"{reply.get('error', 'it exited without a reply.')} {_DEBUG_HINT}")
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _parse_reply(line: bytes) -> dict[str, Any]:
     try:
-        answer = json.loads(line)
+        reply = json.loads(line)
     except ValueError:
-        answer = None
-    return answer if isinstance(answer, dict) else {}
+        reply = None
+    return reply if isinstance(reply, dict) else {}
 
 
 def _stop(process: subprocess.Popen[bytes], timeout: float) -> None:
-    """End the server. In a process forked in the block nothing happens: `Popen` signals only children of its own."""
+    """End the server; without effect in a fork of this process, since `Popen` signals only its own children."""
     try:
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
@@ -238,6 +221,6 @@ def _stop(process: subprocess.Popen[bytes], timeout: float) -> None:
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    """Signal the server and the forced commands that it runs, unless it has ended."""
+    """Signal the server and its forced commands, unless it has exited."""
     if process.poll() is None:
-        os.killpg(process.pid, number)
+        signal_group(process, number)

@@ -1,31 +1,32 @@
-"""The seam: what every way to reach a peer can do. A transport moves files; what becomes visible is not its matter."""
+"""Interface of every transport. A transport moves files; its target decides what becomes visible."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from peerstage.errors import NotAvailable
+from peerstage.records import Capabilities
+from peerstage.target.base import Buffer, Target
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from peerstage.landing.base import Buffer, Landing
-    from peerstage.records import Capabilities
+T = TypeVar("T")
 
 
 class Transport(ABC):
-    """A way to move the files of one peer. The unit of work is a directory, so that transfers can be pipelined.
+    """Moves the files of one peer. The unit of work is a directory, so that transfers can be pipelined.
 
-    After `ConnectionLost` the same operation may be called again on another transport to the same peer; `pull` then
-    goes on with the landing that it was given before. After any other error only `close` is useful.
+    After `ConnectionLost` the same operation may be repeated on another transport to the same peer; `pull` then resumes
+    on the target that it was given before. After any other error only `close` may be called.
 
     Attributes:
         capabilities: What this transport can do.
-        host_key: SHA-256 fingerprint of the host key that the peer showed, None where there is none.
-        retries: How often a lost connection was made anew.
+        host_key: SHA-256 fingerprint of the presented host key; None without a host key.
+        retries: Number of reconnects after a lost connection.
     """
 
     capabilities: Capabilities
@@ -33,63 +34,63 @@ class Transport(ABC):
     retries: int = 0
 
     @abstractmethod
-    def pull(self, directory: bytes, landing: Landing) -> None:
-        """Bring every regular file of *directory* whose name does not begin with a dot; links to files are followed.
+    def pull(self, directory: bytes, target: Target) -> None:
+        """Deliver every regular file of *directory* to *target*, except hidden ones; symlinks to files are followed.
 
-        What is there and is no regular file, or can not be read, is refused or fails on the landing, and the others are
-        brought all the same. May be called again on the same landing: what is complete there is left alone.
+        Any other entry, and any file that cannot be read, is refused or failed on the target; the rest are delivered.
+        May be repeated on the same target: complete files are not fetched again.
 
         Raises:
-            RemoteError: The directory is missing or can not be listed.
-            ProtocolError: The peer broke the protocol.
-            LandingError: The local side failed.
-            ConnectionLost, LimitExceeded, Cancelled: The run was cut off.
+            RemoteError: If the directory is missing or cannot be listed.
+            ProtocolError: If the peer broke the protocol.
+            TargetError: If the local side failed.
+            ConnectionLost, LimitExceeded, Cancelled: If the run was cut off.
         """
 
     @abstractmethod
     def exists(self, path: bytes) -> bool:
-        """Whether *path* is a regular file, links followed.
+        """Return whether *path* is a regular file, symlinks followed.
 
-        Where it is not there, the peer is asked for its directory, too, if that costs no more than a request.
+        If it is missing, its directory is checked too, if that costs only one more request.
 
         Raises:
-            RemoteNotFound: If its directory is not there.
-            RemoteError: The peer refuses to tell.
+            RemoteNotFound: If its directory is missing.
+            RemoteError: If the peer refuses to answer.
             ConnectionLost, LimitExceeded, Cancelled, ProtocolError: As `pull`.
         """
 
     @abstractmethod
     def touch(self, path: bytes) -> None:
-        """Make *path* an empty file; one that is there is truncated. May be repeated.
+        """Create *path* as an empty file, or truncate it. May be repeated.
 
         Raises:
-            RemoteError: The peer refuses.
+            RemoteError: If the peer refuses.
             ConnectionLost, LimitExceeded, Cancelled, ProtocolError: As `pull`.
         """
 
-    def execute(self, command: bytes, said: Callable[[Buffer], object]) -> int | None:
-        """Let the login's shell on the peer run *command*, without input, where there is a way to that.
+    def execute(self, command: bytes, on_output: Callable[[Buffer], object]) -> int | None:
+        """Run *command* in the login shell on the peer, without input, and return its exit status.
 
-        It is run once or not at all: a lost connection is not made anew for it, since nobody could tell whether it has
-        run. It may be silent for as long as it likes; it ends at `Limits.seconds_for_command` at the latest.
+        It runs at most once: after a lost connection it is not repeated, since nobody can tell whether it has run. It
+        may be silent for any time; `Limits.command_deadline` bounds it.
 
         Args:
-            command: A command line, sent as it is.
-            said: Called with what it says, stdout and stderr as they come, in pieces of any size.
+            command: A command line, sent unchanged.
+            on_output: Called with its output, stdout and stderr as they arrive, in pieces of any size.
 
         Returns:
-            Its exit status; None if it ended without one, as after a signal.
+            The exit status; None if the command ended without one, as after a signal.
 
         Raises:
-            NotAvailable: This transport runs no commands.
-            RemoteError: The peer lets this login run none.
-            ConnectionLost, LimitExceeded, Cancelled: It was cut off, and may go on on the peer.
+            NotAvailable: If this transport runs no commands.
+            RemoteError: If the peer does not allow this login to run commands.
+            ConnectionLost, LimitExceeded, Cancelled: If it was cut off; it may still be running on the peer.
         """
         raise NotAvailable(f"No command can be run over {self.capabilities.name}.")
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the peer, after a failure too. Closing again is allowed."""
+        """Close the connection. May be called after a failure, and more than once."""
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +101,43 @@ class Transport(ABC):
         self.close()
 
 
-def join(directory: bytes, name: bytes) -> bytes:
-    """Return the path of *name* in *directory*."""
-    return directory + name if directory.endswith(b"/") else directory + b"/" + name
+class TransportWrapper(Transport):
+    """Delegates each operation to another transport through `_run`; a subclass overrides what it changes.
+
+    Args:
+        transport: The wrapped transport.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        return self._transport.capabilities
+
+    @property
+    def host_key(self) -> str | None:  # type: ignore[override]
+        return self._transport.host_key
+
+    @property
+    def retries(self) -> int:  # type: ignore[override]
+        return self._transport.retries
+
+    def pull(self, directory: bytes, target: Target) -> None:
+        self._run(lambda transport: transport.pull(directory, target))
+
+    def exists(self, path: bytes) -> bool:
+        return self._run(lambda transport: transport.exists(path))
+
+    def touch(self, path: bytes) -> None:
+        self._run(lambda transport: transport.touch(path))
+
+    def execute(self, command: bytes, on_output: Callable[[Buffer], object]) -> int | None:
+        return self._run(lambda transport: transport.execute(command, on_output))
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def _run(self, operation: Callable[[Transport], T]) -> T:
+        """Run *operation* on the wrapped transport, and return its result."""
+        return operation(self._transport)

@@ -1,23 +1,16 @@
-"""What each way to a peer can do, known before it is loaded."""
+"""Capabilities of each transport, known before the transport is imported."""
 
 from __future__ import annotations
 
 from peerstage.records import Capabilities
 
-SFTP = Capabilities("sftp", resumes=True)
-SCP = Capabilities("scp", newline_names=False)
-RCP = Capabilities("rcp", newline_names=False, judges_entries=False)
+SFTP = Capabilities("sftp", can_resume=True)
+SCP = Capabilities("scp", supports_newline_names=False)
+RCP = Capabilities("rcp", supports_newline_names=False, reports_entry_errors=False)
 
-_BY_NAME = {one.name: one for one in (SFTP, SCP, RCP)}
-
-
-def expected(transport: str, *, by_command: bool, guarded: bool) -> Capabilities:
-    """Return what the transport can do that is tried first."""
-    if by_command:
-        return RCP
-    return SCP if guarded or transport == "scp" else SFTP
+_BY_NAME = {known.name: known for known in (SFTP, SCP, RCP)}
 
 
-def named(name: object, otherwise: Capabilities) -> Capabilities:
-    """Return the capabilities that have this name, or *otherwise* if none have."""
-    return _BY_NAME.get(name, otherwise) if isinstance(name, str) else otherwise
+def capabilities_named(name: object, default: Capabilities) -> Capabilities:
+    """Return the capabilities of the transport *name*, or *default* for any other name."""
+    return _BY_NAME.get(name, default) if isinstance(name, str) else default

@@ -1,124 +1,119 @@
-"""Counts the files and bytes that land, for progress and for the deadline."""
+"""Counts the files and bytes that a target receives, for progress and for the deadline."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from peerstage.errors import StageError
-from peerstage.landing.base import Buffer, Landing, Ranges, Slot
 from peerstage.records import Entry, Ownership
+from peerstage.target.base import Buffer, CommandTarget, IncomingFile, Target, require_command_target
+from peerstage.target.ranges import Ranges
 
 
-class CountingLanding(Landing):
-    """Passes everything on to *landing*, and counts the bytes that are there.
+class CountingTarget(CommandTarget):
+    """Delegates to *target*, and counts the bytes that it has.
 
-    Bytes that come again after a reconnect count once; those of a file that fails or starts over are subtracted.
+    Bytes that arrive again after a reconnect count once; those of a file that fails or starts over are subtracted.
 
     Args:
-        landing: Where the files go.
+        target: The target of the files.
         on_change: Called after each change.
 
     Attributes:
         files: Files that are complete or have failed.
-        bytes: Bytes that are there.
+        bytes: Bytes that the target has.
         high_water: The highest sum of *files* and *bytes* so far.
     """
 
-    def __init__(self, landing: Landing, on_change: Callable[[], object] | None = None) -> None:
-        self.wants_content = landing.wants_content
+    def __init__(self, target: Target, on_change: Callable[[], object] = lambda: None) -> None:
+        self.wants_content = target.wants_content
         self.files = 0
         self.bytes = 0
         self.high_water = 0
-        self._landing = landing
+        self._target = target
         self._on_change = on_change
         self._unfinished: dict[bytes, int] = {}
 
     def expect(self, files: int, size: int) -> None:
-        self._landing.expect(files, size)
+        self._target.expect(files, size)
 
-    def open(self, entry: Entry) -> Slot:
-        slot = self._landing.open(entry)
-        if slot.is_finished or not self.wants_content:
-            return slot
-        here, kept = _ranges_here(slot, entry.size)
-        self.bytes -= self._unfinished.get(entry.name, 0) - kept  # a file may start over, with nothing
-        self._unfinished[entry.name] = kept
-        return _CountingSlot(slot, entry.name, here, self)
+    def open(self, entry: Entry) -> IncomingFile:
+        file = self._target.open(entry)
+        if file.is_finished or not self.wants_content:
+            return file
+        received, count = _received_ranges(file, entry.size)
+        self.bytes += count - self._unfinished.get(entry.name, 0)  # a file that starts over has nothing
+        self._unfinished[entry.name] = count
+        return _CountingFile(file, entry.name, received, self)
 
     def refuse(self, name: bytes, error: StageError) -> None:
-        self._landing.refuse(name, error)
+        self._target.refuse(name, error)
 
-    def workspace(self) -> str:
-        return self._landing.workspace()
+    def create_workspace(self) -> str:
+        return require_command_target(self._target).create_workspace()
 
-    def hand_over(self, owner: Ownership) -> int:
-        return self._landing.hand_over(owner)
+    def create_workspace_for(self, owner: Ownership) -> int:
+        return require_command_target(self._target).create_workspace_for(owner)
 
-    def adopt(self, name: bytes, check: Callable[[], object] = lambda: None) -> int:
-        size = self._landing.adopt(name, check)
-        self.files += 1
-        self.bytes += size
-        self._changed()
+    def import_file(self, name: bytes, check: Callable[[], object] = lambda: None) -> int:
+        size = require_command_target(self._target).import_file(name, check)
+        self._add(1, size)
         return size
 
     def count_bytes(self, name: bytes, size: int) -> None:
         """Count *size* new bytes of a file."""
         if name in self._unfinished:
             self._unfinished[name] += size
-            self.bytes += size
-            self._changed()
+            self._add(0, size)
 
-    def count_file(self, name: bytes, *, failed: bool = False) -> None:
-        """Count a file that is complete or has failed; the bytes of a failed one are discarded."""
-        kept = self._unfinished.pop(name, None)
-        if kept is not None:
-            self.files += 1
-            self.bytes -= kept if failed else 0
-            self._changed()
+    def count_file(self, name: bytes, *, has_failed: bool = False) -> None:
+        """Count a file that is complete or has failed; the bytes of a failed one are subtracted."""
+        size = self._unfinished.pop(name, None)
+        if size is not None:
+            self._add(1, -size if has_failed else 0)
 
-    def _changed(self) -> None:
-        now = self.bytes + self.files
-        if now > self.high_water:
-            self.high_water = now
-        if self._on_change is not None:
-            self._on_change()
+    def _add(self, files: int, size: int) -> None:
+        self.files += files
+        self.bytes += size
+        self.high_water = max(self.high_water, self.bytes + self.files)
+        self._on_change()
 
 
-class _CountingSlot(Slot):
-    """A slot whose bytes are counted, each once: some arrive again, and over SCP all of them."""
+class _CountingFile(IncomingFile):
+    """Counts each byte of a file once, although some arrive again, and over SCP all of them."""
 
-    __slots__ = ("_here", "_landing", "_name", "_slot")
+    __slots__ = ("_counting", "_file", "_name", "_received")
 
-    def __init__(self, slot: Slot, name: bytes, here: Ranges, landing: CountingLanding) -> None:
-        self._slot = slot
+    def __init__(self, file: IncomingFile, name: bytes, received: Ranges, counting: CountingTarget) -> None:
+        self._file = file
         self._name = name
-        self._here = here
-        self._landing = landing
+        self._received = received
+        self._counting = counting
 
     @property
     def is_finished(self) -> bool:
-        return self._slot.is_finished
+        return self._file.is_finished
 
     def missing(self) -> Sequence[tuple[int, int]]:
-        return self._slot.missing()
+        return self._file.missing()
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
-        self._slot.write(offset, buffers)
-        self._landing.count_bytes(self._name, self._here.add(offset, offset + sum(map(len, buffers))))
+        self._file.write(offset, buffers)
+        self._counting.count_bytes(self._name, self._received.add(offset, offset + sum(map(len, buffers))))
 
     def finish(self) -> None:
-        self._slot.finish()
-        self._landing.count_file(self._name)
+        self._file.finish()
+        self._counting.count_file(self._name)
 
     def fail(self, error: StageError) -> None:
-        self._slot.fail(error)
-        self._landing.count_file(self._name, failed=True)
+        self._file.fail(error)
+        self._counting.count_file(self._name, has_failed=True)
 
 
-def _ranges_here(slot: Slot, size: int) -> tuple[Ranges, int]:
-    """Return which ranges of a file of *size* bytes need not be fetched, and how many bytes these are."""
-    here, at, kept = Ranges(), 0, 0
-    for start, end in (*slot.missing(), (size, size)):
-        kept += here.add(at, start)
-        at = end
-    return here, kept
+def _received_ranges(file: IncomingFile, size: int) -> tuple[Ranges, int]:
+    """Return the ranges of a file of *size* bytes that need not be fetched, and their number of bytes."""
+    received, position, count = Ranges(), 0, 0
+    for start, end in (*file.missing(), (size, size)):
+        count += received.add(position, start)
+        position = end
+    return received, count

@@ -1,4 +1,4 @@
-"""The names and paths that go to a peer and come from it, and how much of them `Limits` allows."""
+"""Names and paths that are exchanged with a peer, and their limits."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from peerstage.reasons import Reason
 from peerstage.records import Limits
 
 
-class Names:
-    """The names that a peer gives for one directory: each of them once, and not too many.
+class ListedNames:
+    """The names in one directory, as a peer lists them: each only once, and a limited number.
 
     Args:
         directory: The directory, for messages.
-        limits: How many names, and how much memory for them.
+        limits: Bounds for their number and size.
     """
 
     def __init__(self, directory: bytes, limits: Limits) -> None:
         self._directory = directory
         self._limits = limits
         self._names: set[bytes] = set()
-        self._held = 0
+        self._bytes = 0
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._names)
@@ -35,53 +35,44 @@ class Names:
         return len(self._names)
 
     def add(self, name: bytes) -> None:
-        """Take note of *name*.
+        """Add *name*.
 
         Raises:
-            ProtocolError: It came before.
-            LimitExceeded: It is one too many, or all of them take too much memory.
+            ProtocolError: If the name has been added before.
+            LimitExceeded: If there are too many names, or they take too much memory.
         """
         if name in self._names:
-            raise ProtocolError("The peer gives this name twice.", path=name)
+            raise ProtocolError("The peer listed this name twice.", path=name)
         self._names.add(name)
-        self._held += len(name) + sys.getsizeof(os.fsdecode(name))  # text may take four times its bytes
+        self._bytes += len(name) + sys.getsizeof(os.fsdecode(name))  # text may take four times its bytes
         if len(self._names) > self._limits.entries:
-            raise LimitExceeded(
-                f"More than {self._limits.entries} entries (Limits.entries).",
-                path=self._directory,
-                reason=Reason.LIMIT_EXCEEDED,
-                limit="entries",
-            )
-        self.require_bytes(self._held)
+            raise _exceeded(f"The directory has more than {self._limits.entries} entries", "entries", self._directory)
+        self.check_listing_size(self._bytes)
 
-    def require_bytes(self, count: int) -> None:
-        """Refuse a listing of so many bytes if that is too much."""
-        if count > self._limits.listing_bytes:
-            raise LimitExceeded(
-                f"A listing of over {self._limits.listing_bytes} bytes (Limits.listing_bytes).",
-                path=self._directory,
-                reason=Reason.LIMIT_EXCEEDED,
-                limit="listing_bytes",
+    def check_listing_size(self, size: int) -> None:
+        """Raise `LimitExceeded` if a listing of *size* bytes is too large."""
+        if size > self._limits.listing_bytes:
+            raise _exceeded(
+                f"The listing has more than {self._limits.listing_bytes} bytes", "listing_bytes", self._directory
             )
+
+
+def is_hidden(name: bytes) -> bool:
+    """Return whether *name* begins with a dot. The original's ``scp PEER:DIR/*`` never copied such files."""
+    return name.startswith(b".")
 
 
 def check_name_length(name: bytes, limits: Limits) -> None:
-    """Refuse a name that is longer than what `Limits` allows."""
+    """Raise `LimitExceeded` if a peer's file name is too long."""
     if len(name) > limits.name_bytes:
-        raise LimitExceeded(
-            f"A name of {len(name)} bytes (Limits.name_bytes).",
-            path=name[:255],
-            reason=Reason.LIMIT_EXCEEDED,
-            limit="name_bytes",
-        )
+        raise _exceeded(f"The name has {len(name)} bytes, more than {limits.name_bytes}", "name_bytes", name[:255])
 
 
-def check_path(path: bytes, limits: Limits) -> None:
-    """Refuse a path that is longer than what `Limits` lets us send."""
+def check_path_length(path: bytes, limits: Limits) -> None:
+    """Raise `LimitExceeded` if *path* is too long to be sent."""
     if len(path) > limits.path_bytes:
-        raise LimitExceeded(
-            f"A path of {len(path)} bytes (Limits.path_bytes).",
-            path=path[:255],
-            reason=Reason.LIMIT_EXCEEDED,
-            limit="path_bytes",
-        )
+        raise _exceeded(f"The path has {len(path)} bytes, more than {limits.path_bytes}", "path_bytes", path[:255])
+
+
+def _exceeded(what: str, limit: str, path: bytes) -> LimitExceeded:
+    return LimitExceeded(f"{what} (Limits.{limit}).", path=path, reason=Reason.LIMIT_EXCEEDED, limit=limit)

@@ -1,4 +1,4 @@
-"""Connections that are lost at every byte: the next one asks for what is missing, and for nothing else."""
+"""Connections that are lost at any byte: the next one requests the missing ranges, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,327 +11,333 @@ from pathlib import Path
 import pytest
 
 from peerstage.errors import ConnectionLost
-from peerstage.isolation.frames import FrameParser
-from peerstage.isolation.receive import Receiver
-from peerstage.isolation.upward import Upward, UpwardLanding
-from peerstage.landing import DirectoryLanding
-from peerstage.landing.arrived import BLOCK
-from peerstage.landing.base import Landing
+from peerstage.isolation.child.child_target import ChildTarget
+from peerstage.isolation.child.frame_writer import FrameWriter
+from peerstage.isolation.parent.frame_receiver import FrameReceiver
+from peerstage.isolation.protocol.frames import FrameParser
 from peerstage.records import Entry, Limits, Progress
-from peerstage.session.watchdog import Watchdog
-from peerstage.testing.contract import landed
+from peerstage.target import DirectoryTarget
+from peerstage.target.base import Target
+from peerstage.target.received_data import SAMPLE_BYTES
+from peerstage.testing.contract import files_in
 from peerstage.transport.base import Transport
 from peerstage.transport.capabilities import SFTP
-from peerstage.transport.observe import Observing
-from peerstage.transport.retry import Retry, Retrying
+from peerstage.transport.progress import ProgressTransport
+from peerstage.transport.retry import Retry, RetryingTransport
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
-from support.sftp_server import DiesAfter, HangsUp, Node, RecordingLanding, Server, transport_to
+from peerstage.watchdog import Watchdog
+from support.sftp_server import ClosesChannel, DropsConnectionAfter, FakeSFTPServer, Node, RecordingTarget, transport_to
 
-chance = random.Random(0)
-FILES = {b"%d" % size: Node(chance.randbytes(size)) for size in (0, 1, 100, 1023, 1024, 1025, 5000)}
+rng = random.Random(0)
+FILES = {b"%d" % size: Node(rng.randbytes(size)) for size in (0, 1, 100, 1023, 1024, 1025, 5000)}
 DATA = {name: node.data for name, node in FILES.items()}
 SIZE = sum(node.size for node in FILES.values())
 
 
-class DiesWhenAsked(Server):
-    """Is gone when the client sends its batch of that number."""
+class DropsConnectionOnSend(FakeSFTPServer):
+    """Loses the connection when it receives a batch of requests after *batches_left* others."""
 
-    left = 0
+    batches_left = 0
 
     def send(self, data: bytes) -> None:
-        if self.left <= 0:
+        if self.batches_left <= 0:
             raise ConnectionLost("The connection was lost: the peer closed it.")
-        self.left -= 1
+        self.batches_left -= 1
         super().send(data)
 
 
-def dying(left: int, files: dict[bytes, Node] = FILES) -> DiesAfter:
-    server = DiesAfter(dict(files), read_bytes=1024)
-    server.left = left
+def dropping_after(bytes_left: int, files: dict[bytes, Node] = FILES) -> DropsConnectionAfter:
+    server = DropsConnectionAfter(dict(files), max_read_length=1024)
+    server.bytes_left = bytes_left
     return server
 
 
-def loses(server: Server, landing: Landing) -> bool:
-    """Whether the connection is lost before everything is there."""
+def loses_connection(server: FakeSFTPServer, staging_target: Target) -> bool:
+    """Pull from *server*; return whether the connection was lost before the end."""
     try:
-        transport_to(server).pull(b"/c", landing)
+        transport_to(server).pull(b"/c", staging_target)
     except ConnectionLost as exc:
         assert exc.transient
         return True
     return False
 
 
-def whole_conversation() -> int:
-    server = dying(1 << 30)
-    assert not loses(server, RecordingLanding())
-    return (1 << 30) - server.left
+def conversation_bytes() -> int:
+    """Return how many bytes a server sends for `FILES`."""
+    server = dropping_after(1 << 30)
+    assert not loses_connection(server, RecordingTarget())
+    return (1 << 30) - server.bytes_left
 
 
-def test_wherever_the_stream_ends_the_next_connection_asks_for_the_missing_ranges_alone() -> None:
-    for left in range(0, whole_conversation(), 13):
-        landing = RecordingLanding()
-        assert loses(dying(left), landing)
-        before = landing.received
-        missing = {name: set(slot.missing()) for name, slot in landing.slots.items()}
-        again = Server(dict(FILES), read_bytes=1 << 17)
-        assert not loses(again, landing)
-        assert {name: slot.data for name, slot in landing.slots.items()} == DATA
-        assert all(slot.finished for slot in landing.slots.values())
-        assert sum(length for _, _, length in again.asked) == SIZE - before
-        begun = {range_ for ranges in missing.values() for range_ in ranges}
+def test_the_next_connection_requests_only_the_missing_ranges() -> None:
+    for bytes_left in range(0, conversation_bytes(), 13):
+        recording_target = RecordingTarget()
+        assert loses_connection(dropping_after(bytes_left), recording_target)
+        before = recording_target.received
+        missing = {name: set(file.missing()) for name, file in recording_target.files.items()}
+        again = FakeSFTPServer(dict(FILES), max_read_length=1 << 17)
+        assert not loses_connection(again, recording_target)
+        assert {name: file.data for name, file in recording_target.files.items()} == DATA
+        assert all(file.finished for file in recording_target.files.values())
+        assert sum(length for _, _, length in again.reads) == SIZE - before
+        resumed = {range_ for ranges in missing.values() for range_ in ranges}
         new = {(0, node.size) for name, node in FILES.items() if name not in missing}
-        assert {(start, start + length) for _, start, length in again.asked} <= begun | new
+        assert {(start, start + length) for _, start, length in again.reads} <= resumed | new
         assert again.handles == {}
 
 
-def test_wherever_the_stream_ends_the_files_on_disk_are_whole_after_the_next_connection(tmp_path: Path) -> None:
-    for left in range(0, whole_conversation(), 211):
-        target = tmp_path / str(left)
+def test_files_on_disk_are_complete_after_the_next_connection(tmp_path: Path) -> None:
+    for bytes_left in range(0, conversation_bytes(), 211):
+        target = tmp_path / str(bytes_left)
         target.mkdir()
-        with DirectoryLanding(str(target), durable=False) as landing:
-            assert loses(dying(left), landing)
-            assert {name for name in landed(target) if not name.startswith(b".")} == set()
-            assert not loses(Server(dict(FILES), read_bytes=1024), landing)
-            landing.commit()
-        assert landed(target) == DATA
+        with DirectoryTarget(str(target), durable=False) as staging_target:
+            assert loses_connection(dropping_after(bytes_left), staging_target)
+            assert {name for name in files_in(target) if not name.startswith(b".")} == set()
+            assert not loses_connection(FakeSFTPServer(dict(FILES), max_read_length=1024), staging_target)
+            staging_target.commit()
+        assert files_in(target) == DATA
 
 
-def test_a_connection_that_is_lost_while_sending_is_continued_too() -> None:
-    landing = RecordingLanding()
-    for left in range(200):
-        server = DiesWhenAsked(dict(FILES), read_bytes=1024)
-        server.left = left
-        if not loses(server, landing):
+def test_a_connection_that_is_lost_while_sending_is_resumed_too() -> None:
+    recording_target = RecordingTarget()
+    for batches_left in range(200):
+        server = DropsConnectionOnSend(dict(FILES), max_read_length=1024)
+        server.batches_left = batches_left
+        if not loses_connection(server, recording_target):
             break
     else:
-        raise AssertionError("It never came to an end.")
-    assert left > 3
-    assert {name: slot.data for name, slot in landing.slots.items()} == DATA
+        raise AssertionError("The files never became complete.")
+    assert batches_left > 3
+    assert {name: file.data for name, file in recording_target.files.items()} == DATA
 
 
-def test_a_connection_that_is_lost_time_and_again_gets_there() -> None:
+def test_repeatedly_lost_connections_complete_the_file() -> None:
     files = {b"big": Node(random.Random(1).randbytes(60_000))}
-    landing = RecordingLanding()
+    recording_target = RecordingTarget()
     received = [0]
-    while loses(dying(8000, files), landing):
-        received.append(landing.received)
-        assert received[-1] > received[-2], "every connection brings something"
-    assert landing.slots[b"big"].data == files[b"big"].data
+    while loses_connection(dropping_after(8000, files), recording_target):
+        received.append(recording_target.received)
+        assert received[-1] > received[-2], "every connection makes progress"
+    assert recording_target.files[b"big"].data == files[b"big"].data
 
 
-def test_a_run_that_is_lost_for_good_leaves_nothing(target: Path) -> None:
+def test_a_run_that_never_reconnects_leaves_nothing_behind(target: Path) -> None:
     (target / "old").write_bytes(b"old")
-    for left in range(0, whole_conversation(), 499):
-        with DirectoryLanding(str(target), durable=False) as landing:
-            assert loses(dying(left), landing)
-        assert landed(target) == {b"old": b"old"}
+    for bytes_left in range(0, conversation_bytes(), 499):
+        with DirectoryTarget(str(target), durable=False) as staging_target:
+            assert loses_connection(dropping_after(bytes_left), staging_target)
+        assert files_in(target) == {b"old": b"old"}
 
 
 @pytest.mark.parametrize(
     "changes", [{"mtime": 5}, {"data": b"shorter"}, {"data": b"n" * 30_000}, {"data": b"n" * 20_000, "mtime": 9}]
 )
-def test_a_file_that_changed_between_two_connections_starts_anew(target: Path, changes: dict[str, object]) -> None:
+def test_a_file_that_changed_between_connections_starts_over(target: Path, changes: dict[str, object]) -> None:
     old = Node(b"o" * 20_000)
     new = dataclasses.replace(old, **changes)  # type: ignore[arg-type]
-    with DirectoryLanding(str(target), durable=False) as landing:
-        assert loses(dying(12_000, {b"a": old}), landing)
-        server = Server({b"a": new})
-        transport_to(server).pull(b"/c", landing)
-        landing.commit()
-    assert sum(length for _, _, length in server.asked) == new.size
-    assert landed(target) == {b"a": new.data}
+    with DirectoryTarget(str(target), durable=False) as staging_target:
+        assert loses_connection(dropping_after(12_000, {b"a": old}), staging_target)
+        server = FakeSFTPServer({b"a": new})
+        transport_to(server).pull(b"/c", staging_target)
+        staging_target.commit()
+    assert sum(length for _, _, length in server.reads) == new.size
+    assert files_in(target) == {b"a": new.data}
 
 
-class DiesInTurn(DiesAfter):
-    """Answers in any order, so that what has arrived lies in many ranges, and dies."""
+class ReordersAndDrops(DropsConnectionAfter):
+    """Replies in any order, so that many ranges arrive, and loses the connection."""
 
     def arrange(self, replies: list[bytes]) -> list[bytes]:
-        chance.shuffle(replies)
+        rng.shuffle(replies)
         return replies
 
 
 def versions(size: int) -> tuple[Node, Node]:
-    """Two versions of a file that look the same in every listing."""
+    """Return two versions of a file with equal attributes."""
     return Node(random.Random(size).randbytes(size)), Node(random.Random(size + 1).randbytes(size))
 
 
-def stage_over(servers: list[Server], target: Path) -> int:
-    """Stage over one connection after the other, all but the last of which are lost; return the bytes asked of that."""
-    with DirectoryLanding(str(target), durable=False) as landing:
+def stage_over(servers: list[FakeSFTPServer], target: Path) -> int:
+    """Stage over one connection after the other, all but the last lost; return the bytes requested from the last."""
+    with DirectoryTarget(str(target), durable=False) as staging_target:
         for server in servers[:-1]:
-            assert loses(server, landing)
-        assert not loses(servers[-1], landing)
-        landing.commit()
-    return sum(length for _, _, length in servers[-1].asked)
+            assert loses_connection(server, staging_target)
+        assert not loses_connection(servers[-1], staging_target)
+        staging_target.commit()
+    return sum(length for _, _, length in servers[-1].reads)
 
 
-@pytest.mark.parametrize("dies", [DiesAfter, DiesInTurn])
-def test_a_file_that_was_replaced_by_one_that_looks_the_same_is_never_a_mixture(
-    tmp_path: Path, dies: type[DiesAfter]
+@pytest.mark.parametrize("server_class", [DropsConnectionAfter, ReordersAndDrops])
+def test_two_versions_with_equal_attributes_are_never_mixed(
+    tmp_path: Path, server_class: type[DropsConnectionAfter]
 ) -> None:
     old, new = versions(300_000)
     small_old, small_new = versions(700)
-    for left in range(1000, 280_000, 9973):
-        target = tmp_path / str(left)
+    for bytes_left in range(1000, 280_000, 9973):
+        target = tmp_path / str(bytes_left)
         target.mkdir()
-        first = dies({b"big": old, b"small": small_old}, read_bytes=1024)
-        first.left = left
-        stage_over([first, Server({b"big": new, b"small": small_new}, read_bytes=1024)], target)
-        found = landed(target)
-        assert found[b"big"] == new.data
-        assert found[b"small"] in (small_old.data, small_new.data), "what was complete may be the old one, as a whole"
+        first = server_class({b"big": old, b"small": small_old}, max_read_length=1024)
+        first.bytes_left = bytes_left
+        stage_over([first, FakeSFTPServer({b"big": new, b"small": small_new}, max_read_length=1024)], target)
+        staged = files_in(target)
+        assert staged[b"big"] == new.data
+        assert staged[b"small"] in (small_old.data, small_new.data), "a complete file may be the old version"
 
 
-def test_a_file_that_was_replaced_twice_is_the_last_version(target: Path) -> None:
+def test_a_file_that_was_replaced_twice_has_the_last_version(target: Path) -> None:
     old, new = versions(300_000)
-    connections = [dying(100_000, {b"big": old}), dying(60_000, {b"big": new}), dying(60_000, {b"big": old})]
-    asked = stage_over([*connections, Server({b"big": new}, read_bytes=1024)], target)
-    assert landed(target) == {b"big": new.data}
-    assert asked == new.size
+    connections = [
+        dropping_after(100_000, {b"big": old}),
+        dropping_after(60_000, {b"big": new}),
+        dropping_after(60_000, {b"big": old}),
+    ]
+    requested = stage_over([*connections, FakeSFTPServer({b"big": new}, max_read_length=1024)], target)
+    assert files_in(target) == {b"big": new.data}
+    assert requested == new.size
 
 
 @pytest.mark.parametrize("at", [0, 400_000, 1_100_000, 2_300_000, -1])
-def test_a_change_in_any_block_that_is_compared_starts_the_file_anew(target: Path, at: int) -> None:
-    """At the start, at every doubling, and at the end of what had arrived."""
+def test_a_change_in_any_compared_sample_starts_the_file_over(target: Path, at: int) -> None:
+    """Samples lie at the start, at every doubling, and at the end of the received data."""
     old = Node(random.Random(7).randbytes(4_000_000))
-    first = dying(3_000_000, {b"big": old})
-    with DirectoryLanding(str(target), durable=False) as landing:
-        assert loses(first, landing)
-        kept = landing.received
+    first = dropping_after(3_000_000, {b"big": old})
+    with DirectoryTarget(str(target), durable=False) as staging_target:
+        assert loses_connection(first, staging_target)
+        kept = staging_target.received_bytes
         changed = bytearray(old.data)
-        landing.open(Entry(b"big", old.size, 0o644, old.mtime))
-        blocks = sorted(landing._slots[b"big"]._arriving.arrived._blocks)  # type: ignore[union-attr]
+        staging_target.open(Entry(b"big", old.size, 0o644, old.mtime))
+        blocks = sorted(staging_target._files[b"big"]._transfer.data._samples)  # type: ignore[union-attr]
         start, block = min(blocks, key=lambda one: abs(one[0] - (at if at >= 0 else kept)))
         changed[start + len(block) // 2] ^= 1
-        server = Server({b"big": Node(bytes(changed))}, read_bytes=1024)
-        assert not loses(server, landing)
-        landing.commit()
-    assert landed(target) == {b"big": bytes(changed)}
+        server = FakeSFTPServer({b"big": Node(bytes(changed))}, max_read_length=1024)
+        assert not loses_connection(server, staging_target)
+        staging_target.commit()
+    assert files_in(target) == {b"big": bytes(changed)}
 
 
-def test_a_file_that_is_still_the_same_is_fetched_again_in_a_few_blocks_alone(target: Path) -> None:
+def test_of_an_unchanged_file_only_a_few_samples_are_fetched_again(target: Path) -> None:
     old = Node(random.Random(7).randbytes(6_000_000))
-    first = dying(5_000_000, {b"big": old})
-    with DirectoryLanding(str(target), durable=False) as landing:
-        assert loses(first, landing)
-        missing = old.size - landing.received
-        server = Server({b"big": old}, read_bytes=1024)
-        assert not loses(server, landing)
-        landing.commit()
-        asked = sum(length for _, _, length in server.asked)
-        assert missing < asked <= missing + 8 * BLOCK
-        assert landing.resumed_bytes == old.size - asked
-    assert landed(target) == {b"big": old.data}
+    first = dropping_after(5_000_000, {b"big": old})
+    with DirectoryTarget(str(target), durable=False) as staging_target:
+        assert loses_connection(first, staging_target)
+        missing = old.size - staging_target.received_bytes
+        server = FakeSFTPServer({b"big": old}, max_read_length=1024)
+        assert not loses_connection(server, staging_target)
+        staging_target.commit()
+        requested = sum(length for _, _, length in server.reads)
+        assert missing < requested <= missing + 8 * SAMPLE_BYTES
+        assert staging_target.resumed_bytes == old.size - requested
+    assert files_in(target) == {b"big": old.data}
 
 
-def test_a_file_that_changes_again_while_it_is_fetched_again_fails_alone(target: Path) -> None:
-    class ChangesLate(Server):
-        """Tells another time at the last FSTAT."""
+def test_a_file_that_changes_while_it_is_refetched_fails_alone(target: Path) -> None:
+    class ChangesLate(FakeSFTPServer):
+        """Reports another modification time at the last FSTAT."""
 
-        def fstat(self, number: int, handle: bytes, rest: bytes) -> list[bytes]:
-            if self.kinds[wire.FSTAT] > 2:
+        def fstat(self, request_id: int, handle: bytes, rest: bytes) -> list[bytes]:
+            if self.requests[wire.FXP_FSTAT] > 2:
                 self.files[b"big"].mtime += 1
-            return super().fstat(number, handle, rest)
+            return super().fstat(request_id, handle, rest)
 
     old, new = versions(300_000)
-    with DirectoryLanding(str(target), durable=False) as landing:
-        assert loses(dying(100_000, {b"big": old}), landing)
-        assert not loses(ChangesLate({b"big": new}, read_bytes=1024), landing)
-        landing.commit()
-        assert [file.error for file in landing.files()] == [
+    with DirectoryTarget(str(target), durable=False) as staging_target:
+        assert loses_connection(dropping_after(100_000, {b"big": old}), staging_target)
+        assert not loses_connection(ChangesLate({b"big": new}, max_read_length=1024), staging_target)
+        staging_target.commit()
+        assert [file.error for file in staging_target.pop_results()] == [
             "It was modified while it was staged. Let the peer finish collecting first: it must write its indicator "
             "last."
         ]
-    assert landed(target) == {}
+    assert files_in(target) == {}
 
 
-def test_a_replaced_file_is_noticed_by_a_child_too_and_its_parent_writes_the_new_one(target: Path) -> None:
+def test_an_isolated_child_detects_a_replaced_file_and_its_parent_writes_the_new_version(target: Path) -> None:
     old, new = versions(300_000)
     frames = target.parent / "frames"
     with open(frames, "wb") as file:
-        upward = Upward(file.fileno())
-        landing = UpwardLanding(upward)
+        writer = FrameWriter(file.fileno())
+        staging_target = ChildTarget(writer)
         for _ in range(3):
-            assert loses(dying(60_000, {b"big": old, b"also": old}), landing)
-        assert not loses(Server({b"big": new, b"also": new}, read_bytes=1024), landing)
-        upward.flush()
-    with DirectoryLanding(str(target), durable=False) as real:
-        receiver = Receiver(real, Limits(), tries=4)
-        for record in FrameParser().feed(memoryview(frames.read_bytes())):
-            receiver.take(record)
+            assert loses_connection(dropping_after(60_000, {b"big": old, b"also": old}), staging_target)
+        assert not loses_connection(FakeSFTPServer({b"big": new, b"also": new}, max_read_length=1024), staging_target)
+        writer.flush()
+    with DirectoryTarget(str(target), durable=False) as real:
+        receiver = FrameReceiver(real, Limits(), tries=4)
+        for frame in FrameParser().feed(memoryview(frames.read_bytes())):
+            receiver.handle(frame)
         real.commit()
-    found = landed(target)
+    found = files_in(target)
     assert found[b"big"] == new.data
     assert found[b"also"] in (old.data, new.data)
 
 
-def test_what_is_complete_is_not_opened_again() -> None:
-    landing = RecordingLanding()
-    assert not loses(Server(dict(FILES)), landing)
-    again = Server(dict(FILES))
-    assert not loses(again, landing)
-    assert again.opened == 1, "the directory"
-    assert again.asked == []
+def test_complete_files_are_not_opened_again() -> None:
+    recording_target = RecordingTarget()
+    assert not loses_connection(FakeSFTPServer(dict(FILES)), recording_target)
+    again = FakeSFTPServer(dict(FILES))
+    assert not loses_connection(again, recording_target)
+    assert again.opened == 1, "only the directory"
+    assert again.reads == []
 
 
-def test_a_packet_of_which_the_half_has_come_counts_for_nothing() -> None:
-    class EndsInAPacket(HangsUp):
-        """Sends all but the last byte of its data, and closes."""
+def test_part_of_a_packet_is_not_written() -> None:
+    class ClosesWithinPacket(ClosesChannel):
+        """Sends all but the last byte of its data, and closes the channel."""
 
-        def cut(self, out: deque[bytes]) -> bytes:
-            whole = super().cut(out)
-            if len(whole) < 900:
-                return whole
-            out.clear()
-            return whole[:-1]
+        def next_chunk(self, replies: deque[bytes]) -> bytes:
+            chunk = super().next_chunk(replies)
+            if len(chunk) < 900:
+                return chunk
+            replies.clear()
+            return chunk[:-1]
 
-    landing = RecordingLanding()
-    assert loses(EndsInAPacket({b"a": Node(b"a" * 1000)}), landing)
-    assert landing.received == 0
-
-
-def test_numbers_of_requests_differ_from_one_connection_to_the_next() -> None:
-    numbers = {SFTPClient(Server(), Limits(), Watchdog(Limits()))._number for _ in range(8)}
-    assert len(numbers) > 6
+    recording_target = RecordingTarget()
+    assert loses_connection(ClosesWithinPacket({b"a": Node(b"a" * 1000)}), recording_target)
+    assert recording_target.received == 0
 
 
-def test_a_byte_that_survives_two_lost_connections_counts_once_as_resumed(target: Path) -> None:
+def test_every_connection_starts_with_another_request_id() -> None:
+    request_ids = {SFTPClient(FakeSFTPServer(), Watchdog(Limits()))._request_id for _ in range(8)}
+    assert len(request_ids) > 6
+
+
+def test_a_byte_kept_over_two_lost_connections_counts_once_as_resumed(target: Path) -> None:
     file = {b"a": Node(b"a" * 20_000)}
-    with DirectoryLanding(str(target), durable=False) as landing:
-        assert loses(dying(6000, file), landing)
-        assert loses(dying(6000, file), landing)
-        assert landing.resumed_bytes > 0
-        server = Server(file)
-        assert not loses(server, landing)
-        assert landing.resumed_bytes == 20_000 - sum(length for _, _, length in server.asked)
-        landing.commit()
+    with DirectoryTarget(str(target), durable=False) as staging_target:
+        assert loses_connection(dropping_after(6000, file), staging_target)
+        assert loses_connection(dropping_after(6000, file), staging_target)
+        assert staging_target.resumed_bytes > 0
+        server = FakeSFTPServer(file)
+        assert not loses_connection(server, staging_target)
+        assert staging_target.resumed_bytes == 20_000 - sum(length for _, _, length in server.reads)
+        staging_target.commit()
 
 
-def test_a_file_that_starts_anew_was_not_resumed(target: Path) -> None:
-    with DirectoryLanding(str(target), durable=False) as landing:
-        assert loses(dying(6000, {b"a": Node(b"o" * 20_000)}), landing)
-        assert loses(dying(6000, {b"a": Node(b"o" * 20_000)}), landing)
-        assert landing.resumed_bytes > 0
-        assert not loses(Server({b"a": Node(b"n" * 20_000, mtime=9)}), landing)
-        assert landing.resumed_bytes == 0
-        landing.commit()
+def test_a_file_that_starts_over_is_not_resumed(target: Path) -> None:
+    with DirectoryTarget(str(target), durable=False) as staging_target:
+        assert loses_connection(dropping_after(6000, {b"a": Node(b"o" * 20_000)}), staging_target)
+        assert loses_connection(dropping_after(6000, {b"a": Node(b"o" * 20_000)}), staging_target)
+        assert staging_target.resumed_bytes > 0
+        assert not loses_connection(FakeSFTPServer({b"a": Node(b"n" * 20_000, mtime=9)}), staging_target)
+        assert staging_target.resumed_bytes == 0
+        staging_target.commit()
 
 
-def test_progress_never_tells_of_more_bytes_than_there_are() -> None:
-    told: list[Progress] = []
-    rest = iter([9000, 9000, 9000, 1 << 30])
+def test_progress_never_exceeds_the_actual_bytes() -> None:
+    reports: list[Progress] = []
+    bytes_left = iter([9000, 9000, 9000, 1 << 30])
     watchdog = Watchdog(Limits())
 
     def connect() -> Transport:
-        transport = transport_to(dying(next(rest), {b"a": Node(b"a" * 20_000)}))
+        transport = transport_to(dropping_after(next(bytes_left), {b"a": Node(b"a" * 20_000)}))
         transport.host_key = "SHA256:none"
         return transport
 
-    stack = Observing(
-        Retrying(connect, SFTP, Retry(delay=0.0), watchdog), told.append, clock=itertools.count().__next__
+    stack = ProgressTransport(
+        RetryingTransport(connect, SFTP, Retry(delay=0.0), watchdog), reports.append, clock=itertools.count().__next__
     )
-    stack.pull(b"/c", RecordingLanding())
+    stack.pull(b"/c", RecordingTarget())
     watchdog.close()
-    assert [one.bytes_done for one in told] == sorted(one.bytes_done for one in told)
-    assert (told[-1].files_done, told[-1].bytes_done) == (1, 20_000)
+    assert [report.bytes_done for report in reports] == sorted(report.bytes_done for report in reports)
+    assert (reports[-1].files_done, reports[-1].bytes_done) == (1, 20_000)

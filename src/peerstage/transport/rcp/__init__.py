@@ -1,1 +1,1 @@
-"""Copying by a command like rcp or scp, for sites that insist on one of their own (PARITY 20)."""
+"""Copying by an external command like rcp, scp or rsync, for sites that configure one."""

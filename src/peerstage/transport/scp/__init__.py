@@ -1,1 +1,1 @@
-"""SCP, for peers without SFTP: one command a request, records and file data on its streams."""
+"""SCP, for peers without SFTP: each request is a command on the peer, which exchanges messages and file data."""

@@ -1,1 +1,1 @@
-"""SFTP: `wire` (bytes and values), `framing` and `client` (a conversation), `listing`, `fetch` (the engine)."""
+"""SFTP, in layers: `wire`, `packet_reader`, `client`, then `listing` and `fetch`, and the transport on top."""

@@ -1,4 +1,4 @@
-"""A bounded SFTP client: numbered requests out in batches, checked replies in, in whatever order they come."""
+"""A bounded SFTP client: it pipelines requests in batches, and accepts their replies in any order."""
 
 from __future__ import annotations
 
@@ -6,240 +6,223 @@ import secrets
 from typing import Any, NamedTuple
 
 from peerstage.errors import LimitExceeded, ProtocolError, RemoteError, RemoteNotFound
-from peerstage.landing.base import Buffer
 from peerstage.reasons import Reason
-from peerstage.records import ANSWER_BYTES, KIB, Limits
-from peerstage.session.stream import Stream
-from peerstage.session.watchdog import Watchdog
-from peerstage.transport.refusals import with_step
+from peerstage.records import KIB, REPLY_BYTES
+from peerstage.ssh.data_types import pack_string
+from peerstage.ssh.stream import Stream
+from peerstage.target.base import Buffer
+from peerstage.transport.refusals import with_advice
 from peerstage.transport.sftp import wire
-from peerstage.transport.sftp.framing import Packet, PacketReader
+from peerstage.transport.sftp.packet_reader import Packet, PacketReader
+from peerstage.watchdog import Watchdog
 
-#: Bytes to ask for at once of a server that does not say what it takes (draft, 6.4: 32768 always works).
-READ_BYTES = 32 * KIB
-#: Handles to keep open on a server that does not say how many it has.
-HANDLES = 16
-#: Handles to keep open at most, however many the server has.
-MOST_HANDLES = 512
+#: The length of a READ on a server that reports no limit: all servers should accept it
+#: (draft-ietf-secsh-filexfer-02, section 3).
+_DEFAULT_READ_LENGTH = 32 * KIB
+#: The most handles to keep open: without ``limits@openssh.com``, with it but without a limit, and in any case.
+_DEFAULT_OPEN_HANDLES = 16
+_UNLIMITED_OPEN_HANDLES = 64
+_MAX_OPEN_HANDLES = 512
+#: Handles that the server allows and the client leaves free.
+_SPARE_HANDLES = 8
 
-#: Requests that are worth a packet of their own, and unanswered ones that keep a server busy meanwhile.
+#: Flush when this many requests are queued, or when fewer than _BUSY are in flight.
 _BATCH = 32
 _BUSY = 128
 
 
-_OF_ENTRY = {Reason.NOT_FOUND: Reason.VANISHED, Reason.REMOTE_FAILURE: Reason.ENTRY_UNREADABLE}
-
-
 class Reply(NamedTuple):
-    """A reply, with what was kept for it when its request was made."""
+    """A reply, and the context that was given with its request.
+
+    Attributes:
+        context: See `SFTPClient.queue_request`.
+        type: The packet type, one of ``wire.FXP_*``.
+        body: See `Packet`.
+    """
 
     context: Any
-    kind: int
+    type: int
     body: list[Buffer] | bytes
 
+    def joined_body(self) -> bytes:
+        """Return the body in one piece."""
+        return self.body if isinstance(self.body, bytes) else b"".join(self.body)
 
-class _Pending(NamedTuple):
-    """A request: its context, and the watchdog's `waited` when it was made."""
+    def expect_handle(self, path: bytes) -> bytes:
+        """Return the handle in the reply to a request about *path*; raise `RemoteError` for an error status."""
+        if self.type == wire.FXP_HANDLE:
+            return wire.parse_handle(self.joined_body())
+        raise status_error(self.expect_status(), path)
+
+    def expect_attributes(self, path: bytes) -> wire.Attributes:
+        """Return the attributes in the reply to a request about *path*; raise `RemoteError` for an error status."""
+        if self.type == wire.FXP_ATTRS:
+            return wire.parse_attributes(self.joined_body())
+        raise status_error(self.expect_status(), path)
+
+    def expect_status(self) -> wire.Status:
+        """Return the status, an error or not; raise `ProtocolError` if the reply is of another type."""
+        if self.type == wire.FXP_STATUS:
+            return wire.parse_status(self.joined_body())
+        raise ProtocolError(f"The peer replied with an SFTP packet of the wrong type, {self.type}.")
+
+
+class _Request(NamedTuple):
+    """An outstanding request: its context, and `Watchdog.seconds_waited` when it was queued."""
 
     context: Any
-    waited: float
+    queued_at: float
 
 
 class SFTPClient:
-    """One conversation in SFTP version 3.
+    """The client side of one SFTP channel, version 3.
 
-    Requests are queued with `request`, sent with `flush`, and answered by `reply` in any order. The first thing that
-    breaks the protocol ends the conversation.
+    Queue requests with `queue_request`; receive their replies, in any order, with `read_reply`. A protocol violation is
+    final: only `close` is useful after it.
 
     Attributes:
-        read_bytes: How much one READ may ask for.
-        handles: How many handles may be open at once.
+        limits: Bounds on what the server may send, those of the watchdog.
+        reader: Reads the packets of the channel.
+        max_read_length: How many bytes one READ may request.
+        max_open_handles: How many handles may be open at once.
     """
 
-    def __init__(self, stream: Stream, limits: Limits, watchdog: Watchdog) -> None:
+    def __init__(self, stream: Stream, watchdog: Watchdog) -> None:
+        self.limits = limits = watchdog.limits
         self._stream = stream
-        self._limits = limits
         self._watchdog = watchdog
-        self._reader = PacketReader(stream.receive, most=limits.packet_bytes)
-        self._number = secrets.randbits(32)  # a peer that answers before it was asked has to guess
-        self._pending: dict[int, _Pending] = {}  # in the order in which the requests were made
-        self._oldest_since = 0.0  # the watchdog's `waited` when the oldest one became that
-        self._out: list[bytes] = []
-        self._most_read = max(KIB, limits.packet_bytes - KIB)
-        self.read_bytes = min(READ_BYTES, self._most_read)
-        self.handles = HANDLES
+        self.reader = PacketReader(stream.receive, max_packet_bytes=limits.packet_bytes)
+        self._request_id = secrets.randbits(32)  # unpredictable, so that a server cannot answer in advance
+        self._outstanding: dict[int, _Request] = {}  # oldest first
+        self._oldest_since = 0.0  # `Watchdog.seconds_waited` when the oldest outstanding request became the oldest
+        self._queue: list[bytes] = []
+        self._max_data_length = max(KIB, limits.packet_bytes - KIB)
+        self.max_read_length = min(_DEFAULT_READ_LENGTH, self._max_data_length)
+        self.max_open_handles = _DEFAULT_OPEN_HANDLES
 
-    def start(self) -> None:
-        """Agree on version 3 and ask for the server's limits.
+    def negotiate(self) -> None:
+        """Agree on version 3, and query the server's limits.
 
         Raises:
-            NoSFTP: There is no server.
-            ProtocolError: It speaks no SFTP, or an older version.
+            NoSFTP: If the server closed the channel without sending a byte.
+            ProtocolError: If it does not speak SFTP version 3.
         """
-        self._stream.send(wire.init())
-        version, extensions = wire.parse_version(self._reader.next_version())
+        self._stream.send(wire.pack_init())
+        version, extensions = wire.parse_version(self.reader.read_version())
         if version != wire.VERSION:
             raise ProtocolError(f"The peer speaks SFTP version {version}, not 3. Update its SSH server.")
-        self._watchdog.received(ANSWER_BYTES)
-        if wire.LIMITS in extensions:
-            reply = self.call(wire.EXTENDED, wire.string(wire.LIMITS))
-            if reply.kind == wire.EXTENDED_REPLY:
-                self._heed(wire.parse_limits(_joined(reply)))
+        self._watchdog.count_received(REPLY_BYTES)
+        if wire.LIMITS_EXTENSION in extensions:
+            reply = self.request_reply(wire.FXP_EXTENDED, pack_string(wire.LIMITS_EXTENSION))
+            if reply.type == wire.FXP_EXTENDED_REPLY:
+                self._apply_server_limits(wire.parse_limits(reply.joined_body()))
             else:
-                status_of(reply)  # it may refuse, and no more
+                reply.expect_status()  # the server may refuse: then the defaults apply
 
-    def _heed(self, server: wire.ServerLimits) -> None:
-        if server.read:
-            self.read_bytes = max(KIB, min(server.read, self._most_read))
-        self.handles = max(1, min(server.handles - 8, MOST_HANDLES)) if server.handles else MOST_HANDLES // 8
+    def _apply_server_limits(self, server: wire.ServerLimits) -> None:
+        if server.max_read_length:
+            self.max_read_length = max(KIB, min(server.max_read_length, self._max_data_length))
+        if server.max_open_handles:
+            self.max_open_handles = max(1, min(server.max_open_handles - _SPARE_HANDLES, _MAX_OPEN_HANDLES))
+        else:
+            self.max_open_handles = _UNLIMITED_OPEN_HANDLES
 
-    # Requests.
+    # Pipelined requests.
 
-    def request(self, kind: int, body: bytes, context: Any = None) -> None:
-        """Queue a request; *context* comes back with its reply."""
-        number = self._number = (self._number + 1) & 0xFFFFFFFF
-        self._pending[number] = _Pending(context, self._watchdog.waited)
-        self._out.append(wire.request(kind, number, body))
-
-    def flush(self) -> None:
-        """Send what is queued, all at once."""
-        if self._out:
-            batch = b"".join(self._out)
-            self._out.clear()
-            self._stream.send(batch)
+    def queue_request(self, packet_type: int, body: bytes, context: Any = None) -> None:
+        """Queue a request; its `Reply` carries *context*."""
+        request_id = self._request_id = (self._request_id + 1) & 0xFFFFFFFF
+        self._outstanding[request_id] = _Request(context, self._watchdog.seconds_waited)
+        self._queue.append(wire.pack_request(packet_type, request_id, body))
 
     @property
     def outstanding(self) -> int:
-        """Requests that have no reply yet."""
-        return len(self._pending)
+        """The number of requests without a reply."""
+        return len(self._outstanding)
 
-    def reply(self) -> Reply:
-        """Return the next reply, whichever request it answers; before it waits it sends what is queued.
+    def read_reply(self) -> Reply:
+        """Return the next reply, to whichever request.
 
-        While the server has plenty to do, little is kept back until it makes a batch: each send costs both sides.
+        Queued requests are sent before waiting, unless the server is busy: each send costs both sides.
 
         Raises:
-            ProtocolError: It answers nothing that was asked, or is malformed.
-            LimitExceeded: A request has been unanswered for too long, although it was its turn: see
-                `Limits.reply_timeout`.
-            ConnectionLost: The conversation ended.
+            ProtocolError: If it answers no outstanding request, or is malformed.
+            LimitExceeded: If the oldest request waits longer than `Limits.reply_timeout` while others are answered.
+            ConnectionLost: If the channel or the connection ended.
         """
-        if not self._reader.has_more and (len(self._out) >= _BATCH or len(self._pending) - len(self._out) < _BUSY):
-            self.flush()
-        packet = self._reader.next()
-        oldest = next(iter(self._pending), None)
-        pending = self._pending.pop(packet.number, None)
-        if pending is None:
-            raise ProtocolError(f"The peer answers request {packet.number}, which is not open.")
-        self._watchdog.received(_size_of(packet), content=packet.kind == wire.DATA)
-        if packet.number == oldest:
-            self._oldest_since = self._watchdog.waited
-        elif self._pending:
+        queue = self._queue
+        if queue and not self.reader.has_more and (len(queue) >= _BATCH or len(self._outstanding) - len(queue) < _BUSY):
+            batch = b"".join(queue)
+            queue.clear()
+            self._stream.send(batch)
+        packet = self.reader.read_packet()
+        oldest = next(iter(self._outstanding), None)
+        request = self._outstanding.pop(packet.request_id, None)
+        if request is None:
+            raise ProtocolError(f"The peer replied to request {packet.request_id}, which is not outstanding.")
+        self._watchdog.count_received(_credited_bytes(packet), is_content=packet.type == wire.FXP_DATA)
+        if packet.request_id == oldest:
+            self._oldest_since = self._watchdog.seconds_waited
+        elif self._outstanding:
             self._check_oldest()
-        return Reply(pending.context, packet.kind, packet.body)
+        return Reply(request.context, packet.type, packet.body)
 
     def _check_oldest(self) -> None:
         """Raise `LimitExceeded` if the oldest request waits too long while others are answered.
 
-        Its time counts from when it became the oldest. Counted from when it was made, a slow line would be given up:
-        whatever was asked for before has to arrive first.
+        The time counts from when the request became the oldest: on a slow line, everything requested before it has to
+        arrive first.
         """
-        oldest = next(iter(self._pending.values()))
-        if self._watchdog.waited - max(oldest.waited, self._oldest_since) > self._limits.reply_timeout:
+        oldest = next(iter(self._outstanding.values()))
+        if self._watchdog.seconds_waited - max(oldest.queued_at, self._oldest_since) > self.limits.reply_timeout:
             raise LimitExceeded(
-                f"The peer left a request unanswered for {self._limits.reply_timeout:g} s (Limits.reply_timeout).",
+                f"The peer left a request unanswered for {self.limits.reply_timeout:g} s (Limits.reply_timeout).",
                 transient=True,
                 reason=Reason.REPLY_TIMEOUT,
                 limit="reply_timeout",
             )
 
-    @property
-    def has_more(self) -> bool:
-        """Whether a reply, or a part of one, lies ready."""
-        return self._reader.has_more
-
-    @property
-    def opening(self) -> str:
-        """What the server began with, if `start` found that it is not SFTP."""
-        return self._reader.opening
-
-    @property
-    def received(self) -> int:
-        """Bytes received so far, file data and all."""
-        return self._reader.received
-
     def close(self) -> None:
-        """End the conversation. Ending again is allowed."""
+        """Close the channel. Closing again is allowed."""
         self._stream.close()
 
-    # One request at a time.
+    # Single requests, while none is outstanding.
 
-    def call(self, kind: int, body: bytes) -> Reply:
-        """Make one request and return its reply; nothing else may be open."""
-        self.request(kind, body)
-        return self.reply()
+    def request_reply(self, packet_type: int, body: bytes) -> Reply:
+        """Send one request and return its reply."""
+        self.queue_request(packet_type, body)
+        return self.read_reply()
 
-    def handle(self, kind: int, body: bytes, path: bytes) -> bytes:
-        """Make a request that is answered by a handle, and return it."""
-        return handle_of(self.call(kind, body), path)
+    def request_handle(self, packet_type: int, body: bytes, path: bytes) -> bytes:
+        """Send an OPEN or OPENDIR of *path*, and return the handle."""
+        return self.request_reply(packet_type, body).expect_handle(path)
 
     def stat(self, path: bytes) -> wire.Attributes:
-        """Return the attributes of *path*, links followed."""
-        return attributes_of(self.call(wire.STAT, wire.string(path)), path)
+        """Return the attributes of *path*, symlinks followed."""
+        return self.request_reply(wire.FXP_STAT, pack_string(path)).expect_attributes(path)
 
-    def done(self, kind: int, body: bytes, path: bytes) -> None:
-        """Make a request that is answered by a status, which must be OK."""
-        status = status_of(self.call(kind, body))
+    def expect_ok(self, packet_type: int, body: bytes, path: bytes) -> None:
+        """Send a request about *path* that returns no data; raise `RemoteError` if it fails."""
+        status = self.request_reply(packet_type, body).expect_status()
         if status.code != wire.FX_OK:
-            raise refusal(status, path)
+            raise status_error(status, path)
 
 
-# What a reply must be, where anything else is a breach of the protocol.
-
-
-def handle_of(reply: Reply, path: bytes) -> bytes:
-    """Return the handle that *reply* holds; a status is raised as the refusal that it is."""
-    if reply.kind == wire.HANDLE:
-        return wire.parse_handle(_joined(reply))
-    raise refusal(status_of(reply), path)
-
-
-def attributes_of(reply: Reply, path: bytes) -> wire.Attributes:
-    """Return the attributes that *reply* holds; a status is raised as the refusal that it is."""
-    if reply.kind == wire.ATTRS:
-        return wire.parse_attributes(_joined(reply))
-    raise refusal(status_of(reply), path)
-
-
-def status_of(reply: Reply) -> wire.Status:
-    """Return the status that *reply* holds."""
-    if reply.kind != wire.STATUS:
-        raise ProtocolError(f"The peer answered with a packet of type {reply.kind} where that can not be.")
-    return wire.parse_status(_joined(reply))
-
-
-def refusal(status: wire.Status, path: bytes) -> RemoteError:
-    """Return a status other than OK as an error, with advice."""
+def status_error(status: wire.Status, path: bytes) -> RemoteError:
+    """Return the error that an error *status* about *path* stands for, with advice."""
     if status.code == wire.FX_NO_SUCH_FILE:
-        return RemoteNotFound("It is not there on the peer.", path=path)
+        return RemoteNotFound("The peer has no such file or directory.", path=path)
     if status.code == wire.FX_PERMISSION_DENIED:
         reason = Reason.PERMISSION_DENIED
-        return RemoteError(with_step("The peer denies permission.", reason), path=path, reason=reason)
-    said = f", saying {status.message!r}" if status.message else ""
-    return RemoteError(f"The peer refuses with status {status.code}{said}.", path=path, reason=Reason.REMOTE_FAILURE)
+        return RemoteError(with_advice("The peer denies permission.", reason), path=path, reason=reason)
+    quoted = f": {status.message!r}" if status.message else ""
+    return RemoteError(
+        f"The peer replied with SFTP status {status.code}{quoted}.", path=path, reason=Reason.REMOTE_FAILURE
+    )
 
 
-def entry_reason(refused: RemoteError) -> Reason:
-    """Return why a listed entry cannot be staged if the server answers with *refused*."""
-    return _OF_ENTRY.get(refused.reason, refused.reason)
-
-
-def _size_of(packet: Packet) -> int:
-    """Return for how many bytes *packet* counts: its data or names; any other answer for what it costs both ways."""
-    if packet.kind not in (wire.DATA, wire.NAME):
-        return ANSWER_BYTES
+def _credited_bytes(packet: Packet) -> int:
+    """Return the bytes to credit *packet* with: its data or names; for any other reply, the cost of a round trip."""
+    if packet.type not in (wire.FXP_DATA, wire.FXP_NAME):
+        return REPLY_BYTES
     return len(packet.body) if isinstance(packet.body, bytes) else sum(map(len, packet.body))
-
-
-def _joined(reply: Reply) -> bytes:
-    return reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)

@@ -1,12 +1,13 @@
-"""The engine: OPEN, FSTAT, READ and CLOSE of many files in flight at once on one channel.
+"""Pipelined SFTP download: requests for many files in flight on one channel.
 
-For each file the requests go out in this order, and a server must act on them in this order (draft, 6.1), whatever the
-order of its replies::
+The requests for each file go out in this order. A server must process the requests for one file in the order in which
+it receives them (draft-ietf-secsh-filexfer-02, section 6.1), whatever the order of its replies::
 
-    OPEN ── handle ──> FSTAT*, READ, READ, ..., FSTAT ── all there, unchanged ──> CLOSE
-                         * of files that take more than one READ
+    OPEN ── handle ──> FSTAT*, READ, READ, ..., FSTAT ── complete, unchanged ──> CLOSE
+                         * only for files that take more than one READ
 
-Reads are spread over files so that the line never waits for a round trip, and are bounded by a `Window`.
+READs of one file follow those of another without a pause, so that the line never idles for a round trip. A `Window`
+bounds the bytes in flight.
 """
 
 from __future__ import annotations
@@ -14,289 +15,276 @@ from __future__ import annotations
 import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
-from enum import Enum, auto
+from dataclasses import dataclass
+from functools import partial
 
 from peerstage.errors import ChangedFile, EntryError, IncompleteFile, NotRegular, ProtocolError, RemoteError
-from peerstage.landing.base import Landing, Slot
-from peerstage.records import MIB, Entry, Limits
-from peerstage.transport.base import join
-from peerstage.transport.names import check_path
+from peerstage.paths import join_path
+from peerstage.records import MIB, Entry
+from peerstage.ssh.data_types import pack_string
+from peerstage.target.base import IncomingFile, Target
+from peerstage.transport.names import check_path_length
+from peerstage.transport.refusals import entry_reason
 from peerstage.transport.sftp import wire
-from peerstage.transport.sftp.client import (
-    Reply,
-    SFTPClient,
-    attributes_of,
-    entry_reason,
-    handle_of,
-    refusal,
-    status_of,
-)
-from peerstage.transport.sftp.window import Mark, Window
+from peerstage.transport.sftp.client import Reply, SFTPClient, status_error
+from peerstage.transport.sftp.window import SendMark, Window
 
-#: Files are opened ahead until so many bytes of opened files wait to be asked for.
-_BACKLOG = 32 * MIB
-#: Bytes of a reply before its body: length, type, number (3).
-_HEADER = 9
+#: Open further files while fewer than this many bytes of the open ones remain to be requested.
+_MAX_BACKLOG = 32 * MIB
+#: The bytes of a reply before its body: length, type, request id (section 3).
+_REPLY_HEADER_BYTES = 9
 #: What to do about a file that changes.
-_FINISH = "Let the peer finish collecting first: it must write its indicator last."
+_CHANGED_ADVICE = "Let the peer finish collecting first: it must write its indicator last."
 
 
-class _Op(Enum):
-    OPEN = auto()
-    FSTAT = auto()
-    READ = auto()
-    CLOSE = auto()
+@dataclass(slots=True, eq=False)
+class _Transfer:
+    """The state of one file that is being fetched.
 
-
-class _File:
-    """One file on its way."""
-
-    __slots__ = (
-        "attributes_due",
-        "entry",
-        "handle",
-        "is_last_round",
-        "outstanding",
-        "path",
-        "refusals",
-        "slot",
-        "todo",
-    )
-
-    def __init__(self, entry: Entry, path: bytes, slot: Slot) -> None:
-        self.entry = entry
-        self.path = path
-        self.slot = slot
-        self.handle = b""
-        self.todo: deque[tuple[int, int]] = deque(slot.missing())
-        self.outstanding = 0
-        self.attributes_due = True  # an FSTAT has yet to be sent behind the last READ
-        self.refusals = 0
-        self.is_last_round = False
-
-    @property
-    def left(self) -> int:
-        return sum(end - start for start, end in self.todo)
-
-
-class Fetch:
-    """Fetches *entries* of *directory* into *landing*.
-
-    Args:
-        client: A conversation with nothing outstanding.
-        directory: The collect directory.
-        limits: Bounds for what is sent.
-        window: How much to have in flight.
+    Attributes:
+        ranges: What is missing and not requested yet, as (start, end).
+        outstanding: The number of its READs and FSTATs without a reply.
+        needs_fstat: Whether an FSTAT must follow the last READ.
+        failed_opens: How many OPENs failed, possibly at the handle limit.
+        is_refetch: Whether its data had to be requested a second time.
     """
 
-    def __init__(
-        self, client: SFTPClient, directory: bytes, landing: Landing, limits: Limits, window: Window | None = None
-    ) -> None:
+    entry: Entry
+    path: bytes
+    file: IncomingFile
+    ranges: deque[tuple[int, int]]
+    handle: bytes = b""
+    outstanding: int = 0
+    needs_fstat: bool = True
+    failed_opens: int = 0
+    is_refetch: bool = False
+
+    @property
+    def backlog(self) -> int:
+        return sum(end - start for start, end in self.ranges)
+
+
+class Fetcher:
+    """Fetches files of *directory* into *target*.
+
+    Args:
+        client: A client without outstanding requests.
+        directory: The collect directory.
+        target: Where the files go.
+        window: Sets the number of bytes to keep in flight.
+    """
+
+    def __init__(self, client: SFTPClient, directory: bytes, target: Target, window: Window | None = None) -> None:
         self._client = client
         self._directory = directory
-        self._landing = landing
-        self._limits = limits
-        self._window = window or Window(limits)
-        self._waiting: deque[_File] = deque()
-        self._alone: deque[_File] = deque()
-        self._reading: deque[_File] = deque()
-        self._open = 0
-        self._most_open = client.handles
+        self._target = target
+        self._window = window or Window(client.limits)
+        self._to_reopen: deque[_Transfer] = deque()
+        self._to_reopen_serially: deque[_Transfer] = deque()
+        self._readable: deque[_Transfer] = deque()  # open, with ranges to request
+        self._open_count = 0
+        self._max_open = client.max_open_handles
         self._in_flight = 0
         self._backlog = 0
 
     def run(self, entries: Sequence[Entry]) -> None:
-        """Fetch every entry that the landing does not have yet; a file that can not be fetched fails on its slot.
+        """Fetch every entry that the target does not have yet. A file that cannot be fetched fails alone.
 
         Raises:
-            ProtocolError, ConnectionLost, LimitExceeded, Cancelled, LandingError: The run was cut off.
+            ProtocolError, ConnectionLost, LimitExceeded, Cancelled, TargetError: If the run was cut off.
         """
-        upcoming = iter(entries)
+        remaining = iter(entries)
         client = self._client
         while True:
-            self._start_files(upcoming)
-            self._ask()
+            self._open_files(remaining)
+            self._send_reads()
             if not client.outstanding:
-                if not self._alone:
+                if not self._to_reopen_serially:
                     return
-                self._begin(self._alone.popleft())
+                self._send_open(self._to_reopen_serially.popleft())
                 continue
-            self._take(client.reply())
-            while client.has_more and client.outstanding:
-                self._take(client.reply())
+            self._handle_next_reply()
+            while client.reader.has_more and client.outstanding:
+                self._handle_next_reply()
 
-    # Out.
+    def _handle_next_reply(self) -> None:
+        """Call the context of the next reply, which is the function that handles it."""
+        reply = self._client.read_reply()
+        reply.context(reply)
 
-    def _start_files(self, upcoming: Iterator[Entry]) -> None:
-        """Open files ahead, as far as handles and backlog allow."""
-        while self._open < self._most_open and (self._backlog < _BACKLOG or not self._open):
-            file = self._waiting.popleft() if self._waiting else self._next_file(upcoming)
-            if file is None:
+    # Requests.
+
+    def _open_files(self, remaining: Iterator[Entry]) -> None:
+        """Open files ahead, as far as the handles and the backlog allow."""
+        while self._open_count < self._max_open and (self._backlog < _MAX_BACKLOG or not self._open_count):
+            transfer = self._to_reopen.popleft() if self._to_reopen else self._next_transfer(remaining)
+            if transfer is None:
                 return
-            self._begin(file)
+            self._send_open(transfer)
 
-    def _next_file(self, upcoming: Iterator[Entry]) -> _File | None:
-        for entry in upcoming:
-            slot = self._landing.open(entry)
-            if not slot.is_finished:
-                path = join(self._directory, entry.name)
-                check_path(path, self._limits)
-                return _File(entry, path, slot)
+    def _next_transfer(self, remaining: Iterator[Entry]) -> _Transfer | None:
+        for entry in remaining:
+            file = self._target.open(entry)
+            if not file.is_finished:
+                path = join_path(self._directory, entry.name)
+                check_path_length(path, self._client.limits)
+                return _Transfer(entry, path, file, deque(file.missing()))
         return None
 
-    def _begin(self, file: _File) -> None:
-        self._open += 1
-        self._backlog += file.left
-        context = (_Op.OPEN, file, 0, 0, self._window.mark())
-        self._client.request(wire.OPEN, wire.open_file(file.path, wire.FXF_READ), context)
+    def _send_open(self, transfer: _Transfer) -> None:
+        self._open_count += 1
+        self._backlog += transfer.backlog
+        handle_reply = partial(self._handle_open, transfer, self._window.mark_send())
+        self._client.queue_request(wire.FXP_OPEN, wire.pack_open(transfer.path, wire.FXF_READ), handle_reply)
 
-    def _ask(self) -> None:
-        """Ask for data of opened files, in turn, as far as the window allows."""
+    def _send_reads(self) -> None:
+        """Request data of the open files, one file after the other, as far as the window allows."""
         client, window = self._client, self._window
-        most = min(client.read_bytes, window.read_bytes)
-        while self._reading and self._in_flight < window.size:
-            file = self._reading[0]
-            mark = window.mark()
-            while file.todo and self._in_flight < window.size:
-                start, end = file.todo.popleft()
-                if end - start > most:
-                    file.todo.appendleft((start + most, end))
-                    end = start + most
+        max_length = min(client.max_read_length, window.max_read_length)
+        while self._readable and self._in_flight < window.size:
+            transfer = self._readable[0]
+            sent = window.mark_send()
+            while transfer.ranges and self._in_flight < window.size:
+                start, end = transfer.ranges.popleft()
+                if end - start > max_length:
+                    transfer.ranges.appendleft((start + max_length, end))
+                    end = start + max_length
                 length = end - start
                 self._backlog -= length
                 self._in_flight += length
-                file.outstanding += 1
-                client.request(wire.READ, wire.read(file.handle, start, length), (_Op.READ, file, start, length, mark))
-            if not file.todo:
-                self._reading.popleft()
-                if file.attributes_due:
-                    self._ask_attributes(file)
-                    file.attributes_due = False
+                transfer.outstanding += 1
+                body = wire.pack_read(transfer.handle, start, length)
+                client.queue_request(wire.FXP_READ, body, partial(self._handle_read, transfer, start, length, sent))
+            if not transfer.ranges:
+                self._readable.popleft()
+                if transfer.needs_fstat:
+                    self._send_fstat(transfer)
+                    transfer.needs_fstat = False
 
-    def _ask_attributes(self, file: _File) -> None:
-        file.outstanding += 1
-        self._client.request(wire.FSTAT, wire.string(file.handle), (_Op.FSTAT, file, 0, 0, None))
+    def _send_fstat(self, transfer: _Transfer) -> None:
+        transfer.outstanding += 1
+        self._client.queue_request(wire.FXP_FSTAT, pack_string(transfer.handle), partial(self._handle_fstat, transfer))
 
-    # In.
+    # Replies.
 
-    def _take(self, reply: Reply) -> None:
-        op, file, start, length, asked = reply.context
-        if op is _Op.OPEN:
-            self._window.arrived(_HEADER + len(reply.body), asked)
-            self._opened(file, reply)
+    def _handle_open(self, transfer: _Transfer, sent: SendMark, reply: Reply) -> None:
+        self._window.record_reply(_REPLY_HEADER_BYTES + len(reply.body), sent)
+        try:
+            transfer.handle = reply.expect_handle(transfer.path)
+        except RemoteError as exc:
+            self._open_count -= 1
+            self._backlog -= transfer.backlog
+            self._handle_open_error(transfer, exc, reply.expect_status())
             return
-        if op is _Op.CLOSE:
-            status_of(reply)
-            return
-        file.outstanding -= 1
-        if op is _Op.READ:
-            self._in_flight -= length
-            self._read(file, reply, start, length, asked)
+        if transfer.backlog > self._client.max_read_length:
+            self._send_fstat(transfer)
+        if transfer.ranges:
+            self._readable.append(transfer)
         else:
-            self._compare(file, reply)
-        if not file.outstanding and not file.todo and not self._fetch_again(file):
-            self._finish(file)  # the last FSTAT's reply is among those that came
+            self._send_fstat(transfer)
+            transfer.needs_fstat = False
 
-    def _opened(self, file: _File, reply: Reply) -> None:
-        try:
-            file.handle = handle_of(reply, file.path)
-        except RemoteError as exc:
-            self._open -= 1
-            self._backlog -= file.left
-            self._not_opened(file, exc, transient=reply.kind == wire.STATUS and _is_failure(reply))
+    def _handle_open_error(self, transfer: _Transfer, error: RemoteError, status: wire.Status) -> None:
+        """Fail the file, unless SSH_FX_FAILURE may mean the handle limit.
+
+        Then retry with fewer files open, and a second time serially: with no other file open.
+        """
+        if status.code == wire.FX_FAILURE and transfer.failed_opens < 2 and (self._open_count or transfer.failed_opens):
+            transfer.failed_opens += 1
+            self._max_open = max(1, self._open_count * 3 // 4)
+            (self._to_reopen if transfer.failed_opens == 1 else self._to_reopen_serially).append(transfer)
             return
-        self._reading.append(file)
-        if file.left > self._client.read_bytes:
-            self._ask_attributes(file)
-        elif not file.todo:
-            self._reading.pop()
-            self._ask_attributes(file)
-            file.attributes_due = False
+        transfer.file.fail(_entry_error(transfer, "It could not be opened", error))
 
-    def _not_opened(self, file: _File, error: RemoteError, *, transient: bool) -> None:
-        """A general failure may only mean that too many handles are open: then try with fewer, in the end alone."""
-        if transient and file.refusals < 2 and (self._open or file.refusals):
-            file.refusals += 1
-            self._most_open = max(1, self._open * 3 // 4)
-            (self._waiting if file.refusals == 1 else self._alone).append(file)
-            return
-        file.slot.fail(
-            EntryError(f"It could not be opened: {error.message}", path=file.entry.name, reason=entry_reason(error))
-        )
+    def _handle_read(self, transfer: _Transfer, start: int, length: int, sent: SendMark, reply: Reply) -> None:
+        self._in_flight -= length
+        self._accept_data(transfer, start, length, sent, reply)
+        self._end_request(transfer)
 
-    def _read(self, file: _File, reply: Reply, start: int, length: int, asked: Mark) -> None:
-        if reply.kind != wire.DATA:
-            status = status_of(reply)
+    def _accept_data(self, transfer: _Transfer, start: int, length: int, sent: SendMark, reply: Reply) -> None:
+        """Write the data to the file; fail it if the READ failed."""
+        if reply.type != wire.FXP_DATA:
+            status = reply.expect_status()
             if status.code == wire.FX_EOF:
-                self._give_up(file, IncompleteFile(f"It ends at byte {start}, and {file.entry.size} were promised."))
+                self._fail_truncated(transfer, start)
             elif status.code == wire.FX_OK:
-                raise ProtocolError("The peer answers a read with OK and no data.", path=file.path)
+                raise ProtocolError("The peer answered a READ with SSH_FX_OK and no data.", path=transfer.path)
             else:
-                error = refusal(status, file.path)
-                self._give_up(file, EntryError(f"It could not be read: {error.message}", reason=entry_reason(error)))
+                error = status_error(status, transfer.path)
+                self._fail(transfer, _entry_error(transfer, "It could not be read", error))
             return
-        pieces = reply.body
-        came = sum(len(piece) for piece in pieces) if isinstance(pieces, list) else len(pieces)
-        if came > length:
-            raise ProtocolError(f"The peer sent {came} bytes where {length} were asked for.", path=file.path)
-        if not came:
-            self._give_up(file, IncompleteFile(f"It ends at byte {start}, and {file.entry.size} were promised."))
+        pieces = reply.body if isinstance(reply.body, list) else [reply.body]
+        received = sum(map(len, pieces))
+        if received > length:
+            raise ProtocolError(f"The peer sent {received} bytes for a READ of {length}.", path=transfer.path)
+        if not received:
+            self._fail_truncated(transfer, start)
             return
-        if file.slot.is_finished:  # it has failed meanwhile
+        if transfer.file.is_finished:  # it failed on an earlier reply
             return
-        file.slot.write(start, pieces if isinstance(pieces, list) else [pieces])
-        self._window.arrived(came, asked)
-        if came < length:  # a short read: ask for the rest, and for the attributes again after it
-            if not file.todo:
-                self._reading.appendleft(file)
-            file.todo.appendleft((start + came, start + length))
-            self._backlog += length - came
-            file.attributes_due = True
+        transfer.file.write(start, pieces)
+        self._window.record_reply(received, sent)
+        if received < length:  # a short read: request the rest, then the attributes again
+            if not transfer.ranges:
+                self._readable.appendleft(transfer)
+            transfer.ranges.appendleft((start + received, start + length))
+            self._backlog += length - received
+            transfer.needs_fstat = True
 
-    def _compare(self, file: _File, reply: Reply) -> None:
-        """Hold the open file's attributes against what the listing promised."""
+    def _handle_fstat(self, transfer: _Transfer, reply: Reply) -> None:
+        self._check_attributes(transfer, reply)
+        self._end_request(transfer)
+
+    def _check_attributes(self, transfer: _Transfer, reply: Reply) -> None:
+        """Compare the open file's attributes with the listing."""
         try:
-            now = attributes_of(reply, file.path)
+            found = reply.expect_attributes(transfer.path)
         except RemoteError as exc:
-            self._give_up(
-                file, EntryError(f"Its attributes could not be read: {exc.message}", reason=entry_reason(exc))
-            )
+            self._fail(transfer, _entry_error(transfer, "Its attributes could not be read", exc))
             return
-        entry = file.entry
-        if now.mode is not None and stat.S_IFMT(now.mode) and not stat.S_ISREG(now.mode):
-            self._give_up(file, NotRegular("What was opened is no regular file; the listing said it was."))
-        elif now.size is not None and now.size != entry.size:
-            changed = f"Its size changed from {entry.size} to {now.size} bytes while it was staged."
-            self._give_up(file, ChangedFile(f"{changed} {_FINISH}"))
-        elif None not in (now.mtime, entry.mtime) and now.mtime != entry.mtime:
-            self._give_up(file, ChangedFile(f"It was modified while it was staged. {_FINISH}"))
+        listed = transfer.entry
+        if found.mode is not None and stat.S_IFMT(found.mode) and not stat.S_ISREG(found.mode):
+            self._fail(transfer, NotRegular("The opened file is not a regular file, although it was listed as one."))
+        elif found.size is not None and found.size != listed.size:
+            changed = f"Its size changed from {listed.size} to {found.size} bytes while it was staged."
+            self._fail(transfer, ChangedFile(f"{changed} {_CHANGED_ADVICE}"))
+        elif None not in (found.mtime, listed.mtime) and found.mtime != listed.mtime:
+            self._fail(transfer, ChangedFile(f"It was modified while it was staged. {_CHANGED_ADVICE}"))
 
-    def _give_up(self, file: _File, error: EntryError) -> None:
-        if not error.path:
-            error.path = file.entry.name
-        file.slot.fail(error)
-        self._backlog -= file.left
-        if file.todo:
-            file.todo.clear()
-            self._reading.remove(file)
-        file.attributes_due = False
+    def _fail_truncated(self, transfer: _Transfer, end: int) -> None:
+        message = f"It ends at byte {end}, but was listed with {transfer.entry.size} bytes."
+        self._fail(transfer, IncompleteFile(message))
 
-    def _fetch_again(self, file: _File) -> bool:
-        """Fetch what was kept of an earlier connection and turned out to be of another version of the file; once."""
-        if file.slot.is_finished or file.is_last_round or not (missing := file.slot.missing()):
+    def _fail(self, transfer: _Transfer, error: EntryError) -> None:
+        """Fail the file, and request no more of its data. It is closed after the last outstanding reply."""
+        error.path = error.path or transfer.entry.name
+        transfer.file.fail(error)
+        self._backlog -= transfer.backlog
+        if transfer.ranges:
+            transfer.ranges.clear()
+            self._readable.remove(transfer)
+        transfer.needs_fstat = False
+
+    def _refetch(self, transfer: _Transfer) -> bool:
+        """Request again, at most once, ranges fetched earlier from another version; return whether there are any."""
+        if transfer.file.is_finished or transfer.is_refetch or not (missing := transfer.file.missing()):
             return False
-        file.is_last_round = True
-        file.todo.extend(missing)
-        self._backlog += file.left
-        file.attributes_due = True
-        self._reading.append(file)
+        transfer.is_refetch = True
+        transfer.ranges.extend(missing)
+        self._backlog += transfer.backlog
+        transfer.needs_fstat = True
+        self._readable.append(transfer)
         return True
 
-    def _finish(self, file: _File) -> None:
-        self._client.request(wire.CLOSE, wire.string(file.handle), (_Op.CLOSE, file, 0, 0, None))
-        self._open -= 1  # the server acts on CLOSE before the OPEN that follows it
-        file.slot.finish()
+    def _end_request(self, transfer: _Transfer) -> None:
+        """Count the reply to a READ or FSTAT; after the last one, close the file unless data must be fetched again."""
+        transfer.outstanding -= 1
+        if transfer.outstanding or transfer.ranges or self._refetch(transfer):
+            return
+        self._client.queue_request(wire.FXP_CLOSE, pack_string(transfer.handle), Reply.expect_status)
+        self._open_count -= 1  # the server processes this CLOSE before any later OPEN
+        transfer.file.finish()
 
 
-def _is_failure(reply: Reply) -> bool:
-    return status_of(reply).code == wire.FX_FAILURE
+def _entry_error(transfer: _Transfer, failed: str, error: RemoteError) -> EntryError:
+    return EntryError(f"{failed}: {error.message}", path=transfer.entry.name, reason=entry_reason(error.reason))

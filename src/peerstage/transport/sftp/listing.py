@@ -1,23 +1,25 @@
-"""One listing of a directory: read ahead, bounded, every name checked before anything else is done with it."""
+"""List a remote directory: read ahead, bounded, with every name checked before any other use."""
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from peerstage.errors import ProtocolError, RemoteError, RemoteNotFound
+from peerstage.paths import join_path
 from peerstage.reasons import Reason
 from peerstage.records import Entry, Limits
-from peerstage.transport.base import join
-from peerstage.transport.names import Names, check_name_length, check_path
-from peerstage.transport.refusals import NO_DIRECTORY, NO_DIRECTORY_BUT_A_FILE
+from peerstage.ssh.data_types import pack_string
+from peerstage.transport.names import ListedNames, check_name_length, check_path_length, is_hidden
+from peerstage.transport.refusals import NO_DIRECTORY, NO_DIRECTORY_BUT_A_FILE, entry_reason
 from peerstage.transport.sftp import wire
-from peerstage.transport.sftp.client import SFTPClient, attributes_of, entry_reason, refusal, status_of
+from peerstage.transport.sftp.client import SFTPClient, status_error
 
-_AHEAD = 4
-_STATS_AHEAD = 256
-#: Hidden names that are kept.
+_READDIRS_IN_FLIGHT = 4
+_STATS_IN_FLIGHT = 256
+#: Hidden names to keep for the log.
 _MAX_HIDDEN = 20
 
 
@@ -25,128 +27,129 @@ class Refusal(NamedTuple):
     """Why an entry cannot be staged."""
 
     reason: Reason
-    why: str
+    message: str
 
 
-_REFUSALS = {
-    kind: Refusal(Reason.NOT_A_FILE, f"It is {what}; only regular files are staged.")
-    for kind, what in (
+_NOT_REGULAR = {
+    file_type: Refusal(Reason.NOT_A_FILE, f"It is {name}; only regular files are staged.")
+    for file_type, name in (
         (stat.S_IFDIR, "a directory"),
         (stat.S_IFIFO, "a FIFO"),
         (stat.S_IFSOCK, "a socket"),
         (stat.S_IFBLK, "a block device"),
         (stat.S_IFCHR, "a character device"),
-        (stat.S_IFLNK, "a link that leads to no file"),
+        (stat.S_IFLNK, "a dangling symlink"),
     )
 }
-_OTHER = Refusal(Reason.NOT_A_FILE, "It is no regular file; only regular files are staged.")
-_SIZELESS = Refusal(Reason.ENTRY_UNREADABLE, "The peer does not tell its size.")
+_UNKNOWN_TYPE = Refusal(Reason.NOT_A_FILE, "It is not a regular file; only regular files are staged.")
+_UNKNOWN_SIZE = Refusal(Reason.ENTRY_UNREADABLE, "The peer does not report its size.")
 
 
-class Listing(NamedTuple):
-    """What one directory holds: the files to stage, what cannot be staged, with the reason, and what is hidden.
-
-    Equal reasons are one object: an error each would fill the memory of whoever lists a directory of many thousand
-    links.
+@dataclass(slots=True)
+class Listing:
+    """What a directory holds.
 
     Attributes:
         entries: The files to stage.
-        refused: What cannot be staged, and why.
+        refused: The entries that cannot be staged. Entries refused for the same reason share one `Refusal`: one error
+            object per entry would exhaust memory in a directory of many thousands of symlinks.
         hidden: The first names that begin with a dot; they are not staged.
         hidden_count: How many such names there are.
     """
 
-    entries: list[Entry]
-    refused: list[tuple[bytes, Refusal]]
-    hidden: Sequence[bytes] = ()
+    entries: list[Entry] = field(default_factory=list)
+    refused: list[tuple[bytes, Refusal]] = field(default_factory=list)
+    hidden: list[bytes] = field(default_factory=list)
     hidden_count: int = 0
 
+    def add(self, name: bytes, attributes: wire.Attributes) -> None:
+        """Add a file, or refuse an entry, by its attributes."""
+        mode = attributes.mode
+        if mode is not None and stat.S_IFMT(mode) and not stat.S_ISREG(mode):
+            self.refused.append((name, _NOT_REGULAR.get(stat.S_IFMT(mode), _UNKNOWN_TYPE)))
+        elif attributes.size is None:
+            self.refused.append((name, _UNKNOWN_SIZE))
+        else:
+            permissions = None if mode is None else mode & 0o7777
+            self.entries.append(Entry(name, attributes.size, permissions, attributes.mtime))
 
-def list_directory(client: SFTPClient, directory: bytes, limits: Limits) -> Listing:
-    """List *directory* on the peer: everything that the shell's ``DIR/*`` names, links followed (PARITY 8, 11, 12).
+    def add_hidden(self, name: bytes) -> None:
+        """Count a hidden name, and keep it if it is one of the first."""
+        self.hidden_count += 1
+        if self.hidden_count <= _MAX_HIDDEN:
+            self.hidden.append(name)
+
+
+def list_directory(client: SFTPClient, directory: bytes) -> Listing:
+    """List what the shell's ``DIRECTORY/*`` would match, symlinks followed.
 
     Raises:
-        RemoteError: It is missing or can not be read.
-        ProtocolError: A name that no directory can hold, or one that comes twice.
-        LimitExceeded: More entries, longer names, or more bytes than `Limits` allows.
+        RemoteError: If *directory* is missing or cannot be read.
+        ProtocolError: If the peer lists a name that no directory can hold, or one name twice.
+        LimitExceeded: If there are more entries, longer names, or more bytes than the client's limits allow.
     """
-    entries: list[Entry] = []
-    refused: list[tuple[bytes, Refusal]] = []
-    unclear: list[bytes] = []
-    hidden: list[bytes] = []
-    hidden_count = 0
-    for name, attributes in _read_names(client, directory, limits):
-        if name.startswith(b"."):
-            hidden_count += 1
-            if hidden_count <= _MAX_HIDDEN:
-                hidden.append(name)
+    listing = Listing()
+    to_stat: list[bytes] = []
+    for name, attributes in _read_names(client, directory):
+        if is_hidden(name):
+            listing.add_hidden(name)
         elif attributes.mode is None or attributes.size is None or stat.S_ISLNK(attributes.mode):
-            unclear.append(name)
+            to_stat.append(name)
         else:
-            _sort(name, attributes, entries, refused)
-    for name, found in _follow(client, directory, unclear, limits):
+            listing.add(name, attributes)
+    for name, found in _stat_names(client, directory, to_stat):
         if isinstance(found, Refusal):
-            refused.append((name, found))
+            listing.refused.append((name, found))
         else:
-            _sort(name, found, entries, refused)
-    return Listing(entries, refused, tuple(sorted(hidden)), hidden_count)
+            listing.add(name, found)
+    listing.hidden.sort()
+    return listing
 
 
-def _sort(name: bytes, attributes: wire.Attributes, entries: list[Entry], refused: list[tuple[bytes, Refusal]]) -> None:
-    mode = attributes.mode
-    if mode is not None and stat.S_IFMT(mode) and not stat.S_ISREG(mode):
-        refused.append((name, _REFUSALS.get(stat.S_IFMT(mode), _OTHER)))
-    elif attributes.size is None:
-        refused.append((name, _SIZELESS))
-    else:
-        permissions = None if mode is None else mode & 0o7777
-        entries.append(Entry(name, attributes.size, permissions, attributes.mtime))
-
-
-def _read_names(client: SFTPClient, directory: bytes, limits: Limits) -> Iterator[tuple[bytes, wire.Attributes]]:
-    """Yield what is listed as it comes, dots left out; the names alone are kept, to know one that comes twice."""
-    check_path(directory, limits)
-    body = wire.string(_open_directory(client, directory))
-    names = Names(directory, limits)
-    before = client.received
-    ended = False
-    failed: RemoteError | None = None
-    for _ in range(_AHEAD):
-        client.request(wire.READDIR, body)
+def _read_names(client: SFTPClient, directory: bytes) -> Iterator[tuple[bytes, wire.Attributes]]:
+    """Yield the names other than ``.`` and ``..``, with their attributes, as they arrive."""
+    limits = client.limits
+    check_path_length(directory, limits)
+    body = pack_string(_open_directory(client, directory))
+    names = ListedNames(directory, limits)
+    received_before = client.reader.received
+    at_end = False
+    error: RemoteError | None = None
+    for _ in range(_READDIRS_IN_FLIGHT):
+        client.queue_request(wire.FXP_READDIR, body)
     while client.outstanding:
-        reply = client.reply()
-        if reply.kind != wire.NAME:
-            status = status_of(reply)
-            ended = True
+        reply = client.read_reply()
+        if reply.type != wire.FXP_NAME:
+            status = reply.expect_status()
+            at_end = True
             if status.code != wire.FX_EOF:
-                failed = failed or refusal(status, directory)
+                error = error or status_error(status, directory)
             continue
-        payload = reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)
-        for name, attributes in wire.parse_names(payload, most=limits.entries + 2):
+        for name, attributes in wire.parse_names(reply.joined_body(), max_names=limits.entries + 2):
             if name in (b".", b".."):
                 continue
             _check_name(name, limits)
             names.add(name)
             yield name, attributes
-        names.require_bytes(client.received - before)
-        if not ended:
-            client.request(wire.READDIR, body)
-    status_of(client.call(wire.CLOSE, body))
-    if failed is not None:
-        raise failed
+        names.check_listing_size(client.reader.received - received_before)
+        if not at_end:
+            client.queue_request(wire.FXP_READDIR, body)
+    client.request_reply(wire.FXP_CLOSE, body).expect_status()
+    if error is not None:
+        raise error
 
 
 def _open_directory(client: SFTPClient, directory: bytes) -> bytes:
-    """Return a handle of *directory*; servers refuse a file in various ways, mostly as one that does not exist."""
+    """Return a handle of *directory*. Most servers refuse a file with SSH_FX_NO_SUCH_FILE: ask what it is."""
     try:
-        return client.handle(wire.OPENDIR, wire.string(directory), directory)
+        return client.request_handle(wire.FXP_OPENDIR, pack_string(directory), directory)
     except RemoteError:
         require_directory(client, directory)
         raise
 
 
 def require_directory(client: SFTPClient, directory: bytes) -> None:
-    """Raise the `RemoteError` that keeps *directory* from being one; a server that does not tell is believed."""
+    """Raise `RemoteError` if the peer says that *directory* is missing or not a directory."""
     try:
         mode = client.stat(directory).mode or 0
     except RemoteNotFound as exc:
@@ -158,33 +161,35 @@ def require_directory(client: SFTPClient, directory: bytes) -> None:
 
 
 def _check_name(name: bytes, limits: Limits) -> None:
-    """A name from a listing is one component of a path, or the peer lies (CVE-2019-6111 and its kin)."""
+    """Raise unless *name* is a single path component: a server must not choose where files are written."""
     if not name or b"/" in name or b"\0" in name:
-        raise ProtocolError("The peer lists a name that no file can have. It is not to be trusted.", path=name[:255])
+        raise ProtocolError(
+            "The peer listed a name that no file can have. Its server is faulty or compromised.", path=name[:255]
+        )
     check_name_length(name, limits)
 
 
-def _follow(
-    client: SFTPClient, directory: bytes, names: list[bytes], limits: Limits
+def _stat_names(
+    client: SFTPClient, directory: bytes, names: list[bytes]
 ) -> Iterator[tuple[bytes, wire.Attributes | Refusal]]:
-    """Ask what links lead to, and about entries that the listing told too little of; many at once.
+    """Query the targets of symlinks, and the attributes that the listing left out; many requests in flight.
 
-    Yields the attributes, or the reason why there are none: the status alone, without the peer's own words.
+    Yields the attributes, or a refusal by status code. It omits the peer's message, which could differ for each name.
     """
-    waiting = iter(names)
+    remaining = iter(names)
     refusals: dict[int, Refusal] = {}
     while True:
-        while client.outstanding < _STATS_AHEAD and (name := next(waiting, None)) is not None:
-            path = join(directory, name)
-            check_path(path, limits)
-            client.request(wire.STAT, wire.string(path), name)
+        while client.outstanding < _STATS_IN_FLIGHT and (name := next(remaining, None)) is not None:
+            path = join_path(directory, name)
+            check_path_length(path, client.limits)
+            client.queue_request(wire.FXP_STAT, pack_string(path), name)
         if not client.outstanding:
             return
-        reply = client.reply()
-        if reply.kind == wire.ATTRS:
-            yield reply.context, attributes_of(reply, reply.context)
+        reply = client.read_reply()
+        if reply.type == wire.FXP_ATTRS:
+            yield reply.context, reply.expect_attributes(reply.context)
             continue
-        code = status_of(reply).code
-        error = refusal(wire.Status(code, ""), reply.context)
-        why = f"It is a link that can not be followed: {error.message}"
-        yield reply.context, refusals.setdefault(code, Refusal(entry_reason(error), why))
+        code = reply.expect_status().code
+        error = status_error(wire.Status(code, ""), reply.context)
+        message = f"It is a symlink that cannot be followed, or its attributes cannot be read: {error.message}"
+        yield reply.context, refusals.setdefault(code, Refusal(entry_reason(error.reason), message))

@@ -1,4 +1,4 @@
-"""How many bytes to have in flight: enough to fill the line, and no more than it delivers in good time."""
+"""The number of bytes to keep in flight: enough to fill the line, and no more than it delivers in time."""
 
 from __future__ import annotations
 
@@ -8,70 +8,68 @@ from typing import TypeAlias
 
 from peerstage.records import KIB, MIB, Limits
 
-#: What a fast line gets although its bandwidth-delay product is less: best on a loopback or a local network, where the
-#: two ends take turns. More only fills the server's buffers.
-LOCAL = 4 * MIB
-#: Never more than this: memory for one peer is bounded.
-CEILING = 24 * MIB
+#: The least window of a line that delivers it in time, even if its bandwidth-delay product is smaller: fastest on a
+#: loopback or a local network, where the two ends take turns. A larger one only fills the server's buffers.
+LOCAL_WINDOW = 4 * MIB
+#: The largest window: it bounds the memory for one peer.
+MAX_WINDOW = 24 * MIB
 
-#: The part of `Limits.reply_timeout` within which everything in flight is to arrive.
-_IN_TIME = 1 / 4
-_SMALLEST = 8 * KIB
-#: Seconds after which a lower rate is believed, if no round trip takes longer.
-_INTERVAL = 0.02
+_MIN_WINDOW = 8 * KIB
+#: The share of `Limits.reply_timeout` within which everything in flight must arrive.
+_DRAIN_SHARE = 1 / 4
+#: Seconds after which a lower rate replaces the estimate, unless a round trip takes longer.
+_MIN_RATE_INTERVAL = 0.02
 
-#: When a request was made: the time, and the bytes that had arrived by then.
-Mark: TypeAlias = "tuple[float, int]"
+#: When a request was sent: the time, and how many bytes had arrived by then.
+SendMark: TypeAlias = "tuple[float, int]"
 
 
 class Window:
-    """Sizes what is in flight to twice the bandwidth-delay product, as it is measured, up and down.
+    """Sizes the bytes in flight to twice the bandwidth-delay product, which it measures continuously.
 
-    It holds no more than the line delivers in a quarter of `Limits.reply_timeout`: at first at the lowest rate that is
-    tolerated, and from the first answer on at the measured rate. Each answer gives a sample of that: the bytes that
-    arrived since it was asked for, by the time that took. A higher rate counts at once, a lower one after a round trip.
+    The window never exceeds what the line delivers in a quarter of `Limits.reply_timeout`: at `Limits.min_rate` until
+    the first reply, then at the measured rate. Each reply yields a sample of the rate: the bytes that arrived since its
+    request was sent, over that time. A higher rate counts at once, a lower one after a round trip.
 
     Attributes:
-        size: Bytes to have in flight now.
+        size: The number of bytes to keep in flight now.
     """
 
-    __slots__ = ("_best", "_clock", "_in_time", "_least", "_rate", "_received", "_round_trip", "_since", "size")
-
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
-        self._in_time = limits.reply_timeout * _IN_TIME
-        self._least = int(min(CEILING, max(_SMALLEST, limits.min_rate * self._in_time)))
-        self.size = self._least
+        self._drain_seconds = limits.reply_timeout * _DRAIN_SHARE
+        self._min_size = int(min(MAX_WINDOW, max(_MIN_WINDOW, limits.min_rate * self._drain_seconds)))
+        self.size = self._min_size
         self._clock = clock
         self._received = 0
         self._round_trip = float("inf")
-        self._rate = self._best = 0.0
-        self._since = 0.0
+        self._rate = self._best_sample = 0.0
+        self._rate_set_at = 0.0
 
     @property
-    def read_bytes(self) -> int:
-        """Bytes that one request may ask for: two of them fill the window."""
+    def max_read_length(self) -> int:
+        """The number of bytes that one READ may request: two of them fill the window."""
         return self.size // 2
 
-    def mark(self) -> Mark:
-        """Return what `arrived` needs with the answer to what is asked for now."""
+    def mark_send(self) -> SendMark:
+        """Return the mark of a request that is sent now, for `record_reply`."""
         return self._clock(), self._received
 
-    def arrived(self, size: int, asked: Mark) -> None:
-        """Take note that *size* bytes arrived which were asked for at *asked*."""
-        asked_at, received_then = asked
+    def record_reply(self, size: int, sent: SendMark) -> None:
+        """Measure by a reply of *size* bytes to a request marked *sent*."""
+        sent_at, received_then = sent
         now = self._clock()
-        took = now - asked_at
+        elapsed = now - sent_at
         self._received += size
-        if took <= 0:
+        if elapsed <= 0:
             return
-        self._round_trip = min(self._round_trip, took)
-        rate = (self._received - received_then) / took
-        self._best = max(self._best, rate)
-        if now - self._since >= max(_INTERVAL, self._round_trip):
-            self._rate, self._best, self._since = self._best, 0.0, now
-        elif rate > self._rate:
-            self._rate = rate
+        self._round_trip = min(self._round_trip, elapsed)
+        sample = (self._received - received_then) / elapsed
+        self._best_sample = max(self._best_sample, sample)
+        if now - self._rate_set_at >= max(_MIN_RATE_INTERVAL, self._round_trip):
+            self._rate, self._best_sample, self._rate_set_at = self._best_sample, 0.0, now
+        elif sample > self._rate:
+            self._rate = sample
         else:
             return
-        fills_the_line = max(LOCAL, 2 * self._rate * self._round_trip)
-        self.size = int(min(CEILING, max(self._least, min(fills_the_line, self._rate * self._in_time))))
+        fills_line = max(LOCAL_WINDOW, 2 * self._rate * self._round_trip)
+        self.size = int(min(MAX_WINDOW, max(self._min_size, min(fills_line, self._rate * self._drain_seconds))))

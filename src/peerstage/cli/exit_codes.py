@@ -1,0 +1,85 @@
+"""Exit codes, their meanings, and the reasons for each."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from peerstage.errors import StageError
+from peerstage.reasons import Reason
+
+
+class ExitCode(IntEnum):
+    """The exit status of the command: with several peers the highest of theirs."""
+
+    DONE = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    NOT_READY = 3
+    UNREACHED = 4
+    INCOMPLETE = 5
+    LOCAL = 6
+    NOT_AVAILABLE = 7
+
+
+MEANINGS = {
+    ExitCode.DONE: "done",
+    ExitCode.UNEXPECTED: "unexpected error",
+    ExitCode.USAGE: "wrong usage or configuration",
+    ExitCode.NOT_READY: "not ready: the indicator file is not on the peer",
+    ExitCode.UNREACHED: "unreachable, refused or not trusted, or the connection was lost",
+    ExitCode.INCOMPLETE: "incomplete: some entries could not be staged, or there is no file",
+    ExitCode.LOCAL: "this machine: target directory, disk, memory, threads or open files",
+    ExitCode.NOT_AVAILABLE: "not available on this installation",
+}
+
+# fmt: off
+#: The reasons for each code but `ExitCode.UNREACHED`, which all other reasons have.
+REASONS: dict[ExitCode, tuple[Reason, ...]] = {
+    ExitCode.USAGE: (
+        Reason.INVALID_ARGUMENT, Reason.INVALID_CONFIGURATION, Reason.UNKNOWN_KEYWORD,
+        Reason.UNSUPPORTED_KEYWORD, Reason.CONFIGURATION_UNREADABLE, Reason.INSECURE_CONFIGURATION,
+        Reason.UNKNOWN_LOCAL_USER,
+    ),
+    ExitCode.NOT_READY: (Reason.NOT_READY,),
+    ExitCode.INCOMPLETE: (
+        Reason.NOTHING_TO_STAGE, Reason.INCOMPLETE_STAGE, Reason.NOT_A_FILE, Reason.INVALID_NAME,
+        Reason.VANISHED, Reason.ENTRY_UNREADABLE, Reason.INCOMPLETE_FILE, Reason.CHANGED_WHILE_STAGED,
+        Reason.NAME_NOT_REPRESENTABLE, Reason.NAME_COLLISION, Reason.NAME_TAKEN, Reason.NOT_PUBLISHED,
+    ),
+    ExitCode.LOCAL: (
+        Reason.NO_SPACE, Reason.NO_INODES, Reason.QUOTA_EXCEEDED, Reason.READ_ONLY_TARGET,
+        Reason.TARGET_MISSING, Reason.TARGET_NOT_A_DIRECTORY, Reason.TARGET_NOT_WRITABLE,
+        Reason.TARGET_INTERFERED, Reason.WORKING_DIRECTORY_UNUSABLE, Reason.OWNERSHIP_REFUSED,
+        Reason.HOST_KEY_NOT_SAVED, Reason.LOCAL_IO_ERROR, Reason.LOCAL_FAILURE, Reason.OUT_OF_MEMORY,
+        Reason.OUT_OF_THREADS, Reason.OUT_OF_DESCRIPTORS,
+    ),
+    ExitCode.NOT_AVAILABLE: (
+        Reason.NOT_AVAILABLE, Reason.PARAMIKO_INCOMPATIBLE, Reason.PROGRAM_MISSING, Reason.NOT_ROOT,
+    ),
+    ExitCode.UNEXPECTED: (
+        Reason.ROOT_NOT_GIVEN_UP, Reason.CHILD_ENDED, Reason.STATUS_LOST, Reason.FORKED, Reason.IN_USE,
+        Reason.TEST_SERVER_FAILED,
+    ),
+}
+# fmt: on
+#: The code for each reason.
+CODES = dict.fromkeys(Reason, ExitCode.UNREACHED) | {reason: code for code, some in REASONS.items() for reason in some}
+
+
+def reason_of(error: BaseException) -> Reason | None:
+    """Return the reason of *error*; None for a bug."""
+    if isinstance(error, StageError):
+        return error.reason
+    is_argument = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
+    return Reason.INVALID_ARGUMENT if is_argument else None
+
+
+def code_of(error: BaseException) -> ExitCode:
+    """Return the exit code for *error*."""
+    reason = reason_of(error)
+    return ExitCode.UNEXPECTED if reason is None else CODES[reason]
+
+
+def format_exit_codes() -> str:
+    """Return the codes and their meanings, one per line, for ``--help``."""
+    return "\n".join(f"  {code.value}  {meaning}" for code, meaning in MEANINGS.items())

@@ -1,0 +1,87 @@
+"""Print results: as text, or as JSON. The form for terminals is in `peerstage.cli.terminal`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TypeAlias
+
+from peerstage.cli.exit_codes import ExitCode, code_of, reason_of
+from peerstage.cli.option_names import name_options
+from peerstage.cli.results import Result
+from peerstage.errors import StageError
+from peerstage.guide import topic_for
+from peerstage.printable import escape
+from peerstage.records import Progress
+
+OnProgress: TypeAlias = Callable[[Progress], object]
+
+
+class Output(ABC):
+    """Prints results on standard output."""
+
+    #: Whether a person reads it, who may be asked a question.
+    is_for_people = True
+
+    @abstractmethod
+    def show(self, result: Result) -> None:
+        """Print *result*."""
+
+    def progress(self) -> AbstractContextManager[OnProgress | None]:
+        """Return a context manager for a callback that shows progress; None where none is shown."""
+        return contextlib.nullcontext()
+
+
+class PlainOutput(Output):
+    """Lines of text, for files and pipes."""
+
+    def show(self, result: Result) -> None:
+        for line in result.to_lines():
+            text = "".join(part if isinstance(part, str) else part[0] for part in line)
+            print(text.rstrip(), flush=True)
+
+
+class JSONOutput(Output):
+    """JSON objects, one per line."""
+
+    is_for_people = False
+
+    def show(self, result: Result) -> None:
+        for value in result.to_json():
+            print(json.dumps(value).replace("\x7f", "\\u007f"), flush=True)
+
+
+def print_error(error: BaseException, peer: str = "") -> None:
+    """Print one line on standard error: what failed, and on which *peer* unless *error* names it itself."""
+    text = str(error)
+    if code_of(error) is ExitCode.UNEXPECTED:
+        text = f"unexpected error: {type(error).__name__}: {text}"
+    if peer and not isinstance(error, StageError):
+        text = f"{peer}: {text}"
+    topic = topic_for(reason_of(error))
+    if topic is not None:
+        text = f"{text} See: peerstage guide {topic}"
+    print(f"peerstage: {escape(name_options(text))}", file=sys.stderr, flush=True)
+
+
+def log_to_stderr(*, verbose: bool) -> None:
+    """Log to standard error: warnings, or with *verbose* everything but paramiko's records."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(lambda record: record.name != "peerstage.ssh.paramiko")
+    handler.setFormatter(_OneLineFormatter("peerstage: %(message)s" if not verbose else "%(name)s: %(message)s"))
+    logger = logging.getLogger("peerstage")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+class _OneLineFormatter(logging.Formatter):
+    """Formats a message as one printable line; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return escape(name_options(super().formatMessage(record)))

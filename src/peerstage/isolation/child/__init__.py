@@ -1,0 +1,1 @@
+"""The isolated child process: drops root's privileges, then runs the transports."""

@@ -1,0 +1,187 @@
+"""The parent's ends of the socket, pipes and shared memory that connect it to a child process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from peerstage.isolation.protocol.frames import SharedData
+from peerstage.isolation.protocol.jobs import encode_job, send_part
+from peerstage.isolation.protocol.shared_ring import SharedRing
+from peerstage.isolation.protocol.values import child_violation
+from peerstage.records import KIB, MIB
+
+if sys.platform != "win32":
+    import fcntl
+
+#: Maximum bytes of one read, and the size of the pipe for frames if the system allows it.
+_BUFFER_SIZE = MIB
+_F_SETPIPE_SZ = 1031
+#: Bytes of stderr that are kept for error messages, and the maximum in all.
+_STDERR_TAIL = 2 * KIB
+_MAX_STDERR = MIB
+#: Seconds between two checks of the time limits.
+_CHECK_INTERVAL = 60.0
+
+
+class ChildChannel:
+    """Sends jobs to a child, and receives its frames and its stderr.
+
+    Args:
+        child_ends: Gets callbacks that close the child's ends; to be closed once the child has inherited them.
+
+    Attributes:
+        child_stdio: The child's ends, as descriptors for its stdin, stdout and stderr.
+        has_received: Whether the child has sent any frame data.
+
+    Raises:
+        OSError: If the system refuses a descriptor. Nothing is left open then.
+    """
+
+    def __init__(self, child_ends: contextlib.ExitStack) -> None:
+        self.has_received = False
+        self._stderr_tail = b""
+        self._stderr_size = 0
+        self._buffer = memoryview(bytearray(_BUFFER_SIZE))
+        with contextlib.ExitStack() as on_failure:
+            self._ring = SharedRing.create()
+            if self._ring is not None:
+                on_failure.callback(self._ring.close)
+            self._jobs, child_jobs = socket.socketpair()
+            on_failure.callback(self._jobs.close)
+            child_ends.callback(child_jobs.close)
+            self._frames, child_frames = _create_pipe(on_failure, child_ends)
+            self._stderr, child_stderr = _create_pipe(on_failure, child_ends)
+            with contextlib.suppress(OSError):  # not on this system, or above its limit
+                fcntl.fcntl(child_frames, _F_SETPIPE_SZ, _BUFFER_SIZE)
+            for fd in (self._frames, self._stderr):
+                os.set_blocking(fd, False)
+            self._jobs.setblocking(False)
+            self._poll = select.poll()
+            for fd in (self._frames, self._stderr, self._jobs.fileno()):
+                self._poll.register(fd, select.POLLIN)
+            on_failure.pop_all()
+        self.child_stdio = (child_jobs.fileno(), child_frames, child_stderr)
+
+    @property
+    def ring_fd(self) -> int:
+        """Descriptor of the shared memory, or -1."""
+        return -1 if self._ring is None else self._ring.fd
+
+    @property
+    def last_stderr_line(self) -> str:
+        """The last line that the child wrote to stderr."""
+        return self._stderr_tail.decode("utf-8", "backslashreplace").strip().rpartition("\n")[2]
+
+    @contextlib.contextmanager
+    def shared_data(self, frame: SharedData) -> Iterator[memoryview]:
+        """Yield the bytes that *frame* refers to, and let the child overwrite them afterwards.
+
+        Raises:
+            ProtocolError: If they are not inside the shared memory.
+        """
+        if self._ring is None:
+            raise child_violation("The child process refers to shared memory, which this run does not use.")
+        with self._ring.view(frame.position, frame.length) as data:  # closed here, as a traceback would keep it open
+            yield data
+        self._ring.release(frame.counter)
+
+    def send(self, job: dict[str, Any], fd: int, remaining: Callable[[], float]) -> None:
+        """Send *job*, with the descriptor *fd* unless it is -1.
+
+        Args:
+            remaining: Returns the maximum number of seconds to wait, or raises.
+
+        Raises:
+            EOFError: If the child has closed its end.
+        """
+        data = memoryview(encode_job(job))
+        poll = select.poll()
+        poll.register(self._jobs, select.POLLOUT)
+        while data:
+            try:
+                data = data[send_part(self._jobs, data, fd) :]
+                fd = -1
+            except BlockingIOError:
+                poll.poll(1000 * min(remaining(), _CHECK_INTERVAL))
+            except OSError as exc:
+                raise EOFError from exc
+
+    def receive(self, remaining: Callable[[], float]) -> memoryview:
+        """Return the next bytes of the frame stream, valid until the next call.
+
+        Bytes that have arrived are returned before *remaining* is called.
+
+        Raises:
+            EOFError: If the child has closed its end.
+            ProtocolError: If the child writes too much to stderr.
+        """
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                if count := os.readv(self._frames, [self._buffer]):
+                    self.has_received = True
+                    return self._buffer[:count]
+                raise EOFError
+            ready = dict(self._poll.poll(1000 * min(remaining(), _CHECK_INTERVAL)))
+            if self._stderr in ready:
+                self.read_stderr()
+            if self._jobs.fileno() in ready and self._frames not in ready:
+                raise EOFError
+
+    def read_stderr(self, timeout: float = 0) -> None:
+        """Read what the child has written to stderr, waiting *timeout* seconds at most, and keep the tail.
+
+        Raises:
+            ProtocolError: If the child has written too much.
+        """
+        if timeout:
+            poll = select.poll()
+            poll.register(self._stderr, select.POLLIN)
+            if not poll.poll(1000 * timeout):
+                return
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self._stderr, 64 * KIB)
+            if not data:  # end of file: poll would return at once from now on
+                with contextlib.suppress(KeyError):
+                    self._poll.unregister(self._stderr)
+                if timeout:
+                    time.sleep(0.001)
+            self._stderr_tail = (self._stderr_tail + data)[-_STDERR_TAIL:]
+            self._stderr_size += len(data)
+        if self._stderr_size > _MAX_STDERR:
+            raise child_violation(f"The child process wrote more than {_MAX_STDERR} bytes to stderr.")
+
+    def shut_down(self) -> None:
+        """Make `send` and `receive` raise EOFError, in any thread, and end the child's stream of jobs."""
+        with contextlib.suppress(OSError):
+            self._jobs.shutdown(socket.SHUT_RDWR)
+
+    def stop_receiving(self) -> None:
+        """Close the pipe for frames, so that a child that blocks on a write gets EPIPE."""
+        os.close(self._frames)
+        self._frames = -1
+
+    def close(self) -> None:
+        """Close everything."""
+        self._jobs.close()
+        for fd in (self._frames, self._stderr):
+            if fd >= 0:
+                os.close(fd)
+        self._frames = self._stderr = -1
+        ring, self._ring = self._ring, None
+        if ring is not None:
+            ring.close()
+
+
+def _create_pipe(on_failure: contextlib.ExitStack, child_ends: contextlib.ExitStack) -> tuple[int, int]:
+    """Return the read end and the write end of a pipe, to be closed by the two stacks."""
+    read_end, write_end = os.pipe()
+    on_failure.callback(os.close, read_end)
+    child_ends.callback(os.close, write_end)
+    return read_end, write_end

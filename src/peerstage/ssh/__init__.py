@@ -1,0 +1,1 @@
+"""An authenticated SSH connection to one peer: configuration, host keys, authentication, and channels."""

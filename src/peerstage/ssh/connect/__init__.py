@@ -1,0 +1,1 @@
+"""The connection below SSH: TCP, jump hosts, ProxyCommand."""

@@ -1,0 +1,1 @@
+"""Public keys and certificates: parsers, fingerprints, verification of signatures."""

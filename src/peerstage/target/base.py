@@ -1,0 +1,158 @@
+"""Interface between transports and the local target, small enough to proxy over a pipe.
+
+A transport announces what it will deliver, opens each file on the target, writes byte ranges in any order, and finishes
+or fails each file. The target decides what becomes visible, and when.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+from peerstage.errors import EntryError, NotAvailable, StageError
+from peerstage.reasons import Reason
+from peerstage.records import Entry, Ownership
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+#: Maximum number of files that are opened on the peer, without reading them, if only a list is wanted.
+MAX_TRIAL_OPENS = 1000
+
+
+class IncomingFile(ABC):
+    """One file that a transport delivers."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def is_finished(self) -> bool:
+        """Whether `finish` or `fail` has been called; the file needs nothing more from the peer."""
+
+    @abstractmethod
+    def missing(self) -> Sequence[tuple[int, int]]:
+        """Return the ranges to fetch, as (start, end): the whole file, or after a lost connection the rest.
+
+        After a lost connection they include a few short ranges that have arrived before, which are compared when they
+        are written. If they differ, the file was replaced on the peer, and everything from earlier connections is
+        missing again. So a transport that has fetched these ranges asks once more before it calls `finish`.
+        """
+
+    @abstractmethod
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Write the concatenation of *buffers* at *offset*.
+
+        Raises:
+            TargetError: If they could not be stored; the whole run ends.
+            ProtocolError: If they reach beyond the listed size.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Mark the file complete, or fail it with `IncompleteFile` if ranges are missing."""
+
+    @abstractmethod
+    def fail(self, error: StageError) -> None:
+        """Abandon this file; others are unaffected."""
+
+
+def ranges_to_fetch(file: IncomingFile) -> Iterator[tuple[int, int]]:
+    """Yield the missing ranges of *file*, then those that became missing while the first were written."""
+    yield from file.missing()
+    yield from file.missing()
+
+
+@contextlib.contextmanager
+def read_errors_fail(file: IncomingFile) -> Iterator[None]:
+    """Fail *file* if its entry cannot be staged or read in the block; every other `StageError` ends the run."""
+    try:
+        yield
+    except EntryError as exc:
+        file.fail(exc)
+    except StageError:
+        raise
+    except OSError as exc:
+        file.fail(EntryError(f"It could not be read: {exc.strerror}.", reason=Reason.ENTRY_UNREADABLE))
+
+
+class Target(ABC):
+    """Destination of the files of one directory.
+
+    Attributes:
+        wants_content: Whether content is wanted, and not only a list of the files. If not, no file has missing ranges:
+            a transport opens it on the peer, closes it, and calls `IncomingFile.finish`. After the first
+            `MAX_TRIAL_OPENS` files, files are finished from the start, so that the transport opens no more.
+    """
+
+    wants_content: bool = True
+
+    @abstractmethod
+    def expect(self, files: int, size: int) -> None:
+        """Announce the number of files and their total size in bytes, before the first is opened.
+
+        Raises:
+            TargetError: If there is not enough space for them. Nothing has been written.
+        """
+
+    @abstractmethod
+    def open(self, entry: Entry) -> IncomingFile:
+        """Return the file for *entry*: a new one, or after a lost connection the one that was begun.
+
+        A file that was begun is resumed only if the entry's size and time are unchanged; otherwise it starts over.
+
+        Raises:
+            TargetError: If the local side failed; the whole run ends.
+        """
+
+    @abstractmethod
+    def refuse(self, name: bytes, error: StageError) -> None:
+        """Record that the entry *name* was not read, and why it cannot be staged."""
+
+
+class CommandTarget(Target):
+    """A target with a workspace: a directory that a command fills, and from which files are then imported."""
+
+    @abstractmethod
+    def create_workspace(self) -> str:
+        """Create the workspace and return its path. If it exists, it is emptied. It is removed with the target.
+
+        Raises:
+            NotAvailable: If this target has no workspace.
+            TargetError: If it cannot be created.
+        """
+
+    def create_workspace_for(self, owner: Ownership) -> int:
+        """Create the workspace, give it to *owner*, and return its descriptor, which the target closes.
+
+        Raises:
+            NotAvailable, TargetError: As `create_workspace`.
+        """
+        raise NotAvailable("This target cannot give a workspace to another user.")
+
+    @abstractmethod
+    def import_file(self, name: bytes, check: Callable[[], object] = lambda: None) -> int:
+        """Import the file *name* from the workspace and return its size in bytes.
+
+        Anything but a regular file that belongs to the workspace's owner and has one link is refused.
+
+        Args:
+            name: A plain name.
+            check: Called from time to time; an exception that it raises ends the run.
+
+        Raises:
+            NotAvailable: If this target has no workspace.
+            TargetError: If the local side failed; the whole run ends.
+        """
+
+
+def require_command_target(target: Target) -> CommandTarget:
+    """Return *target* as a `CommandTarget`.
+
+    Raises:
+        NotAvailable: If it is another target, which wants only a list of the files.
+    """
+    if not isinstance(target, CommandTarget):
+        raise NotAvailable("An rcp command can only copy files; it cannot list them. Use SFTP or SCP.")
+    return target

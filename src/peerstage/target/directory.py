@@ -1,0 +1,318 @@
+"""`DirectoryTarget`: receives files in a private directory and gives them their final names at the end.
+
+At every instant, even after SIGKILL or a power failure, a final name is the old file or the complete new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from types import TracebackType
+
+from peerstage.errors import EntryError, NotAvailable, ProtocolError, StageError, TargetError
+from peerstage.peer_log import PeerLog
+from peerstage.reasons import Reason
+from peerstage.records import FAILED, MIB, RESUMED, STAGED, Entry, FileResult, Ownership, validate_permissions
+from peerstage.target import durability
+from peerstage.target.base import CommandTarget
+from peerstage.target.disk_errors import NAME_ERRORS, disk_error, disk_errors, name_error
+from peerstage.target.file_descriptors import NO_FOLLOW, close_quietly, open_directory
+from peerstage.target.name_collisions import find_collisions
+from peerstage.target.partial_file import PartialFile
+from peerstage.target.private_directory import PrivateDirectory, require_posix
+from peerstage.target.run_state import Failure, RunState
+from peerstage.target.sweep import sweep_directory
+from peerstage.target.workspace import NAME as WORKSPACE
+from peerstage.target.workspace import Workspace
+
+#: A file of this size that was not announced must fit before its first byte is accepted.
+_LARGE = 8 * MIB
+
+
+class DirectoryTarget(CommandTarget):
+    """Stages files into an existing directory.
+
+    Use as a context manager: leaving the block without `commit` publishes nothing and leaves nothing behind.
+
+    Args:
+        path: The directory. It is opened once, and everything is done relative to that descriptor, so a directory that
+            is renamed or replaced during the run is neither followed nor created again.
+        ownership: Owner and group of every file; None leaves them to the process.
+        permissions: Permission bits of every file (0o777 at most); None takes the peer's, & 0777 & ~umask, and 0600
+            where they are unknown.
+        durable: Whether `commit` returns only when everything is on the disk.
+        preserve_times: Whether files keep the peer's modification time.
+        threads: Whether a thread may start writing data to the disk while more arrives (with *durable*).
+        peer: The peer's name, for the log and the report.
+
+    Attributes:
+        published: Number of files that have their final names.
+
+    Raises:
+        ValueError: If *permissions* is not an integer from 0 to 0o777.
+        TargetError: If the target cannot be written to. Raised on entering.
+        NotAvailable: If this is not a POSIX system. Raised on entering.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        ownership: Ownership | None = None,
+        permissions: int | None = None,
+        durable: bool = True,
+        preserve_times: bool = False,
+        threads: bool = True,
+        peer: str = "",
+    ) -> None:
+        self.path = path
+        self.ownership = ownership
+        self.permissions = validate_permissions(permissions)
+        self.durable = durable
+        self.preserve_times = preserve_times
+        self.threads = threads
+        self.published = 0
+        self.peer = peer
+        self._log = PeerLog("peerstage.target", peer)
+        self._files: dict[bytes, PartialFile] = {}
+        self._refused: dict[bytes, Failure] = {}
+        self._is_announced = False
+        self._workspace: Workspace | None = None
+        self._umask = current_umask()
+
+    def __enter__(self) -> DirectoryTarget:
+        require_posix()
+        with disk_errors(self.path):
+            self._target_fd = open_directory(self.path, follow=True)
+            try:
+                sweep_directory(self._target_fd, self.path, self._log)
+                self._private = PrivateDirectory(self._target_fd, self.path, self._log)
+            except BaseException:
+                close_quietly(self._target_fd)
+                raise
+        self._run = RunState(self.path, self._private.fd, writeback=self.durable and self.threads)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._run.descriptors.close_all()
+            if self._workspace is not None:
+                self._workspace.close()
+            self._private.remove()
+        finally:
+            self._run.writeback.close()
+            close_quietly(self._target_fd)
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that have arrived and are kept."""
+        return sum(file.received_bytes for file in self._files.values())
+
+    @property
+    def resumed_bytes(self) -> int:
+        """Bytes that were kept after a lost connection and not sent again; each counts once."""
+        return sum(file.resumed_bytes for file in self._files.values())
+
+    def pop_results(self, *, can_resume: bool = True) -> Iterator[FileResult]:
+        """Yield the result of each opened file, and drop its `PartialFile`: keeping both would take much memory.
+
+        Args:
+            can_resume: Whether the transport fetches only the rest of a file after a lost connection.
+        """
+        files, self._files = self._files, {}
+        for name in list(files):
+            file = files.pop(name)
+            entry, failure, text = file.entry, file.failure, os.fsdecode(name)
+            if failure is not None:
+                yield FileResult(text, entry.size, None, entry.mtime, failure.text, FAILED, failure.reason)
+            else:
+                outcome = RESUMED if can_resume and file.resumed_bytes else STAGED
+                yield FileResult(text, entry.size, self._final_mode(entry), entry.mtime, outcome=outcome)
+
+    def pop_refused(self) -> Iterator[FileResult]:
+        """Yield the result of each refused entry, and free it."""
+        refused, self._refused = self._refused, {}
+        for name in list(refused):
+            failure = refused.pop(name)
+            yield FileResult(os.fsdecode(name), 0, None, None, failure.text, FAILED, failure.reason)
+
+    def expect(self, files: int, size: int) -> None:
+        """Check the free space and inodes of the target's file system. See `Target.expect`."""
+        self._is_announced = True
+        found = self._require_space(size - self.received_bytes)
+        inodes = found.f_ffree if os.geteuid() == 0 else found.f_favail
+        new_files = files - len(self._files)
+        if found.f_files and new_files > inodes:
+            message = f"{new_files} files are to be staged, but only {inodes} inodes are free. Remove files"
+            raise self._no_space(message, Reason.NO_INODES)
+
+    def _require_space(self, size: int) -> os.statvfs_result:
+        """Raise an error unless *size* bytes are free in the target's file system; return its statistics."""
+        with disk_errors(self.path):
+            found = os.fstatvfs(self._target_fd)
+        free = (found.f_bfree if os.geteuid() == 0 else found.f_bavail) * found.f_frsize
+        if size > free:
+            message = f"{size} bytes are to be staged, but only {free} are free. Free some space"
+            raise self._no_space(message, Reason.NO_SPACE)
+        return found
+
+    def _no_space(self, message: str, reason: Reason) -> TargetError:
+        return TargetError(f"{message}, or choose another target.", path=self.path, errno=errno.ENOSPC, reason=reason)
+
+    def open(self, entry: Entry) -> PartialFile:
+        """See `Target.open`. A name that this file system cannot hold, or that belongs to a directory, fails at once.
+
+        Raises:
+            ProtocolError: If no file in a directory can have this name; it would lead out of the target.
+        """
+        name = entry.name
+        if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+            raise ProtocolError("A file cannot have this name.", path=name)
+        begun = self._files.get(name)
+        if begun is not None and begun.entry == entry and (begun.is_finished or entry.mtime is not None):
+            begun.resume()
+            return begun
+        if begun is not None:
+            begun.discard()
+        number = begun.number if begun is not None else len(self._files)
+        if not self._is_announced and entry.size >= _LARGE:
+            self._require_space(entry.size)
+        file = self._files[name] = PartialFile(self._run, entry, number)
+        try:
+            if stat.S_ISDIR(os.stat(name, dir_fd=self._target_fd, follow_symlinks=False).st_mode):
+                file.fail(name_error(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))))
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            if exc.errno not in NAME_ERRORS:
+                raise disk_error(exc, self.path) from exc
+            file.fail(name_error(exc))
+        return file
+
+    def refuse(self, name: bytes, error: StageError) -> None:
+        self._refused[name] = self._run.failures.intern(error)
+
+    def create_workspace(self) -> str:
+        self._prepare_workspace()
+        return os.path.join(self.path, self._private.name, WORKSPACE)
+
+    def create_workspace_for(self, owner: Ownership) -> int:
+        workspace = self._prepare_workspace()
+        with disk_errors(self.path):
+            workspace.give_to(owner)
+        return workspace.fd
+
+    def import_file(self, name: bytes, check: Callable[[], object] = lambda: None) -> int:
+        if self._workspace is None:
+            raise NotAvailable("No workspace was created to import files from.")
+        final_owner = None if self.ownership is None else self.ownership[0]
+        try:
+            with disk_errors(self.path):
+                return self._workspace.import_file(name, self.open, final_owner, check)
+        except EntryError as exc:
+            self.refuse(name, exc)
+            return 0
+
+    def _prepare_workspace(self) -> Workspace:
+        with disk_errors(self.path):
+            if self._workspace is None:
+                self._workspace = Workspace(self._private.fd)
+            else:
+                self._workspace.clear()
+        return self._workspace
+
+    def commit(self, check: Callable[[], object] = lambda: None) -> None:
+        """Publish every complete file: first owner, mode and data of all, then only renames, then sync the directory.
+
+        A file whose final name is taken by a directory fails; anything else with that name is replaced, not followed.
+        On a file system that treats different names as equal (in another case or Unicode normalization), the second of
+        two such files fails, and so does a file that would replace one with another spelling.
+
+        Args:
+            check: Called before each file is prepared and once before the first rename; an exception that it raises
+                ends the run, and nothing is published. It is not called after the first rename.
+
+        Raises:
+            TargetError: If ownership is refused or the disk fails. Before the first rename nothing is published; after
+                it, each name is old or complete, `published` counts the new ones, and `pop_results` tells which.
+        """
+        ready = deque(file for file in self._files.values() if file.is_ready)
+        try:
+            self._prepare_all(ready, check)
+            for file, error in find_collisions(ready, self._target_fd, self._private.fd):
+                file.fail(error)
+            check()
+            ready = deque(file for file in ready if file.is_ready)
+            while ready:
+                self.published += self._publish(ready[0])
+                ready.popleft()
+            if self.durable and self.published:
+                durability.sync_directory(self._target_fd)
+        except StageError:
+            raise
+        except OSError as exc:
+            for file in ready if self.published else ():
+                file.fail(EntryError("The run ended before the file was renamed.", reason=Reason.NOT_PUBLISHED))
+            raise disk_error(exc, self.path, published=self.published) from exc
+
+    def _prepare_all(self, ready: Collection[PartialFile], check: Callable[[], object]) -> None:
+        """Set owner, mode and time of every file, and write the data to the disk."""
+        few = len(ready) <= durability.MAX_FSYNCS
+        sync_each = self.durable and (few or not durability.is_syncfs_reliable(self._target_fd))
+        for file in ready:
+            check()
+            self._prepare(file, sync=sync_each)
+        if self.durable and ready and not sync_each:
+            durability.syncfs(self._target_fd)
+
+    def _prepare(self, file: PartialFile, *, sync: bool) -> None:
+        fd = os.open(file.private_name, os.O_RDONLY | NO_FOLLOW, dir_fd=self._private.fd)
+        try:
+            if self.ownership is not None:
+                try:
+                    os.fchown(fd, *self.ownership)
+                except OSError as exc:
+                    reason = Reason.OWNERSHIP_REFUSED if exc.errno in (errno.EPERM, errno.EINVAL) else None
+                    raise disk_error(exc, self.path, reason=reason) from exc
+            os.fchmod(fd, self._final_mode(file.entry))
+            if self.preserve_times and file.entry.mtime is not None:
+                os.utime(fd, (file.entry.mtime, file.entry.mtime))
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _publish(self, file: PartialFile) -> bool:
+        try:
+            os.rename(file.private_name, file.entry.name, src_dir_fd=self._private.fd, dst_dir_fd=self._target_fd)
+        except OSError as exc:
+            if exc.errno not in NAME_ERRORS:
+                raise
+            file.fail(name_error(exc))
+            return False
+        return True
+
+    def _final_mode(self, entry: Entry) -> int:
+        if self.permissions is not None:
+            return self.permissions
+        return 0o600 if entry.mode is None else entry.mode & 0o777 & ~self._umask
+
+
+def current_umask() -> int:
+    """Return the process's umask; where possible without setting it, which other threads would see."""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open("/proc/self/status", encoding="ascii", errors="replace") as status,
+    ):
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,65 @@
+"""Sets of byte ranges."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+
+class Ranges:
+    """The byte ranges of one file that have arrived: disjoint, sorted, merged."""
+
+    __slots__ = ("_ends", "_starts")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._starts, self._ends, strict=True)
+
+    def contains(self, start: int, end: int) -> bool:
+        """Return whether all bytes from *start* up to *end* are in the set."""
+        index = bisect_right(self._starts, start) - 1
+        return start >= end or (index >= 0 and self._ends[index] >= end)
+
+    def add(self, start: int, end: int) -> int:
+        """Add the bytes from *start* up to *end*; return how many of them are new."""
+        starts, ends = self._starts, self._ends
+        if start >= end:
+            return 0
+        if not ends:
+            starts.append(start)
+            ends.append(end)
+            return end - start
+        if ends[-1] == start:  # the common case: most replies come in order
+            ends[-1] = end
+            return end - start
+        low = bisect_right(ends, start - 1)
+        high = bisect_right(starts, end)
+        covered = sum(min(e, end) - max(s, start) for s, e in zip(starts[low:high], ends[low:high], strict=True))
+        if low < high:
+            starts[low:high], ends[low:high] = [min(start, starts[low])], [max(end, ends[high - 1])]
+        else:
+            starts.insert(low, start)
+            ends.insert(low, end)
+        return end - start - covered
+
+    def missing(self, size: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges below *size* that are not in the set, as (start, end)."""
+        position = 0
+        for start, end in self:
+            if start >= size:
+                break
+            if position < start:
+                yield position, start
+            position = end
+        if position < size:
+            yield position, size
+
+    def covers(self, size: int) -> bool:
+        """Return whether the set is exactly the bytes below *size*."""
+        return self._starts == [0] and self._ends == [size] if size else not self._ends

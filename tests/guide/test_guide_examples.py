@@ -1,0 +1,209 @@
+"""Every code block of README and the guide runs as it stands, or is checked by a parser."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import inspect
+import io
+import re
+import shlex
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from guide.site import Site
+from peerstage import SSHOptions, cback3
+from peerstage.cback3.settings import Settings
+from peerstage.ssh.config.resolve import resolve_destination
+from support.guide_blocks import ROOT, Block, read_all_blocks
+from support.programs import sftp_server_path
+from support.sshd import Sshd, free_port
+
+BLOCKS = read_all_blocks()
+#: Words of examples that need a real sshd, an embedded server, or another Python.
+SLOW = ("ssh_server", "peerstage demo", "executeRemoteCommand", "--elevate")
+
+
+def expected_output(block: Block) -> str | None:
+    """Return the text block that follows a Python block, which is its output."""
+    following = BLOCKS[BLOCKS.index(block) + 1 :][:1]
+    is_output = following and following[0].page == block.page and following[0].language == "text"
+    return following[0].text if is_output and "print(" in block.text else None
+
+
+def pattern_of(output: str) -> str:
+    """Return a pattern for *output* with other numbers and fingerprints."""
+    return re.sub(r"\d+", r"\\d+", re.sub(r"SHA256:\S+", r"SHA256:\\S+", re.escape(output)))
+
+
+def run_python(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
+    if "executeRemoteCommand" in block.text:
+        reach_sshd(site, request.getfixturevalue("sshd"))
+        site.replacements |= {'"/usr/bin/cback3"': '"/bin/echo"'}
+    if "CONNECTION_REFUSED" in block.text and "except" in block.text:
+        site.replacements["port=2222"] = f"port={free_port()}"
+    if 'localUser="backup"' in block.text:  # which needs root, and that account; tests/containers has both
+        site.replacements |= {', localUser="backup"': "", ', util.getUidGid("backup", "backup")': "", '"web1"': '"db1"'}
+    if "in sweep(" in block.text:
+        (site.staging / ".peerstage-0123abcd").mkdir()
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(site.localize(block.text), f"{block.page}.md", "exec"), names)
+        for test in [value for name, value in names.items() if name.startswith("test_")]:
+            test(*map(request.getfixturevalue, inspect.signature(test).parameters))
+    output = expected_output(block)
+    if output is not None:
+        assert re.fullmatch(pattern_of(output), "\n".join(sorted(out.getvalue().splitlines())))
+    if "in sweep(" in block.text:
+        assert out.getvalue() == f"removed {site.staging}/.peerstage-0123abcd\n"
+
+
+def reach_sshd(site: Site, sshd: Sshd) -> None:
+    """Let the names of the examples lead to a real sshd."""
+    (site.ssh_directory / "config").write_text(
+        f"Host *\n HostName {sshd.host}\n Port {sshd.port}\n IdentityFile {sshd.identity}\n"
+        f" UserKnownHostsFile {sshd.known_hosts}\n"
+    )
+    site.replacements |= {'"backup"': repr(sshd.user), "backup@": f"{sshd.user}@"}
+
+
+def check_extra(words: list[str], site: Site, request: pytest.FixtureRequest) -> None:
+    (extra,) = re.findall(r"\[(\w+)\]", words[-1])
+    assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+
+
+def run_demo(words: list[str], site: Site, request: pytest.FixtureRequest) -> None:
+    site.run_verb(["demo", "--small", "3", "--large", "0", "--no-keep"])
+
+
+def run_quick_start(words: list[str], site: Site, request: pytest.FixtureRequest) -> None:
+    """The tests cannot install the package: they run in the environment that it was installed into."""
+    if words[-2:] == [".venv/bin/peerstage", "demo"]:
+        run_demo(words, site, request)
+    else:
+        check_markers(words, site, request)
+
+
+def check_markers(words: list[str], site: Site, request: pytest.FixtureRequest) -> None:
+    if words[-1] == "docker/peer" or words[1] == "docker/peer":
+        assert f"\n  {words[2]}:" in (ROOT / "docker" / "docker-compose.yml").read_text()
+        return
+    if words[1].endswith("against.py"):
+        assert (ROOT / words[1]).is_file()
+        return
+    expression = words[words.index("-m", words.index("pytest")) + 1]
+    marker = expression.removeprefix("not ")
+    assert any(line.startswith(f"{marker}:") for line in request.config.getini("markers"))
+
+
+def run_elevated(words: list[str], site: Site, request: pytest.FixtureRequest) -> None:
+    reach_sshd(site, request.getfixturevalue("sshd"))
+    words[words.index("--elevate") + 1] = sftp_server_path()  # the tests' user may have no sudo
+    run_peerstage([site.localize(word) for word in words], site, request)
+
+
+def run_peerstage(words: list[str], site: Site, request: pytest.FixtureRequest) -> None:
+    stdin = ""
+    if "|" in words:
+        assert words[: words.index("|")] == ["ssh-keygen", "-lf", "ssh_host_ed25519_key.pub"]
+        digest = base64.b64encode(hashlib.sha256(site.host_key.asbytes()).digest()).decode().rstrip("=")
+        stdin = f"256 SHA256:{digest} root@db1 (ECDSA)\n"
+        words = words[words.index("|") + 1 :]
+    site.run_verb(words[1:], stdin)
+
+
+def run_mkdir(words: list[str], site: Site, request: pytest.FixtureRequest) -> None:
+    site.run_shell(shlex.join(words))
+
+
+#: How a command of the examples is run, by its beginning; the first that fits counts.
+COMMANDS: dict[str, Callable[[list[str], Site, pytest.FixtureRequest], None]] = {
+    "pip install": check_extra,
+    "python3 -m venv": run_quick_start,
+    ".venv/bin/python": check_markers,
+    "peerstage demo": run_demo,
+    "peerstage check --elevate": run_elevated,
+    "peerstage ": run_peerstage,
+    "ssh-keygen -lf": run_peerstage,
+    "mkdir -p": run_mkdir,
+}
+
+
+def run_console(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
+    for line in block.text.splitlines():
+        run = next((run for beginning, run in COMMANDS.items() if line.startswith(beginning)), None)
+        assert run is not None, f"The tests do not know how to run: {line}"
+        run(shlex.split(site.localize(line), comments=True), site, request)
+
+
+def run_shell_script(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
+    indicator = site.collect / "cback.collect"
+    site.replacements[" /etc"] = " collect/data.tar.gz"
+    site.run_shell(site.localize(block.text).replace("tar ", f"test ! -e '{indicator}'; tar "))
+    assert {path.name for path in site.collect.iterdir()} == {"data.tar.gz", "etc.tar.gz", "cback.collect"}
+
+
+def check_ini(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
+    path = site.staging / "settings.ini"
+    path.write_text(block.text)
+    settings = Settings(str(path))
+    settings.read()
+    assert (settings.parallel, [*settings.section_lines]) == (4, ["db1.example.com"])
+
+
+def check_ssh_config(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
+    path = site.staging / "config"
+    path.write_text(block.text)
+    destination = resolve_destination("db1", "backup", SSHOptions(config=path))
+    assert (destination.host, destination.port) == ("10.1.0.17", 2222)
+    assert [str(hop) for hop in destination.hops] == ["jump@bastion.example.com"]
+
+
+def check_xml(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
+    assert ET.fromstring(block.text).tag == "extensions"
+    docstring = re.sub(r"\s+", " ", cback3.__doc__ or "")
+    assert re.sub(r"\s+", " ", block.text) in docstring
+
+
+def check_nothing(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
+    """Output, and lines of other programs' files."""
+
+
+LANGUAGES: dict[str, Callable[[Block, Site, pytest.FixtureRequest], None]] = {
+    "python": run_python,
+    "console": run_console,
+    "sh": run_shell_script,
+    "ini": check_ini,
+    "ssh_config": check_ssh_config,
+    "xml": check_xml,
+    "text": check_nothing,
+}
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(
+            block,
+            id=f"{block.page}-{number}-{block.language}",
+            marks=[pytest.mark.slow] if any(word in block.text for word in SLOW) else [],
+        )
+        for number, block in enumerate(BLOCKS)
+    ],
+)
+def test_example_runs(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
+    LANGUAGES[block.language](block, site, request)
+
+
+def test_the_first_python_example_ends_with_the_reason_if_there_is_nothing_to_stage(site: Site) -> None:
+    example = next(block.text for block in BLOCKS if block.page == "README" and block.language == "python")
+    (site.collect / "cback.collect").unlink()
+    with pytest.raises(SystemExit, match=r"^The peer has not collected yet\.$"):
+        exec(site.localize(example), {})
+    site.replacements["port=2222"] = f"port={free_port()}"
+    with pytest.raises(SystemExit, match=r"^127\.0\.0\.1: .* Connection refused"):
+        exec(site.localize(example), {})
