@@ -36,7 +36,7 @@ class Stream(ABC):
         """Send all of *data*; drop it if the peer has closed the channel, which `receive` reports.
 
         Raises:
-            ConnectionLost: If the connection ends.
+            ConnectionLost: If the connection ended and `receive` has returned all that had arrived.
             LimitExceeded: If a bound of `Limits` is exceeded.
         """
 
@@ -99,11 +99,11 @@ class ChannelStream(Stream):
         try:
             self._channel.sendall(data)
         except Exception as exc:
-            if not self._was_closed_by_peer():
+            if not self._can_receive():
                 raise self._failure_of(exc) from exc
         finally:
             watchdog.end_wait()
-        if self._channel.closed and not self._was_closed_by_peer():  # paramiko drops data for a dead connection
+        if self._channel.closed and not self._can_receive():  # paramiko drops data for a dead connection
             raise self._failure_of(None)
 
     def receive(self) -> Chunk:
@@ -118,6 +118,10 @@ class ChannelStream(Stream):
         if not chunk and not self._was_closed_by_peer():
             raise self._failure_of(None)
         return chunk
+
+    def _can_receive(self) -> bool:
+        """Return whether `receive` has something to return: data that arrived, or that the peer closed the channel."""
+        return self._watchdog.failure is None and (self._channel.recv_ready() or self._was_closed_by_peer())
 
     def _was_closed_by_peer(self) -> bool:
         """Return whether the peer closed the channel, while the connection is alive."""
