@@ -88,6 +88,12 @@ def openssh() -> None:
 
 
 @pytest.fixture(scope="session")
+def coreutils() -> None:
+    """Requires sha256sum(1) of coreutils."""
+    require_program("sha256sum")
+
+
+@pytest.fixture(scope="session")
 def patience() -> None:
     """Marks a test that takes seconds, because it waits for a limit or handles much data."""
 

@@ -16,6 +16,7 @@ _PACKAGES = {
     "ssh-keygen": "openssh-client",
     "ssh-agent": "openssh-client",
     "rsync": "rsync",
+    "sha256sum": "coreutils",
     "sftp-server": "openssh-sftp-server",
 }
 

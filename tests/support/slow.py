@@ -15,7 +15,7 @@ import pytest
 #: What only slow tests may ask for, directly or through another fixture.
 SLOW_FIXTURES = frozenset(
     {"sshd", "own_sshd", "unprivileged_sshd", "sshd_pool", "bench", "accounts", "unprivileged_user"}
-    | {"fresh_interpreter", "openssh", "root", "compromised_child", "patience"}
+    | {"fresh_interpreter", "openssh", "coreutils", "root", "compromised_child", "patience"}
 )
 
 _PYTHONS = {os.path.basename(sys.executable), "python", "python3"}
@@ -25,6 +25,7 @@ _SLOW_PROGRAMS = {
     **dict.fromkeys(("ssh", "scp", "ssh-keygen", "ssh-agent", "ssh-add", "sftp-server"), "openssh"),
     **dict.fromkeys(("useradd", "userdel", "unshare", "mount"), "root"),
     "sshd": "sshd",
+    "sha256sum": "coreutils",
     "docker": "bench",
     "docker-compose": "bench",
 }
