@@ -61,3 +61,8 @@ def join_path(directory: bytes, name: bytes) -> bytes:
 def parent_directory(path: bytes) -> bytes:
     """Return the directory of the absolute *path*."""
     return path.rpartition(b"/")[0] or b"/"
+
+
+def is_plain_name(name: bytes) -> bool:
+    """Return whether a file in a directory can have this name; any other name leads somewhere else, or nowhere."""
+    return name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name

@@ -160,6 +160,11 @@ class Reason(str, Enum):
     FILE_LEFT_BEHIND = "file-left-behind", "An empty file that was written for a test may still be on the peer."
     NOT_READY = "not-ready", "The peer has no collect indicator."
 
+    # The manifest.
+
+    NO_MANIFEST = "no-manifest", "The directory has no manifest."
+    INVALID_MANIFEST = "invalid-manifest", "The manifest is damaged, or is not one that peerstage wrote."
+
     # This machine.
 
     NO_SPACE = "no-space", "The local disk is full, or too small for the files."

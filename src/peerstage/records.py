@@ -80,6 +80,7 @@ class FileResult:
             that can resume), "linked" (staged as a link to an equal file), "excluded" (left out on request) or
             "failed". The default follows from *error*.
         reason: Why it failed; None if it did not.
+        sha256: The SHA-256 of the staged file in hexadecimal; None if it was not computed, or the file is not staged.
     """
 
     name: str
@@ -89,6 +90,7 @@ class FileResult:
     error: str | None = None
     outcome: str = ""
     reason: Reason | None = None
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         if not self.outcome:

@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     INCOMPLETE = 5
     LOCAL = 6
     NOT_AVAILABLE = 7
+    NOT_VERIFIED = 8
 
 
 MEANINGS = {
@@ -30,6 +31,7 @@ MEANINGS = {
     ExitCode.INCOMPLETE: "incomplete: some entries could not be staged, or there is no file",
     ExitCode.LOCAL: "this machine: target directory, disk, memory, threads or open files",
     ExitCode.NOT_AVAILABLE: "not available on this installation",
+    ExitCode.NOT_VERIFIED: "not verified: files differ from the manifest, or the manifest is damaged",
 }
 
 # fmt: off
@@ -51,11 +53,12 @@ REASONS: dict[ExitCode, tuple[Reason, ...]] = {
         Reason.TARGET_MISSING, Reason.TARGET_NOT_A_DIRECTORY, Reason.TARGET_NOT_WRITABLE,
         Reason.TARGET_INTERFERED, Reason.WORKING_DIRECTORY_UNUSABLE, Reason.OWNERSHIP_REFUSED,
         Reason.HOST_KEY_NOT_SAVED, Reason.LOCAL_IO_ERROR, Reason.LOCAL_FAILURE, Reason.OUT_OF_MEMORY,
-        Reason.OUT_OF_THREADS, Reason.OUT_OF_DESCRIPTORS,
+        Reason.OUT_OF_THREADS, Reason.OUT_OF_DESCRIPTORS, Reason.NO_MANIFEST,
     ),
     ExitCode.NOT_AVAILABLE: (
         Reason.NOT_AVAILABLE, Reason.PARAMIKO_INCOMPATIBLE, Reason.PROGRAM_MISSING, Reason.NOT_ROOT,
     ),
+    ExitCode.NOT_VERIFIED: (Reason.INVALID_MANIFEST,),
     ExitCode.UNEXPECTED: (
         Reason.ROOT_NOT_GIVEN_UP, Reason.CHILD_ENDED, Reason.STATUS_LOST, Reason.FORKED, Reason.IN_USE,
         Reason.TEST_SERVER_FAILED,

@@ -1,0 +1,123 @@
+"""The manifest of a staging directory: ``peerstage.sha256``, which sha256sum can check, and ``peerstage.json``.
+
+Both are untrusted input: another user may have been able to write them, and disks fail. They are opened relative to the
+directory, without following symlinks or waiting for FIFOs, and everything that is read has a bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import BinaryIO, TypeVar
+
+from peerstage.errors import TargetError
+from peerstage.paths import is_plain_name
+from peerstage.printable import escape
+from peerstage.reasons import Reason
+from peerstage.records import FileResult
+from peerstage.system_errors import reason_of
+from peerstage.target.checksum_file import read_checksums
+from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING, close_quietly
+from peerstage.target.report_file import read_report
+
+CHECKSUMS = "peerstage.sha256"
+REPORT = "peerstage.json"
+#: The names that the manifest takes in a staging directory.
+NAMES = frozenset({os.fsencode(CHECKSUMS), os.fsencode(REPORT)})
+
+T = TypeVar("T")
+
+
+def read_digests(dir_fd: int, path: str, without: Collection[bytes] = ()) -> dict[bytes, str]:
+    """Return the SHA-256 digest of every file in the manifest of a directory.
+
+    Args:
+        dir_fd: Descriptor of the directory.
+        path: Its path, for errors.
+        without: Names to leave out.
+
+    Raises:
+        TargetError: If the directory has no manifest, or one that is invalid or cannot be read.
+    """
+    return _read(dir_fd, path, CHECKSUMS, lambda file: _by_name(read_checksums(file), without))
+
+
+def read_results(dir_fd: int, path: str, without: Collection[bytes] = ()) -> dict[bytes, FileResult]:
+    """Return the result of every file in the manifest of a directory: staged by its last stage, or kept by it.
+
+    The modification times are those of the peer. Nothing says that the files still exist, or are unchanged.
+
+    Args:
+        dir_fd: Descriptor of the directory.
+        path: Its path, for errors.
+        without: Names to leave out.
+
+    Raises:
+        TargetError: If the directory has no manifest, or one that is invalid or cannot be read.
+    """
+
+    def parse(file: BinaryIO) -> dict[bytes, FileResult]:
+        results = ((os.fsencode(result.name), result) for result in read_report(file))
+        return {name: result for name, result in results if name not in without}
+
+    return _read(dir_fd, path, REPORT, parse)
+
+
+def _read(dir_fd: int, path: str, name: str, parse: Callable[[BinaryIO], T]) -> T:
+    try:
+        with _open_regular(name, dir_fd) as file:
+            return parse(file)
+    except FileNotFoundError as exc:
+        raise TargetError(
+            f"There is no {name} in it. Stage into it with manifest=True.",
+            path=path,
+            errno=exc.errno,
+            reason=Reason.NO_MANIFEST,
+        ) from exc
+    except OSError as exc:
+        raise TargetError(
+            f"{name} cannot be read: {exc.strerror}. Let this user read it, or move it away.",
+            path=path,
+            errno=exc.errno,
+            reason=reason_of(exc),
+        ) from exc
+    except ValueError as exc:
+        raise TargetError(
+            f"{name} is not a valid manifest: {escape(str(exc))}. Move it away, then stage again with manifest=True.",
+            path=path,
+            reason=Reason.INVALID_MANIFEST,
+        ) from exc
+
+
+@contextlib.contextmanager
+def _open_regular(name: str, dir_fd: int) -> Iterator[BinaryIO]:
+    """Open the regular file *name*; raise `ValueError` for anything else of that name."""
+    if not stat.S_ISREG(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+        raise ValueError("it is not a regular file")
+    fd = os.open(name, READ_WITHOUT_WAITING | NO_FOLLOW, dir_fd=dir_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("it is not a regular file")
+        file = os.fdopen(fd, "rb")
+    except BaseException:
+        close_quietly(fd)
+        raise
+    with file:
+        yield file
+
+
+def _by_name(checksums: Iterable[tuple[bytes, str]], without: Collection[bytes]) -> dict[bytes, str]:
+    """Return *checksums* by name, but for those *without*.
+
+    Raises:
+        ValueError: If a name leads out of the directory, belongs to the manifest itself, or has two digests.
+    """
+    found: dict[bytes, str] = {}
+    for name, digest in checksums:
+        if not is_plain_name(name) or name in NAMES:
+            raise ValueError(f"it names {escape(name)!r}")
+        if name not in without and found.setdefault(name, digest) != digest:
+            raise ValueError(f"it has two digests of {escape(name)!r}")
+    return found

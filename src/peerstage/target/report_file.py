@@ -1,0 +1,167 @@
+"""``peerstage.json``: the report of a stage as one JSON object, with one result per line. The file is untrusted input.
+
+Reading line by line bounds the memory; a parser that is given a whole JSON file may need 25 times its size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
+
+from peerstage.paths import is_plain_name
+from peerstage.records import FileResult, StageReport
+
+#: Bounds on a file that is read: its lines, and the bytes of each.
+MAX_LINES = 1_000_000
+MAX_LINE_BYTES = 64 * 1024
+#: The key of the files that earlier runs staged. `StageReport.from_json` ignores it.
+KEPT = "kept"
+
+_MAX_ERROR_CHARS = 4096
+_MAX_INT = (1 << 63) - 1
+_FIELDS = tuple(field.name for field in dataclasses.fields(FileResult))
+_SECTION = re.compile(rb'"(\w{1,64})": \[\n')
+_END_OF_SECTION = b"],\n"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def write_report(
+    file: BinaryIO,
+    report: StageReport,
+    files: Iterable[FileResult],
+    refused: Iterable[FileResult],
+    kept: Iterable[FileResult],
+) -> None:
+    """Write a report in the form of `StageReport.to_json`, with line breaks, and with the key `KEPT` in addition.
+
+    Args:
+        file: A binary file.
+        report: The report; its `files` and `refused` are not read.
+        files: What is written as `files`. Iterators save the memory for the results.
+        refused: What is written as `refused`.
+        kept: The files that earlier runs staged, and that this run did not touch.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    values = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
+    lists = {name: value for name, value in values.items() if isinstance(value, tuple)}
+    head = json.dumps({name: value for name, value in values.items() if name not in lists})
+    file.write(head.encode().removesuffix(b"}") + b",\n")
+    count = size = 0
+
+    def count_staged() -> Iterator[FileResult]:
+        nonlocal count, size
+        for result in files:
+            if result.is_staged:
+                count, size = count + 1, size + result.size
+            yield result
+
+    for name, results in {**lists, "files": count_staged(), "refused": refused, KEPT: kept}.items():
+        file.write(b'"%s": [' % name.encode())
+        separator = b"\n"
+        for result in results:
+            file.write(separator + _encode(result))
+            separator = b",\n"
+        file.write(b"\n" + _END_OF_SECTION)
+    file.write(b'"count": %d, "bytes": %d}\n' % (count, size))
+
+
+def _encode(value: Any) -> bytes:
+    if isinstance(value, FileResult):
+        fields = {name: getattr(value, name) for name in _FIELDS}
+        if value.error is not None:
+            fields["error"] = value.error[:_MAX_ERROR_CHARS]
+        value = fields
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    return json.dumps(value).encode()
+
+
+def read_report(file: BinaryIO) -> Iterator[FileResult]:
+    """Yield the result of every file in the directory that `write_report` recorded: staged by that run, or kept.
+
+    Of each, name, size, mode, mtime, outcome and digest are read, and their types checked; the name is a plain name.
+
+    Args:
+        file: A binary file, at its beginning.
+
+    Raises:
+        ValueError: If the file has another form than `write_report` gives it, is cut off, or exceeds a bound; possibly
+            after some results.
+        OSError: If it cannot be read.
+    """
+    number, section = 0, None
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        try:
+            if number > MAX_LINES or not line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
+                raise ValueError("has no end, or a bound is exceeded")
+            if number == 1:
+                _parse_head(line)
+            elif section is None:
+                found = _SECTION.fullmatch(line)
+                if found is None:
+                    _parse_object(b"{" + line)
+                    if file.read(1):
+                        raise ValueError("is not the last one")
+                    return
+                section = found[1].decode()
+            elif line == _END_OF_SECTION:
+                section = None
+            elif section in ("files", KEPT) and (result := _parse_result(line)).is_staged:
+                yield result
+        except (ValueError, RecursionError) as exc:
+            raise ValueError(f"line {number} is not as peerstage writes it ({exc})") from None
+    raise ValueError("it is empty, or was cut off")
+
+
+def _parse_object(text: bytes) -> dict[str, Any]:
+    value = json.loads(text.decode("ascii"))
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def _parse_head(line: bytes) -> None:
+    if not line.endswith(b",\n"):
+        raise ValueError("it does not begin like a report")
+    schema = _parse_object(line[:-2] + b"}").get("schema")
+    if not isinstance(schema, int) or isinstance(schema, bool):
+        raise ValueError("its schema is not a number")
+
+
+def _parse_result(line: bytes) -> FileResult:
+    raw = _parse_object(line.removesuffix(b"\n").removesuffix(b","))
+    values = {name: raw.get(name, default) for name, (default, _) in _PARSED_FIELDS.items()}
+    for name, (_, is_valid) in _PARSED_FIELDS.items():
+        if not is_valid(values[name]):
+            raise ValueError(f"invalid {name}")
+    return FileResult(**values)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and is_plain_name(os.fsencode(value))
+
+
+def _is_int(value: Any) -> bool:
+    return type(value) is int and abs(value) <= _MAX_INT
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+#: The fields that are read of a result: the default of each, and a check.
+_PARSED_FIELDS: dict[str, tuple[Any, Callable[[Any], bool]]] = {
+    "name": (None, _is_name),
+    "size": (0, lambda value: _is_int(value) and value >= 0),
+    "mode": (None, lambda value: value is None or _is_int(value)),
+    "mtime": (None, lambda value: value is None or _is_int(value)),
+    "outcome": ("", lambda value: isinstance(value, str)),
+    "sha256": (None, lambda value: value is None or _is_digest(value)),
+}
