@@ -52,20 +52,23 @@ def _render_block(lines: list[str]) -> Iterator[str]:
         yield from (f"    {line}".rstrip() for line in lines[1:-1])
     elif first.startswith("#"):
         level, _, title = first.partition(" ")
-        yield _strip_links(title)
+        yield _strip_inline_markup(title)
         if len(level) in _UNDERLINES:
-            yield _UNDERLINES[len(level)] * len(_strip_links(title))
+            yield _UNDERLINES[len(level)] * len(_strip_inline_markup(title))
     elif first.startswith("|"):
         yield from _render_table(lines)
     else:
         item = _ITEM.match(first)
-        text = _strip_links(" ".join(line.strip() for line in lines))
+        text = _strip_inline_markup(" ".join(line.strip() for line in lines))
         yield from _wrap(text, rest=" " * len(item[0]) if item else "")
 
 
 def _render_table(lines: list[str]) -> Iterator[str]:
-    """Yield each row as its first cell, and the others below it, each behind the title of its column."""
-    titles, _, *rows = ([_strip_links(cell.strip()) for cell in line.strip("|").split("|")] for line in lines)
+    """Yield each row as its first cell and, indented below it, the other cells.
+
+    Each of these follows its column's title, unless there are only two columns.
+    """
+    titles, _, *rows = ([_strip_inline_markup(cell.strip()) for cell in line.strip("|").split("|")] for line in lines)
     for number, (name, *cells) in enumerate(rows):
         if number:
             yield ""
@@ -81,8 +84,11 @@ def _wrap(text: str, *, first: str = "", rest: str = "") -> list[str]:
     )
 
 
-def _strip_links(text: str) -> str:
-    """Replace links by their text, followed by the address where it leads out of the guide; remove bold."""
+def _strip_inline_markup(text: str) -> str:
+    """Return *text* without the markup of bold text, links and images.
+
+    A link becomes its text, with the URL if it points outside the guide; an image its alternative text in parentheses.
+    """
 
     def replace(link: re.Match[str]) -> str:
         if link["image"]:
