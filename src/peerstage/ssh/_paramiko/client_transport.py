@@ -1,4 +1,6 @@
-"""paramiko's client transport with a host key gate, bounds, and authentication by single requests."""
+"""paramiko's client transport: it pauses until the host key is verified, bounds what the server sends, and sends one
+authentication request at a time.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ from peerstage.ssh.keys.public_keys import PublicKey
 
 # RFC 8731 renamed curve25519-sha256@libssh.org; paramiko knows only the old name.
 _ADDED_KEX = {"curve25519-sha256": KexCurve25519}
-_ADDED_KEYS = {
+# paramiko cannot verify signatures by FIDO (sk-) host keys.
+_ADDED_KEY_TYPES = {
     name: lambda key: PublicKey(plain_key(key.asbytes())) for name in SIGNATURE_ALGORITHMS if name.startswith("sk-")
 }
 
@@ -61,7 +64,7 @@ class ClientTransport(RekeyingTransport):
     )
 
     _kex_info: ClassVar[dict[str, Any]] = {**getattr(paramiko.Transport, "_kex_info", {}), **_ADDED_KEX}
-    _key_info: ClassVar[dict[str, Any]] = {**getattr(paramiko.Transport, "_key_info", {}), **_ADDED_KEYS}
+    _key_info: ClassVar[dict[str, Any]] = {**getattr(paramiko.Transport, "_key_info", {}), **_ADDED_KEY_TYPES}
 
     packetizer: BoundedPacketizer
     auth_handler: UserAuthHandler  # None until `request_userauth`
@@ -98,12 +101,15 @@ class ClientTransport(RekeyingTransport):
         try:
             super()._parse_kex_init(m)
         except IncompatiblePeer as exc:
-            kind, offered = self._find_uncommon_kind()
+            kind, offered = self._find_unmatched_kind()
             text = f"{exc}; the server offers {', '.join(offered) or 'none'}" if kind else str(exc)
             raise NoCommonAlgorithm(kind, text) from exc
 
-    def _find_uncommon_kind(self) -> tuple[str, Sequence[str]]:
-        """Return the first kind of algorithm for which the server offers none that we accept, and those it offers."""
+    def _find_unmatched_kind(self) -> tuple[str, Sequence[str]]:
+        """Return the first kind of algorithm with no match (RFC 4253, section 7.1), and what the server offers for it.
+
+        "" and () if every kind has one.
+        """
         ours = self.get_security_options()
         for kind, accepted, lists in (
             ("kex", ours.kex, ["kex_algo_list"]),
@@ -146,7 +152,11 @@ class ClientTransport(RekeyingTransport):
         self._host_key_accepted.set()
 
     def require_overrides(self, *, after_login: bool = False) -> None:
-        """Raise `NotAvailable` if paramiko bypassed a method that our checks depend on, so far or *after_login*."""
+        """Raise `NotAvailable` if paramiko has bypassed an override that our checks depend on.
+
+        Args:
+            after_login: Whether authentication is done, so that `_auth_trigger` must have run as well.
+        """
         packets: Any = self.packetizer
         if not isinstance(packets, BoundedPacketizer) or not isinstance(self._channels, BufferedChannels):
             refuse_paramiko("does not use BoundedPacketizer and BufferedChannels")
@@ -170,7 +180,7 @@ class ClientTransport(RekeyingTransport):
     def resists_prefix_truncation(self) -> bool:
         """Whether the negotiated algorithms are safe from CVE-2023-48795.
 
-        Strict key exchange is, and so are AES-GCM, and CTR with a MAC that is not encrypt-then-MAC.
+        True with strict key exchange, with AES-GCM, and with CTR and a MAC that is not encrypt-then-MAC.
         """
         pairs = (self.local_cipher, self.local_mac), (self.remote_cipher, self.remote_mac)
         return self.has_strict_kex or all("gcm@" in cipher or "-etm@" not in str(mac) for cipher, mac in pairs)
@@ -203,7 +213,8 @@ class ClientTransport(RekeyingTransport):
         self.packetizer.keepalive = Keepalive(interval, max_unanswered, self._send_keepalive)
 
     def _send_keepalive(self) -> None:
-        if self.clear_to_send.is_set():  # else a key exchange is on, and the server owes its messages
+        # During a key exchange no other message may be sent (RFC 4253, section 7.1), and the server must reply in it.
+        if self.clear_to_send.is_set():
             request = Message()
             request.add_byte(cMSG_GLOBAL_REQUEST)
             request.add("keepalive@openssh.com", True)
@@ -253,7 +264,8 @@ class ClientTransport(RekeyingTransport):
             algorithm: The signature algorithm.
             key: The public key or certificate in the SSH wire format.
             sign: Returns the signature of its argument in the SSH wire format. If it raises, no signature is sent.
-            probe_first: Whether to sign only if the server would accept the key: where signing needs a person.
+            probe_first: Whether to ask first whether the server would accept the key (RFC 4252, section 7), so that no
+                user touches a token in vain.
 
         Returns:
             The methods that the server wants in addition; empty if the user is logged in.
