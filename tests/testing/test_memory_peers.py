@@ -188,7 +188,7 @@ def test_progress_is_reported(target: Path) -> None:
 
 
 def test_contradictory_options_are_refused(target: Path) -> None:
-    with pytest.raises(ValueError, match="guarded=True means SCP"):
+    with pytest.raises(ValueError, match="guarded=True requires SCP"):
         memory_peer(READY, guarded=True, transport="sftp").stagePeer(target)
 
 

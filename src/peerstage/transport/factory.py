@@ -41,7 +41,7 @@ class TransportOptions:
         transport: One of `TRANSPORTS`.
         rcp_command: An rcp-like command, for ``auto`` and ``rcp``.
         rsh_command: An rsh-like command, which runs other commands.
-        guarded: Whether a forced command that was written for the original guards the key on the peer.
+        guarded: Whether a forced command that was written for CedarBackup2 guards the key on the peer.
         preserve_times: Whether modification times are wanted.
         working_directory: A local directory for the temporary files of an rcp-like command.
     """
@@ -61,13 +61,13 @@ class TransportOptions:
         rcp, scp, sftp = self.uses_rcp_command, self.transport == "scp", self.transport == "sftp"
         if self.ssh.elevate is not None and (self.guarded or rcp or scp):
             raise ValueError(
-                "The option elevate means SFTP: it excludes the transports scp, rcp and guarded, and an rcp command."
+                "The option elevate requires SFTP: it excludes the transports scp, rcp and guarded, and an rcp command."
             )
         if self.guarded and (rcp or sftp):
-            raise ValueError("guarded=True means SCP: it excludes sftp, rcp and an rcpCommand.")
+            raise ValueError("guarded=True requires SCP: it excludes sftp, rcp and an rcpCommand.")
         if self.guarded and self.preserve_times:
             raise ValueError(
-                "guarded=True sends the original's commands, which request no times: it excludes preserve_times."
+                "guarded=True sends CedarBackup2's commands, which request no times. Omit preserve_times or guarded."
             )
         if rcp:
             self.split_commands()
@@ -87,7 +87,7 @@ class TransportOptions:
 
     @property
     def starts_with_scp(self) -> bool:
-        """Whether SFTP is not tried."""
+        """Whether to use SCP without trying SFTP first."""
         return self.guarded or self.transport == "scp"
 
     @property
@@ -129,9 +129,10 @@ def build_transport(
 ) -> Transport:
     """Return the stack of transports for *options*; it connects when it is first used.
 
-    An rcp-like command connects by itself, and what it did cannot be resumed. Otherwise, from the inside out: SFTP or
-    SCP over a session, or with ``auto`` SCP if there is no SFTP; retries; progress if *on_progress* is given.
-    *on_fallback* is called when the peer turns out to have no SFTP. The limits are those of *watchdog*.
+    An rcp-like command makes its own connection and cannot resume a transfer, so it is not retried and *retry* is
+    ignored. Otherwise, from the inside out: SFTP or SCP over a session, or with ``auto`` SCP if there is no SFTP;
+    retries; progress if *on_progress* is given. *on_fallback* is called when the peer turns out to have no SFTP. The
+    limits are those of *watchdog*.
 
     Raises:
         ValueError: As `TransportOptions.validate`.
@@ -169,13 +170,13 @@ def build_scp(
     """Return the SCP transport over *session*; *connect* returns another session."""
     from peerstage.transport.scp.scp_transport import SCPTransport
 
-    again = connect if options.ssh.sock is None else None  # a socket from the caller can be used once
+    reconnect = connect if options.ssh.sock is None else None  # a socket from the caller can be used once
     return SCPTransport(
         session,
         watchdog,
         guarded=options.guarded,
         preserve_times=options.preserve_times,
-        connect=again,
+        connect=reconnect,
     )
 
 
@@ -196,18 +197,20 @@ class TransportFactory:
         options, watchdog = self._options, self._watchdog
         destination = resolve_destination(options.name, options.user, options.ssh, watchdog=watchdog)
 
-        def connect() -> Session:
+        def connect_session() -> Session:
             return Session.connect(destination, options.ssh, watchdog=watchdog)
 
-        session = connect()
+        session = connect_session()
 
-        def scp() -> Transport:
-            return build_scp(session, options, watchdog, connect)
+        def build_scp_transport() -> Transport:
+            return build_scp(session, options, watchdog, connect_session)
 
         if self._uses_scp:
-            return scp()
+            return build_scp_transport()
         sftp = build_sftp(session, options, watchdog)
-        return FallbackTransport(sftp, scp, self._fall_back, peer=options.name) if options.may_fall_back else sftp
+        if not options.may_fall_back:
+            return sftp
+        return FallbackTransport(sftp, build_scp_transport, self._fall_back, peer=options.name)
 
     def _fall_back(self) -> None:
         self._uses_scp = True

@@ -109,7 +109,7 @@ def test_options_other_than_sftp_are_rejected_before_connecting(others: dict[str
     ssh = SSHOptions(elevate="sudo -n sftp-server", config=())
     peer = RemotePeer("host.invalid", "/c", "/tmp", "backup", ssh=ssh, **others)  # type: ignore[arg-type]
     for operation in (lambda: peer.stagePeer(str(target)), peer.checkCollectIndicator, peer.writeStageIndicator):
-        with pytest.raises(ValueError, match=r"elevate means SFTP"):
+        with pytest.raises(ValueError, match=r"elevate requires SFTP"):
             operation()
 
 
