@@ -41,7 +41,7 @@ for path in PATHS:
     encoded: str | None = util.encodePath(path)
     sample: dict[bytes, str] = make_sample(path)
     sample = hash_files(path)
-    with ssh_server(path, sftp=False, faults=Faults(deny=(path,), cut_after=0, connections=1)) as server:
+    with ssh_server(path, sftp=False, faults=Faults(deny=(path,), cut_after=0, faulty_connections=1)) as server:
         RemotePeer(server.host, "/", None, server.username, ssh=server.options)
 
 in_memory: RemotePeer = memory_peer({"cback.collect": b"", b"data": MemoryFile(b"content")}, lose_after=0)

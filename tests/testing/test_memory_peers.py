@@ -152,7 +152,7 @@ def test_a_lost_connection_is_re_established_without_delay(
     content = os.urandom(300_000)
     patient = Retry(delay=1000.0, max_delay=1000.0)
     peer = memory_peer(
-        {"data": content}, lose_after=100_000, connections=2, retry=patient, limits=Limits(deadline=30.0)
+        {"data": content}, lose_after=100_000, faulty_connections=2, retry=patient, limits=Limits(deadline=30.0)
     )
     assert peer.stagePeer(target) == 1
     assert (target / "data").read_bytes() == content
@@ -164,7 +164,7 @@ def test_a_lost_connection_is_re_established_without_delay(
 
 def test_a_peer_that_fails_at_first_succeeds_later(target: Path) -> None:
     peer = memory_peer(
-        READY, error=ConnectError("Connection refused.", reason=Reason.CONNECTION_REFUSED), connections=1
+        READY, error=ConnectError("Connection refused.", reason=Reason.CONNECTION_REFUSED), faulty_connections=1
     )
     assert not peer.checkCollectIndicator()
     assert peer.checkCollectIndicator()
@@ -195,6 +195,12 @@ def test_contradictory_options_are_refused(target: Path) -> None:
 def test_names_may_be_any_bytes(target: Path) -> None:
     assert memory_peer({b"\xff": b"x", "ü": b"y"}).stagePeer(target) == 2
     assert sorted(os.listdir(os.fsencode(target))) == sorted([b"\xff", "ü".encode()])
+
+
+def test_every_keyword_argument_of_a_remote_peer_is_accepted(tmp_path: Path) -> None:
+    peer = memory_peer(READY, remoteUser="archive", workingDir=str(tmp_path), ignoreFailureMode="all")
+    assert (peer.remoteUser, peer.workingDir, peer.ignoreFailureMode) == ("archive", str(tmp_path), "all")
+    assert memory_peer(READY).remoteUser == "backup"
 
 
 def test_a_peer_in_memory_pickles(target: Path) -> None:
@@ -236,7 +242,7 @@ def test_failures_are_kept_logged_and_retried_as_over_a_network(target: Path, ca
     assert not down.checkCollectIndicator()
     assert isinstance(down.last_error, ConnectError)
     assert "2 attempts" in str(down.last_error)
-    boots = memory_peer(READY, name="db2", error=refused, connections=1, retry=Retry(connect=2))
+    boots = memory_peer(READY, name="db2", error=refused, faulty_connections=1, retry=Retry(connect=2))
     assert boots.checkCollectIndicator()
     assert boots.last_error is None
     assert [record.getMessage()[:4] for record in caplog.records] == ["db1:", "db1:", "db2:"]

@@ -88,21 +88,21 @@ def test_a_forced_command_ends_with_the_server(filled: Path, tmp_path: Path) -> 
 
 
 def test_a_login_is_refused(filled: Path, target: Path) -> None:
-    with ssh_server(filled, faults=Faults(refuse_login=True, connections=1)) as server:
+    with ssh_server(filled, faults=Faults(refuse_login=True, faulty_connections=1)) as server:
         with pytest.raises(LoginError):
             peer_of(server).stagePeer(target)
         assert peer_of(server).stagePeer(target) == 2, "the second connection is no faulty one"
 
 
 def test_a_connection_is_closed_before_the_server_identifies_itself(filled: Path, target: Path) -> None:
-    with ssh_server(filled, faults=Faults(cut_after=0, connections=1)) as server:
+    with ssh_server(filled, faults=Faults(cut_after=0, faulty_connections=1)) as server:
         with pytest.raises(ConnectError):
             peer_of(server).stagePeer(target)
         assert peer_of(server).stagePeer(target) == 2
 
 
 def test_a_connection_that_is_cut_off_is_re_established(filled: Path, target: Path) -> None:
-    with ssh_server(filled, faults=Faults(cut_after=SIZE // 2, connections=1)) as server:
+    with ssh_server(filled, faults=Faults(cut_after=SIZE // 2, faulty_connections=1)) as server:
         peer = peer_of(server, retry=Retry(delay=0))
         assert peer.stagePeer(target) == 2
     assert peer.last_report is not None
@@ -174,7 +174,7 @@ def test_a_server_without_a_given_directory_has_a_temporary_one(fresh_interprete
         {"cut_after": True},
         {"stall_after": 1.5},
         {"bytes_per_second": 0},
-        {"connections": -1},
+        {"faulty_connections": -1},
         {"cut_after": 1, "stall_after": 1},
         {"deny": "/path"},
         {"deny": ("relative",)},

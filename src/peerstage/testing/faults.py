@@ -21,7 +21,7 @@ class Faults(metaclass=Documented):
         bytes_per_second: The rate at which it sends.
         deny: Absolute paths, as clients see them, that cannot be read, written or listed, nor anything below them.
         no_space: Whether writes fail as on a full disk.
-        connections: The number of first connections that have these faults; None for all.
+        faulty_connections: How many connections, counted from the first, have these faults; None for all.
 
     Raises:
         ValueError: If a number is out of range, `cut_after` and `stall_after` are both given, or a path is relative.
@@ -33,10 +33,10 @@ class Faults(metaclass=Documented):
     bytes_per_second: int | None = None
     deny: tuple[StrOrBytesPath, ...] = ()
     no_space: bool = False
-    connections: int | None = None
+    faulty_connections: int | None = None
 
     def __post_init__(self) -> None:
-        for name, lowest in (("cut_after", 0), ("stall_after", 0), ("bytes_per_second", 1), ("connections", 0)):
+        for name, lowest in (("cut_after", 0), ("stall_after", 0), ("bytes_per_second", 1), ("faulty_connections", 0)):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < lowest):
                 raise ValueError(f"Faults: {name} must be an integer of at least {lowest}, not {value!r}.")
@@ -55,4 +55,4 @@ class Faults(metaclass=Documented):
 
     def apply_to(self, connection: int) -> bool:
         """Return whether the connection with this number, from 0, has the faults."""
-        return self.connections is None or connection < self.connections
+        return self.faulty_connections is None or connection < self.faulty_connections

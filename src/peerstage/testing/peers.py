@@ -43,7 +43,8 @@ class MemoryHost(metaclass=Documented):
             None if they succeed.
         lose_after: The number of bytes of file data after which a connection is lost, at the end of the chunk that
             reaches it; 0 loses it before the first byte; None never.
-        connections: The number of first connections that have this `error` or `lose_after`; None for all.
+        faulty_connections: How many connections, counted from the first, have this `error` or `lose_after`; None for
+            all.
         writable: Whether the stage indicator can be written.
 
     Attributes:
@@ -57,13 +58,13 @@ class MemoryHost(metaclass=Documented):
         *,
         error: StageError | None = None,
         lose_after: int | None = None,
-        connections: int | None = None,
+        faulty_connections: int | None = None,
         writable: bool = True,
     ) -> None:
         self.directories = {os.fsencode(path): _entries(files) for path, files in directories.items()}
         self.error = error
         self.lose_after = lose_after
-        self.connections = connections
+        self.faulty_connections = faulty_connections
         self.writable = writable
         self.connection_count = 0
 
@@ -71,20 +72,21 @@ class MemoryHost(metaclass=Documented):
         """Return a new connection.
 
         Raises:
-            StageError: If this connection is meant to fail.
+            StageError: If `error` applies to this connection.
         """
         self.connection_count += 1
-        is_faulty = self.connections is None or self.connection_count <= self.connections
+        is_faulty = self.faulty_connections is None or self.connection_count <= self.faulty_connections
         if is_faulty and self.error is not None:
             raise copy.copy(self.error)
         return _Connection(self, self.lose_after if is_faulty else None)
 
 
 class MemoryPeer(RemotePeer):
-    """A `RemotePeer` that reaches a host in memory, whatever its name is; see also `memory_peer`.
+    """A `RemotePeer` that always reaches one `MemoryHost`; its name is not resolved.
 
     Everything that needs no network works as for any remote peer: arguments, retries (without delay), limits, progress
-    and publication. Files belong to this process, `localUser` is not looked up, and no commands are run.
+    and publication. Staged files are owned by the user of this process, `localUser` is not looked up, and no commands
+    are run.
 
     Args:
         host: The host that it reaches.
@@ -99,7 +101,7 @@ class MemoryPeer(RemotePeer):
     def __init__(
         self, host: MemoryHost, name: str = "peer", directory: StrOrBytesPath = _COLLECT, **options: Any
     ) -> None:
-        super().__init__(name, directory, None, "backup", **options)
+        super().__init__(name, directory, **{"remoteUser": "backup", **options})
         self.host = host
 
     @property
@@ -123,7 +125,7 @@ def memory_peer(
     directory: StrOrBytesPath = _COLLECT,
     error: StageError | None = None,
     lose_after: int | None = None,
-    connections: int | None = None,
+    faulty_connections: int | None = None,
     writable: bool = True,
     **options: Any,
 ) -> MemoryPeer:
@@ -138,12 +140,16 @@ def memory_peer(
         directory: The path of its collect directory.
         error: As for `MemoryHost`.
         lose_after: As for `MemoryHost`.
-        connections: As for `MemoryHost`.
+        faulty_connections: As for `MemoryHost`.
         writable: As for `MemoryHost`.
         options: Keyword arguments of `RemotePeer`, such as ``retry`` and ``on_progress``.
     """
     host = MemoryHost(
-        {directory: files}, error=error, lose_after=lose_after, connections=connections, writable=writable
+        {directory: files},
+        error=error,
+        lose_after=lose_after,
+        faulty_connections=faulty_connections,
+        writable=writable,
     )
     return MemoryPeer(host, name, directory, **options)
 
@@ -190,7 +196,7 @@ class _Connection(MemoryTransport):
         super().__init__(
             host.directories,
             chunk_size=min(lose_after or _CHUNK_SIZE, _CHUNK_SIZE),
-            before_write=lambda written: self._lose_connection(written),
+            before_write=self._lose_connection_if_due,
         )
         self.host_key = fingerprint(b"a host in memory")
         self._host = host
@@ -203,7 +209,7 @@ class _Connection(MemoryTransport):
             )
         super().touch(path)
 
-    def _lose_connection(self, written: int) -> None:
+    def _lose_connection_if_due(self, written: int) -> None:
         if self._lose_after is not None and written >= self._lose_after:
             raise ConnectionLost("The connection was lost: the peer closed it.")
 
