@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from cli.host_keys import OTHER
-from peerstage.cli.doctor_results import StepResult
+from peerstage.cli.arguments import PeerSpec
+from peerstage.cli.doctor_results import DoctorResult, StepResult
+from peerstage.cli.exit_codes import ExitCode
 from peerstage.cli.host_scan import HostScan, ScanOutcome
+from peerstage.cli.results import Line, Table
+from peerstage.cli.trust_results import HostKeyResult, PresentedKeys
 from peerstage.cli.user_process import MAX_RESULT, ResultReader
 from peerstage.errors import ConnectError, ProtocolError, StageError, UnknownHostKey
 from peerstage.reasons import Reason
@@ -57,10 +62,43 @@ def test_an_error_arrives_with_its_message(error: Exception) -> None:
     assert (outcome.error.reason is Reason.CHILD_ENDED) is not isinstance(error, ConnectError)
 
 
-@pytest.mark.parametrize("message", [None, [], {}, "x", {**STEP.to_message(), "reason": "no-such"}])
+@pytest.mark.parametrize(
+    "message",
+    [
+        None,
+        [],
+        {},
+        "x",
+        {**STEP.to_message(), "reason": "no-such"},
+        {**STEP.to_message(), "reason": None},
+        {**STEP.to_message(), "state": "\x1b[2Jok"},
+        {**STEP.to_message(), "state": ["ok"]},
+    ],
+)
 def test_an_invalid_step_is_a_violation(message: Any) -> None:
     with pytest.raises(ProtocolError):
         StepResult.from_message(message)
+
+
+def texts_of(items: Iterable[Line | Table]) -> list[str]:
+    """Return what is printed, line by line, without the styles."""
+    lines = [item for item in items if not isinstance(item, Table)]
+    return ["".join(part if isinstance(part, str) else part[0] for part in line) for line in lines]
+
+
+@pytest.mark.parametrize("name", ["step", "seen", "cause", "remedy"])
+def test_a_step_of_a_child_process_cannot_forge_lines_or_control_the_terminal(name: str) -> None:
+    message = {**STEP.to_message(), "seen": "", name: "x\n\x1b[2Jok\u202e"}
+    step = StepResult.from_message(through_a_pipe(message))
+    verdict = DoctorResult(peer=PeerSpec("u", "db1"), steps=[step])
+    for items in (step.to_lines(), step.to_terminal(), verdict.to_lines()):
+        assert all(text.isprintable() for text in texts_of(items))
+
+
+def test_a_key_type_of_a_child_process_cannot_control_the_terminal() -> None:
+    host = HostKeyResult(host="db1", key_type="x\n\x1b[2J", fingerprint="SHA256:x", state="new", exit=ExitCode.DONE)
+    for items in (PresentedKeys([host]).to_lines(), PresentedKeys([host]).to_terminal()):
+        assert all(text.isprintable() for text in texts_of(items))
 
 
 _SCAN = ScanOutcome(SCAN, None).to_message()

@@ -13,13 +13,13 @@ from peerstage.cli.arguments import PeerSpec
 from peerstage.cli.exit_codes import CODES, ExitCode
 from peerstage.cli.results import Line, Result, Table, peer_to_json
 from peerstage.guide import topic_for
-from peerstage.isolation.protocol.values import child_violation
+from peerstage.isolation.protocol.values import child_violation, parse_choice
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 
 #: Columns before the text of a step.
 _INDENT = 22
-_STATE_STYLES = {"ok": "green", "failed": "bold red", "skipped": "dim"}
+_STATE_STYLES = {"ok": "green", "tried": "yellow", "failed": "bold red", "skipped": "dim"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +57,13 @@ class StepResult(Result):
         """See `peerstage.cli.user_process.Message`."""
         try:
             reason = None if message["reason"] is None else Reason(message["reason"])
-            texts = {name: str(message[name]) for name in ("step", "state", "seen", "cause", "remedy")}
+            state = parse_choice(message["state"], "state", _STATE_STYLES)
+            texts = {name: str(message[name]) for name in ("step", "seen", "cause", "remedy")}
         except (KeyError, TypeError, ValueError) as exc:
             raise child_violation("The child process sent an invalid step.") from exc
-        return cls(**texts, reason=reason)
+        if state == "failed" and reason is None:  # the exit code would be that of success
+            raise child_violation("The child process sent a failed step without a reason.")
+        return cls(**texts, state=state, reason=reason)
 
     def to_json(self) -> list[dict[str, Any]]:
         return []  # `DoctorResult` has all steps in one object
@@ -74,8 +77,10 @@ class StepResult(Result):
         return self._lines(lambda text: f"\n{'':{_INDENT}}".join(textwrap.wrap(text, width, break_on_hyphens=False)))
 
     def _lines(self, wrap: Callable[[str], str]) -> Iterator[Line]:
-        yield (f"{self.state:8}", _STATE_STYLES.get(self.state, "yellow")), f"{self.step:14}", wrap(escape(self.seen))
-        for label, text in (("cause", wrap(self.cause)), ("remedy", self.remedy), ("see", self.guide)):
+        # The texts may be from a child process that is not trusted, and `seen` quotes the peer.
+        step, seen, cause, remedy = map(escape, (self.step, self.seen, self.cause, self.remedy))
+        yield (f"{self.state:8}", _STATE_STYLES[self.state]), f"{step:14}", wrap(seen)
+        for label, text in (("cause", wrap(cause)), ("remedy", remedy), ("see", self.guide)):
             if text:
                 yield " " * 8, (f"{label + ':':14}", "bold"), text
 
@@ -89,7 +94,7 @@ class DoctorResult(Result):
 
     @property
     def exit(self) -> ExitCode:
-        """The highest exit code of a failed step."""
+        """The highest exit code of a failed step; DONE if none failed."""
         failed = (step.reason for step in self.steps if step.state == "failed")
         return max((CODES[reason] for reason in failed if reason is not None), default=ExitCode.DONE)
 
@@ -107,6 +112,6 @@ class DoctorResult(Result):
         ]
 
     def to_lines(self) -> Iterator[Line]:
-        failed = ", ".join(step.step for step in self.steps if step.state == "failed")
+        failed = ", ".join(escape(step.step) for step in self.steps if step.state == "failed")
         verdict = (f"failed: {failed}", "bold red") if failed else ("all is well", "bold green")
         yield f"{self.peer.location}: ", verdict

@@ -92,7 +92,7 @@ class PresentedKeys(Result):
         return []  # `TrustResult` has them in their final state
 
     def to_lines(self) -> Iterator[Line]:
-        rows = [(escape(host.host), host.key_type or "-", host.fingerprint or "-") for host in self.hosts]
+        rows = [(escape(host.host), escape(host.key_type) or "-", host.fingerprint or "-") for host in self.hosts]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row, host in zip(rows, self.hosts, strict=True):
             yield ("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=True)), host.remark]),)
@@ -102,7 +102,7 @@ class PresentedKeys(Result):
             style = "bold red" if host.error is not None else "yellow" if host.state == "new" else "green"
             yield f"{escape(host.host)}  ", (host.remark, style)
             if host.fingerprint:
-                yield (f"  {host.key_type} {host.fingerprint}",)
+                yield (f"  {escape(host.key_type)} {host.fingerprint}",)
 
 
 @dataclass(frozen=True, slots=True)
