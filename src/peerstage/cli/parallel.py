@@ -40,7 +40,7 @@ def run_in_parallel(
         limits: Limits of each operation.
 
     Raises:
-        Interrupted: If a signal arrived, after all operations have ended.
+        Interrupted: If a signal arrived, after all operations have ended. Results not yet yielded are discarded.
     """
     running = _RunningOperations()
 
@@ -62,7 +62,7 @@ def run_in_parallel(
             for future in [executor.submit(run, peer) for peer in peers]:
                 while not wait([future], _WAIT_SECONDS).done:
                     pass
-                if running.is_cancelled:  # a `Cancelled` for each peer would tell nobody anything
+                if running.is_cancelled:  # one `Interrupted` instead of one `Cancelled` per peer
                     return
                 yield future.result()
         except BaseException:  # GeneratorExit among them
