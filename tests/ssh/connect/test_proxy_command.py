@@ -18,7 +18,9 @@ import pytest
 
 from peerstage import RemotePeer, Retry, StageError
 from peerstage.errors import Cancelled, ConfigurationError, ConnectError, ConnectionLost, LimitExceeded, UnknownHostKey
+from peerstage.reasons import Reason
 from peerstage.records import Progress
+from peerstage.ssh.connect.proxy_command import ProxyCommand
 from support import relay
 from support.children import run_in_fork
 from support.programs import require_program
@@ -170,8 +172,25 @@ def test_a_missing_shell_is_named(
 ) -> None:
     monkeypatch.setenv("SHELL", "/nonexistent/shell")
     config.write_text(lines_for(sshd, "nc"))
-    with pytest.raises(ConnectError, match="/nonexistent/shell: No such file"):
+    with pytest.raises(ConnectError, match=r"/nonexistent/shell: No such file.*Correct the environment variable SHELL\."):
         peer_of(sshd, collect).stagePeer(str(target))
+
+
+@pytest.mark.parametrize("command", ["x" * 200_000, "nc \0"], ids=["too long", "a zero byte"])
+def test_a_command_that_no_shell_can_run_is_not_the_fault_of_the_shell(leaves_nothing: None, command: str) -> None:
+    with pytest.raises(ConnectError, match=r"Correct the ProxyCommand\.$"):
+        ProxyCommand(command)
+
+
+def test_a_lack_of_threads_is_explained_once(leaves_nothing: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    with pytest.raises(StageError) as caught:
+        ProxyCommand("true")
+    assert caught.value.reason is Reason.OUT_OF_THREADS
+    assert str(caught.value).count("ulimit -u") == 1
 
 
 def test_long_error_output_is_shortened_and_does_not_block_the_command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -12,14 +13,14 @@ import threading
 import time
 import weakref
 
-from peerstage.errors import ConnectError
+from peerstage.errors import ConnectError, StageError
 from peerstage.forks import OwnerProcess, release_after_fork
 from peerstage.processes import exit_status, has_exited, signal_group, start_process
 from peerstage.reasons import Reason
 from peerstage.system_errors import is_machine_wide, start_thread, system_error
 
-#: Bytes of standard error that are kept: the last ones.
-_MAX_STDERR = 2048
+#: Bytes of the end of standard error that are kept.
+_STDERR_TAIL = 2048
 #: Seconds to exit after SIGHUP, and after SIGKILL.
 _HANGUP_TIMEOUT = 0.5
 _KILL_TIMEOUT = 5.0
@@ -52,14 +53,10 @@ class ProxyCommand:
         with contextlib.ExitStack() as on_failure:
             try:
                 self._start(shell, command, on_failure)
+            except StageError:
+                raise
             except (OSError, ValueError) as exc:
-                if isinstance(exc, OSError) and is_machine_wide(exc):
-                    raise system_error("The ProxyCommand cannot be run", exc) from exc
-                cause = exc.strerror if isinstance(exc, OSError) else str(exc)
-                raise ConnectError(
-                    f"The ProxyCommand cannot be run by {shell}: {cause}. Correct the environment variable SHELL.",
-                    reason=Reason.PROXY_COMMAND_FAILED,
-                ) from exc
+                raise _start_error(shell, exc) from exc
             on_failure.pop_all()
         self._owner = OwnerProcess()
         self._stderr = b""
@@ -75,23 +72,23 @@ class ProxyCommand:
         release_after_fork(self)
 
     def _start(self, shell: str, command: str, on_failure: contextlib.ExitStack) -> None:
-        self.sock, theirs = socket.socketpair()
+        self.sock, child_sock = socket.socketpair()
         on_failure.enter_context(self.sock)
-        with theirs:
-            self._stderr_sock, their_stderr = socket.socketpair()
+        with child_sock:
+            self._stderr_sock, child_stderr = socket.socketpair()
             on_failure.enter_context(self._stderr_sock)
-            with their_stderr:
+            with child_stderr:
                 self._process = start_process(
                     [shell, "-c", f"exec {command}"],
-                    stdin=theirs.fileno(),
-                    stdout=theirs.fileno(),
-                    stderr=their_stderr.fileno(),
+                    stdin=child_sock.fileno(),
+                    stdout=child_sock.fileno(),
+                    stderr=child_stderr.fileno(),
                 )
 
     def describe(self) -> str | None:
         """Return a sentence with its exit status and error output; None if it is running and has printed nothing.
 
-        A command whose connection has just ended gets a moment to exit.
+        Waits up to `_EXIT_TIMEOUT` seconds for it to exit, as its connection may just have ended. Call before `close`.
         """
         deadline = time.monotonic() + _EXIT_TIMEOUT
         if self._wait_for_exit(_EXIT_TIMEOUT):
@@ -140,7 +137,7 @@ class ProxyCommand:
     def _read_stderr(self) -> None:
         with contextlib.suppress(OSError):
             while data := self._stderr_sock.recv(4096):
-                self._stderr = (self._stderr + data)[-_MAX_STDERR:]
+                self._stderr = (self._stderr + data)[-_STDERR_TAIL:]
 
     def _wait_for_exit(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
@@ -153,6 +150,18 @@ class ProxyCommand:
             return has_exited(self._process)
         except ChildProcessError:  # SIGCHLD is ignored, or other code in this program reaps its children
             return self._process.poll() is not None
+
+
+def _start_error(shell: str, exc: OSError | ValueError) -> StageError:
+    """Return the error for a command that *shell* could not be started with."""
+    if isinstance(exc, OSError) and is_machine_wide(exc):
+        return system_error("The ProxyCommand cannot be run", exc)
+    is_about_shell = isinstance(exc, OSError) and exc.errno != errno.E2BIG
+    return ConnectError(
+        f"The ProxyCommand cannot be run by {shell}: {exc.strerror if isinstance(exc, OSError) else exc}. "
+        f"Correct the {'environment variable SHELL' if is_about_shell else 'ProxyCommand'}.",
+        reason=Reason.PROXY_COMMAND_FAILED,
+    )
 
 
 def _shut_down(sock: socket.socket) -> None:
