@@ -7,20 +7,20 @@
         ├── ConfigurationError     a setting of ssh or peerstage is invalid or unsupported; nothing was sent
         ├── ConnectError           no SSH connection: unknown name, closed port, not an SSH server, no common algorithm
         ├── HostKeyError           the host key failed verification; nothing was sent after the key exchange
-        │   ├── UnknownHostKey     host-key-unknown
+        │   ├── UnknownHostKey     host-key-unknown, host-certificate-unknown, host-key-not-saved
         │   ├── ChangedHostKey     host-key-changed
         │   ├── RevokedHostKey     host-key-revoked
-        │   └── MismatchedHostKey  of an unknown type, not the pinned key, or an invalid certificate
+        │   └── MismatchedHostKey  of an unexpected type, too small, not the pinned key, or an invalid certificate
         ├── LoginError             authentication failed; has the attempts and their reasons
         ├── ConnectionLost         connection-lost (transient)
         ├── LimitExceeded          a limit in bytes or seconds was exceeded; names the field of `Limits`
         ├── Cancelled              cancelled
-        ├── ProtocolError          protocol-violation, or text-before-protocol
+        ├── ProtocolError          protocol-violation, text-before-protocol, or child-violation
         ├── RemoteError            the peer refused a request
         │   ├── RemoteNotFound     not-found
         │   └── NoSFTP             no-sftp; SCP may work
         ├── EntryError             one entry could not be staged; the others are not affected
-        │   ├── NotRegular         not-a-file: a directory, FIFO, device ...; vanished: a dangling link
+        │   ├── NotRegular         not-a-file: a directory, FIFO, device ...; vanished: a dangling symlink
         │   ├── IncompleteFile     incomplete-file
         │   └── ChangedFile        changed-while-staged
         ├── NothingToStage         nothing-to-stage
@@ -29,8 +29,8 @@
         │   └── MissingTarget      target-missing or target-not-a-directory; also a ValueError
         └── NotAvailable           not-available, paramiko-incompatible, program-missing, not-root
 
-A class with a single reason has it by default; the others get theirs where they are raised. ``transient`` tells whether
-the same call may succeed a moment later; only the retry wrapper reads it.
+Most classes have a default reason; a more precise one is given where the error is raised. ``transient`` tells whether
+the same call may succeed a moment later.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
     from peerstage.records import StageReport
 
-#: The kinds of algorithms that a key exchange negotiates, for `ConnectError.algorithm`.
-ALGORITHMS = ("", "kex", "host key", "cipher", "mac")
+#: The kinds of algorithms that a key exchange negotiates, for `ConnectError.algorithm_kind`.
+ALGORITHM_KINDS = ("", "kex", "host key", "cipher", "mac")
 
 
 class Location(NamedTuple):
@@ -175,14 +175,15 @@ class ConnectError(StageError):
     """No SSH connection could be established.
 
     Attributes:
-        algorithm: For the reason no-common-algorithm, the kind: "kex", "host key", "cipher" or "mac"; else "".
+        algorithm_kind: For the reason no-common-algorithm "kex", "host key", "cipher" or "mac", or "" if the server
+            requires compression; for any other "".
     """
 
-    context = (*StageError.context, "algorithm")
+    context = (*StageError.context, "algorithm_kind")
 
-    def __init__(self, message: str, *, algorithm: str = "", **context: Unpack[_Context]) -> None:
+    def __init__(self, message: str, *, algorithm_kind: str = "", **context: Unpack[_Context]) -> None:
         super().__init__(message, **context)
-        self.algorithm = algorithm
+        self.algorithm_kind = algorithm_kind
 
 
 class HostKeyError(StageError):
@@ -190,7 +191,7 @@ class HostKeyError(StageError):
 
 
 class UnknownHostKey(HostKeyError):
-    """No known_hosts line has a key for this host."""
+    """No key or certificate authority in known_hosts matches the presented key, or the new key could not be saved."""
 
     reason = Reason.HOST_KEY_UNKNOWN
 
@@ -208,7 +209,11 @@ class RevokedHostKey(HostKeyError):
 
 
 class MismatchedHostKey(HostKeyError):
-    """The host presented a key of an unknown type, a key other than the pinned one, or an invalid certificate."""
+    """The host presented a key that does not qualify.
+
+    It is of a type that known_hosts does not have for the host, an RSA key that is too small, a key other than the
+    pinned or listed one, or an invalid certificate.
+    """
 
     reason = Reason.HOST_KEY_MISMATCHED
 
@@ -256,7 +261,7 @@ class Cancelled(StageError):
 
 
 class ProtocolError(StageError):
-    """The peer violated the protocol; its connection is closed."""
+    """The peer, or the child process, violated the protocol; its connection is closed."""
 
     reason = Reason.PROTOCOL_VIOLATION
 
@@ -294,7 +299,7 @@ class IncompleteFile(EntryError):
 
 
 class ChangedFile(EntryError):
-    """The file's size or time changed while it was being staged."""
+    """The file's size or modification time changed while it was being staged."""
 
     reason = Reason.CHANGED_WHILE_STAGED
 

@@ -144,7 +144,7 @@ class Reason(str, Enum):
 
     NOT_A_FILE = "not-a-file", "The entry is not a regular file."
     INVALID_NAME = "invalid-name", "The transport cannot transfer the name."
-    VANISHED = "vanished", "The entry was listed but there is no file: it was removed, or is a dangling link."
+    VANISHED = "vanished", "The entry was listed but there is no file: it was removed, or is a dangling symlink."
     ENTRY_UNREADABLE = "entry-unreadable", "The entry cannot be read."
     INCOMPLETE_FILE = "incomplete-file", "Fewer bytes arrived than the listing promised."
     CHANGED_WHILE_STAGED = "changed-while-staged", "The file changed while it was read."

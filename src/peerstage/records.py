@@ -218,7 +218,7 @@ class StageReport(metaclass=Documented):
         started: Start time, in seconds since the epoch.
         seconds: Duration in seconds.
         files: A result for each file whose transfer was started.
-        refused: A result for each entry that was not read: directories, FIFOs, dangling links ...
+        refused: A result for each entry that was not read: directories, FIFOs, dangling symlinks ...
         retries: How many times a lost connection was re-established.
         resumed_bytes: Bytes that survived a lost connection and were not sent again; each counts once.
         host_key: The SHA-256 fingerprint of the peer's host key, or None if the transport does not know it.

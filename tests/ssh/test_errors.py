@@ -22,7 +22,7 @@ from peerstage.ssh.paramiko_errors import translate_exception
 
 #: Context that only one class has.
 DETAILS: dict[type[StageError], dict[str, Any]] = {
-    ConnectError: {"algorithm": "cipher"},
+    ConnectError: {"algorithm_kind": "cipher"},
     LimitExceeded: {"limit": "stall_timeout"},
     LoginError: {"attempts": (LoginAttempt("~/.ssh/id", Reason.PASSPHRASE_MISSING, "it has one", "/root/.ssh/id"),)},
 }

@@ -91,7 +91,7 @@ def _banner(error: StageError, d: Diagnosis) -> Remedy:
 
 
 def _key_exchange(error: StageError, d: Diagnosis) -> Remedy:
-    kind = error.algorithm if isinstance(error, ConnectError) else ""
+    kind = error.algorithm_kind if isinstance(error, ConnectError) else ""
     if kind in _ALGORITHMS:
         keyword, value = _ALGORITHMS[kind]
         return Remedy(

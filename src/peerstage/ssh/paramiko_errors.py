@@ -91,7 +91,7 @@ def translate_exception(
 def _refine(failure: ConnectError, exc: BaseException) -> None:
     """Add the details that only *exc*, or its context, has."""
     if isinstance(exc, NoCommonAlgorithm):
-        failure.algorithm = exc.kind
+        failure.algorithm_kind = exc.kind
     elif isinstance(exc.__context__, ClosedBeforeIdentification):
         failure.reason = Reason.NOT_SSH if exc.__context__.is_another_protocol else Reason.CLOSED_BEFORE_LOGIN
 

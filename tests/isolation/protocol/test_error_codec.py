@@ -29,7 +29,7 @@ from peerstage.isolation.protocol.frames import (
 from peerstage.reasons import Reason
 
 ERRORS: list[StageError] = [
-    ConnectError("No.", reason=Reason.NO_COMMON_ALGORITHM, algorithm="host key", hop="user@[::1]:22"),
+    ConnectError("No.", reason=Reason.NO_COMMON_ALGORITHM, algorithm_kind="host key", hop="user@[::1]:22"),
     ConfigurationError("No.", reason=Reason.UNKNOWN_KEYWORD, location=Location("/home/u/.ssh/config", 7)),
     LimitExceeded("No.", reason=Reason.STALLED, limit="stall_timeout"),
     NotRegular("No.", reason=Reason.VANISHED, path=b"/x/\xff"),
@@ -80,7 +80,7 @@ def login_error(*attempts: object) -> dict[str, object]:
         fields(location="/etc/x:1"),
         fields(kind="LimitExceeded", limit="patience"),
         fields(kind="LimitExceeded", limit=None),
-        fields(kind="ConnectError", algorithm="\x1b[31m"),
+        fields(kind="ConnectError", algorithm_kind="\x1b[31m"),
         login_error("x"),
         login_error(["x", "because", "y", "", ""]),
         login_error(["x", "login-refused", "y", ""]),
@@ -96,7 +96,7 @@ def test_an_invalid_error_is_rejected(raw: dict[str, object]) -> None:
 
 
 def test_attributes_of_another_class_of_error_are_ignored() -> None:
-    error = decode_error(fields(limit="patience", algorithm=7, attempts=7))
+    error = decode_error(fields(limit="patience", algorithm_kind=7, attempts=7))
     assert context_of(error) == context_of(RemoteError("No.", reason=Reason.REMOTE_FAILURE))
 
 

@@ -157,7 +157,7 @@ def test_server_with_only_broken_algorithms_is_rejected(
 
     error = stage_error(paramiko_handler(key=host_key, prepare=offer), target, host_key)
     assert isinstance(error, ConnectError)
-    assert (error.reason, error.algorithm) == (Reason.NO_COMMON_ALGORITHM, what.removesuffix("s"))
+    assert (error.reason, error.algorithm_kind) == (Reason.NO_COMMON_ALGORITHM, what.removesuffix("s"))
     assert f"the server offers {name}. " in str(error)
 
 

@@ -54,8 +54,8 @@ def encode_error(error: Exception) -> dict[str, Any]:
         fields["hop"] = error.hop[:_MAX_LABEL]
     if error.location is not None and len(error.location.path) <= _MAX_LOCAL_PATH:
         fields["location"] = error.location
-    if isinstance(error, errors.ConnectError) and error.algorithm:
-        fields["algorithm"] = error.algorithm
+    if isinstance(error, errors.ConnectError) and error.algorithm_kind:
+        fields["algorithm_kind"] = error.algorithm_kind
     if isinstance(error, errors.LimitExceeded) and error.limit:
         fields["limit"] = error.limit
     if isinstance(error, errors.LoginError) and error.attempts:
@@ -101,7 +101,8 @@ def decode_error(fields: Any) -> Any:
 def _decode_details(kind: type[StageError], fields: dict[str, Any]) -> dict[str, Any]:
     """Return the attributes that only errors of class *kind* have."""
     if kind is errors.ConnectError:
-        return {"algorithm": parse_choice(fields.get("algorithm", ""), "algorithm kind", errors.ALGORITHMS)}
+        algorithm_kind = fields.get("algorithm_kind", "")
+        return {"algorithm_kind": parse_choice(algorithm_kind, "algorithm kind", errors.ALGORITHM_KINDS)}
     if kind is errors.LimitExceeded:
         return {"limit": parse_choice(fields.get("limit", ""), "limit", _LIMITS)}
     if kind is errors.LoginError:
