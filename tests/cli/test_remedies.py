@@ -10,9 +10,11 @@ import pytest
 from peerstage.cli.diagnosis import Diagnosis
 from peerstage.cli.remedies import find_remedy
 from peerstage.errors import (
+    ConfigurationError,
     ConnectError,
     IncompleteStage,
     LimitExceeded,
+    Location,
     LoginAttempt,
     LoginError,
     StageError,
@@ -76,6 +78,36 @@ def test_the_remedy_for_a_login_timeout_does_not_mention_the_port(diagnose: Diag
     remedy = find_remedy(error, diagnose("Port 2222"))
     assert "UseDNS no" in remedy.action
     assert "ort" not in remedy.action + remedy.cause
+
+
+def test_the_remedy_for_a_server_that_requires_compression_does_not_blame_the_network(diagnose: Diagnose) -> None:
+    remedy = find_remedy(ConnectError("none", reason=Reason.NO_COMMON_ALGORITHM), diagnose())
+    assert "requires compression" in remedy.cause
+    assert "MTU" not in remedy.cause
+
+
+@pytest.mark.parametrize(("reason", "option"), [(Reason.TOO_SLOW, "min_rate"), (Reason.DEADLINE_PASSED, "--deadline")])
+def test_the_remedy_for_a_slow_peer_names_the_limit_that_it_exceeded(
+    diagnose: Diagnose, reason: Reason, option: str
+) -> None:
+    remedy = find_remedy(LimitExceeded("slow", reason=reason), diagnose())
+    assert option in remedy.action
+    assert "the server ended the connection" not in remedy.cause
+
+
+def test_a_given_configuration_that_cannot_be_read_is_replaced_and_an_included_one_made_readable(
+    diagnose: Diagnose, own_home: Path, tmp_path: Path
+) -> None:
+    def remedy_for(path: Path, config: object) -> str:
+        error = ConfigurationError("no", reason=Reason.CONFIGURATION_UNREADABLE, location=Location(str(path)))
+        return find_remedy(error, diagnose(config=config)).action
+
+    given, included, other = own_home / "given", tmp_path / "included", own_home / "other"
+    for path in (given, included, other):
+        path.touch()
+    for config in (given, "~/given", (str(other), str(given))):
+        assert remedy_for(given, config) == f"give another --config than {given}"
+        assert remedy_for(included, config) == f"run `chmod u+r {included}`"
 
 
 def refused(reason: Reason, path: str = "") -> LoginError:

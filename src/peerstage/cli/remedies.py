@@ -9,15 +9,16 @@ from collections.abc import Callable
 from peerstage.cli.diagnosis import Diagnosis
 from peerstage.cli.file_remedies import FILE_REMEDIES, WRITE_DENIED, WRITE_REMEDIES
 from peerstage.cli.login_remedies import LOGIN_REMEDIES
+from peerstage.cli.option_names import name_limit
 from peerstage.errors import ConnectError, StageError
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.ssh.auth.login_remedies import Remedy
 from peerstage.ssh.hostkeys.known_hosts import KnownHosts
-from peerstage.ssh.options import as_tuple
+from peerstage.ssh.options import as_tuple, expand_home
 
 #: The keyword for each kind of algorithm, and a value that current servers and clients have in common.
-_ALGORITHMS = {
+_ALGORITHM_KEYWORDS = {
     "kex": ("KexAlgorithms", "+curve25519-sha256"),
     "host key": ("HostKeyAlgorithms", "+ssh-ed25519,rsa-sha2-512"),
     "cipher": ("Ciphers", "+aes128-gcm@openssh.com"),
@@ -52,7 +53,7 @@ def _explain_hop(error: StageError, d: Diagnosis) -> Remedy:
 # Configuration.
 
 
-def _insecure(error: StageError, d: Diagnosis) -> Remedy:
+def _explain_insecure_file(error: StageError, d: Diagnosis) -> Remedy:
     path = d.location(error.location)
     command = f"chmod go-w {shlex.quote(path)}"
     if os.path.exists(path) and os.stat(path).st_uid not in (0, os.geteuid()):
@@ -60,10 +61,10 @@ def _insecure(error: StageError, d: Diagnosis) -> Remedy:
     return Remedy("other users can write the file, and so decide where ssh connects to", f"run `{command}`")
 
 
-def _unreadable(error: StageError, d: Diagnosis) -> Remedy:
+def _explain_unreadable_file(error: StageError, d: Diagnosis) -> Remedy:
     path = d.location(error.location)
     cause = f"{path} {'cannot be read' if os.path.exists(path) else 'does not exist'}"
-    if d.options.config:
+    if path in map(expand_home, as_tuple(d.options.config)):  # not a file that one of these includes
         return Remedy(cause, f"give another --config than {path}")
     return Remedy(cause, f"run `chmod u+r {shlex.quote(path)}`")
 
@@ -71,7 +72,7 @@ def _unreadable(error: StageError, d: Diagnosis) -> Remedy:
 # Name, address, port.
 
 
-def _name(error: StageError, d: Diagnosis) -> Remedy:
+def _explain_unresolved_name(error: StageError, d: Diagnosis) -> Remedy:
     configured = d.setting("HostName")
     if configured:
         return Remedy("DNS and /etc/hosts do not know the configured name", f"correct {configured}")
@@ -85,37 +86,26 @@ def _name(error: StageError, d: Diagnosis) -> Remedy:
 # The server before the host key.
 
 
-def _banner(error: StageError, d: Diagnosis) -> Remedy:
+def _explain_banner(error: StageError, d: Diagnosis) -> Remedy:
     has_proxy = d.destination is not None and d.destination.proxy_command is not None
     return (_PROXY_COMMAND if has_proxy else _BANNERS[error.reason]).fill(d.terms(error))
 
 
-def _key_exchange(error: StageError, d: Diagnosis) -> Remedy:
+def _explain_no_common_algorithm(error: StageError, d: Diagnosis) -> Remedy:
     kind = error.algorithm_kind if isinstance(error, ConnectError) else ""
-    if kind in _ALGORITHMS:
-        keyword, value = _ALGORITHMS[kind]
-        return Remedy(
-            "the server offers only algorithms that are too old, or that the configuration here excludes",
-            f"{d.sshd_setting(f'{keyword} {value}')}{_or_correct(d, keyword)}",
-        )
-    if error.reason is Reason.STRICT_KEX_MISSING:
-        return Remedy(
-            "the server is vulnerable to CVE-2023-48795",
-            f"update it; or {d.sshd_setting('Ciphers +aes128-gcm@openssh.com')}",
-        )
-    cause = "large packets do not get through (MTU), or the server hangs"
-    if error.reason is Reason.KEY_EXCHANGE_FAILED:
-        cause = "the server ended the key exchange, or sent something invalid in it"
+    if kind not in _ALGORITHM_KEYWORDS:
+        return _COMPRESSION.fill(d.terms(error))
+    keyword, value = _ALGORITHM_KEYWORDS[kind]
     return Remedy(
-        cause,
-        f"compare with `ssh -v {d.host}`; see the log of sshd on {d.machine}",
+        "the server offers only algorithms that are too old, or that the configuration here excludes",
+        f"{d.sshd_setting(f'{keyword} {value}')}{_or_correct(d, keyword)}",
     )
 
 
-# Host keys. A host chooses part of what an error message quotes, so that no command is taken from a message.
+# Host keys. The host controls part of an error message, so never build a command from one (command injection).
 
 
-def _unknown_host_key(error: StageError, d: Diagnosis) -> Remedy:
+def _explain_unknown_host_key(error: StageError, d: Diagnosis) -> Remedy:
     if d.trust:
         return Remedy(
             f"{d.machine} has not been connected to from here", f"compare the fingerprint, and run `{d.trust}`"
@@ -129,7 +119,7 @@ def _unknown_host_key(error: StageError, d: Diagnosis) -> Remedy:
     )
 
 
-def _other_host_key(error: StageError, d: Diagnosis) -> Remedy:
+def _explain_other_host_key(error: StageError, d: Diagnosis) -> Remedy:
     removal = "" if d.destination is None else _known_hosts(d).removal_command(*d.destination.host_key_name)
     steps = ", then run ".join(f"`{command}`" for command in (removal, d.trust) if command)
     return Remedy(
@@ -139,9 +129,9 @@ def _other_host_key(error: StageError, d: Diagnosis) -> Remedy:
     )
 
 
-def _certificate(error: StageError, d: Diagnosis) -> Remedy:
+def _explain_certificate(error: StageError, d: Diagnosis) -> Remedy:
     if d.destination is None:
-        return _other_host_key(error, d)
+        return _explain_other_host_key(error, d)
     name = d.destination.host_key_name
     line = next(iter(_known_hosts(d).authorities(*name).values()), "known_hosts")
     host = shlex.quote(name[0])
@@ -152,9 +142,9 @@ def _certificate(error: StageError, d: Diagnosis) -> Remedy:
     )
 
 
-def _unknown_certificate(error: StageError, d: Diagnosis) -> Remedy:
+def _explain_unknown_certificate(error: StageError, d: Diagnosis) -> Remedy:
     authorities = {} if d.destination is None else _known_hosts(d).authorities(*d.destination.host_key_name)
-    return _certificate(error, d) if authorities else _unknown_host_key(error, d)
+    return _explain_certificate(error, d) if authorities else _explain_unknown_host_key(error, d)
 
 
 def _or_correct(d: Diagnosis, keyword: str) -> str:
@@ -177,6 +167,17 @@ _BANNERS = {
         "check `MaxStartups` and `PerSourcePenalties` in {sshd_config}, and its /etc/hosts.deny; or {port}",
     ),
 }
+_COMPRESSION = Remedy(
+    "the server requires compression, which peerstage does not use",
+    "let the SSH server of {machine} accept connections without compression",
+)
+_STRICT_KEX = Remedy(
+    "the server is vulnerable to CVE-2023-48795",
+    "update it; or set `Ciphers +aes128-gcm@openssh.com` in {sshd_config}, and restart its sshd",
+)
+_COMPARE_WITH_SSH = "compare with `ssh -v {host}`; {log}"
+_KEY_EXCHANGE_FAILED = Remedy("the server ended the key exchange, or sent something invalid in it", _COMPARE_WITH_SSH)
+_KEY_EXCHANGE_TIMEOUT = Remedy("large packets do not get through (MTU), or the server hangs", _COMPARE_WITH_SSH)
 _INVALID_VALUE = Remedy("the value is invalid", "correct {location}")
 _REFUSED = Remedy("nothing listens on that port there{or_gateway}", "start sshd on {machine}; or {port}")
 _NO_ANSWER = Remedy(
@@ -187,16 +188,21 @@ _LOST = Remedy(
     "the network failed, a firewall drops idle connections, or the server ended the connection",
     "run it again; if it fails again, {log}",
 )
-_TOO_SLOW = Remedy("{machine} or the network is too slow for the time allowed", "give a longer --deadline")
+_PAST_DEADLINE = Remedy("{machine} or the network is too slow for the time allowed", "give a longer --deadline")
+_TOO_SLOW = Remedy(
+    f"{{machine}} or the network is slower than {name_limit('min_rate')} requires",
+    f"check the network; or give a lower {name_limit('min_rate')}=NUMBER",
+)
 _CONNECTION_REMEDIES = {
-    **dict.fromkeys((Reason.CONNECTION_LOST, Reason.STALLED, Reason.TOO_SLOW, Reason.REPLY_TIMEOUT), _LOST),
-    Reason.DEADLINE_PASSED: _TOO_SLOW,
+    **dict.fromkeys((Reason.CONNECTION_LOST, Reason.STALLED, Reason.REPLY_TIMEOUT), _LOST),
+    Reason.DEADLINE_PASSED: _PAST_DEADLINE,
+    Reason.TOO_SLOW: _TOO_SLOW,
 }
 
 #: Remedies, or functions that return them, by reason.
 _REMEDIES: dict[Reason, Remedy | Callable[[StageError, Diagnosis], Remedy]] = {
-    Reason.INSECURE_CONFIGURATION: _insecure,
-    Reason.CONFIGURATION_UNREADABLE: _unreadable,
+    Reason.INSECURE_CONFIGURATION: _explain_insecure_file,
+    Reason.CONFIGURATION_UNREADABLE: _explain_unreadable_file,
     Reason.UNKNOWN_KEYWORD: Remedy(
         "the keyword is misspelled, or belongs to another version of ssh",
         "correct {location}; or name the keyword with `IgnoreUnknown` in a line above",
@@ -207,7 +213,7 @@ _REMEDIES: dict[Reason, Remedy | Callable[[StageError, Diagnosis], Remedy]] = {
     ),
     Reason.INVALID_CONFIGURATION: _INVALID_VALUE,
     Reason.INVALID_ARGUMENT: _INVALID_VALUE,
-    Reason.NAME_NOT_RESOLVED: _name,
+    Reason.NAME_NOT_RESOLVED: _explain_unresolved_name,
     Reason.RESOLVER_TIMEOUT: Remedy("the name servers do not answer", "check those in /etc/resolv.conf; or {address}"),
     Reason.CONNECTION_REFUSED: _REFUSED,
     Reason.HOP_CANNOT_CONNECT: _REFUSED,
@@ -220,20 +226,20 @@ _REMEDIES: dict[Reason, Remedy | Callable[[StageError, Diagnosis], Remedy]] = {
     ),
     Reason.BIND_FAILED: Remedy("this machine does not have that address", "{bind_address}"),
     Reason.PROXY_COMMAND_FAILED: _PROXY_COMMAND,
-    **dict.fromkeys(_BANNERS, _banner),
-    Reason.NO_COMMON_ALGORITHM: _key_exchange,
-    Reason.STRICT_KEX_MISSING: _key_exchange,
-    Reason.KEY_EXCHANGE_FAILED: _key_exchange,
-    Reason.KEY_EXCHANGE_TIMEOUT: _key_exchange,
+    **dict.fromkeys(_BANNERS, _explain_banner),
+    Reason.NO_COMMON_ALGORITHM: _explain_no_common_algorithm,
+    Reason.STRICT_KEX_MISSING: _STRICT_KEX,
+    Reason.KEY_EXCHANGE_FAILED: _KEY_EXCHANGE_FAILED,
+    Reason.KEY_EXCHANGE_TIMEOUT: _KEY_EXCHANGE_TIMEOUT,
     Reason.CLOSED_BEFORE_LOGIN: Remedy(
         "the server closed the connection: it has too many, refuses this address or user, or failed",
         "{log}: `journalctl -u ssh`",
     ),
-    Reason.HOST_KEY_UNKNOWN: _unknown_host_key,
-    Reason.HOST_KEY_CHANGED: _other_host_key,
-    Reason.HOST_KEY_MISMATCHED: _other_host_key,
-    Reason.HOST_CERTIFICATE_INVALID: _certificate,
-    Reason.HOST_CERTIFICATE_UNKNOWN: _unknown_certificate,
+    Reason.HOST_KEY_UNKNOWN: _explain_unknown_host_key,
+    Reason.HOST_KEY_CHANGED: _explain_other_host_key,
+    Reason.HOST_KEY_MISMATCHED: _explain_other_host_key,
+    Reason.HOST_CERTIFICATE_INVALID: _explain_certificate,
+    Reason.HOST_CERTIFICATE_UNKNOWN: _explain_unknown_certificate,
     Reason.HOST_KEY_REVOKED: Remedy(
         "the key is marked as revoked in {location}", "give {machine} a new host key{then_trust}"
     ),
