@@ -31,7 +31,8 @@ _DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_
 _USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 
-#: Defaults for an unattended run, in seconds and as a count. ssh's own defaults would wait for ever.
+#: Defaults for an unattended run, in seconds and as a count. ssh's defaults (the system's TCP timeout, no keepalives)
+#: suit a user at a terminal.
 _CONNECT_TIMEOUT = 15.0
 _SERVER_ALIVE_INTERVAL = 15.0
 _SERVER_ALIVE_COUNT_MAX = 3
@@ -41,7 +42,7 @@ _SSH_AUTH_SOCK = "SSH_AUTH_SOCK"
 _MIN_RSA_BITS = 1024
 #: As ssh limits RekeyLimit for AES: 2^32 blocks (RFC 4344, 3.2).
 _MAX_REKEY_BYTES = 1 << 36
-#: ssh itself has no limit.
+#: Upper bound for ConnectionAttempts; ssh has none.
 _MAX_ATTEMPTS = 1000
 
 #: Unsupported keywords that affect the destination or its trust, with their harmless arguments.
@@ -143,7 +144,7 @@ def hop_options(options: SSHOptions, hop: Hop, earlier: tuple[Hop, ...]) -> SSHO
     Args:
         options: The peer's options.
         hop: The jump host.
-        earlier: The jump hosts in front of it; if there are none, its own configuration decides.
+        earlier: The jump hosts before it; if empty, the ProxyJump or ProxyCommand of its own configuration applies.
     """
     return dataclasses.replace(
         options,
@@ -177,7 +178,7 @@ def _is_harmless(line: ConfigLine, harmless: tuple[str, ...]) -> bool:
 
 
 def connection_attempts(config: SSHConfig) -> int:
-    """Return ConnectionAttempts, within a limit.
+    """Return ConnectionAttempts, at most `_MAX_ATTEMPTS`.
 
     Raises:
         ConfigurationError: If it is 0, which ssh rejects.
