@@ -22,6 +22,7 @@ if sys.platform != "win32":
 
 #: Maximum bytes of one read, and the size of the pipe for frames if the system allows it.
 _BUFFER_SIZE = MIB
+#: fcntl.F_SETPIPE_SZ, which only Linux has; other systems reject the number.
 _F_SETPIPE_SZ = 1031
 #: Bytes of stderr that are kept for error messages, and the maximum in all.
 _STDERR_TAIL = 2 * KIB
@@ -131,6 +132,7 @@ class ChildChannel:
             ready = dict(self._poll.poll(1000 * min(remaining(), _CHECK_INTERVAL)))
             if self._stderr in ready:
                 self.read_stderr()
+            # The child never writes to this socket: readable means that it has exited, or that shut_down() was called.
             if self._jobs.fileno() in ready and self._frames not in ready:
                 raise EOFError
 
@@ -147,11 +149,11 @@ class ChildChannel:
                 return
         with contextlib.suppress(BlockingIOError):
             data = os.read(self._stderr, 64 * KIB)
-            if not data:  # end of file: poll would return at once from now on
+            if not data:  # end of file stays readable
                 with contextlib.suppress(KeyError):
                     self._poll.unregister(self._stderr)
                 if timeout:
-                    time.sleep(0.001)
+                    time.sleep(0.001)  # at end of file poll() no longer waits: do not busy-wait in ChildProcess._wait
             self._stderr_tail = (self._stderr_tail + data)[-_STDERR_TAIL:]
             self._stderr_size += len(data)
         if self._stderr_size > _MAX_STDERR:
