@@ -172,7 +172,7 @@ def test_a_missing_shell_is_named(
 ) -> None:
     monkeypatch.setenv("SHELL", "/nonexistent/shell")
     config.write_text(lines_for(sshd, "nc"))
-    with pytest.raises(ConnectError, match=r"/nonexistent/shell: No such file.*Correct the environment variable SHELL\."):
+    with pytest.raises(ConnectError, match=r"/nonexistent/shell: No such file.*Correct the environment variable SHELL"):
         peer_of(sshd, collect).stagePeer(str(target))
 
 

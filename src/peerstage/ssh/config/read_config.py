@@ -233,7 +233,7 @@ class _Reader:
 
     def _exec_succeeds(self, command: str, line: ConfigLine) -> bool:
         try:
-            return command_succeeds(self._config.expand_command(command), _EXEC_TIMEOUT, self._watchdog)
+            return command_succeeds(self._config.expand_all_tokens(command), _EXEC_TIMEOUT, self._watchdog)
         except StageError:
             raise
         except TimeoutError:

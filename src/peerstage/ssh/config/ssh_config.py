@@ -17,7 +17,8 @@ from peerstage.ssh.config.tokens import expand_tokens, expand_variables, local_u
 
 T = TypeVar("T")
 
-#: Keywords whose lines accumulate; of any other, the first line wins. Of RekeyLimit, the first size and time win.
+#: Keywords whose lines accumulate; for any other, the first line wins. RekeyLimit keeps all lines: the first size and
+#: the first time win, perhaps from different lines.
 _ACCUMULATED = frozenset({"identityfile", "certificatefile", "rekeylimit"})
 #: Keywords for which "none" is the same as no line.
 _NONE_IS_UNSET = frozenset({"connecttimeout", "serveraliveinterval"})
@@ -53,7 +54,8 @@ class SSHConfig:
         if keyword in _NONE_IS_UNSET and line.arguments == ("none",):
             return
         if keyword == "proxyjump" and line.arguments[0].lower() != "none":
-            # The first of these two keywords wins, even if it is "none"; but a ProxyCommand may follow ProxyJump none.
+            # As in ssh's parse_jump: the first of ProxyJump and ProxyCommand wins, even "ProxyCommand none"; but
+            # "ProxyJump none" does not disable a later ProxyCommand.
             if "proxyjump" in self.lines or "proxycommand" in self.lines:
                 return
             self.lines["proxycommand"] = [line._replace(arguments=("none",))]
@@ -92,7 +94,7 @@ class SSHConfig:
         return self.given_port if self.given_port is not None or line is None else parse_port(line)
 
     def first(self, keyword: str) -> ConfigLine | None:
-        """Return the line that wins, None if there is none."""
+        """Return the first line with *keyword* that applies; None if no line has it."""
         lines = self.lines.get(keyword)
         return lines[0] if lines else None
 
@@ -127,15 +129,15 @@ class SSHConfig:
     def expand_path(self, line: ConfigLine, argument: str) -> str:
         """Return an *argument* of *line* with ``~``, tokens and environment variables expanded."""
         with located(line):
-            return expand_variables(self.expand_command(os.path.expanduser(argument)))
+            return expand_variables(self.expand_all_tokens(os.path.expanduser(argument)))
 
     def expand_proxy(self, line: ConfigLine) -> str:
-        """Return the argument of a ProxyCommand or ProxyJump with its tokens expanded; these keywords accept fewer."""
+        """Return the argument of a ProxyCommand or ProxyJump with the tokens expanded that these keywords accept."""
         with located(line):
             return expand_tokens(line.arguments[0], self._proxy_tokens())
 
-    def expand_command(self, text: str) -> str:
-        """Return *text* with all tokens expanded, as in the command of a ``Match exec``.
+    def expand_all_tokens(self, text: str) -> str:
+        """Return *text* with every token expanded that paths and the commands of ``Match exec`` accept.
 
         Raises:
             ValueError: If a token is unknown, or is ``%u`` and the local user has no name.
