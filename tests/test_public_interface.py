@@ -153,6 +153,7 @@ def test_the_public_names_are_these() -> None:
         "Retry",
         "SSHOptions",
         "StageError",
+        "StageOptions",
         "StageReport",
         "sweep",
     ]

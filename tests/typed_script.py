@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from peerstage import Limits, LocalPeer, Reason, RemotePeer, Retry, SSHOptions, StageReport, sweep, util
+from peerstage import Limits, LocalPeer, Reason, RemotePeer, Retry, SSHOptions, StageOptions, StageReport, sweep, util
 from peerstage.errors import ConnectError, LoginError
 from peerstage.testing import (
     Faults,
@@ -34,7 +34,7 @@ for path in PATHS:
             count: int = peer.stagePeer(path, util.getUidGid("backup", "backup"), 0o640)
             peer.writeStageIndicator(path)
         report: StageReport | None = peer.last_report
-    local = LocalPeer("here", path)
+    local = LocalPeer("here", path, stage=StageOptions(durable=False), limits=Limits())
     count = local.stagePeer(path, (0, 0))
     local.writeStageIndicator(path, (0, 0), 0o600)
     removed: list[str] = sweep(path)
@@ -57,3 +57,5 @@ RemotePeer("db1", transport="ftp")  # type: ignore[arg-type]
 RemotePeer("db1", 5)  # type: ignore[arg-type]
 LocalPeer("here", None)  # type: ignore[arg-type]
 SSHOptions(identity=5)  # type: ignore[arg-type]
+StageOptions(durable="no")  # type: ignore[arg-type]
+RemotePeer("db1", stage={"durable": False})  # type: ignore[arg-type]

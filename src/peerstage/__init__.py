@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from peerstage.reasons import Reason
     from peerstage.records import Limits, Progress, StageReport
     from peerstage.ssh.options import SSHOptions
+    from peerstage.stage_options import StageOptions
     from peerstage.target.sweep import sweep
     from peerstage.transport.retry import Retry
 
@@ -31,6 +32,7 @@ _MODULES = {
     "Retry": "peerstage.transport.retry",
     "SSHOptions": "peerstage.ssh.options",
     "StageError": "peerstage.errors",
+    "StageOptions": "peerstage.stage_options",
     "StageReport": "peerstage.records",
     "sweep": "peerstage.target.sweep",
 }
@@ -45,6 +47,7 @@ __all__ = [
     "Retry",
     "SSHOptions",
     "StageError",
+    "StageOptions",
     "StageReport",
     "sweep",
 ]

@@ -4,7 +4,7 @@ usage: python tests/bench/race.py [--rounds N] [--scale X] [--bare] [--only NAME
                                   [--rival NAME='command with {source} {target} {port} {home}']
 
 Every contender ends with its data on the disk (``sync -f TARGET``); with --bare it does not, and peerstage uses
-durable=False. Not part of the tests: the results depend on the machine.
+StageOptions(durable=False). Not part of the tests: the results depend on the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Contender = Callable[[Path, Path], None]
 OURS = """
 import shlex, sys
 from pathlib import Path
-from peerstage import RemotePeer, SSHOptions
+from peerstage import RemotePeer, SSHOptions, StageOptions
 port, home, user, source, target, transport, durable, local_user, rcp = sys.argv[1:]
 home = Path(home)
 options = SSHOptions(
@@ -40,7 +40,7 @@ options = SSHOptions(
 )
 peer = RemotePeer(
     "127.0.0.1", source, "/tmp", user, rcp or None, local_user or None, ssh=options, transport=transport,
-    durable=durable == "durable",
+    stage=StageOptions(durable=durable == "durable"),
 )
 peer.stagePeer(target)
 """

@@ -79,6 +79,15 @@ def test_local_and_remote_peers_are_staged_and_marked(site: Site, ready: Path, t
     ]
 
 
+def test_stage_options_of_the_settings_file_apply_to_local_and_remote_peers(site: Site, ready: Path) -> None:
+    os.utime(ready / "a", (1_000_000_000, 1_000_000_000))
+    site.stage.localPeers = [local("here", ready)]
+    site.stage.remotePeers = [remote(site.server.host, ready)]
+    site.write_settings(preserve_times="yes")
+    site.run()
+    assert [(site.day / name / "a").stat().st_mtime for name in ("here", site.server.host)] == [1_000_000_000] * 2
+
+
 def test_the_peers_section_applies_if_the_stage_section_has_no_peers(site: Site, ready: Path) -> None:
     site.peers = SimpleNamespace(localPeers=[local("common", ready)], remotePeers=None)
     site.run()

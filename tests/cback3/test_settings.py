@@ -10,6 +10,7 @@ import pytest
 
 from peerstage.cback3.settings import Settings, settings_path
 from peerstage.errors import ConfigurationError
+from peerstage.stage_options import StageOptions
 
 
 def read(path: Path, text: str, mode: int = 0o600) -> Settings:
@@ -66,6 +67,15 @@ def test_the_section_of_a_peer_overrides_the_one_for_all(path: Path) -> None:
     assert (db1.limits.deadline, other.limits.deadline) == (90, None)
 
 
+def test_stage_options_apply_to_all_peers_and_may_differ_for_one(path: Path) -> None:
+    settings = read(
+        path, "[stage]\npreserve_times = yes\ndurable = no\ndeadline = 90\n\n[peer db1]\npreserve_times = no\n"
+    )
+    assert settings.of_peer("db1").stage == StageOptions(durable=False)
+    assert settings.of_peer("db2").stage == StageOptions(durable=False, preserve_times=True)
+    assert settings.of_peer(None).stage == StageOptions(durable=False, preserve_times=True)
+
+
 MISTAKES = {
     "an unknown key": ("[stage]\nparalel = 4\n", r"Line 2: unknown key 'paralel'; valid keys are .*parallel"),
     "a key of the stage for a peer": ("[peer db1]\nparallel = 4\n", "Line 2: unknown key 'parallel'"),
@@ -85,6 +95,7 @@ MISTAKES = {
         "Line 2: transport cannot be 'ftp': one of auto, sftp, scp",
     ),
     "an invalid deadline": ("[stage]\ndeadline = -1\n", "Line 2: deadline cannot be '-1'"),
+    "a number for a flag": ("[stage]\ndurable = 1\n", "Line 2: durable cannot be '1': yes or no"),
     "an invalid fingerprint": ("[stage]\nhost_key = yes\n", "Line 2: host_key cannot be 'yes'"),
     "escapes": ("[stage]\n\x1b[2J = 1\n", r"Line 2: unknown key '\\+x1b\[2J'"),
 }

@@ -17,8 +17,9 @@ from cli.command import Command
 from peerstage.cli.access import TransportChoice
 from peerstage.cli.app import app
 from peerstage.cli.option_names import name_options
-from peerstage.cli.options import build_access
+from peerstage.cli.options import build_access, build_stage_options
 from peerstage.records import Limits
+from peerstage.stage_options import StageOptions
 
 CONNECTING = ["check", "stage", "mark", "doctor", "trust"]
 _PYTHON = re.compile(r"Limits[.(:]|SSHOptions[(:]|Retry\(|The option [a-z]|guarded=|localUser|rcpCommand")
@@ -28,6 +29,17 @@ _PYTHON = re.compile(r"Limits[.(:]|SSHOptions[(:]|Retry\(|The option [a-z]|guard
 def test_every_verb_that_connects_has_every_option_of_access(verb: str) -> None:
     names = {parameter.name for parameter in typer.main.get_command(app).commands[verb].params}  # type: ignore[attr-defined]
     assert set(inspect.signature(build_access).parameters) <= names
+
+
+def test_every_stage_option_is_an_option_of_the_same_name() -> None:
+    fields = list(StageOptions.__dataclass_fields__)
+    assert list(inspect.signature(build_stage_options).parameters) == fields
+    names = {
+        option.removeprefix("--").removeprefix("no-")
+        for parameter in typer.main.get_command(app).commands["stage"].params  # type: ignore[attr-defined]
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    assert {field.replace("_", "-") for field in fields} <= names
 
 
 @pytest.mark.parametrize("verb", ["check", "doctor"])
@@ -103,6 +115,8 @@ def test_the_completion_script_is_printed(command: Command, shell: str) -> None:
         ("Give SSHOptions(config=()).", "Give --no-config."),
         ("or read no ssh configuration and give options instead.", "or give --no-config and options instead."),
         ("SSHOptions(jump=...) leads", "--jump leads"),
+        ("Omit StageOptions(preserve_times=True) or guarded=True.", "Omit --preserve-times or --transport guarded."),
+        ("StageOptions: max_size must be", "--max-size must be"),
         ("increase Retry(connect=...) or --connect-retries.", "increase --connect-retries."),
         ("Retry(tries=...) or --retries allows more", "--retries allows more"),
         ("Correct the path x (the option known hosts)", "Correct the path x (--known-hosts)"),
@@ -134,9 +148,12 @@ def messages() -> Iterator[str]:
 
 
 def test_no_message_of_the_library_names_a_parameter_that_has_an_option() -> None:
-    options = "|".join([*inspect.signature(build_access).parameters, "entries", "connect", "tries"])
+    builders = (build_access, build_stage_options)
+    options = "|".join(
+        [*(name for build in builders for name in inspect.signature(build).parameters), "connect", "tries"]
+    )
     named = [name_options(message) for message in messages() if " " in message]
     limits = "|".join(Limits.__dataclass_fields__)
-    wrong = rf"Limits\.({limits})|(SSHOptions|Retry|RemotePeer)\(({options})=|SSHOptions: ({options})\b"
+    wrong = rf"Limits\.({limits})|(SSHOptions|StageOptions|Retry|RemotePeer)\(({options})=|SSHOptions: ({options})\b"
     assert [message for message in named if re.search(wrong, message)] == []
     assert any("--limit" in message for message in named)

@@ -40,6 +40,12 @@ def test_mode_owner_and_times_are_set(command: Command, collect: Path, target: P
     assert (stat.S_IMODE(report.st_mode), int(report.st_mtime)) == (0o604, 1_000_000)
 
 
+def test_guarded_peers_keep_no_times(command: Command, collect: Path, target: Path) -> None:
+    done = command.reach("stage", "--transport", "guarded", "--preserve-times", command.spec(collect), target)
+    assert done.returncode == 2
+    assert "Omit --preserve-times or --transport guarded" in done.stderr
+
+
 def test_dry_run_lists_what_would_come_and_writes_nothing(command: Command, collect: Path, target: Path) -> None:
     (collect / "one").write_bytes(b"1" * 1000)
     (collect / "sub").mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from kinds import ONE_PER_KIND, WITHOUT_RCP, WORKING, Scenario, expect_by_table, find_failure, run_on
 
-from peerstage import RemotePeer, StageError
+from peerstage import RemotePeer, StageError, StageOptions
 from peerstage.errors import IncompleteStage
 from peerstage.testing.contract import files_in
 from support.containers import UID, BenchPeer, FileTree
@@ -32,7 +32,7 @@ def test_file_times_are_kept_only_on_request(
     scenario: Scenario, bench_peer: BenchPeer, put: Callable[[FileTree], None], target: Path
 ) -> None:
     put(FileTree().add_file("a", b"a", mtime=1_000_000_000))
-    keeping = bench_peer.remote(scenario.transport, preserve_times=True)
+    keeping = bench_peer.remote(scenario.transport, stage=StageOptions(preserve_times=True))
     if scenario.transport == "rcp":  # times are up to the command
         keeping.rcpCommand = f"{keeping.rcpCommand} -p"
     if scenario.transport == "guarded":  # the three commands ask for no times

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from peerstage import BackupPeer, LocalPeer, RemotePeer, SSHOptions
+from peerstage import BackupPeer, Limits, LocalPeer, RemotePeer, Retry, SSHOptions, StageOptions
 
 REMOTE = ("peer", "/collect", "/tmp", "backup")
 
@@ -47,7 +47,7 @@ def test_names_and_order_of_the_arguments_are_those_of_the_original() -> None:
         "cbackCommand",
         "ignoreFailureMode",
     ]
-    assert list(inspect.signature(LocalPeer).parameters) == ["name", "collectDir", "ignoreFailureMode"]
+    assert list(inspect.signature(LocalPeer).parameters)[:3] == ["name", "collectDir", "ignoreFailureMode"]
 
 
 @pytest.mark.parametrize("kind", [RemotePeer, LocalPeer, BackupPeer])
@@ -98,6 +98,10 @@ def test_arguments_are_checked_in_the_order_of_the_original() -> None:
         ("rshCommand", ""),
         ("cbackCommand", " "),
         ("ignoreFailureMode", "often"),
+        ("ssh", {"port": 22}),
+        ("stage", {"durable": False}),
+        ("retry", 3),
+        ("limits", Retry()),
     ],
 )
 def test_every_assignment_is_checked_and_an_invalid_one_changes_nothing(attribute: str, value: Any) -> None:
@@ -106,6 +110,16 @@ def test_every_assignment_is_checked_and_an_invalid_one_changes_nothing(attribut
     with pytest.raises(ValueError, match=r"must|cannot"):
         setattr(peer, attribute, value)
     assert getattr(peer, attribute) == before
+
+
+@pytest.mark.parametrize("peer", [RemotePeer(*REMOTE), LocalPeer("peer", "/c")], ids=lambda peer: type(peer).__name__)  # type: ignore[misc]
+def test_options_and_limits_may_be_assigned_and_none_means_the_defaults(peer: RemotePeer | LocalPeer) -> None:
+    assert (peer.stage, peer.limits) == (StageOptions(), Limits())
+    peer.stage, peer.limits = StageOptions(durable=False), Limits(entries=7)
+    assert (peer.stage, peer.limits) == (StageOptions(durable=False), Limits(entries=7))
+    assert pickle.loads(pickle.dumps(peer)).stage == StageOptions(durable=False)
+    peer.stage = peer.limits = None  # type: ignore[assignment]
+    assert (peer.stage, peer.limits) == (StageOptions(), Limits())
 
 
 @pytest.mark.parametrize(
@@ -174,21 +188,12 @@ def test_commands_are_none_or_not_blank_and_are_returned_as_set(attribute: str) 
             setattr(peer, attribute, refused)
 
 
-def test_keep_partial_is_refused_as_not_implemented(collect: Path, target: Path) -> None:
-    (collect / "a").touch()
-    peer = RemotePeer("127.0.0.1", str(collect), "/tmp", "backup", keep_partial=True)
-    with pytest.raises(OSError, match="not implemented"):
-        peer.stagePeer(str(target))
-    assert not peer.checkCollectIndicator()
-    assert list(target.iterdir()) == []
-
-
 def test_guarded_contradicts_other_transports_and_preserve_times(target: Path) -> None:
     for changes in (
         {"transport": "sftp"},
         {"transport": "rcp"},
         {"rcpCommand": "/usr/bin/scp"},
-        {"preserve_times": True},
+        {"stage": StageOptions(preserve_times=True)},
     ):
         peer = RemotePeer(*REMOTE, guarded=True, **changes)  # type: ignore[misc, arg-type]
         with pytest.raises(ValueError, match="guarded"):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from peerstage import LocalPeer, RemotePeer, StageError
-from peerstage.errors import TargetError
+from peerstage import Limits, LocalPeer, RemotePeer, StageError, StageOptions
+from peerstage.errors import LimitExceeded, TargetError
 from peerstage.reasons import Reason
 from support.files import write_files
 
@@ -66,6 +66,15 @@ def test_an_entry_that_is_not_a_regular_file_is_a_stage_error_and_a_value_error(
     assert isinstance(caught.value, StageError)
     assert sorted(os.listdir(target)) == ["a", "b"]
     assert isinstance(pickle.loads(pickle.dumps(caught.value)), ValueError)
+
+
+def test_a_local_peer_keeps_times_and_has_limits_if_they_are_given(collect: Path, target: Path) -> None:
+    write_files(collect, a=b"a", b=b"b")
+    os.utime(collect / "a", (1_000_000_000, 1_000_000_000))
+    LocalPeer("here", str(collect), stage=StageOptions(preserve_times=True)).stagePeer(str(target))
+    assert (target / "a").stat().st_mtime == 1_000_000_000
+    with pytest.raises(LimitExceeded, match="entries"):
+        LocalPeer("here", str(collect), limits=Limits(entries=1)).stagePeer(str(target))
 
 
 def test_an_empty_collect_directory_is_an_os_error(collect: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from peerstage.errors import LimitExceeded
 from peerstage.reasons import Reason
 from peerstage.records import Limits, StageReport
 from peerstage.ssh.stream import Chunk, Stream
+from peerstage.stage_options import StageOptions
 from peerstage.staging import stage
 from peerstage.target import DirectoryTarget
 from peerstage.transport.scp.scp_transport import SCPTransport
@@ -123,7 +124,6 @@ def stage_from(
     status: int | None = 0,
     stderr: bytes = b"",
     request_times: bool = False,
-    **options: Any,
 ) -> StageReport:
     """Stage what an ``scp -f`` sends in *chunks*. A command about the directory alone says that it is a directory."""
 
@@ -133,7 +133,8 @@ def stage_from(
         return ScriptedCommand([b"\x01scp: /c: not a regular file\n"], status=1)
 
     transport = transport_to(ScriptedSession(answer), limits, preserve_times=request_times)
-    return stage(transport, COLLECT, DirectoryTarget(str(target), peer="peer", durable=False, **options))
+    options = StageOptions(durable=False, preserve_times=request_times)
+    return stage(transport, COLLECT, DirectoryTarget(str(target), peer="peer", options=options))
 
 
 def pack_file(name: bytes, data: bytes, mode: int = 0o644, status: bytes = b"\0") -> bytes:

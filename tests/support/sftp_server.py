@@ -15,6 +15,7 @@ from typing import Any, cast
 from peerstage.errors import ConnectionLost, StageError
 from peerstage.records import Entry, Limits, StageReport
 from peerstage.ssh.stream import Chunk, Stream
+from peerstage.stage_options import StageOptions
 from peerstage.staging import stage
 from peerstage.target import DirectoryTarget
 from peerstage.target.base import Buffer, IncomingFile, Target
@@ -390,4 +391,8 @@ def transport_to(
 
 
 def stage_from(server: FakeSFTPServer, target: Path, limits: Limits | None = None) -> StageReport:
-    return stage(transport_to(server, limits), b"/c", DirectoryTarget(str(target), peer="peer", durable=False))
+    return stage(
+        transport_to(server, limits),
+        b"/c",
+        DirectoryTarget(str(target), peer="peer", options=StageOptions(durable=False)),
+    )

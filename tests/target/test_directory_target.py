@@ -34,6 +34,7 @@ from peerstage.errors import (
 )
 from peerstage.reasons import Reason
 from peerstage.records import Entry, Ownership
+from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget, durability
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
@@ -360,13 +361,17 @@ def test_a_target_without_write_permission_is_refused(public_path: Path) -> None
 
 @pytest.mark.parametrize("mtime", [0, 1_600_000_000, 2**32 - 1])
 def test_times_are_preserved_to_the_second_on_request(target: Path, mtime: int) -> None:
-    stage_into(target, MemoryTransport({b"/c": {b"a": MemoryFile(b"a", mtime=mtime)}}), preserve_times=True)
+    stage_into(
+        target,
+        MemoryTransport({b"/c": {b"a": MemoryFile(b"a", mtime=mtime)}}),
+        options=StageOptions(preserve_times=True),
+    )
     assert (target / "a").stat().st_mtime == mtime
 
 
 def test_times_are_current_unless_requested_and_known(target: Path) -> None:
     stage_into(target, memory_peer(a=b"a"))
-    with DirectoryTarget(str(target), preserve_times=True) as staging_target:
+    with DirectoryTarget(str(target), options=StageOptions(preserve_times=True)) as staging_target:
         staging_target.open(Entry(b"b", 0)).finish()
         staging_target.commit()
     assert all((target / name).stat().st_mtime > 1_600_000_000 for name in ("a", "b"))
@@ -397,7 +402,7 @@ def test_data_is_synced_before_the_first_rename_and_the_directory_after_the_last
         patch.setattr(durability, "syncfs", noting_syncfs)
         patch.setattr(os, "rename", noting_rename)
         files = {b"file%d" % number: b"x" * number for number in range(count)}
-        stage_into(target, memory_peer_of(files), durable=durable)
+        stage_into(target, memory_peer_of(files), options=StageOptions(durable=durable))
     assert files_in(target) == files
     names = ["name"] * count
     if not durable:

@@ -15,6 +15,7 @@ from target_cases import MIB, FailsAt, memory_peer, memory_peer_of, private_dire
 from peerstage.errors import StageError, TargetError
 from peerstage.reasons import Reason
 from peerstage.records import Entry, Ownership
+from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget, durability
 from peerstage.testing.contract import files_in
 from support.filesystems import tmpfs
@@ -252,7 +253,7 @@ def test_a_disk_that_fails_before_the_first_rename_keeps_all_old_files(
     owner = Ownership(os.getuid(), os.getgid())
 
     def stage_two_files() -> None:
-        with DirectoryTarget(str(target), ownership=owner, preserve_times=True) as staging_target:
+        with DirectoryTarget(str(target), ownership=owner, options=StageOptions(preserve_times=True)) as staging_target:
             staging_target.expect(2, 12)
             for entry in (Entry(b"a", 6, 0o644, 1), Entry(b"b", 6, 0o644, 1)):
                 incoming = staging_target.open(entry)

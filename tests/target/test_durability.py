@@ -12,6 +12,7 @@ import pytest
 from target_cases import MIB, memory_peer_of, stage_into
 
 from peerstage.records import Entry
+from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget, durability
 from peerstage.target.writeback import DIRTY_BYTES, EarlyWriteback
 from peerstage.testing.contract import files_in
@@ -137,7 +138,7 @@ def test_dirty_bytes_are_counted_per_run_and_not_per_file(quick_target: Path, de
     assert set(device.written) == {size}
 
 
-@pytest.mark.parametrize("options", [{"durable": False}, {"threads": False}])
+@pytest.mark.parametrize("options", [{"options": StageOptions(durable=False)}, {"threads": False}])
 def test_no_thread_is_started_if_disabled(quick_target: Path, device: FullDevice, options: dict[str, bool]) -> None:
     stage_into(quick_target, memory_peer_of({b"a": bytes(3 * DIRTY_BYTES)}), **options)
     assert device.threads == set()

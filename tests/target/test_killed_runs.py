@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from target_cases import memory_peer_of, stage_into
 
+from peerstage.stage_options import StageOptions
 from peerstage.target import durability
 from peerstage.testing.contract import files_in
 
@@ -122,13 +123,13 @@ def test_a_run_that_is_killed_between_any_two_steps_leaves_each_name_old_or_comp
         for name in STEPS:
             setattr(os, name, kill.wrap(getattr(os, name)))
         durability.syncfs = kill.wrap(durability.syncfs)
-        stage_into(quick_target, memory_peer_of(new, chunk_size=40), preserve_times=True)
+        stage_into(quick_target, memory_peer_of(new, chunk_size=40), options=StageOptions(preserve_times=True))
 
     while killed:
         make_old(quick_target, old)
         _, killed = in_a_process(run_killed_before_the_step)
         seen.append(phase_of(quick_target, old, new))
-        stage_into(quick_target, memory_peer_of(new), durable=False)
+        stage_into(quick_target, memory_peer_of(new), options=StageOptions(durable=False))
         assert files_in(quick_target) == new
         step += 1
     order = ["untouched", "before, with temporaries", "some names", "all names, with temporaries", "done"]

@@ -32,6 +32,7 @@ from target_cases import (
 from peerstage import sweep
 from peerstage.errors import TargetError
 from peerstage.records import Entry
+from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget
 from peerstage.target import private_directory as private_module
 from peerstage.target.sweep import sweep_directory
@@ -490,7 +491,7 @@ def test_runs_and_sweeps_in_many_processes_never_remove_a_live_run(quick_target:
     def stage_again_and_again(number: int) -> None:
         for turn in range(100):
             name = b"%d-%d" % (number, turn)
-            stage_into(quick_target, memory_peer_of({name: name * 1000}), durable=False)
+            stage_into(quick_target, memory_peer_of({name: name * 1000}), options=StageOptions(durable=False))
 
     def sweep_again_and_again() -> None:
         while not (quick_target / "enough").exists():
@@ -516,7 +517,7 @@ def test_runs_and_sweeps_in_many_threads_never_remove_a_live_run(quick_target: P
                 sweep(quick_target)
             else:
                 name = b"%d-%d" % (number, turn)
-                stage_into(quick_target, memory_peer_of({name: name}), durable=False)
+                stage_into(quick_target, memory_peer_of({name: name}), options=StageOptions(durable=False))
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))

@@ -16,6 +16,7 @@ from target_cases import NOBODY, FailsAt
 import peerstage.target
 from peerstage import LocalPeer, StageError
 from peerstage.records import Entry, Ownership
+from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget
 from peerstage.testing.contract import files_in
 
@@ -48,7 +49,7 @@ def check_local_indicator(collect: Path, target: Path) -> None:
 
 
 def write_partial_files(collect: Path, target: Path) -> None:
-    with DirectoryTarget(str(target), preserve_times=True) as staging_target:
+    with DirectoryTarget(str(target), options=StageOptions(preserve_times=True)) as staging_target:
         entries = [Entry(name, len(NEW), 0o644, 1) for name in (b"a", b"b")]
         staging_target.expect(2, 2 * len(NEW))
         staging_target.open(entries[0]).write(0, [NEW[:4]])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from peerstage.records import KIB, MIB, Entry
+from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget
 from peerstage.target.base import ranges_to_fetch
 from peerstage.transport.counting import CountingTarget
@@ -21,7 +22,7 @@ CHUNK = 256 * KIB
 
 @pytest.fixture
 def staging_target(target: Path) -> Iterator[DirectoryTarget]:
-    with DirectoryTarget(str(target), durable=False) as staging_target:
+    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
         yield staging_target
 
 

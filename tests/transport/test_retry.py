@@ -11,6 +11,7 @@ import pytest
 from peerstage.errors import Cancelled, ConnectionLost, LimitExceeded, StageError
 from peerstage.reasons import Reason
 from peerstage.records import Limits
+from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget
 from peerstage.target.base import Target
 from peerstage.testing.contract import files_in
@@ -68,7 +69,7 @@ class Rig:
 
 @pytest.fixture
 def staging_target(target: Path) -> Iterator[DirectoryTarget]:
-    with DirectoryTarget(str(target), durable=False) as staging_target:
+    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
         yield staging_target
 
 

@@ -15,8 +15,9 @@
     port = 2222
 
 The other keys are ``known_hosts``, ``host_key``, ``jump``, ``ssh_config``, ``connect_timeout``, ``elevate`` and
-``deadline``. Paths are separated by spaces; ``none`` means no path. For keys that are not set, the ssh configuration of
-``backup_user`` applies. Invalid settings raise an error with file and line before anything is connected.
+``deadline``, and for local peers too those of `StageOptions`: ``durable`` and ``preserve_times``. Paths are separated
+by spaces; ``none`` means no path. For keys that are not set, the ssh configuration of ``backup_user`` applies. Invalid
+settings raise an error with file and line before anything is connected.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from peerstage.errors import ConfigurationError, Location
 from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.ssh.options import SSHOptions
+from peerstage.stage_options import StageOptions
 from peerstage.transport.factory import GUARDED, TRANSPORTS
 
 _MAX_PARALLEL = 64
@@ -59,8 +61,14 @@ def _parse_paths(text: str) -> tuple[str, ...]:
     return () if text == "none" else tuple(text.split())
 
 
-def _parse_option(name: str, parse: Callable[[str], Any], text: str) -> Any:
-    return getattr(SSHOptions(**{name: parse(text)}), name)
+def _parse_flag(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError("yes or no")
+    return text == "yes"
+
+
+def _parse_option(kind: type[Any], name: str, parse: Callable[[str], Any], text: str) -> Any:
+    return getattr(kind(**{name: parse(text)}), name)
 
 
 #: Keys for fields of `SSHOptions`: the name of the field, and a parser; `SSHOptions` checks the value.
@@ -74,25 +82,33 @@ _SSH: dict[str, tuple[str, Callable[[str], Any]]] = {
     "connect_timeout": ("connect_timeout", float),
     "elevate": ("elevate", str),
 }
+#: Keys for fields of `StageOptions`, which have the same names, and their parsers.
+_STAGE: dict[str, Callable[[str], Any]] = {
+    "durable": _parse_flag,
+    "preserve_times": _parse_flag,
+}
 _KEYS: dict[str, Callable[[str], Any]] = {
     "transport": _parse_transport,
     "deadline": lambda text: Limits(deadline=float(text)).deadline,
-    **{key: functools.partial(_parse_option, name, parse) for key, (name, parse) in _SSH.items()},
+    **{key: functools.partial(_parse_option, SSHOptions, name, parse) for key, (name, parse) in _SSH.items()},
+    **{name: functools.partial(_parse_option, StageOptions, name, parse) for name, parse in _STAGE.items()},
 }
 
 
 @dataclass(frozen=True, slots=True)
 class PeerSettings:
-    """How one remote peer is reached; ssh's configuration applies to options that are not set.
+    """How one peer is reached and staged; ssh's configuration applies to options of ssh that are not set.
 
     Attributes:
         transport: One of `TRANSPORTS`, or `GUARDED`.
         ssh: The options for ssh.
+        stage: What is wanted of a stage.
         limits: The limits, of which the deadline can be set.
     """
 
     transport: str
     ssh: SSHOptions
+    stage: StageOptions
     limits: Limits
 
 
@@ -112,11 +128,15 @@ class Settings:
         self._stage: dict[str, Any] = {}
         self._peers: dict[str, dict[str, Any]] = {}
 
-    def of_peer(self, peer: str) -> PeerSettings:
-        """Return the settings of *peer*: those of its section override those of ``[stage]``."""
-        values = {**self._stage, **self._peers.get(peer, {})}
+    def of_peer(self, peer: str | None) -> PeerSettings:
+        """Return the settings of the remote *peer*: those of its section override those of ``[stage]``.
+
+        None stands for any local peer: it has no section.
+        """
+        values = {**self._stage, **(self._peers.get(peer, {}) if peer is not None else {})}
         ssh = SSHOptions(**{name: values[key] for key, (name, _) in _SSH.items() if key in values})
-        return PeerSettings(values.get("transport", "auto"), ssh, Limits(deadline=values.get("deadline")))
+        stage = StageOptions(**{name: values[name] for name in _STAGE if name in values})
+        return PeerSettings(values.get("transport", "auto"), ssh, stage, Limits(deadline=values.get("deadline")))
 
     def require_known_peers(self, peers: set[str]) -> None:
         """Refuse sections for unknown peers, which are probably misspelt and would have no effect.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from peerstage.cback3.settings import Settings
+from peerstage.cback3.settings import PeerSettings, Settings
 from peerstage.errors import ConfigurationError
 from peerstage.paths import validate_path
 from peerstage.peer.base import BackupPeer
@@ -61,7 +61,7 @@ def read_plan(config: Any, settings: Settings) -> StagingPlan:
         ownership=Ownership(*getUidGid(user, group)) if is_root else None,
         starting_day=_DAYS.index(day) if day in _DAYS else -1,
         peers=(
-            *(LocalPeer(peer.name, peer.collectDir, _read_failure_mode(peer)) for peer in local),
+            *(_build_local_peer(peer, settings.of_peer(None)) for peer in local),
             *(_build_remote_peer(peer, options, settings, local_user=user if is_root else None) for peer in remote),
         ),
     )
@@ -71,6 +71,10 @@ def _read_peers(section: Any) -> tuple[Iterable[Any], Iterable[Any]] | None:
     """Return the local and the remote peers of a section, or None if it has no peers."""
     local, remote = getattr(section, "localPeers", None) or (), getattr(section, "remotePeers", None) or ()
     return (local, remote) if local or remote else None
+
+
+def _build_local_peer(peer: Any, settings: PeerSettings) -> LocalPeer:
+    return LocalPeer(peer.name, peer.collectDir, _read_failure_mode(peer), stage=settings.stage, limits=settings.limits)
 
 
 def _build_remote_peer(peer: Any, options: Any, settings: Settings, *, local_user: str | None) -> RemotePeer:
@@ -90,6 +94,7 @@ def _build_remote_peer(peer: Any, options: Any, settings: Settings, *, local_use
         ssh=peer_settings.ssh,
         transport="scp" if is_guarded else cast(TransportName, peer_settings.transport),
         guarded=is_guarded,
+        stage=peer_settings.stage,
         limits=peer_settings.limits,
     )
     try:

@@ -17,6 +17,7 @@ from peerstage.isolation.users import find_local_user
 from peerstage.peer.remote import RemotePeer
 from peerstage.records import Limits, Progress
 from peerstage.ssh.options import SSHOptions
+from peerstage.stage_options import StageOptions
 from peerstage.staging import with_peer_name
 from peerstage.transport.base import Transport
 from peerstage.transport.factory import TransportName, TransportOptions
@@ -62,8 +63,7 @@ class Access:
         self,
         spec: PeerSpec,
         *,
-        durable: bool = True,
-        preserve_times: bool = False,
+        stage: StageOptions | None = None,
         on_progress: Callable[[Progress], object] | None = None,
     ) -> RemotePeer:
         """Return the peer that *spec* names. Nothing is connected.
@@ -83,8 +83,7 @@ class Access:
             guarded=self.is_guarded,
             limits=self.limits,
             retry=self.retry,
-            durable=durable,
-            preserve_times=preserve_times,
+            stage=stage,
             on_progress=on_progress,
         )
 

@@ -22,8 +22,8 @@ _FIELDS = "|".join(field.name.replace("_", "[_ ]") for field in dataclasses.fiel
 _LIMIT = "|".join(field.name for field in dataclasses.fields(Limits))
 _LIMITS = re.compile(rf"Limits(?:\.|: |\()((?:{_LIMIT})(?:(?:, | and | or )(?:Limits\.)?(?:{_LIMIT}))*)(?:=\.\.\.\))?")
 _PARAMETER = re.compile(
-    r"(?:RemotePeer|SSHOptions|Retry)\((?P<call>\w+)=(?P<value>True|\(\)|\.\.\.)\)(?: or --[\w-]+)?"
-    rf"|\b[Tt]he option (?P<option>{_FIELDS})\b|SSHOptions: (?P<field>\w+)"
+    r"(?:RemotePeer|SSHOptions|StageOptions|Retry)\((?P<call>\w+)=(?P<value>True|\(\)|\.\.\.)\)(?: or --[\w-]+)?"
+    rf"|\b[Tt]he option (?P<option>{_FIELDS})\b|(?:SSHOptions|StageOptions): (?P<field>\w+)"
     r"|\b(?P<word>localUser\b|rcpCommand\b|guarded=True\b|read no ssh configuration and give\b)"
 )
 

@@ -16,6 +16,7 @@ from peerstage.cli.output import JSONOutput, Output, PlainOutput, log_to_stderr
 from peerstage.printable import escape
 from peerstage.records import Limits
 from peerstage.ssh.options import SSHOptions
+from peerstage.stage_options import StageOptions
 from peerstage.transport.rcp.command_line import DEFAULT_COMMAND
 from peerstage.transport.retry import Retry
 
@@ -133,6 +134,18 @@ def _parse_limit(text: str) -> tuple[str, Any]:
         raise ValueError(f"--limit {name} needs a number: {escape(text)!r}") from None
 
 
+def build_stage_options(
+    durable: Annotated[bool, typer.Option(" /--no-durable", help="Do not sync the files to disk.")] = True,
+    preserve_times: Annotated[bool, typer.Option("--preserve-times", help="Keep the peer's file times.")] = False,
+) -> StageOptions:
+    """Return what the options say that is wanted of a stage.
+
+    Raises:
+        ValueError: If an option has an invalid value.
+    """
+    return StageOptions(durable=durable, preserve_times=preserve_times)
+
+
 def build_output(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per line, and nothing else.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")] = False,
@@ -149,11 +162,15 @@ def build_output(
 
 
 #: What builds a parameter of a verb from options, by the parameter's type; the output first, which begins to log.
-_BUILDERS: dict[type, Callable[..., Any]] = {Output: build_output, Access: build_access}
+_BUILDERS: dict[type, Callable[..., Any]] = {
+    Output: build_output,
+    Access: build_access,
+    StageOptions: build_stage_options,
+}
 
 
 def with_shared_options(verb: Callable[..., int]) -> Callable[..., int]:
-    """Put shared options in the place of each parameter of *verb* that is an `Access` or `Output`."""
+    """Put shared options in the place of each parameter of *verb* that has a type of `_BUILDERS`."""
     parameters = _parameters(verb)
     builders = {p.name: build for kind, build in _BUILDERS.items() for p in parameters if p.annotation is kind}
     shared = [p for name in reversed(builders) for p in _parameters(builders[name])]

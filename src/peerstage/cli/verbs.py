@@ -23,6 +23,7 @@ from peerstage.paths import join_path, validate_target_directory
 from peerstage.peer.attributes import validate_indicator_name
 from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, validate_ownership
 from peerstage.reasons import Reason
+from peerstage.stage_options import StageOptions
 from peerstage.staging import mark, probe
 from peerstage.target.private_directory import require_posix
 from peerstage.target.sweep import sweep
@@ -77,8 +78,7 @@ def stage_verb(
             "the caller",
         ),
     ] = None,
-    no_durable: Annotated[bool, typer.Option("--no-durable", help="Do not sync the files to disk.")] = False,
-    preserve_times: Annotated[bool, typer.Option("--preserve-times", help="Keep the peer's file times.")] = False,
+    stage_options: StageOptions,
     access: Access,
     output: Output,
 ) -> int:
@@ -94,7 +94,7 @@ def stage_verb(
         return _preview(spec, directory, access, output)
     require_posix()
     with output.progress() as on_progress:
-        remote = access.peer(spec, durable=not no_durable, preserve_times=preserve_times, on_progress=on_progress)
+        remote = access.peer(spec, stage=stage_options, on_progress=on_progress)
         error: StageError | None = None
         try:
             with remote, cancel_on_signal(remote.cancel):

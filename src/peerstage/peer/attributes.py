@@ -79,6 +79,24 @@ def path_validator(what: str, *, required: bool = False) -> Callable[[Any], Any]
     return validate
 
 
+def options_validator(name: str, kind: type[T]) -> Callable[[Any], T]:
+    """Return a function that accepts an instance of *kind*, and None, for which it returns ``kind()``.
+
+    Args:
+        name: The attribute, as error messages name it.
+        kind: The class of its values.
+    """
+
+    def validate(value: Any) -> T:
+        if value is None:
+            return kind()
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} must be of type {kind.__name__}: {value!r}")
+        return value
+
+    return validate
+
+
 def text_validator(what: str) -> Callable[[Any], str | None]:
     """Return a function that accepts None and strings that are not blank; error messages call them *what*."""
     return lambda value: None if value is None else require_text(value, what)

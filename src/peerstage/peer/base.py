@@ -19,9 +19,10 @@ from peerstage.errors import (
     StageError,
     format_log_line,
 )
-from peerstage.peer.attributes import Checked, validate_failure_mode, validate_peer_name
+from peerstage.peer.attributes import Checked, options_validator, validate_failure_mode, validate_peer_name
 from peerstage.printable import escape
-from peerstage.records import Ownership, StageReport, StrOrBytesPath
+from peerstage.records import Limits, Ownership, StageReport, StrOrBytesPath
+from peerstage.stage_options import StageOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,6 +52,8 @@ class BackupPeer(metaclass=DocumentedABC):
 
     name = Checked(validate_peer_name)
     ignoreFailureMode = Checked(validate_failure_mode)
+    stage = Checked(options_validator("stage", StageOptions))
+    limits = Checked(options_validator("limits", Limits))
 
     last_report: StageReport | None = None
     last_error: StageError | None = None

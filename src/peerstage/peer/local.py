@@ -17,6 +17,7 @@ from peerstage.peer.base import (
 )
 from peerstage.printable import escape
 from peerstage.records import Limits, StrOrBytesPath, validate_permissions
+from peerstage.stage_options import StageOptions
 from peerstage.staging import probe, stage, with_peer_name
 from peerstage.target.directory import DirectoryTarget
 from peerstage.transport.local import LocalTransport
@@ -37,6 +38,8 @@ class LocalPeer(BackupPeer):
         name: The peer's name, for messages.
         collectDir: Absolute path of the collect directory; it need not exist yet.
         ignoreFailureMode: None, "none", "all", "daily" or "weekly". Stored for the caller, and not used here.
+        stage: What is wanted of a stage.
+        limits: Upper bounds on what the directory may hold, and on how long a stage may take.
 
     Raises:
         ValueError: If an argument is invalid; also at every later assignment.
@@ -44,11 +47,20 @@ class LocalPeer(BackupPeer):
 
     collectDir = Checked[str](path_validator("Collect directory", required=True))
 
-    def __init__(self, name: str, collectDir: StrOrBytesPath, ignoreFailureMode: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        collectDir: StrOrBytesPath,
+        ignoreFailureMode: str | None = None,
+        *,
+        stage: StageOptions | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         self.name = name
         self.collectDir = collectDir
         self.ignoreFailureMode = ignoreFailureMode
-        self._limits = Limits()
+        self.stage = stage
+        self.limits = limits
         self._watchdog: Watchdog | None = None
 
     def __repr__(self) -> str:
@@ -76,8 +88,9 @@ class LocalPeer(BackupPeer):
                 a directory, checked in this order; or if another argument is invalid.
             IncompleteLocalStage: If an entry is not a regular file, or could not be read. The others are staged. It is
                 both a `StageError` and a `ValueError`.
-            LimitExceeded: If the directory exceeds `Limits`, or the copy takes longer than 10 minutes plus its size at
-                16 KiB/s. Nothing was published. A system call that blocks, as on a dead NFS server, is not interrupted.
+            LimitExceeded: If the directory exceeds `limits`, or the copy its deadline, by default 10 minutes plus its
+                size at 16 KiB/s. Nothing was published. A system call that blocks, as on a dead NFS server, is not
+                interrupted.
             StageError: If there is nothing to stage, or the disk failed. Nothing was published, unless ``report`` is
                 set: then the disk failed between two renames, and the report lists the published files.
         """
@@ -87,11 +100,13 @@ class LocalPeer(BackupPeer):
         with with_peer_name(self.name):
             target = validate_target_directory(targetDir)
         owner, mode = validate_ownership(ownership), validate_permissions(permissions)
-        self._watchdog = watchdog = Watchdog(self._limits, peer=self.name)
+        self._watchdog = watchdog = Watchdog(self.limits, peer=self.name)
         transport = LocalTransport(watchdog, include_hidden=True, follow_symlinks=False)
         try:
             with with_peer_name(self.name), watchdog.operation():
-                staging_target = DirectoryTarget(target, ownership=owner, permissions=mode, peer=self.name)
+                staging_target = DirectoryTarget(
+                    target, options=self.stage, ownership=owner, permissions=mode, peer=self.name
+                )
                 report = stage(transport, os.fsencode(self.collectDir), staging_target, watchdog=watchdog)
         except StageError as exc:
             self.last_report = exc.report
@@ -115,7 +130,7 @@ class LocalPeer(BackupPeer):
         """
         path = self._indicator_path(collectIndicator, COLLECT_INDICATOR)
         try:
-            found = probe(LocalTransport(Watchdog(self._limits)), path, peer=self.name)
+            found = probe(LocalTransport(Watchdog(self.limits)), path, peer=self.name)
         except StageError as exc:
             return self._report_failed_check(exc)
         return self._report_check(found, path)
@@ -141,7 +156,7 @@ class LocalPeer(BackupPeer):
         path = self._indicator_path(stageIndicator, STAGE_INDICATOR)
         owner, mode = validate_ownership(ownership), validate_permissions(permissions)
         self._require_collect_dir()
-        transport = LocalTransport(Watchdog(self._limits))
+        transport = LocalTransport(Watchdog(self.limits))
         with with_peer_name(self.name):
             transport.touch(path, ownership=owner, permissions=mode)
 

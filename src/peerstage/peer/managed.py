@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from peerstage.errors import RemoteError
 from peerstage.peer.attributes import Checked, require_text, text_validator
 from peerstage.peer.base import BackupPeer
-from peerstage.records import Limits
 from peerstage.staging import execute
 from peerstage.transport.base import Transport
 
@@ -18,8 +17,6 @@ class ManagedPeer(BackupPeer):
 
     rshCommand = Checked(text_validator("RSH command"))
     cbackCommand = Checked(text_validator("cback command"))
-
-    limits: Limits
 
     @abstractmethod
     def _open_transport(self, *, for_commands: bool = False) -> AbstractContextManager[Transport]:

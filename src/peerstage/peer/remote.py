@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from peerstage.errors import ConnectError, NotAvailable, RemoteError, StageError
+from peerstage.errors import ConnectError, RemoteError, StageError
 from peerstage.forks import OwnerProcess
 from peerstage.isolation.parent.isolated_transport import build_isolated_transport
 from peerstage.isolation.users import LocalUser, find_local_user
 from peerstage.paths import join_path, validate_target_directory
 from peerstage.peer.attributes import (
     Checked,
+    options_validator,
     path_validator,
     strip_brackets,
     text_validator,
@@ -25,6 +26,7 @@ from peerstage.peer.managed import ManagedPeer
 from peerstage.reasons import Reason
 from peerstage.records import Limits, Progress, StrOrBytesPath, validate_permissions
 from peerstage.ssh.options import SSHOptions
+from peerstage.stage_options import StageOptions
 from peerstage.staging import mark, probe, stage, with_peer_name
 from peerstage.target.directory import DirectoryTarget
 from peerstage.transport.base import Transport
@@ -68,13 +70,11 @@ class RemotePeer(ManagedPeer):
         transport: "auto" (SFTP, or SCP if the peer has no SFTP), "sftp", "scp" or "rcp".
         guarded: Whether the key has a forced command that permits only the requests of CedarBackup2. Then exactly these
             are sent.
-        durable: Whether staged files are synced to disk (fsync) before `stagePeer` returns.
+        stage: What is wanted of a stage.
         retry: How often to retry. By default, a first connection that fails is not retried; if the connection is lost
             later, an operation on files is attempted three times in all.
         limits: Upper bounds on what the peer may send, and on how long it may take.
         on_progress: Called with a `Progress` at most ten times a second, in the thread that called `stagePeer`.
-        preserve_times: Whether files keep the peer's modification times.
-        keep_partial: Reserved; must be False. Otherwise every operation fails with `NotAvailable`.
         isolated: Whether to work in a child process even for the same user. Then this process starts no thread, and
             enforces the deadline even on a child that hangs.
 
@@ -88,6 +88,8 @@ class RemotePeer(ManagedPeer):
     remoteUser = Checked(validate_user_name)
     localUser = Checked(text_validator("Local user"))
     rcpCommand = Checked(text_validator("RCP command"))
+    ssh = Checked(options_validator("ssh", SSHOptions))
+    retry = Checked(options_validator("retry", Retry))
 
     def __init__(
         self,
@@ -104,12 +106,10 @@ class RemotePeer(ManagedPeer):
         ssh: SSHOptions | None = None,
         transport: TransportName = "auto",
         guarded: bool = False,
-        durable: bool = True,
+        stage: StageOptions | None = None,
         retry: Retry | None = None,
         limits: Limits | None = None,
         on_progress: Callable[[Progress], object] | None = None,
-        preserve_times: bool = False,
-        keep_partial: bool = False,
         isolated: bool = False,
     ) -> None:
         self.name = name
@@ -123,18 +123,13 @@ class RemotePeer(ManagedPeer):
         self.ignoreFailureMode = ignoreFailureMode
         if transport not in TRANSPORTS:
             raise ValueError(f"transport must be one of {TRANSPORTS}: {transport!r}")
-        for option, kind in ((ssh, SSHOptions), (retry, Retry), (limits, Limits)):
-            if option is not None and not isinstance(option, kind):
-                raise ValueError(f"{kind.__name__} expected: {option!r}")
-        self.ssh = ssh or SSHOptions()
+        self.ssh = ssh
         self.transport = transport
         self.guarded = guarded
-        self.durable = durable
-        self.retry = retry or Retry()
-        self.limits = limits or Limits()
+        self.stage = stage
+        self.retry = retry
+        self.limits = limits
         self.on_progress = on_progress
-        self.preserve_times = preserve_times
-        self.keep_partial = keep_partial
         self.isolated = isolated
         self._has_no_sftp = False
         self._watchdog: Watchdog | None = None
@@ -198,10 +193,9 @@ class RemotePeer(ManagedPeer):
                 user = self._find_local_user()
                 staging_target = DirectoryTarget(
                     target,
+                    options=self.stage,
                     ownership=owner if user is None else user.complete_ownership(owner),
                     permissions=mode,
-                    durable=self.durable,
-                    preserve_times=self.preserve_times,
                     threads=not self.isolated and user is None,
                     peer=self.name,
                 )
@@ -311,8 +305,6 @@ class RemotePeer(ManagedPeer):
         is_separate = options is not file_options
         with with_peer_name(self.name):
             user = self._find_local_user()
-            if self.keep_partial:
-                raise NotAvailable("keep_partial=True is not implemented. Omit it.")
             if is_separate not in self._transports:
                 self._transports[is_separate] = self._build_transport(user, options, self._watchdog)
         yield self._transports[is_separate]
@@ -341,7 +333,7 @@ class RemotePeer(ManagedPeer):
             rcp_command=self.rcpCommand,
             rsh_command=self.rshCommand,
             guarded=self.guarded,
-            preserve_times=self.preserve_times,
+            preserve_times=self.stage.preserve_times,
             working_directory=self.workingDir,
         )
 

@@ -17,6 +17,7 @@ from peerstage.errors import EntryError, NotAvailable, ProtocolError, StageError
 from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
 from peerstage.records import FAILED, MIB, RESUMED, STAGED, Entry, FileResult, Ownership, validate_permissions
+from peerstage.stage_options import StageOptions
 from peerstage.target import durability
 from peerstage.target.base import CommandTarget
 from peerstage.target.disk_errors import NAME_ERRORS, disk_error, disk_errors, name_error
@@ -41,12 +42,11 @@ class DirectoryTarget(CommandTarget):
     Args:
         path: The directory. It is opened once, and everything is done relative to that descriptor, so a directory that
             is renamed or replaced during the run is neither followed nor created again.
+        options: What is wanted of the stage; None means `StageOptions()`.
         ownership: Owner and group of every file; None leaves them to the process.
         permissions: Permission bits of every file (0o777 at most); None takes the peer's, & 0777 & ~umask, and 0600
             where they are unknown.
-        durable: Whether `commit` returns only when everything is on the disk.
-        preserve_times: Whether files keep the peer's modification time.
-        threads: Whether a thread may start writing data to the disk while more arrives (with *durable*).
+        threads: Whether a thread may start writing data to the disk while more arrives, if the stage is durable.
         peer: The peer's name, for the log and the report.
 
     Attributes:
@@ -62,18 +62,16 @@ class DirectoryTarget(CommandTarget):
         self,
         path: str,
         *,
+        options: StageOptions | None = None,
         ownership: Ownership | None = None,
         permissions: int | None = None,
-        durable: bool = True,
-        preserve_times: bool = False,
         threads: bool = True,
         peer: str = "",
     ) -> None:
         self.path = path
+        self.options = options or StageOptions()
         self.ownership = ownership
         self.permissions = validate_permissions(permissions)
-        self.durable = durable
-        self.preserve_times = preserve_times
         self.threads = threads
         self.published = 0
         self.peer = peer
@@ -94,7 +92,7 @@ class DirectoryTarget(CommandTarget):
             except BaseException:
                 close_quietly(self._target_fd)
                 raise
-        self._run = RunState(self.path, self._private.fd, writeback=self.durable and self.threads)
+        self._run = RunState(self.path, self._private.fd, writeback=self.options.durable and self.threads)
         return self
 
     def __exit__(
@@ -252,7 +250,7 @@ class DirectoryTarget(CommandTarget):
             while ready:
                 self.published += self._publish(ready[0])
                 ready.popleft()
-            if self.durable and self.published:
+            if self.options.durable and self.published:
                 durability.sync_directory(self._target_fd)
         except StageError:
             raise
@@ -264,11 +262,11 @@ class DirectoryTarget(CommandTarget):
     def _prepare_all(self, ready: Collection[PartialFile], check: Callable[[], object]) -> None:
         """Set owner, mode and time of every file, and write the data to the disk."""
         few = len(ready) <= durability.MAX_FSYNCS
-        sync_each = self.durable and (few or not durability.is_syncfs_reliable(self._target_fd))
+        sync_each = self.options.durable and (few or not durability.is_syncfs_reliable(self._target_fd))
         for file in ready:
             check()
             self._prepare(file, sync=sync_each)
-        if self.durable and ready and not sync_each:
+        if self.options.durable and ready and not sync_each:
             durability.syncfs(self._target_fd)
 
     def _prepare(self, file: PartialFile, *, sync: bool) -> None:
@@ -281,7 +279,7 @@ class DirectoryTarget(CommandTarget):
                     reason = Reason.OWNERSHIP_REFUSED if exc.errno in (errno.EPERM, errno.EINVAL) else None
                     raise disk_error(exc, self.path, reason=reason) from exc
             os.fchmod(fd, self._final_mode(file.entry))
-            if self.preserve_times and file.entry.mtime is not None:
+            if self.options.preserve_times and file.entry.mtime is not None:
                 os.utime(fd, (file.entry.mtime, file.entry.mtime))
             if sync:
                 os.fsync(fd)

@@ -23,6 +23,7 @@ from peerstage.errors import IncompleteStage, NothingToStage, RemoteError, Remot
 from peerstage.paths import join_path
 from peerstage.reasons import Reason
 from peerstage.records import StageReport
+from peerstage.stage_options import StageOptions
 from peerstage.staging import mark, probe, stage
 from peerstage.target import DirectoryTarget
 from peerstage.transport.base import Transport
@@ -131,7 +132,8 @@ class TransportContract:
 
     def stage(self, transport: Transport, source: Source, target: Path, **options: Any) -> StageReport:
         """Stage *source* into *target*, without syncing."""
-        return stage(transport, source.directory, DirectoryTarget(str(target), peer="peer", durable=False, **options))
+        staging_target = DirectoryTarget(str(target), options=StageOptions(durable=False), peer="peer", **options)
+        return stage(transport, source.directory, staging_target)
 
     def test_every_file_arrives_with_its_bytes(self, transport: Transport, source: Source, target: Path) -> None:
         sizes = (0, 1, 4096, 32767, 32768, 32769, 261119, 261120, 261121, 262144, 1_000_003)

@@ -67,7 +67,8 @@ class TransportOptions:
             raise ValueError("guarded=True requires SCP: it excludes sftp, rcp and an rcpCommand.")
         if self.guarded and self.preserve_times:
             raise ValueError(
-                "guarded=True sends CedarBackup2's commands, which request no times. Omit preserve_times or guarded."
+                "guarded=True sends CedarBackup2's commands, which request no times. Omit "
+                "StageOptions(preserve_times=True) or guarded=True."
             )
         if rcp:
             self.split_commands()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from peerstage import BackupPeer, LocalPeer, RemotePeer, StageError
+from peerstage import BackupPeer, LocalPeer, RemotePeer, StageError, StageOptions
 from peerstage.errors import IncompleteStage
 from support.every_transport import CONNECTIONS
 from support.files import write_files
@@ -90,7 +90,7 @@ def test_permissions_and_ownership_are_applied_and_times_are_kept_on_request(
     if transport == "rcp":  # an option of the command decides about times
         assert peer.rcpCommand is not None
         peer.rcpCommand += " -p"
-    peer.preserve_times = True
+    peer.stage = StageOptions(preserve_times=True)
     peer.stagePeer(str(target))
     assert (target / "a").stat().st_mtime == 1_000_000_000
 

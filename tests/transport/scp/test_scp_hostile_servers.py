@@ -25,6 +25,7 @@ from peerstage.errors import (
 from peerstage.reasons import Reason
 from peerstage.records import Limits, StageReport
 from peerstage.ssh.stream import Stream
+from peerstage.stage_options import StageOptions
 from peerstage.staging import stage
 from peerstage.target import DirectoryTarget
 from peerstage.testing.contract import files_in
@@ -130,7 +131,7 @@ def test_malformed_times_end_the_run(target: Path, times: bytes) -> None:
 
 
 def test_times_are_preserved_if_they_were_requested(target: Path) -> None:
-    report = stage_from([b"T1700000000 0 1600000000 0\n", GOOD], target, request_times=True, preserve_times=True)
+    report = stage_from([b"T1700000000 0 1600000000 0\n", GOOD], target, request_times=True)
     assert report.files[0].mtime == 1_700_000_000
     assert (target / "good").stat().st_mtime == 1_700_000_000
 
@@ -435,7 +436,11 @@ BUILT_IN = "SSH-2.0-mod_sftp"
 def test_a_server_that_counts_packets_gets_one_acknowledgement_for_each_message(target: Path) -> None:
     files = (pack_file(b"%d" % number, b"x" * number) for number in range(300))
     stream = AcknowledgesPerPacket(GOOD, pack_file(b"empty", b""), *files)
-    report = stage(transport_to_command(stream, BUILT_IN), COLLECT, DirectoryTarget(str(target), durable=False))
+    report = stage(
+        transport_to_command(stream, BUILT_IN),
+        COLLECT,
+        DirectoryTarget(str(target), options=StageOptions(durable=False)),
+    )
     assert report.count == 302
     assert files_in(target)[b"299"] == b"x" * 299
     assert stream.received == bytes(1 + 2 * 302)
@@ -446,7 +451,9 @@ def test_a_server_that_counts_packets_gets_one_acknowledgement_for_each_message(
 )
 def test_an_scp_program_gets_acknowledgements_ahead(target: Path, server: str) -> None:
     stream = ScriptedCommand([GOOD])
-    stage(transport_to_command(stream, server), COLLECT, DirectoryTarget(str(target), durable=False))
+    stage(
+        transport_to_command(stream, server), COLLECT, DirectoryTarget(str(target), options=StageOptions(durable=False))
+    )
     assert len(stream.received) > 1000
 
 

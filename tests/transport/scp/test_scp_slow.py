@@ -12,6 +12,7 @@ import pytest
 from peerstage.errors import ConnectionLost, IncompleteStage, LimitExceeded
 from peerstage.records import Capabilities, Limits, StageReport
 from peerstage.ssh.stream import Chunk
+from peerstage.stage_options import StageOptions
 from peerstage.staging import stage
 from peerstage.target import DirectoryTarget
 from peerstage.testing.contract import files_in
@@ -46,7 +47,7 @@ def stage_slowly(chunks: Iterable[bytes], target: Path, limits: Limits) -> Stage
     transport = SCPTransport(session, watchdog)  # type: ignore[arg-type]
     stack = RetryingTransport(lambda: transport, Capabilities("scp"), Retry(tries=1), watchdog)
     try:
-        return stage(stack, COLLECT, DirectoryTarget(str(target), peer="peer", durable=False))
+        return stage(stack, COLLECT, DirectoryTarget(str(target), peer="peer", options=StageOptions(durable=False)))
     finally:
         watchdog.close()
 
@@ -111,7 +112,7 @@ def test_bytes_that_scp_sends_again_do_not_count_as_resumed(target: Path) -> Non
 
     watchdog = Watchdog(Limits())
     stack = RetryingTransport(connect, Capabilities("scp"), Retry(delay=0.0), watchdog)
-    report = stage(stack, COLLECT, DirectoryTarget(str(target), peer="peer", durable=False))
+    report = stage(stack, COLLECT, DirectoryTarget(str(target), peer="peer", options=StageOptions(durable=False)))
     watchdog.close()
     assert (report.count, report.retries, report.resumed_bytes) == (3, 2, 0)
     assert {file.outcome for file in report.files} == {"staged"}

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from peerstage.errors import ConnectionLost, IncompleteStage
 from peerstage.reasons import Reason
 from peerstage.records import Limits
+from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget
 from peerstage.target.received_data import SAMPLE_BYTES
 from peerstage.testing.contract import files_in
@@ -133,7 +134,10 @@ def test_after_a_lost_connection_only_missing_ranges_and_a_few_samples_are_reque
 ) -> None:
     rng = random.Random(seed)
     files = {name: Node(rng.randbytes(size)) for name, size in directory.items()}
-    with tempfile.TemporaryDirectory() as target, DirectoryTarget(target, durable=False) as staging_target:
+    with (
+        tempfile.TemporaryDirectory() as target,
+        DirectoryTarget(target, options=StageOptions(durable=False)) as staging_target,
+    ):
         for bytes_left in losses:
             server = DropsConnectionAfter(files)
             server.bytes_left = bytes_left

@@ -17,6 +17,7 @@ import pytest
 from peerstage.errors import ChangedFile, EntryError, IncompleteFile, IncompleteStage, LimitExceeded, ProtocolError
 from peerstage.records import Limits
 from peerstage.ssh.stream import Chunk
+from peerstage.stage_options import StageOptions
 from peerstage.staging import stage
 from peerstage.target import DirectoryTarget
 from peerstage.testing.contract import files_in
@@ -481,7 +482,11 @@ def test_a_withheld_reply_ends_the_run_while_others_arrive(target: Path, withhel
     server = WithholdsOneReply({b"%04d" % number: Node(b"x") for number in range(400)}, max_handles=20)
     server.withheld_type, server.watchdog, server.clock = withheld_type, watchdog, clock
     with pytest.raises(LimitExceeded, match=r"unanswered for 60 s \(Limits\.reply_timeout\)") as caught:
-        stage(transport_to(server, limits, watchdog), b"/c", DirectoryTarget(str(target), peer="peer", durable=False))
+        stage(
+            transport_to(server, limits, watchdog),
+            b"/c",
+            DirectoryTarget(str(target), peer="peer", options=StageOptions(durable=False)),
+        )
     assert caught.value.transient
     assert 60 <= clock.now < 400
     assert files_in(target) == {}
@@ -501,7 +506,7 @@ def test_a_silent_server_ends_the_run(target: Path, request_type: int, leaves_no
     watchdog = Watchdog(limits)
     server = Silent(dict(GOOD))
     server.watchdog = watchdog
-    staging_target = DirectoryTarget(str(target), peer="peer", durable=False)
+    staging_target = DirectoryTarget(str(target), peer="peer", options=StageOptions(durable=False))
     try:
         with pytest.raises(LimitExceeded, match=r"Limits\.stall_timeout"), watchdog.operation():
             stage(transport_to(server, limits, watchdog), b"/c", staging_target)

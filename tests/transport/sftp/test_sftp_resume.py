@@ -16,6 +16,7 @@ from peerstage.isolation.child.frame_writer import FrameWriter
 from peerstage.isolation.parent.frame_receiver import FrameReceiver
 from peerstage.isolation.protocol.frames import FrameParser
 from peerstage.records import Entry, Limits, Progress
+from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget
 from peerstage.target.base import Target
 from peerstage.target.received_data import SAMPLE_BYTES
@@ -91,7 +92,7 @@ def test_files_on_disk_are_complete_after_the_next_connection(tmp_path: Path) ->
     for bytes_left in range(0, conversation_bytes(), 211):
         target = tmp_path / str(bytes_left)
         target.mkdir()
-        with DirectoryTarget(str(target), durable=False) as staging_target:
+        with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
             assert loses_connection(dropping_after(bytes_left), staging_target)
             assert {name for name in files_in(target) if not name.startswith(b".")} == set()
             assert not loses_connection(FakeSFTPServer(dict(FILES), max_read_length=1024), staging_target)
@@ -125,7 +126,7 @@ def test_repeatedly_lost_connections_complete_the_file() -> None:
 def test_a_run_that_never_reconnects_leaves_nothing_behind(target: Path) -> None:
     (target / "old").write_bytes(b"old")
     for bytes_left in range(0, conversation_bytes(), 499):
-        with DirectoryTarget(str(target), durable=False) as staging_target:
+        with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
             assert loses_connection(dropping_after(bytes_left), staging_target)
         assert files_in(target) == {b"old": b"old"}
 
@@ -136,7 +137,7 @@ def test_a_run_that_never_reconnects_leaves_nothing_behind(target: Path) -> None
 def test_a_file_that_changed_between_connections_starts_over(target: Path, changes: dict[str, object]) -> None:
     old = Node(b"o" * 20_000)
     new = dataclasses.replace(old, **changes)  # type: ignore[arg-type]
-    with DirectoryTarget(str(target), durable=False) as staging_target:
+    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
         assert loses_connection(dropping_after(12_000, {b"a": old}), staging_target)
         server = FakeSFTPServer({b"a": new})
         transport_to(server).pull(b"/c", staging_target)
@@ -160,7 +161,7 @@ def versions(size: int) -> tuple[Node, Node]:
 
 def stage_over(servers: list[FakeSFTPServer], target: Path) -> int:
     """Stage over one connection after the other, all but the last lost; return the bytes requested from the last."""
-    with DirectoryTarget(str(target), durable=False) as staging_target:
+    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
         for server in servers[:-1]:
             assert loses_connection(server, staging_target)
         assert not loses_connection(servers[-1], staging_target)
@@ -202,7 +203,7 @@ def test_a_change_in_any_compared_sample_starts_the_file_over(target: Path, at: 
     """Samples lie at the start, at every doubling, and at the end of the received data."""
     old = Node(random.Random(7).randbytes(4_000_000))
     first = dropping_after(3_000_000, {b"big": old})
-    with DirectoryTarget(str(target), durable=False) as staging_target:
+    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
         assert loses_connection(first, staging_target)
         kept = staging_target.received_bytes
         changed = bytearray(old.data)
@@ -219,7 +220,7 @@ def test_a_change_in_any_compared_sample_starts_the_file_over(target: Path, at: 
 def test_of_an_unchanged_file_only_a_few_samples_are_fetched_again(target: Path) -> None:
     old = Node(random.Random(7).randbytes(6_000_000))
     first = dropping_after(5_000_000, {b"big": old})
-    with DirectoryTarget(str(target), durable=False) as staging_target:
+    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
         assert loses_connection(first, staging_target)
         missing = old.size - staging_target.received_bytes
         server = FakeSFTPServer({b"big": old}, max_read_length=1024)
@@ -241,7 +242,7 @@ def test_a_file_that_changes_while_it_is_refetched_fails_alone(target: Path) -> 
             return super().fstat(request_id, handle, rest)
 
     old, new = versions(300_000)
-    with DirectoryTarget(str(target), durable=False) as staging_target:
+    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
         assert loses_connection(dropping_after(100_000, {b"big": old}), staging_target)
         assert not loses_connection(ChangesLate({b"big": new}, max_read_length=1024), staging_target)
         staging_target.commit()
@@ -262,7 +263,7 @@ def test_an_isolated_child_detects_a_replaced_file_and_its_parent_writes_the_new
             assert loses_connection(dropping_after(60_000, {b"big": old, b"also": old}), staging_target)
         assert not loses_connection(FakeSFTPServer({b"big": new, b"also": new}, max_read_length=1024), staging_target)
         writer.flush()
-    with DirectoryTarget(str(target), durable=False) as real:
+    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as real:
         receiver = FrameReceiver(real, Limits(), tries=4)
         for frame in FrameParser().feed(memoryview(frames.read_bytes())):
             receiver.handle(frame)
@@ -304,7 +305,7 @@ def test_every_connection_starts_with_another_request_id() -> None:
 
 def test_a_byte_kept_over_two_lost_connections_counts_once_as_resumed(target: Path) -> None:
     file = {b"a": Node(b"a" * 20_000)}
-    with DirectoryTarget(str(target), durable=False) as staging_target:
+    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
         assert loses_connection(dropping_after(6000, file), staging_target)
         assert loses_connection(dropping_after(6000, file), staging_target)
         assert staging_target.resumed_bytes > 0
@@ -315,7 +316,7 @@ def test_a_byte_kept_over_two_lost_connections_counts_once_as_resumed(target: Pa
 
 
 def test_a_file_that_starts_over_is_not_resumed(target: Path) -> None:
-    with DirectoryTarget(str(target), durable=False) as staging_target:
+    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
         assert loses_connection(dropping_after(6000, {b"a": Node(b"o" * 20_000)}), staging_target)
         assert loses_connection(dropping_after(6000, {b"a": Node(b"o" * 20_000)}), staging_target)
         assert staging_target.resumed_bytes > 0

@@ -1,0 +1,72 @@
+"""`StageOptions`: what is wanted of a stage."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from peerstage.documented import Documented
+from peerstage.printable import escape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOptions(metaclass=Documented):
+    """What is wanted of a stage: which files, and how they are written.
+
+    Attributes:
+        durable: Whether staged files are synced to the disk (fsync) before a stage returns.
+        preserve_times: Whether files keep the peer's modification times.
+
+    Raises:
+        ValueError: If a value is invalid.
+    """
+
+    durable: bool = True
+    preserve_times: bool = False
+
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+
+    def to_json(self) -> str:
+        """Return the options as one JSON object."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> StageOptions:
+        """Return the options that `to_json` wrote; missing keys have their defaults.
+
+        Raises:
+            ValueError: If the text is not such an object, has an invalid value, or has an unknown key: an option that
+                is ignored would stage something else than what was asked for.
+        """
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            raise ValueError(f"Not stage options: {escape(str(exc))}") from None
+        if not isinstance(raw, dict):
+            raise ValueError(f"Not stage options, but a JSON {type(raw).__name__}.")
+        unknown = raw.keys() - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"StageOptions has no option {min(unknown)!r}.")
+        return cls(**raw)
+
+
+def _check_flag(name: str, value: Any) -> bool:
+    _require(isinstance(value, bool), name, "True or False", value)
+    return bool(value)
+
+
+def _require(is_valid: bool, name: str, expected: str, value: object) -> None:
+    if not is_valid:
+        raise ValueError(f"StageOptions: {name} must be {expected}, not {value!r}.")
+
+
+#: For each option, a function that takes its name and value, and returns the normalized value or raises `ValueError`.
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "durable": _check_flag,
+    "preserve_times": _check_flag,
+}
