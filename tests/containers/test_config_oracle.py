@@ -19,6 +19,7 @@ from peerstage import SSHOptions
 from peerstage.errors import ConfigurationError
 from peerstage.ssh.config.resolve import resolve_destination
 from support.containers import Bench, Container, FileTree
+from support.oracle import resolve_with
 
 pytestmark = pytest.mark.kind("openssh92", "openssh100")
 
@@ -159,6 +160,21 @@ def test_include_expands_tokens_and_variables_as_since_openssh_9_9(
     assert theirs is not None
     assert theirs.identities == ("/a", "/n", "/b")
     assert resolve_by_peerstage(layout, tmp_path, monkeypatch) == theirs
+
+
+@pytest.mark.parametrize("jump", ["gate", "a,me@b:7", "ssh://me@gate:7", "[::1]:7", "g-%r", "none"])
+def test_tokens_of_the_jump_host_are_expanded_as_since_openssh_9_6(
+    bench: Bench, jump: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = bench.container("openssh100")
+    options = ("-o", f"ProxyJump={jump}", "-o", "ControlPath=/%j-%C")
+    answer = container.execute("ssh", "-G", "-F", "none", "-l", "backup", *options, "db1").decode()
+    theirs = re.findall("^controlpath (.*)$", answer, re.MULTILINE)
+    name = container.execute("hostname").decode().strip()
+    monkeypatch.setattr("socket.gethostname", lambda: name)
+    config = tmp_path / "config"
+    ours = resolve_with(f"ProxyJump {jump}\nIdentityFile /%j-%C\n", config, config=str(config))
+    assert list(ours.identities) == theirs
 
 
 @pytest.mark.parametrize("service", ["openssh92", "openssh100"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import socket
 from pathlib import Path
@@ -259,6 +260,25 @@ def test_tokens_and_match_exec_see_the_port_and_jump_of_the_options(config: Path
     found = resolve_with(text, config, port=2222, jump="gate")
     assert found.identities == ("/2222-gate",)
     assert [hop.host for hop in found.hops] == ["gate"]
+
+
+@pytest.mark.parametrize(
+    ("jump", "host"),
+    [
+        ("gate", "gate"),
+        ("a,me@b:7", "b"),
+        ("ssh://me@gate:7", "gate"),
+        ("[2001:db8::1]:7", "2001:db8::1"),
+        ("none", ""),
+        ("NONE", ""),
+    ],
+)
+def test_tokens_have_the_host_of_the_last_jump_host_alone(config: Path, jump: str, host: str) -> None:
+    connection = f"{socket.gethostname()}db122backup{host}"
+    expected = f"/{host}-{hashlib.sha1(connection.encode()).hexdigest()}"
+    text = f'ProxyJump {jump}\nIdentityFile /%j-%C\nMatch exec "test /%j-%C = {expected}"\n ConnectTimeout 7\n'
+    found = resolve_with(text, config)
+    assert (found.connect_timeout, found.identities) == (7.0, (expected,))
 
 
 @pytest.mark.usefixtures("openssh")

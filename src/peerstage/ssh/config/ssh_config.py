@@ -13,6 +13,7 @@ from peerstage.errors import ConfigurationError
 from peerstage.peer_log import PeerLog
 from peerstage.ssh.config.config_line import ConfigLine, located
 from peerstage.ssh.config.parse_values import YES_NO, parse_choice, parse_number, parse_port, parse_seconds
+from peerstage.ssh.config.proxy_jump import parse_jump
 from peerstage.ssh.config.tokens import expand_tokens, expand_variables, local_user_name
 
 T = TypeVar("T")
@@ -141,8 +142,9 @@ class SSHConfig:
 
         Raises:
             ValueError: If a token is unknown, or is ``%u`` and the local user has no name.
+            ConfigurationError: If ProxyJump, which ``%j`` and ``%C`` depend on, is invalid.
         """
-        local, jump, tokens = socket.gethostname(), self.text("proxyjump"), self._proxy_tokens()
+        local, jump, tokens = socket.gethostname(), self._jump_host(), self._proxy_tokens()
         hashed = f"{local}{tokens['h']}{tokens['p']}{tokens['r']}{jump}".encode("utf-8", "surrogateescape")
         tokens |= {
             "C": hashlib.sha1(hashed, usedforsecurity=False).hexdigest(),
@@ -155,6 +157,19 @@ class SSHConfig:
         if "%u" in text:
             tokens["u"] = local_user_name()
         return expand_tokens(text, tokens)
+
+    def _jump_host(self) -> str:
+        """Return the host of the last jump host (``%j``); "" if there is none.
+
+        Raises:
+            ConfigurationError: If ProxyJump is invalid.
+        """
+        line = self.first("proxyjump")
+        if line is None:
+            return ""
+        with located(line):
+            hops = parse_jump(line.arguments[0])
+        return hops[-1].host if hops else ""
 
     def _proxy_tokens(self) -> dict[str, str]:
         alias = self.text("hostkeyalias", self.name)
