@@ -187,12 +187,15 @@ class Limits(metaclass=Documented):
     min_rate: int = 16 * KIB
 
     def __post_init__(self) -> None:
-        for name in (f.name for f in dataclasses.fields(self)):
-            value = getattr(self, name)
+        for limit in dataclasses.fields(self):
+            name, value = limit.name, getattr(self, limit.name)
             if value is None and name == "deadline":
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise ValueError(f"Limits: {name} must be a finite number above 0, not {value!r}.")
+            is_whole = isinstance(limit.default, int)
+            is_number = isinstance(value, int if is_whole else (int, float)) and not isinstance(value, bool)
+            if not is_number or not 0 < value < float("inf"):
+                kind = "an integer" if is_whole else "a finite number"
+                raise ValueError(f"Limits: {name} must be {kind} above 0, not {value!r}.")
 
     def deadline_for(self, received: int) -> float:
         """Return the deadline, in seconds, of an operation that has received *received* bytes so far."""

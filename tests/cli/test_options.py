@@ -42,6 +42,14 @@ def test_every_stage_option_is_an_option_of_the_same_name() -> None:
     assert {field.replace("_", "-") for field in fields} <= names
 
 
+def test_limits_in_bytes_may_have_a_suffix_and_are_shown_with_one(command: Command) -> None:
+    shown = "".join(command("check", "--help").stdout.split()).replace("│", "")
+    assert "listing_bytes=32M,packet_bytes=257K" in shown
+    done = command("check", "--limit", "listing_bytes=1G", "--limit", "stall_timeout=1K", "a@127.0.0.1:/x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--limit stall_timeout needs a number: 'stall_timeout=1K'" in done.stderr
+
+
 @pytest.mark.parametrize("verb", ["check", "doctor"])
 def test_a_limit_may_be_raised_and_lowered(command: Command, collect: Path, verb: str) -> None:
     (collect / "cback.collect").touch()

@@ -21,9 +21,7 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 
 def peer_of(collect: Path, **limits: Any) -> LocalPeer:
-    peer = LocalPeer("here", str(collect))
-    peer._limits = Limits(**limits)
-    return peer
+    return LocalPeer("here", str(collect), limits=Limits(**limits))
 
 
 class EndlessDirectory:

@@ -140,9 +140,18 @@ def test_connection_without_an_exception_is_lost() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"entries": 0}, {"deadline": -1}, {"stall_timeout": float("inf")}, {"min_rate": None}]
+    "values",
+    [
+        {"entries": 0},
+        {"entries": True},
+        {"deadline": -1},
+        {"stall_timeout": float("inf")},
+        {"stall_timeout": "1"},
+        {"min_rate": None},
+        {"packet_bytes": 1e6},
+    ],
 )
-def test_limits_must_be_finite_and_positive(values: dict[str, Any]) -> None:
+def test_limits_must_be_finite_and_positive_and_those_on_bytes_and_entries_integers(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="Limits"):
         Limits(**values)
 

@@ -15,6 +15,7 @@ from peerstage.cli.access import Access, TransportChoice
 from peerstage.cli.output import JSONOutput, Output, PlainOutput, log_to_stderr
 from peerstage.printable import escape
 from peerstage.records import Limits
+from peerstage.sizes import format_size_exactly, parse_size
 from peerstage.ssh.options import SSHOptions
 from peerstage.stage_options import StageOptions
 from peerstage.transport.rcp.command_line import DEFAULT_COMMAND
@@ -24,6 +25,10 @@ from peerstage.transport.retry import Retry
 def option(metavar: str, help: str, default: str | bool = True, *, names: str = "", **more: Any) -> Any:  # noqa: A002
     """Return an option of typer, named like its parameter unless *names* says otherwise, separated by spaces."""
     return typer.Option(*names.split(), metavar=metavar, help=help, show_default=default, **more)
+
+
+def _format_limit(value: float) -> str:
+    return format_size_exactly(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _complete_limit(incomplete: str) -> list[str]:
@@ -92,8 +97,8 @@ def build_access(
         list[str] | None,
         option(
             "NAME=NUMBER",
-            "Limit on what one peer may send or take, in bytes, seconds or a number; repeatable.",
-            ", ".join(f"{name}={round(value)}" for name, value in _LIMITS.items()),
+            "Limit on what one peer may send or take: a number, or for bytes one with K, M, G or T; repeatable.",
+            ", ".join(f"{name}={_format_limit(value)}" for name, value in _LIMITS.items()),
             autocompletion=_complete_limit,
         ),
     ] = None,
@@ -129,7 +134,7 @@ def _parse_limit(text: str) -> tuple[str, Any]:
     if name not in _LIMITS:
         raise ValueError(f"--limit is NAME=NUMBER, where NAME is {', '.join(_LIMITS)}: {escape(text)!r}")
     try:
-        return name, type(_LIMITS[name])(value)
+        return name, float(value) if isinstance(_LIMITS[name], float) else parse_size(value)
     except ValueError:
         raise ValueError(f"--limit {name} needs a number: {escape(text)!r}") from None
 
