@@ -133,12 +133,14 @@ class Capabilities:
         reports_entry_errors: Whether single entries can fail while the others are staged. An external command
             cannot report that, and treats unusual paths in its own way.
         can_resume: Whether a second ``pull`` continues in the middle of a file.
+        can_list: Whether all files are known before the first is transferred.
     """
 
     name: str
     supports_newline_names: bool = True
     reports_entry_errors: bool = True
     can_resume: bool = False
+    can_list: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

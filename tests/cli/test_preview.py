@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from peerstage.cli.preview import Preview, PreviewTarget, preview
-from peerstage.errors import IncompleteStage, NothingToStage
-from peerstage.isolation.child.child_target import ChildTarget
-from peerstage.isolation.parent.frame_receiver import FrameReceiver
-from peerstage.isolation.protocol.frames import (
-    FrameParser,
-    Reply,
-    encode_frame,
-)
-from peerstage.records import Limits
+from peerstage.errors import ConnectionLost, IncompleteStage, NothingToStage
 from peerstage.target.base import MAX_TRIAL_OPENS
 from peerstage.transport.sftp import wire
 from support import scp_server, sftp_server
+from support.child_link import ChildLink
 from support.scp_server import ScriptedCommand, ScriptedSession
-from support.sftp_server import FakeSFTPServer, Node
+from support.sftp_server import DropsConnectionAfter, FakeSFTPServer, Node
 
 
 class KeepsSome(FakeSFTPServer):
@@ -89,6 +81,14 @@ def test_over_scp_files_are_opened_and_every_one_is_skipped(target: Path) -> Non
     assert b"\0" not in stream.received[1:]
 
 
+def test_over_scp_with_times_every_file_is_declined_in_turn(target: Path) -> None:
+    stream = ScriptedCommand([b"T1 0 1 0\nC0644 9999999 good\nT1 0 1 0\nC0644 5 other\n"], status=1)
+    shell = ScriptedSession(lambda command: stream)
+    result = preview(scp_server.transport_to(shell, preserve_times=True), b"/c", str(target))
+    assert (names(result), result.opened) == ((["good", "other"], []), 2)
+    assert stream.received == b"\0" + b"\0\1\n" * 2
+
+
 def test_content_from_a_server_that_cannot_skip_is_dropped(target: Path) -> None:
     stream = scp_server.AcknowledgesPerPacket(scp_server.pack_file(b"good", b"x" * 10))
     shell = ScriptedSession(lambda command: stream, "SSH-2.0-mod_sftp")
@@ -98,22 +98,28 @@ def test_content_from_a_server_that_cannot_skip_is_dropped(target: Path) -> None
 
 
 def test_as_many_files_are_opened_through_a_child_process(target: Path) -> None:
-    class DirectWriter:
-        """Passes frames to the receiver at once."""
-
-        def __init__(self, preview_target: PreviewTarget) -> None:
-            self.parser, self.receiver = FrameParser(), FrameReceiver(preview_target, Limits())
-
-        def put(self, frame: Any) -> None:
-            for parsed in self.parser.feed(memoryview(encode_frame(frame))):
-                self.receiver.handle(parsed)
-
     preview_target = PreviewTarget(str(target))
-    writer = DirectWriter(preview_target)
+    link = ChildLink(preview_target)
     server = KeepsSome({b"%04d" % number: Node(b"x") for number in range(5000)}, max_handles=400)
     server.files[b"0000"].mode = 0o100000
-    sftp_server.transport_to(server).pull(b"/c", ChildTarget(cast(Any, writer), wants_content=False))
-    writer.put(Reply({}))
+    sftp_server.transport_to(server).pull(b"/c", link.child_target)
     result = preview_target.preview
     assert (len(result.files), len(result.refused), result.opened) == (4999, 1, MAX_TRIAL_OPENS - 1)
     assert server.requests[wire.FXP_OPEN] == MAX_TRIAL_OPENS
+
+
+@pytest.mark.parametrize("through_child", [False, True])
+def test_after_a_lost_connection_no_file_is_opened_twice(target: Path, through_child: bool) -> None:
+    preview_target = PreviewTarget(str(target))
+    recorder = ChildLink(preview_target, tries=2).child_target if through_child else preview_target
+    files = {b"%04d" % number: Node(b"x") for number in range(MAX_TRIAL_OPENS + 50)}
+    first = DropsConnectionAfter(dict(files), max_handles=100)
+    first.bytes_left = 100_000
+    with pytest.raises(ConnectionLost):
+        sftp_server.transport_to(first).pull(b"/c", recorder)
+    opened = sum(file.was_opened for file in preview_target._files.values())
+    assert 0 < opened < MAX_TRIAL_OPENS
+    second = FakeSFTPServer(dict(files), max_handles=400)
+    sftp_server.transport_to(second).pull(b"/c", recorder)
+    assert second.requests[wire.FXP_OPEN] == MAX_TRIAL_OPENS - opened
+    assert preview_target.preview.opened == MAX_TRIAL_OPENS

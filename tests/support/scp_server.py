@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,6 +80,49 @@ class AcknowledgesPerPacket(ScriptedCommand):
         if not self._replies:
             raise LimitExceeded("Server and client wait for each other.", reason=Reason.STALLED)
         return self._replies.pop(0)
+
+
+class SourceProgram(ScriptedCommand):
+    """An scp program that sends *files*: it reads replies as a stream of bytes, and counts a declined file as an error.
+
+    Attributes:
+        data_sent: Bytes of content that it has sent.
+    """
+
+    def __init__(self, files: dict[bytes, bytes], *, with_times: bool = False) -> None:
+        super().__init__()
+        self.data_sent = 0
+        self._input = b""
+        self._with_times = with_times
+        self._steps = self._send_files(files)
+        next(self._steps)
+
+    def send(self, data: bytes) -> None:
+        super().send(data)
+        self._input += data
+
+    def receive(self) -> Chunk:
+        """Return what it sends upon the next reply; nothing once it has sent everything."""
+        while True:
+            if not self._input:
+                raise LimitExceeded("Server and client wait for each other.", reason=Reason.STALLED)
+            is_error = self._input[0] == 1
+            self._input = self._input.partition(b"\n")[2] if is_error else self._input[1:]
+            try:
+                return self._steps.send(is_error)
+            except StopIteration:
+                return b""
+
+    def _send_files(self, files: dict[bytes, bytes]) -> Generator[bytes, bool, None]:
+        yield b""  # wait for the first reply
+        for name, data in files.items():
+            if self._with_times:
+                yield b"T1 0 1 0\n"
+            if (yield b"C0644 %d %s\n" % (len(data), name)):
+                self._status = 1
+                continue
+            self.data_sent += len(data)
+            yield data + b"\0"
 
 
 class ScriptedSession:

@@ -363,14 +363,11 @@ class RecordingTarget(Target):
         self.files: dict[bytes, RecordingFile] = {}
         self.refused: dict[bytes, StageError] = {}
 
-    def expect(self, files: int, size: int) -> None:
-        pass
-
-    def open(self, entry: Entry) -> RecordingFile:
-        file = self.files.get(entry.name)
-        if file is None or file.entry != entry:
-            file = self.files[entry.name] = RecordingFile(entry)
-        return file
+    def admit(self, entries: Sequence[Entry]) -> list[RecordingFile]:
+        for entry in entries:
+            if entry.name not in self.files or self.files[entry.name].entry != entry:
+                self.files[entry.name] = RecordingFile(entry)
+        return [self.files[entry.name] for entry in entries if not self.files[entry.name].is_finished]
 
     def refuse(self, name: bytes, error: StageError) -> None:
         self.refused[name] = error

@@ -39,13 +39,14 @@ from peerstage.target import DirectoryTarget, durability
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
 from support.children import run_in_fork
+from support.incoming import admit_one
 
 # Before the commit
 
 
 def test_nothing_is_visible_before_the_commit_and_partial_files_are_private(target: Path) -> None:
     with DirectoryTarget(str(target)) as staging_target:
-        incoming = staging_target.open(Entry(b"name", 6, 0o644))
+        incoming = admit_one(staging_target, Entry(b"name", 6, 0o644))
         incoming.write(0, [b"abc"])
         incoming.write(3, [b"def"])
         incoming.finish()
@@ -160,7 +161,7 @@ def test_after_an_entry_fails_the_others_are_staged_and_the_error_reports_all(ta
 
 def test_a_file_that_is_finished_with_a_gap_fails(target: Path) -> None:
     with DirectoryTarget(str(target)) as staging_target:
-        gap = staging_target.open(Entry(b"gap", 10))
+        gap = admit_one(staging_target, Entry(b"gap", 10))
         gap.write(0, [b"abc"])
         gap.write(5, [b"defgh"])
         assert list(gap.missing()) == [(3, 5)]
@@ -173,7 +174,7 @@ def test_a_file_that_is_finished_with_a_gap_fails(target: Path) -> None:
 
 def test_bytes_that_arrive_twice_do_not_replace_missing_ones(target: Path) -> None:
     with DirectoryTarget(str(target)) as staging_target:
-        incoming = staging_target.open(Entry(b"a", 6))
+        incoming = admit_one(staging_target, Entry(b"a", 6))
         incoming.write(0, [b"abc"])
         incoming.write(0, [b"abc"])
         incoming.finish()
@@ -185,13 +186,13 @@ def test_bytes_that_arrive_twice_do_not_replace_missing_ones(target: Path) -> No
 @pytest.mark.parametrize(("size", "offset", "data"), [(3, 1, b"abc"), (3, 3, b"a"), (0, 0, b"a"), (3, -1, b"abc")])
 def test_more_bytes_than_listed_end_the_run(target: Path, size: int, offset: int, data: bytes) -> None:
     with pytest.raises(ProtocolError, match="promised"), DirectoryTarget(str(target)) as staging_target:
-        staging_target.open(Entry(b"a", size)).write(offset, [data])
+        admit_one(staging_target, Entry(b"a", size)).write(offset, [data])
     assert files_in(target) == {}
 
 
 def test_a_file_with_another_size_on_the_disk_is_not_published(target: Path) -> None:
     with DirectoryTarget(str(target)) as staging_target:
-        incoming = staging_target.open(Entry(b"a", 6))
+        incoming = admit_one(staging_target, Entry(b"a", 6))
         incoming.write(0, [b"abcdef"])
         (path,) = [path for path in private_directory_of(target).iterdir() if path.name != "lock"]
         os.truncate(path, 7)
@@ -204,9 +205,9 @@ def test_a_file_with_another_size_on_the_disk_is_not_published(target: Path) -> 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"../a", b"a/b", b"/a", b"a\0b"])
 def test_a_name_that_leads_out_of_the_target_ends_the_run(target: Path, name: bytes) -> None:
     with DirectoryTarget(str(target)) as staging_target:
-        staging_target.open(Entry(b"good", 0)).finish()
+        admit_one(staging_target, Entry(b"good", 0)).finish()
         with pytest.raises(ProtocolError):
-            staging_target.open(Entry(name, 0))
+            staging_target.admit([Entry(b"good too", 0), Entry(name, 0)])
     assert files_in(target) == {}
     assert os.listdir(target.parent) == [target.name]
 
@@ -214,7 +215,7 @@ def test_a_name_that_leads_out_of_the_target_ends_the_run(target: Path, name: by
 def test_many_buffers_are_written_in_order(target: Path) -> None:
     pieces = [os.urandom(number % 5) for number in range(3000)]
     with DirectoryTarget(str(target)) as staging_target:
-        incoming = staging_target.open(Entry(b"a", sum(map(len, pieces))))
+        incoming = admit_one(staging_target, Entry(b"a", sum(map(len, pieces))))
         incoming.write(0, pieces)
         incoming.finish()
         staging_target.commit()
@@ -233,7 +234,7 @@ def test_short_writes_are_continued(target: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "pwrite", takes_three_bytes)
     monkeypatch.setattr(os, "pwritev", takes_the_first_buffer)
     with DirectoryTarget(str(target)) as staging_target:
-        incoming = staging_target.open(Entry(b"a", 18))
+        incoming = admit_one(staging_target, Entry(b"a", 18))
         incoming.write(0, [b"abcdefgh"])
         incoming.write(8, [b"ij", b"klmno", b"pqr"])
         incoming.finish()
@@ -244,11 +245,11 @@ def test_short_writes_are_continued(target: Path, monkeypatch: pytest.MonkeyPatc
 def test_files_that_arrive_interleaved_and_backwards_are_staged(target: Path) -> None:
     content = {b"%d" % number: os.urandom(1000 + number) for number in range(20)}
     with DirectoryTarget(str(target)) as staging_target:
-        incoming_files = {name: staging_target.open(Entry(name, len(data))) for name, data in content.items()}
+        incoming_files = staging_target.admit([Entry(name, len(data)) for name, data in content.items()])
         for at in range(1000, -1, -100):
-            for name, incoming in incoming_files.items():
-                incoming.write(at, [content[name][at : at + 100]])
-        for incoming in incoming_files.values():
+            for incoming in incoming_files:
+                incoming.write(at, [content[incoming.entry.name][at : at + 100]])
+        for incoming in incoming_files:
             incoming.finish()
         staging_target.commit()
     assert files_in(target) == content
@@ -260,7 +261,7 @@ def test_three_hundred_interleaved_files_need_few_descriptors(target: Path) -> N
     def stage_interleaved() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         with DirectoryTarget(str(target)) as staging_target:
-            incoming_files = [staging_target.open(Entry(b"%d" % number, 9)) for number in range(300)]
+            incoming_files = staging_target.admit([Entry(b"%d" % number, 9) for number in range(300)])
             for at in range(0, 9, 3):
                 for incoming in incoming_files:
                     incoming.write(at, [b"abc"])
@@ -313,7 +314,7 @@ def test_the_mode_of_the_file_that_was_there_does_not_matter(target: Path) -> No
 @pytest.mark.parametrize("umask", [0o000, 0o077])
 def test_an_unknown_mode_becomes_0600(target: Path, umask: int) -> None:
     with umask_of(umask), DirectoryTarget(str(target)) as staging_target:
-        staging_target.open(Entry(b"a", 0)).finish()
+        admit_one(staging_target, Entry(b"a", 0)).finish()
         staging_target.commit()
     assert stat.S_IMODE((target / "a").stat().st_mode) == 0o600
 
@@ -372,7 +373,7 @@ def test_times_are_preserved_to_the_second_on_request(target: Path, mtime: int) 
 def test_times_are_current_unless_requested_and_known(target: Path) -> None:
     stage_into(target, memory_peer(a=b"a"))
     with DirectoryTarget(str(target), options=StageOptions(preserve_times=True)) as staging_target:
-        staging_target.open(Entry(b"b", 0)).finish()
+        admit_one(staging_target, Entry(b"b", 0)).finish()
         staging_target.commit()
     assert all((target / name).stat().st_mtime > 1_600_000_000 for name in ("a", "b"))
 
@@ -464,8 +465,8 @@ def test_a_file_replaced_between_two_pulls_starts_over(target: Path) -> None:
 @pytest.mark.parametrize("changed", [Entry(b"a", 7, 0o644, 1), Entry(b"a", 6, 0o644, 2)])
 def test_a_file_starts_over_if_its_size_or_time_changed(target: Path, changed: Entry) -> None:
     with DirectoryTarget(str(target)) as staging_target:
-        staging_target.open(Entry(b"a", 6, 0o644, 1)).write(0, [b"abc"])
-        again = staging_target.open(changed)
+        admit_one(staging_target, Entry(b"a", 6, 0o644, 1)).write(0, [b"abc"])
+        again = admit_one(staging_target, changed)
         assert list(again.missing()) == [(0, changed.size)]
         again.write(0, [b"z" * changed.size])
         again.finish()
@@ -475,12 +476,12 @@ def test_a_file_starts_over_if_its_size_or_time_changed(target: Path, changed: E
 
 def test_a_file_of_unknown_time_is_not_resumed_unless_it_was_complete(target: Path) -> None:
     with DirectoryTarget(str(target)) as staging_target:
-        staging_target.open(Entry(b"half", 6)).write(0, [b"abc"])
-        whole = staging_target.open(Entry(b"whole", 3))
+        admit_one(staging_target, Entry(b"half", 6)).write(0, [b"abc"])
+        whole = admit_one(staging_target, Entry(b"whole", 3))
         whole.write(0, [b"abc"])
         whole.finish()
-        assert staging_target.open(Entry(b"whole", 3)).is_finished
-        half = staging_target.open(Entry(b"half", 6))
+        assert staging_target.admit([Entry(b"whole", 3)]) == []
+        half = admit_one(staging_target, Entry(b"half", 6))
         assert list(half.missing()) == [(0, 6)]
         half.write(0, [b"ABCDEF"])
         half.finish()
@@ -491,11 +492,11 @@ def test_a_file_of_unknown_time_is_not_resumed_unless_it_was_complete(target: Pa
 def test_a_failed_file_stays_failed(target: Path) -> None:
     entry = Entry(b"a", 3, 0o644, 1)
     with DirectoryTarget(str(target)) as staging_target:
-        staging_target.open(entry).fail(EntryError("first", reason=Reason.VANISHED))
-        again = staging_target.open(entry)
-        assert again.is_finished
-        again.fail(EntryError("second", reason=Reason.ENTRY_UNREADABLE))
-        again.finish()
+        incoming = admit_one(staging_target, entry)
+        incoming.fail(EntryError("first", reason=Reason.VANISHED))
+        assert staging_target.admit([entry]) == []
+        incoming.fail(EntryError("second", reason=Reason.ENTRY_UNREADABLE))
+        incoming.finish()
         staging_target.commit()
     assert files_in(target) == {}
     assert [file.error for file in staging_target.pop_results()] == ["first"]
@@ -503,7 +504,7 @@ def test_a_failed_file_stays_failed(target: Path) -> None:
 
 def test_a_forked_child_that_leaves_the_block_removes_nothing_of_its_parent(target: Path) -> None:
     with DirectoryTarget(str(target)) as staging_target:
-        incoming = staging_target.open(Entry(b"a", 4))
+        incoming = admit_one(staging_target, Entry(b"a", 4))
         incoming.write(0, [b"half"[:2]])
         run_in_fork(lambda: staging_target.__exit__(None, None, None))
         incoming.write(2, [b"lf"])

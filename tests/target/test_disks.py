@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from target_cases import MIB, FailsAt, memory_peer, memory_peer_of, private_directory_of, requires_mount, stage_into
 
-from peerstage.errors import StageError, TargetError
+from peerstage.errors import EntryError, StageError, TargetError
 from peerstage.reasons import Reason
 from peerstage.records import Entry, Ownership
 from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget, durability
 from peerstage.testing.contract import files_in
 from support.filesystems import tmpfs
+from support.incoming import admit_one
 
 CODES = [errno.EIO, errno.ENOSPC, errno.EDQUOT]
 
@@ -87,14 +88,14 @@ def test_received_bytes_are_not_counted_again(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "small", "size=1m,nr_inodes=10") as target:
         entries = [Entry(b"f%d" % number, 100_000, 0o644, 1) for number in range(7)]
         with DirectoryTarget(str(target)) as staging_target:
-            staging_target.expect(7, 700_000)
-            for entry in entries:
-                staging_target.open(entry).write(0, [b"x" * 90_000])
-            staging_target.expect(7, 700_000)
-            with pytest.raises(TargetError, match="are free"):
-                staging_target.expect(7, 1_700_000)
-            with pytest.raises(TargetError, match="are free"):
-                staging_target.expect(11, 700_000)
+            for file in staging_target.admit(entries):
+                file.write(0, [b"x" * 90_000])
+            assert len(staging_target.admit(entries)) == 7
+            with pytest.raises(TargetError, match=r"1070000 bytes are to be staged, but only .* are free"):
+                staging_target.admit([Entry(b"big", 1_000_000)])
+            staging_target.refuse(b"big", EntryError("It is too large.", reason=Reason.ENTRY_UNREADABLE))
+            with pytest.raises(TargetError, match=r"4 files are to be staged, but only .* inodes are free"):
+                staging_target.admit([Entry(b"empty%d" % number, 0) for number in range(4)])
 
 
 @pytest.mark.usefixtures("root")
@@ -254,9 +255,7 @@ def test_a_disk_that_fails_before_the_first_rename_keeps_all_old_files(
 
     def stage_two_files() -> None:
         with DirectoryTarget(str(target), ownership=owner, options=StageOptions(preserve_times=True)) as staging_target:
-            staging_target.expect(2, 12)
-            for entry in (Entry(b"a", 6, 0o644, 1), Entry(b"b", 6, 0o644, 1)):
-                incoming = staging_target.open(entry)
+            for incoming in staging_target.admit([Entry(b"a", 6, 0o644, 1), Entry(b"b", 6, 0o644, 1)]):
                 incoming.write(0, [b"new"])
                 incoming.write(3, [b"n", b"ew"])
                 incoming.finish()
@@ -308,11 +307,11 @@ def test_a_close_that_fails_when_a_run_is_cut_off_does_not_hide_the_cause(
 @pytest.mark.usefixtures("leaves_nothing")
 def test_a_close_that_fails_for_an_abandoned_file_is_ignored(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, DirectoryTarget(str(target)) as staging_target:
-        short = staging_target.open(Entry(b"short", 6))
+        short = admit_one(staging_target, Entry(b"short", 6))
         short.write(0, [b"abc"])
         patch.setattr(os, "close", ClosesBadly(os.close, errno.EDQUOT, takes_effect=True))
         short.finish()
-        good = staging_target.open(Entry(b"good", 4))
+        good = admit_one(staging_target, Entry(b"good", 4))
         good.write(0, [b"good"])
         good.finish()
         staging_target.commit()

@@ -16,6 +16,7 @@ from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget, durability
 from peerstage.target.writeback import DIRTY_BYTES, EarlyWriteback
 from peerstage.testing.contract import files_in
+from support.incoming import admit_one
 
 EXT4, TMPFS, FUSE, OVERLAY, NFS = 0xEF53, 0x01021994, 0x65735546, 0x794C7630, 0x6969
 
@@ -107,7 +108,7 @@ def test_a_full_device_queue_blocks_no_write_and_takes_few_descriptors(
     before = descriptors()
     with DirectoryTarget(str(quick_target)) as staging_target:
         for number in range(48 * MIB // size):
-            incoming = staging_target.open(Entry(b"f%d" % number, size, 0o644, 1))
+            incoming = admit_one(staging_target, Entry(b"f%d" % number, size, 0o644, 1))
             for at in range(0, size, len(content)):
                 incoming.write(at, [content])
             incoming.finish()

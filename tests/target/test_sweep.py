@@ -39,6 +39,7 @@ from peerstage.target.sweep import sweep_directory
 from peerstage.target.walk import walk
 from peerstage.testing.contract import files_in
 from support.filesystems import tmpfs
+from support.incoming import admit_one
 
 
 def leave_stale(target: Path) -> Path:
@@ -48,7 +49,7 @@ def leave_stale(target: Path) -> Path:
     if pid == 0:
         staging_target = DirectoryTarget(str(target))
         staging_target.__enter__()
-        staging_target.open(Entry(b"a", 6)).write(0, [b"abc"])
+        admit_one(staging_target, Entry(b"a", 6)).write(0, [b"abc"])
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     (left,) = set(os.listdir(target)) - before
@@ -64,7 +65,7 @@ def running(target: Path) -> Iterator[Path]:
     def run() -> None:
         os.close(done[1])
         with DirectoryTarget(str(target)) as staging_target:
-            incoming = staging_target.open(Entry(b"a", 3))
+            incoming = admit_one(staging_target, Entry(b"a", 3))
             incoming.write(0, [b"abc"])
             os.write(started[1], os.fsencode(private_directory_of(target).name))
             os.read(done[0], 1)

@@ -51,10 +51,8 @@ def check_local_indicator(collect: Path, target: Path) -> None:
 def write_partial_files(collect: Path, target: Path) -> None:
     with DirectoryTarget(str(target), options=StageOptions(preserve_times=True)) as staging_target:
         entries = [Entry(name, len(NEW), 0o644, 1) for name in (b"a", b"b")]
-        staging_target.expect(2, 2 * len(NEW))
-        staging_target.open(entries[0]).write(0, [NEW[:4]])
-        for entry in entries:
-            incoming = staging_target.open(entry)
+        staging_target.admit(entries)[0].write(0, [NEW[:4]])
+        for incoming in staging_target.admit(entries):
             for start, end in incoming.missing():
                 incoming.write(start, [NEW[start:end]])
             incoming.finish()

@@ -13,6 +13,7 @@ from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget
 from peerstage.target.base import ranges_to_fetch
 from peerstage.transport.counting import CountingTarget
+from support.incoming import admit_one
 
 SIZE = 6 * MIB
 DATA = random.Random(0).randbytes(SIZE)
@@ -28,7 +29,7 @@ def staging_target(target: Path) -> Iterator[DirectoryTarget]:
 
 def fetch(counting: CountingTarget, data: bytes, max_bytes: int) -> None:
     """Write missing ranges, up to *max_bytes* bytes, as SFTP does."""
-    incoming = counting.open(ENTRY)
+    incoming = admit_one(counting, ENTRY)
     for start, end in ranges_to_fetch(incoming):
         while start < end and max_bytes > 0:
             piece = data[start : min(end, start + CHUNK, start + max_bytes)]
@@ -42,7 +43,7 @@ def fetch(counting: CountingTarget, data: bytes, max_bytes: int) -> None:
 
 def send(counting: CountingTarget, data: bytes, max_bytes: int) -> None:
     """Write everything from the start, up to *max_bytes* bytes, as SCP does."""
-    incoming = counting.open(ENTRY)
+    incoming = admit_one(counting, ENTRY)
     for start in range(0, min(max_bytes, SIZE), CHUNK):
         incoming.write(start, [data[start : start + CHUNK]])
         assert 0 <= counting.bytes <= SIZE

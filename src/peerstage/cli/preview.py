@@ -11,7 +11,7 @@ from peerstage.errors import EntryError, IncompleteStage, NothingToStage, StageE
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.records import Entry, FileResult, StageReport
-from peerstage.target.base import MAX_TRIAL_OPENS, Buffer, IncomingFile, Target
+from peerstage.target.base import MAX_TRIAL_OPENS, Buffer, IncomingFile, Selection, Target
 from peerstage.transport.base import Transport
 
 #: Entries that an error names.
@@ -64,18 +64,18 @@ class PreviewTarget(Target):
         target: The directory that a stage would write to; an entry with the name of a directory there is refused.
     """
 
-    wants_content = False
+    selection = Selection.NONE
 
     def __init__(self, target: str) -> None:
         self._target = target
         self._files: dict[bytes, _PreviewedFile] = {}
         self._refused: dict[bytes, FileResult] = {}
 
-    def expect(self, files: int, size: int) -> None:
-        """Do nothing: no space is needed."""
+    def admit(self, entries: Sequence[Entry]) -> list[_PreviewedFile]:
+        """Record the files, and return the first `MAX_TRIAL_OPENS` to open. No space is needed."""
+        return [file for file in map(self._admit_entry, entries) if not file.is_finished]
 
-    def open(self, entry: Entry) -> IncomingFile:
-        """Return a file with no missing ranges; see `Target.wants_content`."""
+    def _admit_entry(self, entry: Entry) -> _PreviewedFile:
         file = self._files.get(entry.name)
         if file is None or file.entry != entry:
             file = self._files[entry.name] = _PreviewedFile(entry, is_tried=len(self._files) < MAX_TRIAL_OPENS)

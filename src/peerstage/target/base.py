@@ -1,7 +1,7 @@
 """Interface between transports and the local target, small enough to proxy over a pipe.
 
-A transport announces what it will deliver, opens each file on the target, writes byte ranges in any order, and finishes
-or fails each file. The target decides what becomes visible, and when.
+A transport says what a peer has, and the target decides which of it is wanted. The transport writes the missing ranges
+of these files in any order, and finishes or fails each. The target decides what becomes visible, and when.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum, auto
 from typing import TypeAlias
 
 from peerstage.errors import EntryError, NotAvailable, StageError
@@ -21,10 +22,29 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 MAX_TRIAL_OPENS = 1000
 
 
+class Selection(Enum):
+    """How much of what a peer has a target wants."""
+
+    #: All of it. A transport need not wait for the answer: it may fetch every file, and drop the content of those that
+    #: the target declines.
+    ALL = auto()
+    #: Perhaps not every file, or only ranges of some: a transport fetches nothing before it knows the answer.
+    SOME = auto()
+    #: Only a list of the files. No file has missing ranges: a transport opens it on the peer, closes it, and calls
+    #: `IncomingFile.finish`.
+    NONE = auto()
+
+
 class IncomingFile(ABC):
-    """One file that a transport delivers."""
+    """One file that a transport delivers.
+
+    Attributes:
+        entry: The file as the peer lists it.
+    """
 
     __slots__ = ()
+
+    entry: Entry
 
     @property
     @abstractmethod
@@ -81,29 +101,25 @@ class Target(ABC):
     """Destination of the files of one directory.
 
     Attributes:
-        wants_content: Whether content is wanted, and not only a list of the files. If not, no file has missing ranges:
-            a transport opens it on the peer, closes it, and calls `IncomingFile.finish`. After the first
-            `MAX_TRIAL_OPENS` files, files are finished from the start, so that the transport opens no more.
+        selection: How much of what the peer has is wanted. It does not change during a run.
     """
 
-    wants_content: bool = True
+    selection: Selection = Selection.ALL
 
     @abstractmethod
-    def expect(self, files: int, size: int) -> None:
-        """Announce the number of files and their total size in bytes, before the first is opened.
+    def admit(self, entries: Sequence[Entry]) -> Sequence[IncomingFile]:
+        """Return the files to fetch, in the order of *entries*: new ones, and after a lost connection the unfinished.
+
+        A transport passes a whole listing, or if it cannot list, one entry at a time, and finishes or fails each file
+        that it gets. After a lost connection it passes what the peer has then. A file that was begun is resumed only if
+        its entry is unchanged; otherwise it starts over.
+
+        Args:
+            entries: Files that the peer has, with different names.
 
         Raises:
-            TargetError: If there is not enough space for them. Nothing has been written.
-        """
-
-    @abstractmethod
-    def open(self, entry: Entry) -> IncomingFile:
-        """Return the file for *entry*: a new one, or after a lost connection the one that was begun.
-
-        A file that was begun is resumed only if the entry's size and time are unchanged; otherwise it starts over.
-
-        Raises:
-            TargetError: If the local side failed; the whole run ends.
+            TargetError: If there is not enough space for what is missing, or the local side failed; the run ends.
+            ProtocolError: If no file in a directory can have one of the names.
         """
 
     @abstractmethod

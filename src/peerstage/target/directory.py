@@ -8,17 +8,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import TracebackType
 
-from peerstage.errors import EntryError, NotAvailable, ProtocolError, StageError, TargetError
+from peerstage.errors import EntryError, NotAvailable, StageError
 from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
-from peerstage.records import FAILED, MIB, RESUMED, STAGED, Entry, FileResult, Ownership, validate_permissions
+from peerstage.records import FAILED, RESUMED, STAGED, Entry, FileResult, Ownership, validate_permissions
 from peerstage.stage_options import StageOptions
 from peerstage.target import durability
+from peerstage.target.admission import Admission
 from peerstage.target.base import CommandTarget
 from peerstage.target.disk_errors import NAME_ERRORS, disk_error, disk_errors, name_error
 from peerstage.target.file_descriptors import NO_FOLLOW, close_quietly, open_directory
@@ -30,8 +30,7 @@ from peerstage.target.sweep import sweep_directory
 from peerstage.target.workspace import NAME as WORKSPACE
 from peerstage.target.workspace import Workspace
 
-#: A file of this size that was not announced must fit before its first byte is accepted.
-_LARGE = 8 * MIB
+_VANISHED = "The peer no longer lists it: it was removed. Let the peer finish collecting, then stage again."
 
 
 class DirectoryTarget(CommandTarget):
@@ -78,7 +77,6 @@ class DirectoryTarget(CommandTarget):
         self._log = PeerLog("peerstage.target", peer)
         self._files: dict[bytes, PartialFile] = {}
         self._refused: dict[bytes, Failure] = {}
-        self._is_announced = False
         self._workspace: Workspace | None = None
         self._umask = current_umask()
 
@@ -93,6 +91,7 @@ class DirectoryTarget(CommandTarget):
                 close_quietly(self._target_fd)
                 raise
         self._run = RunState(self.path, self._private.fd, writeback=self.options.durable and self.threads)
+        self._admission = Admission(self._run, self._target_fd, self._files)
         return self
 
     def __exit__(
@@ -118,14 +117,13 @@ class DirectoryTarget(CommandTarget):
         return sum(file.resumed_bytes for file in self._files.values())
 
     def pop_results(self, *, can_resume: bool = True) -> Iterator[FileResult]:
-        """Yield the result of each opened file, and drop its `PartialFile`: keeping both would take much memory.
+        """Yield the result of each admitted file, and drop its `PartialFile`: keeping both would take much memory.
 
         Args:
             can_resume: Whether the transport fetches only the rest of a file after a lost connection.
         """
-        files, self._files = self._files, {}
-        for name in list(files):
-            file = files.pop(name)
+        for name in list(self._files):
+            file = self._files.pop(name)
             entry, failure, text = file.entry, file.failure, os.fsdecode(name)
             if failure is not None:
                 yield FileResult(text, entry.size, None, entry.mtime, failure.text, FAILED, failure.reason)
@@ -140,61 +138,18 @@ class DirectoryTarget(CommandTarget):
             failure = refused.pop(name)
             yield FileResult(os.fsdecode(name), 0, None, None, failure.text, FAILED, failure.reason)
 
-    def expect(self, files: int, size: int) -> None:
-        """Check the free space and inodes of the target's file system. See `Target.expect`."""
-        self._is_announced = True
-        found = self._require_space(size - self.received_bytes)
-        inodes = found.f_ffree if os.geteuid() == 0 else found.f_favail
-        new_files = files - len(self._files)
-        if found.f_files and new_files > inodes:
-            message = f"{new_files} files are to be staged, but only {inodes} inodes are free. Remove files"
-            raise self._no_space(message, Reason.NO_INODES)
-
-    def _require_space(self, size: int) -> os.statvfs_result:
-        """Raise an error unless *size* bytes are free in the target's file system; return its statistics."""
-        with disk_errors(self.path):
-            found = os.fstatvfs(self._target_fd)
-        free = (found.f_bfree if os.geteuid() == 0 else found.f_bavail) * found.f_frsize
-        if size > free:
-            message = f"{size} bytes are to be staged, but only {free} are free. Free some space"
-            raise self._no_space(message, Reason.NO_SPACE)
-        return found
-
-    def _no_space(self, message: str, reason: Reason) -> TargetError:
-        return TargetError(f"{message}, or choose another target.", path=self.path, errno=errno.ENOSPC, reason=reason)
-
-    def open(self, entry: Entry) -> PartialFile:
-        """See `Target.open`. A name that this file system cannot hold, or that belongs to a directory, fails at once.
-
-        Raises:
-            ProtocolError: If no file in a directory can have this name; it would lead out of the target.
-        """
-        name = entry.name
-        if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-            raise ProtocolError("A file cannot have this name.", path=name)
-        begun = self._files.get(name)
-        if begun is not None and begun.entry == entry and (begun.is_finished or entry.mtime is not None):
-            begun.resume()
-            return begun
-        if begun is not None:
-            begun.discard()
-        number = begun.number if begun is not None else len(self._files)
-        if not self._is_announced and entry.size >= _LARGE:
-            self._require_space(entry.size)
-        file = self._files[name] = PartialFile(self._run, entry, number)
-        try:
-            if stat.S_ISDIR(os.stat(name, dir_fd=self._target_fd, follow_symlinks=False).st_mode):
-                file.fail(name_error(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))))
-        except FileNotFoundError:
-            pass
-        except OSError as exc:
-            if exc.errno not in NAME_ERRORS:
-                raise disk_error(exc, self.path) from exc
-            file.fail(name_error(exc))
-        return file
+    def admit(self, entries: Sequence[Entry]) -> list[PartialFile]:
+        if self._refused:  # over an earlier connection, which may have listed them otherwise
+            for entry in entries:
+                self._refused.pop(entry.name, None)
+        return self._admission.admit(entries)
 
     def refuse(self, name: bytes, error: StageError) -> None:
-        self._refused[name] = self._run.failures.intern(error)
+        begun = self._files.get(name)
+        if begun is not None and not begun.is_finished:
+            begun.fail(error)
+        else:
+            self._refused[name] = self._run.failures.intern(error)
 
     def create_workspace(self) -> str:
         self._prepare_workspace()
@@ -212,7 +167,7 @@ class DirectoryTarget(CommandTarget):
         final_owner = None if self.ownership is None else self.ownership[0]
         try:
             with disk_errors(self.path):
-                return self._workspace.import_file(name, self.open, final_owner, check)
+                return self._workspace.import_file(name, self._admission, final_owner, check)
         except EntryError as exc:
             self.refuse(name, exc)
             return 0
@@ -228,6 +183,7 @@ class DirectoryTarget(CommandTarget):
     def commit(self, check: Callable[[], object] = lambda: None) -> None:
         """Publish every complete file: first owner, mode and data of all, then only renames, then sync the directory.
 
+        A file that is not finished was in an earlier listing, and not in the last one: it fails as vanished.
         A file whose final name is taken by a directory fails; anything else with that name is replaced, not followed.
         On a file system that treats different names as equal (in another case or Unicode normalization), the second of
         two such files fails, and so does a file that would replace one with another spelling.
@@ -240,6 +196,9 @@ class DirectoryTarget(CommandTarget):
             TargetError: If ownership is refused or the disk fails. Before the first rename nothing is published; after
                 it, each name is old or complete, `published` counts the new ones, and `pop_results` tells which.
         """
+        for file in self._files.values():
+            if not file.is_finished:
+                file.fail(EntryError(_VANISHED, reason=Reason.VANISHED))
         ready = deque(file for file in self._files.values() if file.is_ready)
         try:
             self._prepare_all(ready, check)

@@ -54,6 +54,8 @@ class PartialFile(IncomingFile):
         self._transfer: _Transfer | None = None
         self._is_complete = False
         self._failure: Failure | None = None
+        run.missing_bytes += entry.size
+        run.uncreated_files += 1
 
     @property
     def private_name(self) -> str:
@@ -109,6 +111,7 @@ class PartialFile(IncomingFile):
         data = transfer.data
         ranges, received = data.range_count, data.received_bytes
         data.add(offset, buffers, length)
+        self._run.missing_bytes -= data.received_bytes - received
         if data.received_bytes < received:  # the file was replaced on the peer; earlier bytes are dropped
             self.resumed_bytes = 0
         self._run.count_ranges(data.range_count - ranges)
@@ -139,15 +142,18 @@ class PartialFile(IncomingFile):
         """Move the file *name* from another directory; it is the complete content."""
         with disk_errors(self._run.target):
             os.rename(name, self.private_name, src_dir_fd=directory_fd, dst_dir_fd=self._run.descriptors.dir_fd)
+        self._withdraw()
         self._is_complete = True
 
     def fail(self, error: StageError) -> None:
         if self._failure is None:
-            self._failure = self._run.failures.intern(error)
             self.discard()
+            self._failure = self._run.failures.intern(error)
 
     def discard(self) -> None:
         """Remove the received bytes; errors of the disk do not matter for them."""
+        if not self.is_finished:
+            self._withdraw()
         with contextlib.suppress(OSError):
             self.close()
         with contextlib.suppress(OSError):
@@ -160,6 +166,11 @@ class PartialFile(IncomingFile):
         if transfer is not None and transfer.fd >= 0:
             fd, transfer.fd = transfer.fd, -1
             self._run.descriptors.close(fd)
+
+    def _withdraw(self) -> None:
+        """Count the file no longer among those that need space."""
+        self._run.missing_bytes -= self.entry.size - self.received_bytes
+        self._run.uncreated_files -= self._transfer is None or not self._transfer.is_created
 
     def _begin_transfer(self) -> _Transfer:
         if self._transfer is None:
@@ -174,6 +185,7 @@ class PartialFile(IncomingFile):
     def _open(self, transfer: _Transfer) -> int:
         if transfer.fd < 0:
             transfer.fd = self._run.descriptors.open(self.private_name, self.close, create=not transfer.is_created)
+            self._run.uncreated_files -= not transfer.is_created
             transfer.is_created = True
         return transfer.fd
 

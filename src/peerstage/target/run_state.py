@@ -31,6 +31,10 @@ class RunState:
         target: Path of the target, for messages.
         private_fd: Descriptor of the private directory.
         writeback: Whether a thread may start writing data to the disk while more arrives.
+
+    Attributes:
+        missing_bytes: Bytes of all admitted files that have not arrived yet.
+        uncreated_files: Number of admitted files that the private directory does not have yet.
     """
 
     def __init__(self, target: str, private_fd: int, *, writeback: bool) -> None:
@@ -39,6 +43,8 @@ class RunState:
         self.failures = Failures()
         start = durability.start_writeback if writeback and durability.can_start_writeback() else None
         self.writeback = EarlyWriteback(self.descriptors.max_open // 4, start)
+        self.missing_bytes = 0
+        self.uncreated_files = 0
         self._ranges = 0
 
     def count_ranges(self, count: int) -> None:

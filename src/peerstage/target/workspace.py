@@ -20,9 +20,9 @@ from collections.abc import Callable
 from peerstage.errors import ChangedFile, EntryError, IncompleteFile, NotRegular
 from peerstage.records import MIB, Entry, Ownership
 from peerstage.system_errors import entry_reason_of
+from peerstage.target.admission import Admission
 from peerstage.target.base import IncomingFile, read_errors_fail
 from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING, close_quietly, closing, open_directory
-from peerstage.target.partial_file import PartialFile
 from peerstage.target.private_directory import empty_directory
 
 NAME = "workspace"
@@ -62,14 +62,12 @@ class Workspace:
             os.fchown(self.fd, *owner)
         self._owner = owner.uid
 
-    def import_file(
-        self, name: bytes, open_file: Callable[[Entry], PartialFile], owner: int | None, check: Callable[[], object]
-    ) -> int:
-        """Import the file *name* as the file that *open_file* returns for it. See `CommandTarget.import_file`.
+    def import_file(self, name: bytes, admission: Admission, owner: int | None, check: Callable[[], object]) -> int:
+        """Import the file *name*, if *admission* admits it. See `CommandTarget.import_file`.
 
         Args:
             name: A plain name.
-            open_file: Returns the file to import into.
+            admission: Decides whether the file is wanted.
             owner: The user that the file will belong to; None for this process's.
             check: Called from time to time; an exception that it raises ends the run.
 
@@ -93,11 +91,12 @@ class Workspace:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != self._owner:
                 raise NotRegular(_NOT_REGULAR)
-            file = open_file(Entry(name, found.st_size, stat.S_IMODE(found.st_mode), int(found.st_mtime)))
-            if not moves:
-                _copy(fd, found, file, check)
-            elif not file.is_finished:
-                file.import_file(local_name, directory)
+            entry = Entry(name, found.st_size, stat.S_IMODE(found.st_mode), int(found.st_mtime))
+            for file in admission.admit([entry], needs_space=not moves):
+                if moves:
+                    file.import_file(local_name, directory)
+                else:
+                    _copy(fd, found, file, check)
         if not moves:
             with contextlib.suppress(OSError):  # else it is removed with the workspace
                 os.unlink(name, dir_fd=directory)

@@ -15,17 +15,18 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from peerstage.errors import IncompleteStage, NothingToStage, RemoteError, RemoteNotFound, StageError
 from peerstage.paths import join_path
 from peerstage.reasons import Reason
-from peerstage.records import StageReport
+from peerstage.records import Entry, StageReport
 from peerstage.stage_options import StageOptions
 from peerstage.staging import mark, probe, stage
-from peerstage.target import DirectoryTarget
+from peerstage.target import DirectoryTarget, Selection
+from peerstage.target.partial_file import PartialFile
 from peerstage.transport.base import Transport
 
 StageErrorT = TypeVar("StageErrorT", bound=StageError)
@@ -119,6 +120,15 @@ def _error_of(expected: type[StageErrorT], operation: Callable[..., object], *ar
     except expected as exc:
         return exc
     raise AssertionError(f"{expected.__name__} was not raised.")
+
+
+class _DecliningTarget(DirectoryTarget):
+    """Declines files whose names begin with ``unwanted``."""
+
+    selection = Selection.SOME
+
+    def admit(self, entries: Sequence[Entry]) -> list[PartialFile]:
+        return super().admit([entry for entry in entries if not entry.name.startswith(b"unwanted")])
 
 
 class TransportContract:
@@ -234,6 +244,18 @@ class TransportContract:
             assert staging_target.resumed_bytes == 100_000 or not transport.capabilities.reports_entry_errors
             staging_target.commit()
         assert files_in(target) == {b"a": b"a" * 100_000}
+
+    def test_files_that_a_target_declines_are_left_out(
+        self, transport: Transport, source: Source, target: Path
+    ) -> None:
+        if not transport.capabilities.reports_entry_errors:
+            return
+        for name in (b"a", b"unwanted", b"unwanted too", b"z"):
+            source.write(name, name * 1000)
+        report = stage(transport, source.directory, _DecliningTarget(str(target)))
+        assert sorted(file.name for file in report.files) == ["a", "z"]
+        assert report.refused == ()
+        assert files_in(target) == {name: name * 1000 for name in (b"a", b"z")}
 
     def test_exists_is_true_only_for_a_regular_file(self, transport: Transport, source: Source) -> None:
         source.write(b"cback.collect", b"")

@@ -11,7 +11,7 @@ from peerstage.documented import Documented
 from peerstage.errors import IncompleteFile, RemoteError, RemoteNotFound, StageError
 from peerstage.reasons import Reason
 from peerstage.records import Capabilities, Entry
-from peerstage.target.base import Target, ranges_to_fetch
+from peerstage.target.base import IncomingFile, Target, ranges_to_fetch
 from peerstage.transport.base import Transport
 from peerstage.transport.names import is_hidden
 from peerstage.transport.refusals import NO_DIRECTORY, not_regular
@@ -69,9 +69,8 @@ class MemoryTransport(Transport):
                 entries.append(Entry(name, size, stat.S_IMODE(file.mode), file.mtime))
             else:
                 target.refuse(name, not_regular(name))
-        target.expect(len(entries), sum(entry.size for entry in entries))
-        for entry in entries:
-            self._copy(entry, files[entry.name], target)
+        for incoming in target.admit(entries):
+            self._copy(files[incoming.entry.name], incoming)
 
     def exists(self, path: bytes) -> bool:
         directory, _, name = path.rpartition(b"/")
@@ -94,10 +93,7 @@ class MemoryTransport(Transport):
             raise RemoteNotFound(NO_DIRECTORY, path=directory)
         return self.directories[directory]
 
-    def _copy(self, entry: Entry, file: MemoryFile, target: Target) -> None:
-        incoming = target.open(entry)
-        if incoming.is_finished:
-            return
+    def _copy(self, file: MemoryFile, incoming: IncomingFile) -> None:
         if file.error is not None:
             incoming.fail(file.error)
             return
@@ -107,7 +103,8 @@ class MemoryTransport(Transport):
                     self._before_write(self._written)
                 chunk = file.data[start : min(start + self._chunk_size, end)]
                 if not chunk:
-                    incoming.fail(IncompleteFile(f"It ends at byte {start}, but {entry.size} bytes were listed."))
+                    size = incoming.entry.size
+                    incoming.fail(IncompleteFile(f"It ends at byte {start}, but {size} bytes were listed."))
                     return
                 incoming.write(start, [chunk])
                 self._written += len(chunk)

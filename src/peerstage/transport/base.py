@@ -35,10 +35,10 @@ class Transport(ABC):
 
     @abstractmethod
     def pull(self, directory: bytes, target: Target) -> None:
-        """Deliver every regular file of *directory* to *target*, except hidden ones; symlinks to files are followed.
+        """Deliver the regular files of *directory* that *target* admits; symlinks to files are followed.
 
-        Any other entry, and any file that cannot be read, is refused or failed on the target; the rest are delivered.
-        May be repeated on the same target: complete files are not fetched again.
+        Hidden files are left out. Any other entry, and any file that cannot be read, is refused or failed on the
+        target; the rest are delivered. May be repeated on the same target: complete files are not fetched again.
 
         Raises:
             RemoteError: If the directory is missing or cannot be listed.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from peerstage.errors import StageError
 from peerstage.records import Entry, Ownership
-from peerstage.target.base import Buffer, CommandTarget, IncomingFile, Target, require_command_target
+from peerstage.target.base import Buffer, CommandTarget, IncomingFile, Selection, Target, require_command_target
 from peerstage.target.ranges import Ranges
 
 
@@ -26,7 +26,7 @@ class CountingTarget(CommandTarget):
     """
 
     def __init__(self, target: Target, on_change: Callable[[], object] = lambda: None) -> None:
-        self.wants_content = target.wants_content
+        self.selection = target.selection
         self.files = 0
         self.bytes = 0
         self.high_water = 0
@@ -34,17 +34,18 @@ class CountingTarget(CommandTarget):
         self._on_change = on_change
         self._unfinished: dict[bytes, int] = {}
 
-    def expect(self, files: int, size: int) -> None:
-        self._target.expect(files, size)
+    def admit(self, entries: Sequence[Entry]) -> Sequence[IncomingFile]:
+        files = self._target.admit(entries)
+        if self.selection is Selection.NONE:
+            return files
+        return [self._begin(file) for file in files]
 
-    def open(self, entry: Entry) -> IncomingFile:
-        file = self._target.open(entry)
-        if file.is_finished or not self.wants_content:
-            return file
-        received, count = _received_ranges(file, entry.size)
-        self.bytes += count - self._unfinished.get(entry.name, 0)  # a file that starts over has nothing
-        self._unfinished[entry.name] = count
-        return _CountingFile(file, entry.name, received, self)
+    def _begin(self, file: IncomingFile) -> IncomingFile:
+        name = file.entry.name
+        received, count = _received_ranges(file)
+        self.bytes += count - self._unfinished.get(name, 0)  # a file that starts over has nothing
+        self._unfinished[name] = count
+        return _CountingFile(file, received, self)
 
     def refuse(self, name: bytes, error: StageError) -> None:
         self._target.refuse(name, error)
@@ -82,11 +83,11 @@ class CountingTarget(CommandTarget):
 class _CountingFile(IncomingFile):
     """Counts each byte of a file once, although some arrive again, and over SCP all of them."""
 
-    __slots__ = ("_counting", "_file", "_name", "_received")
+    __slots__ = ("_counting", "_file", "_received", "entry")
 
-    def __init__(self, file: IncomingFile, name: bytes, received: Ranges, counting: CountingTarget) -> None:
+    def __init__(self, file: IncomingFile, received: Ranges | None, counting: CountingTarget) -> None:
+        self.entry = file.entry
         self._file = file
-        self._name = name
         self._received = received
         self._counting = counting
 
@@ -99,21 +100,26 @@ class _CountingFile(IncomingFile):
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         self._file.write(offset, buffers)
-        self._counting.count_bytes(self._name, self._received.add(offset, offset + sum(map(len, buffers))))
+        if self._received is None:
+            self._received = Ranges()
+        self._counting.count_bytes(self.entry.name, self._received.add(offset, offset + sum(map(len, buffers))))
 
     def finish(self) -> None:
         self._file.finish()
-        self._counting.count_file(self._name)
+        self._counting.count_file(self.entry.name)
 
     def fail(self, error: StageError) -> None:
         self._file.fail(error)
-        self._counting.count_file(self._name, has_failed=True)
+        self._counting.count_file(self.entry.name, has_failed=True)
 
 
-def _received_ranges(file: IncomingFile, size: int) -> tuple[Ranges, int]:
-    """Return the ranges of a file of *size* bytes that need not be fetched, and their number of bytes."""
+def _received_ranges(file: IncomingFile) -> tuple[Ranges | None, int]:
+    """Return the ranges of *file* that need not be fetched, and their number of bytes; None if there are none."""
+    size, missing = file.entry.size, file.missing()
+    if not size or tuple(missing) == ((0, size),):  # most files: there may be a hundred thousand
+        return None, 0
     received, position, count = Ranges(), 0, 0
-    for start, end in (*file.missing(), (size, size)):
+    for start, end in (*missing, (size, size)):
         count += received.add(position, start)
         position = end
     return received, count

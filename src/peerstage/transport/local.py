@@ -67,10 +67,9 @@ class LocalTransport(Transport):
                 entries.append(Entry(name, found.st_size, stat.S_IMODE(found.st_mode), int(found.st_mtime)))
             else:
                 target.refuse(name, not_regular(name))
-        target.expect(len(entries), sum(entry.size for entry in entries))
         self._watchdog.extend_deadline_by(lambda: self._copied)
-        for entry in entries:
-            self._copy(directory, entry, target)
+        for file in target.admit(entries):
+            self._copy(directory, file)
 
     def exists(self, path: bytes) -> bool:
         try:
@@ -142,30 +141,29 @@ class LocalTransport(Transport):
             raise _refusal(exc, directory) from exc
         return sorted(names)
 
-    def _copy(self, directory: bytes, entry: Entry, target: Target) -> None:
-        file = target.open(entry)
-        if file.is_finished:
-            return
+    def _copy(self, directory: bytes, file: IncomingFile) -> None:
+        name = file.entry.name
         try:
             flags = READ_WITHOUT_WAITING if self._follow_symlinks else READ_WITHOUT_WAITING | NO_FOLLOW
-            fd = os.open(join_path(directory, entry.name), flags)
+            fd = os.open(join_path(directory, name), flags)
         except OSError as exc:
             message = f"It could not be opened: {exc.strerror}."
-            file.fail(EntryError(message, path=entry.name, reason=entry_reason_of(exc)))
+            file.fail(EntryError(message, path=name, reason=entry_reason_of(exc)))
             return
         with closing(fd), read_errors_fail(file):
-            for start, chunk in self._read_missing(fd, entry, file):
+            for start, chunk in self._read_missing(fd, file):
                 file.write(start, [chunk])
                 self._copied += len(chunk)
             file.finish()
 
-    def _read_missing(self, fd: int, entry: Entry, file: IncomingFile) -> Iterator[tuple[int, bytes]]:
+    def _read_missing(self, fd: int, file: IncomingFile) -> Iterator[tuple[int, bytes]]:
         """Yield the missing parts of *file* from *fd*, each with its offset.
 
         Raises:
             EntryError: If *fd* is not the file that was listed.
             OSError: If it cannot be read.
         """
+        entry = file.entry
         _require_unchanged(fd, entry)
         for start, end in ranges_to_fetch(file):
             while start < end:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from peerstage.records import Progress
-from peerstage.target.base import Target
+from peerstage.records import Entry, Progress
+from peerstage.target.base import IncomingFile, Target
 from peerstage.transport.base import Transport, TransportWrapper
 from peerstage.transport.counting import CountingTarget
 
@@ -31,30 +31,45 @@ class ProgressTransport(TransportWrapper):
         self._clock = clock
 
     def pull(self, directory: bytes, target: Target) -> None:
-        progress_target = _ProgressTarget(target, self._on_progress, self._clock)
+        progress_target = _ProgressTarget(target, self._transport, self._on_progress, self._clock)
         self._transport.pull(directory, progress_target)
         progress_target.report()
 
 
 class _ProgressTarget(CountingTarget):
-    """Reports what it counts."""
+    """Reports what it counts; the totals are those of the files that are fetched.
 
-    def __init__(self, target: Target, on_progress: Callable[[Progress], object], clock: Callable[[], float]) -> None:
+    A listing is admitted before the first byte arrives, perhaps in several parts: nothing is reported until then.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        transport: Transport,
+        on_progress: Callable[[Progress], object],
+        clock: Callable[[], float],
+    ) -> None:
         super().__init__(target, self._report_if_due)
+        self._transport = transport
         self._on_progress = on_progress
         self._clock = clock
         self._due = clock()
-        self._expected: tuple[int | None, int | None] = (None, None)
+        self._sizes: dict[bytes, int] = {}
+        self._total_size = 0
 
-    def expect(self, files: int, size: int) -> None:
-        super().expect(files, size)
-        self._expected = (files, size)
-        self.report()
+    def admit(self, entries: Sequence[Entry]) -> Sequence[IncomingFile]:
+        files = super().admit(entries)
+        for entry in (file.entry for file in files):
+            self._total_size += entry.size - self._sizes.get(entry.name, 0)
+            self._sizes[entry.name] = entry.size
+        return files
 
     def report(self) -> None:
         """Report now."""
         self._due = self._clock() + _INTERVAL
-        self._on_progress(Progress(self.files, self._expected[0], self.bytes, self._expected[1]))
+        is_listed = self._transport.capabilities.can_list
+        totals = (len(self._sizes), self._total_size) if is_listed else (None, None)
+        self._on_progress(Progress(self.files, totals[0], self.bytes, totals[1]))
 
     def _report_if_due(self) -> None:
         if self._clock() >= self._due:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from peerstage.isolation.child.frame_writer import ChildLogHandler, FrameWriter, Heartbeat
-from peerstage.isolation.protocol.frames import Alive, Frame, FrameParser, Log, Open, Reply
+from peerstage.isolation.protocol.frames import Admit, Alive, Frame, FrameParser, Log, Reply
 from peerstage.records import Entry, Limits
 from peerstage.watchdog import Watchdog
 
@@ -69,12 +69,12 @@ def line(text: str) -> Log:
 
 
 def test_a_log_line_is_sent_at_once_with_the_current_batch(pipe: Pipe, log: logging.Logger) -> None:
-    opened = Open(0, Entry(b"a", 1))
+    admit = Admit(0, (Entry(b"a", 1),))
     pipe.writer.begin_job()
     assert pipe.frames() == [Alive()]
-    pipe.writer.put(opened)
+    pipe.writer.put(admit)
     log.warning("the last words before a crash")
-    assert pipe.frames() == [opened, line("the last words before a crash")]
+    assert pipe.frames() == [admit, line("the last words before a crash")]
 
 
 def test_nothing_is_sent_between_a_reply_and_the_next_job(pipe: Pipe, log: logging.Logger) -> None:
@@ -98,10 +98,10 @@ def test_a_waiting_child_sends_heartbeats_within_the_stall_timeout(pipe: Pipe) -
     watchdog = Watchdog(Limits(stall_timeout=0.2))
     with contextlib.closing(Heartbeat(pipe.writer, watchdog)) as heartbeat:
         pipe.writer.begin_job()
-        pipe.writer.put(Open(0, Entry(b"a", 1)))
+        pipe.writer.put(Admit(0, (Entry(b"a", 1),)))
         heartbeat.start()
         assert pipe.wait_for_frames() == [Alive()]
-        assert pipe.wait_for_frames() == [Open(0, Entry(b"a", 1)), Alive()]
+        assert pipe.wait_for_frames() == [Admit(0, (Entry(b"a", 1),)), Alive()]
         assert pipe.wait_for_frames() == [Alive()]
 
 

@@ -27,15 +27,15 @@ from peerstage.isolation.parent.child_process import ChildProcess
 from peerstage.isolation.parent.isolated_transport import IsolatedTransport
 from peerstage.isolation.protocol.frames import (
     HEADER,
+    Admit,
     Alive,
-    Expect,
+    AskMissing,
     Fail,
     Finish,
     Frame,
     ImportFile,
     Kind,
     Log,
-    Open,
     Refuse,
     Reply,
     SharedData,
@@ -48,6 +48,7 @@ from peerstage.target import DirectoryTarget
 from peerstage.testing.contract import files_in
 from peerstage.transport.factory import TransportOptions
 from peerstage.watchdog import Watchdog
+from support.incoming import DecliningTarget
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -91,7 +92,7 @@ if then != "wait":
     time.sleep(1000)
 """
 
-REPLY = {"result": True, "error": None, "transport": "sftp", "host_key": None, "retries": 0, "no_sftp": False}
+REPLY = {"result": True, "error": None, "transport": "sftp", "host_key": None, "retries": 0}
 
 
 class CompromisedChild:
@@ -137,8 +138,16 @@ def encode(*frames: Frame | bytes) -> bytes:
     return b"".join(frame if isinstance(frame, bytes) else encode_frame(frame) for frame in frames)
 
 
-def opened(name: bytes, size: int = 4, number: int = 0, mode: int | None = None) -> Open:
-    return Open(number, Entry(name, size, mode))
+def listed(name: bytes, size: int = 4, number: int = 0, mode: int | None = None) -> Admit:
+    return Admit(number, (Entry(name, size, mode),))
+
+
+def listed_again(name: bytes, number: int) -> Admit:
+    return Admit(number, (Entry(name, 4),), is_new_listing=True)
+
+
+def many(count: int, size: int = 4) -> bytes:
+    return encode(*(listed(b"%d" % number, size, number) for number in range(count)))
 
 
 def data(number: int, offset: int, body: bytes) -> bytes:
@@ -156,21 +165,31 @@ def stage_through(transport: IsolatedTransport, target: Path) -> Any:
         return stage(transport, b"/collect", DirectoryTarget(str(target), peer="db1"))
 
 
+def stage_some_through(transport: IsolatedTransport, target: Path) -> Any:
+    """Stage into a target that declines the file ``b``."""
+    with transport:
+        return stage(transport, b"/collect", DecliningTarget(str(target), declined=b"b", peer="db1"))
+
+
 VIOLATIONS = {
-    "a name that leads out": pack(Kind.OPEN, bytes(20) + b"../x"),
-    "an absolute name": pack(Kind.OPEN, bytes(20) + b"/etc"),
-    "a number out of turn": encode(opened(b"a", number=7)),
-    "the same number twice": encode(opened(b"a"), opened(b"b")),
+    "a name that leads out": encode(listed(b"../x")),
+    "an absolute name": encode(listed(b"/etc")),
+    "a number out of turn": encode(listed(b"a", number=7)),
+    "the same number twice": encode(listed(b"a"), listed(b"b")),
     "data for no file": encode(data(0, 0, b"x")),
-    "data after the end": encode(opened(b"a", 1), data(0, 0, b"x"), Finish(0), data(0, 0, b"x")),
-    "data beyond the size": encode(opened(b"a", 4), data(0, 2, b"xxx")),
-    "data at an offset of its own": encode(opened(b"a", 4), data(0, 2**62, b"x")),
-    "the same bytes again and again": encode(opened(b"a", 4), data(0, 0, b"xxxx"), data(0, 0, b"x")),
+    "data after the end": encode(listed(b"a", 1), data(0, 0, b"x"), Finish(0), data(0, 0, b"x")),
+    "data beyond the size": encode(listed(b"a", 4), data(0, 2, b"xxx")),
+    "data at an offset of its own": encode(listed(b"a", 4), data(0, 2**62, b"x")),
+    "the same bytes again and again": encode(listed(b"a", 4), data(0, 0, b"xxxx"), data(0, 0, b"x")),
     "the end of no open file": encode(Finish(3)),
     "the failure of no open file": encode(Fail(0, StageError("x", reason=Reason.LOCAL_FAILURE))),
-    "more files than announced": encode(Expect(1, 4), opened(b"a"), opened(b"b", number=1)),
-    "more bytes than announced": encode(Expect(2, 4), opened(b"a"), opened(b"b", 1, number=1)),
-    "announcements without end": encode(*[Expect(1, 1)] * 3),
+    "a name twice": encode(listed(b"a"), listed(b"a", number=1)),
+    "a name twice in one frame": encode(Admit(0, (Entry(b"a", 4), Entry(b"a", 4)))),
+    "listings without end": encode(*(listed_again(b"a", number) for number in range(3))),
+    "a number of an earlier listing": encode(listed(b"a"), listed_again(b"a", 1), data(0, 0, b"x")),
+    "a question about no file": encode(listed(b"a"), AskMissing(1)),
+    "a question after the end": encode(listed(b"a", 0), Finish(0), AskMissing(0)),
+    "questions whose answers it does not read": encode(listed(b"a"), *[AskMissing(0)] * 5000),
     "a file of a command without a workspace": encode(ImportFile(b"a")),
     "two replies": encode(Reply(REPLY), Reply(REPLY)),
     "half a frame after the reply": encode(Reply(REPLY), b"\3"),
@@ -182,11 +201,11 @@ VIOLATIONS = {
         Reply({**REPLY, "error": {"kind": "IncompleteStage", "message": ""}})
     ),
     "text": b"Welcome to db1!\n" * 100,
-    "more ranges than a file can have": encode(opened(b"a", 2**21), *(data(0, 2 * at, b"x") for at in range(2**17))),
-    "shared bytes outside the ring": encode(opened(b"a", 4), SharedData(0, 0, 2**40, 4, 0)),
-    "shared bytes across the end of the ring": encode(opened(b"a", 1 << 22), SharedData(0, 0, 1, 1 << 22, 0)),
-    "shared bytes beyond the size": encode(opened(b"a", 4), SharedData(0, 2, 0, 4, 2**64 - 1)),
-    "many files begun at once": encode(*(opened(b"%d" % at, 4, number=at) for at in range(5000))),
+    "more ranges than a file can have": encode(listed(b"a", 2**21), *(data(0, 2 * at, b"x") for at in range(2**17))),
+    "shared bytes outside the ring": encode(listed(b"a", 4), SharedData(0, 0, 2**40, 4, 0)),
+    "shared bytes across the end of the ring": encode(listed(b"a", 1 << 22), SharedData(0, 0, 1, 1 << 22, 0)),
+    "shared bytes beyond the size": encode(listed(b"a", 4), SharedData(0, 2, 0, 4, 2**64 - 1)),
+    "many files begun at once": many(5000) + encode(*(data(at, 0, b"x") for at in range(5000))),
 }
 
 
@@ -201,7 +220,7 @@ def test_a_protocol_violation_ends_the_run_and_publishes_nothing(
     assert str(caught.value).isprintable()
 
 
-BEGUN = encode(opened(b"a", 1 << 30), data(0, 0, b"begun"))
+BEGUN = encode(listed(b"a", 1 << 30), data(0, 0, b"begun"))
 
 #: Frames that a child may send, without progress of the run.
 WITHOUT_PROGRESS = {
@@ -248,30 +267,33 @@ class ShortGrace(Limits):
     grace = 0.5
 
 
-@pytest.mark.parametrize(
-    "promise", [encode(opened(b"a", 1 << 30)), encode(Expect(1, 1 << 30))], ids=["a file", "a total"]
-)
-def test_announced_bytes_do_not_extend_the_deadline(
+@pytest.mark.parametrize("promise", [encode(listed(b"a", 1 << 30)), many(5000)], ids=["a file", "many files"])
+def test_listed_bytes_and_files_do_not_extend_the_deadline(
     compromised_child: CompromisedChild, target: Path, promise: bytes
 ) -> None:
     started = time.monotonic()
     with pytest.raises(LimitExceeded, match=r"Limits\.deadline, min_rate"):
-        stage_through(compromised_child.transport(promise, limits=ShortGrace(listing_bytes=1000)), target)
+        stage_through(
+            compromised_child.transport(promise, limits=ShortGrace(listing_bytes=400_000, min_rate=1 << 20)), target
+        )
     assert time.monotonic() - started < 0.5 + 5 + 2
     assert files_in(target) == {b"old": b"old"}
 
 
 @pytest.mark.parametrize("has_progress", [True, False])
-def test_a_child_may_announce_files_again_after_progress(
+def test_a_child_may_list_files_again_after_progress(
     compromised_child: CompromisedChild, target: Path, has_progress: bool
 ) -> None:
     connections = [
-        encode(Expect(1, 4), opened(b"a", number=number), data(number, 0, b"x" * (number + 1)) if has_progress else b"")
+        encode(
+            Admit(number, (Entry(b"a", 4),), is_new_listing=number > 0),
+            data(number, 0, b"x" * (number + 1)) if has_progress else b"",
+        )
         for number in range(4)
     ]
     sent = encode(*connections, Finish(3), Reply(REPLY))
     if not has_progress:
-        with pytest.raises(ProtocolError, match="announced files more often"):
+        with pytest.raises(ProtocolError, match="listed files more often"):
             stage_through(compromised_child.transport(sent), target)
         return
     assert stage_through(compromised_child.transport(sent), target).count == 1
@@ -290,7 +312,7 @@ def test_the_parent_enforces_the_stall_timeout_on_a_child_that_falls_silent(
 def test_the_parent_waits_for_a_child_with_a_slow_peer(compromised_child: CompromisedChild, target: Path) -> None:
     later = encode(*[Alive()] * 20, data(0, 0, b"late"), Finish(0), Reply(REPLY))
     stage_through(
-        compromised_child.transport(encode(opened(b"a")), "slow", repeated=later, limits=Limits(stall_timeout=0.5)),
+        compromised_child.transport(encode(listed(b"a")), "slow", repeated=later, limits=Limits(stall_timeout=0.5)),
         target,
     )
     assert (target / "a").read_bytes() == b"late"
@@ -299,7 +321,8 @@ def test_the_parent_waits_for_a_child_with_a_slow_peer(compromised_child: Compro
 def test_files_that_do_not_fit_on_the_disk_are_refused_before_any_data(
     compromised_child: CompromisedChild, target: Path
 ) -> None:
-    for sent in (encode(Expect(1, 2**62)), encode(opened(b"a", 2**62))):
+    half = os.statvfs(target).f_blocks * os.statvfs(target).f_frsize // 2 + 1
+    for sent in (encode(listed(b"a", 2**62)), encode(listed(b"a", half), listed(b"b", half, 1))):
         with pytest.raises(StageError, match="Free some space"):
             stage_through(compromised_child.transport(sent), target)
     assert files_in(target) == {b"old": b"old"}
@@ -307,24 +330,20 @@ def test_files_that_do_not_fit_on_the_disk_are_refused_before_any_data(
 
 def test_the_limits_on_names_are_enforced(compromised_child: CompromisedChild, target: Path) -> None:
     few = Limits(entries=10, name_bytes=20)
-    many = encode(*(Refuse(b"%d" % at, RemoteError("x", reason=Reason.REMOTE_FAILURE)) for at in range(11)))
-    for sent in (many, encode(Expect(11, 1)), encode(opened(b"x" * 21))):
+    refused = encode(*(Refuse(b"%d" % at, RemoteError("x", reason=Reason.REMOTE_FAILURE)) for at in range(11)))
+    for sent in (refused, many(11), encode(listed(b"x" * 21))):
         with pytest.raises(LimitExceeded, match=r"Limits\.(entries|name_bytes)"):
             stage_through(compromised_child.transport(sent, limits=few), target)
-    reopened = encode(*(opened(b"a", 4, number=at) for at in range(21)))
-    with pytest.raises(ProtocolError, match="more often"):
-        stage_through(compromised_child.transport(reopened, limits=few), target)
 
 
 def test_a_lying_child_can_only_deliver_wrong_bytes_for_files_of_this_run(
     compromised_child: CompromisedChild, target: Path
 ) -> None:
     sent = encode(
-        Expect(2, 8),
-        opened(b"a", 4, mode=0o6777),
+        listed(b"a", 4, mode=0o6777),
         data(0, 0, b"evil"),
         Finish(0),
-        opened(b"b", 4, number=1),
+        listed(b"b", 4, number=1),
         data(1, 0, b"half"[:2]),
         Finish(1),
         Reply({**REPLY, "retries": 3, "host_key": "SHA256:" + "x" * 43, "transport": "\x1b", "count": 1000}),
@@ -344,17 +363,17 @@ def test_a_child_that_sends_no_files_has_staged_nothing(compromised_child: Compr
         stage_through(compromised_child.transport(encode(Reply(REPLY))), target)
 
 
-def test_a_file_that_was_opened_and_never_finished_is_not_published(
+def test_a_file_that_was_listed_and_never_finished_is_not_published(
     compromised_child: CompromisedChild, target: Path
 ) -> None:
-    with pytest.raises(IncompleteStage, match="before it was complete"):
-        stage_through(compromised_child.transport(encode(opened(b"a"), data(0, 0, b"full"), Reply(REPLY))), target)
+    with pytest.raises(IncompleteStage, match="no longer lists it"):
+        stage_through(compromised_child.transport(encode(listed(b"a"), data(0, 0, b"full"), Reply(REPLY))), target)
     assert files_in(target) == {b"old": b"old"}
 
 
 def test_a_job_without_files_rejects_files(compromised_child: CompromisedChild) -> None:
     with (
-        compromised_child.transport(encode(opened(b"a"))) as transport,
+        compromised_child.transport(encode(listed(b"a"))) as transport,
         pytest.raises(ProtocolError, match="none were requested"),
     ):
         probe(transport, b"/collect/cback.collect")
@@ -440,6 +459,31 @@ def test_nothing_outside_the_workspace_of_a_command_is_read(
 def test_a_frame_of_the_largest_size_is_accepted(compromised_child: CompromisedChild, target: Path) -> None:
     body = os.urandom(4 << 20)
     assert stage_through(
-        compromised_child.transport(encode(opened(b"a", len(body)), data(0, 0, body), Finish(0), Reply(REPLY))), target
+        compromised_child.transport(encode(listed(b"a", len(body)), data(0, 0, body), Finish(0), Reply(REPLY))), target
     )
     assert (target / "a").read_bytes() == body
+
+
+def test_a_child_that_sends_a_declined_file_breaks_the_protocol(
+    compromised_child: CompromisedChild, target: Path
+) -> None:
+    both = Admit(0, (Entry(b"a", 4), Entry(b"b", 4)), wants_answer=True)
+    good = encode(both, data(0, 0, b"good"), Finish(0), Reply(REPLY))
+    assert stage_some_through(compromised_child.transport(good), target).count == 1
+    for bad in (encode(both, data(1, 0, b"evil")), encode(both, Finish(1)), encode(both, AskMissing(1))):
+        with pytest.raises(ProtocolError, match="not admitted"):
+            stage_some_through(compromised_child.transport(bad), target)
+    assert files_in(target) == {b"a": b"good"}
+
+
+def test_the_data_of_a_file_that_is_not_wanted_is_dropped_if_the_child_did_not_ask(
+    compromised_child: CompromisedChild, target: Path
+) -> None:
+    (target / "taken").mkdir()
+    sent = encode(
+        listed(b"taken"), listed(b"a", number=1), data(0, 0, b"dro"), data(1, 0, b"good"), Finish(1), Finish(0),
+        Reply(REPLY),
+    )  # fmt: skip
+    with pytest.raises(IncompleteStage, match="A directory has this name"):
+        stage_through(compromised_child.transport(sent), target)
+    assert (target / "a").read_bytes() == b"good"

@@ -4,52 +4,39 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from peerstage import Limits
 from peerstage.cli.preview import PreviewTarget
-from peerstage.isolation.child.child_target import ChildTarget
 from peerstage.isolation.parent.frame_receiver import FrameReceiver
-from peerstage.isolation.protocol.frames import (
-    Expect,
-    Finish,
-    FrameParser,
-    Open,
-    Reply,
-    encode_frame,
-)
+from peerstage.isolation.protocol.frames import Admit, Finish, FrameParser, Reply, encode_frame, split_entries
 from peerstage.records import Entry
+from support.child_link import ChildLink
 from support.sftp_server import RecordingTarget
 
 pytestmark = pytest.mark.usefixtures("patience")
 
 
-def test_files_received_before_a_lost_connection_do_not_count_as_opened_again() -> None:
-    parser, receiver = FrameParser(), FrameReceiver(RecordingTarget(), Limits(), tries=2)
-
-    class DirectWriter:
-        """Passes frames to the receiver at once."""
-
-        def put(self, frame: Any) -> None:
-            for parsed in parser.feed(memoryview(encode_frame(frame))):
-                receiver.handle(parsed)
-
-    target = ChildTarget(cast(Any, DirectWriter()))
+def test_files_received_before_a_lost_connection_are_listed_again_and_not_fetched() -> None:
+    link = ChildLink(RecordingTarget(), tries=2)
     entries = [Entry(b"file-%06d" % number, 0, mtime=1) for number in range(5000)]
-    for entry in entries:
-        target.open(entry).finish()
-    assert all(target.open(entry).is_finished for entry in entries)
+    for _ in range(3):
+        for file in link.child_target.admit(entries):
+            file.finish()
+        assert link.child_target.admit(entries) == []
+        entries.append(Entry(b"another-%d" % len(entries), 0, mtime=1))
 
 
 def test_the_frames_of_120_000_files_are_handled_in_seconds(target: Path) -> None:
     count = Limits().entries
     preview_target, parser = PreviewTarget(str(target)), FrameParser()
     receiver = FrameReceiver(preview_target, Limits())
-    frames = [encode_frame(Expect(count, count))]
-    for number in range(count):
-        frames += [encode_frame(Open(number, Entry(b"file-%06d" % number, 1))), encode_frame(Finish(number))]
+    frames, number = [], 0
+    for part in split_entries([Entry(b"file-%06d" % number, 1) for number in range(count)]):
+        frames.append(encode_frame(Admit(number, part)))
+        number += len(part)
+    frames += [encode_frame(Finish(number)) for number in range(count)]
     stream = memoryview(b"".join(frames) + encode_frame(Reply({})))
     started = time.monotonic()
     for at in range(0, len(stream), 1 << 16):

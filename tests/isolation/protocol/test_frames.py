@@ -6,29 +6,32 @@ import json
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerstage.errors import LoginError, NotRegular, ProtocolError, StageError
 from peerstage.isolation.protocol.frames import (
     HEADER,
+    MAX_ADMITTED,
     MAX_BODY,
     MAX_DATA,
+    Admit,
     Alive,
+    AskMissing,
     Data,
-    Expect,
     Fail,
+    Fallback,
     Finish,
     Frame,
     FrameParser,
     ImportFile,
     Kind,
     Log,
-    Open,
     Refuse,
     Reply,
     SharedData,
     encode_frame,
+    split_entries,
 )
 from peerstage.reasons import Reason
 from peerstage.records import Entry
@@ -38,17 +41,15 @@ NAMES = st.binary(min_size=1, max_size=255).filter(
 )
 SIZES = st.integers(0, 2**63 - 1)
 FILE_NUMBERS = st.integers(0, 2**32 - 1)
+ENTRIES = st.builds(Entry, NAMES, SIZES, st.none() | st.integers(0, 0o7777), st.none() | st.integers(0, 2**40))
 FRAMES = st.one_of(
-    st.builds(Expect, FILE_NUMBERS, SIZES),
-    st.builds(
-        Open,
-        FILE_NUMBERS,
-        st.builds(Entry, NAMES, SIZES, st.none() | st.integers(0, 0o7777), st.none() | st.integers(0, 2**40)),
-    ),
+    st.builds(Admit, FILE_NUMBERS, st.lists(ENTRIES, min_size=1, max_size=5).map(tuple), st.booleans(), st.booleans()),
+    st.builds(AskMissing, FILE_NUMBERS),
     st.builds(SharedData, FILE_NUMBERS, SIZES, SIZES, st.integers(1, MAX_DATA), SIZES),
     st.builds(Finish, FILE_NUMBERS),
     st.builds(ImportFile, NAMES),
     st.builds(Alive),
+    st.builds(Fallback),
     st.builds(Log, st.integers(0, 50), st.just("peerstage.ssh"), st.text(max_size=100)),
     st.builds(Reply, st.dictionaries(st.text(max_size=9), st.none() | st.booleans() | st.text(max_size=9))),
 )
@@ -99,8 +100,12 @@ def test_errors_keep_their_class_and_attributes() -> None:
     assert (refused.name, type(refused.error)) == (b"a b", NotRegular)
 
 
-def pack_open(name: bytes, size: int = 1, mode: int = -1, mtime: int = -1) -> bytes:
-    return pack(Kind.OPEN, body=struct.pack(">Qiq", size, mode, mtime) + name)
+def pack_entry(name: bytes, size: int = 1, mode: int = -1, mtime: int = -1, length: int | None = None) -> bytes:
+    return struct.pack(">QiqI", size, mode, mtime, len(name) if length is None else length) + name
+
+
+def pack_admit(name: bytes, size: int = 1, mode: int = -1, mtime: int = -1) -> bytes:
+    return pack(Kind.ADMIT, body=b"\0" + pack_entry(name, size, mode, mtime))
 
 
 def pack_json(kind: Kind, value: object) -> bytes:
@@ -114,25 +119,30 @@ ERROR = {"kind": "NotRegular", "reason": "not-a-file", "message": "x", "path": N
     "stream",
     [
         pack(0),
-        pack(10),
+        pack(99),
         pack(255, 1, 1),
-        pack(Kind.EXPECT, body=struct.pack(">QQ", 1, 2**63)),
-        pack(Kind.EXPECT, body=bytes(17)),
-        pack(Kind.EXPECT, 1, 0, bytes(16)),
-        pack_open(b""),
-        pack_open(b"."),
-        pack_open(b".."),
-        pack_open(b".hidden"),
-        pack_open(b"../x"),
-        pack_open(b"/etc/passwd"),
-        pack_open(b"a/b"),
-        pack_open(b"a\0b"),
-        pack_open(b"a", 2**63),
-        pack_open(b"a", 1, 0o10000),
-        pack_open(b"a", 1, -2),
-        pack_open(b"a", 1, 0, 2**41),
-        pack(Kind.OPEN, body=b"short"),
-        pack(Kind.OPEN, 0, 1, bytes(20) + b"a"),
+        pack(Kind.ADMIT),
+        pack(Kind.ADMIT, body=b"\0"),
+        pack(Kind.ADMIT, body=b"\4" + pack_entry(b"a")),
+        pack(Kind.ADMIT, body=b"\0" + pack_entry(b"a", length=2)),
+        pack(Kind.ADMIT, body=b"\0" + pack_entry(b"a", length=2**32 - 1)),
+        pack(Kind.ADMIT, body=b"\0" + pack_entry(b"a") + b"b"),
+        pack(Kind.ADMIT, body=b"\0" + b"".join(pack_entry(b"%d" % at) for at in range(MAX_ADMITTED + 1))),
+        pack(Kind.ADMIT, 0, 1, b"\0" + pack_entry(b"a")),
+        pack(Kind.ASK_MISSING, 0, 1),
+        pack(Kind.ASK_MISSING, body=b"x"),
+        pack_admit(b""),
+        pack_admit(b"."),
+        pack_admit(b".."),
+        pack_admit(b".hidden"),
+        pack_admit(b"../x"),
+        pack_admit(b"/etc/passwd"),
+        pack_admit(b"a/b"),
+        pack_admit(b"a\0b"),
+        pack_admit(b"a", 2**63),
+        pack_admit(b"a", 1, 0o10000),
+        pack_admit(b"a", 1, -2),
+        pack_admit(b"a", 1, 0, 2**41),
         pack(Kind.DATA),
         pack(Kind.DATA, length=MAX_DATA + 1),
         pack(Kind.DATA, 0, 2**63, b"x"),
@@ -161,6 +171,7 @@ ERROR = {"kind": "NotRegular", "reason": "not-a-file", "message": "x", "path": N
         pack_json(Kind.LOG, [99, "peerstage.ssh", "x"]),
         pack_json(Kind.LOG, [10, "peerstage.ssh"]),
         pack_json(Kind.LOG, [10, "peerstage.ssh", 7]),
+        pack(Kind.FALLBACK, body=b"x"),
         pack(Kind.ALIVE, 1),
         pack(Kind.ALIVE, 0, 1),
         pack(Kind.ALIVE, body=b"x"),
@@ -193,3 +204,15 @@ def test_a_long_frame_is_not_buffered() -> None:
         assert len(list(parser.feed(memoryview(bytes(65536))))) == 1
         assert len(parser._buffer) == 0
     assert parser.is_between_frames
+
+
+@given(st.lists(ENTRIES, max_size=20), st.integers(1, 200))
+@settings(max_examples=20)
+def test_a_listing_is_split_into_frames_of_a_limited_size(few: list[Entry], repeats: int) -> None:
+    entries = few * repeats
+    parts = list(split_entries(entries))
+    assert [entry for part in parts for entry in part] == entries
+    for part in parts:
+        assert 0 < len(part) <= MAX_ADMITTED
+        assert len(encode_frame(Admit(0, part))) <= 128 * 1024 + 300
+    assert len(parts) <= 1 + len(entries) // 400, "few frames"

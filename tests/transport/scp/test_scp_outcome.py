@@ -29,15 +29,14 @@ DENIED = "scp: /c/*: Permission denied"
         (Received(files=2, warnings=1), 2, b"", Verdict.FAILED),
         (Received(files=1), 255, b"", Verdict.FAILED),
         (Received(files=1), 1, b"no match", Verdict.FAILED),
-        # files that were skipped
-        (Received(files=2, skips_files=True), 1, b"", Verdict.COMPLETE),
-        (Received(files=2, skips_files=True), 0, b"", Verdict.COMPLETE),
-        (Received(files=2, skips_files=True), 2, b"", Verdict.FAILED),
+        # files that were declined
+        (Received(files=2, declined=1), 1, b"", Verdict.COMPLETE),
+        (Received(files=2, declined=2), 0, b"", Verdict.COMPLETE),
+        (Received(files=2, declined=2), 2, b"", Verdict.FAILED),
         # nothing at all
         (Received(), 0, b"", Verdict.COMPLETE),
         (Received(), 0, b"noise", Verdict.COMPLETE),
         (Received(), 1, b"", Verdict.REFUSED),
-        (Received(skips_files=True), 1, b"", Verdict.REFUSED),
         (Received(), 127, b"sh: scp: not found", Verdict.REFUSED),
         (Received(), 1, b"scp: No match.", Verdict.NO_MATCH),
         (Received(), 1, b"zsh:1: no matches found: /c/*", Verdict.NO_MATCH),

@@ -408,14 +408,15 @@ def test_a_maximal_window_keeps_24_mib_in_flight_and_at_most_one_read_more(sizes
     class DiscardingTarget(RecordingTarget):
         """Keeps no data."""
 
-        def open(self, entry):  # type: ignore[no-untyped-def]
-            file = super().open(entry)
-            file.pieces = type("Discard", (), {"append": lambda self, piece: None})()
-            return file
+        def admit(self, entries):  # type: ignore[no-untyped-def]
+            files = super().admit(entries)
+            for file in files:
+                file.pieces = type("Discard", (), {"append": lambda self, piece: None})()
+            return files
 
     recording_target = DiscardingTarget()
     listing = list_directory(client, b"/c")
-    Fetcher(client, b"/c", recording_target, MaximalWindow()).run(listing.entries)
+    Fetcher(client, b"/c", MaximalWindow()).run(recording_target.admit(listing.entries))
     assert all(file.finished for file in recording_target.files.values())
     assert MAX_WINDOW // 3 < server.peak_in_flight < MAX_WINDOW + client.max_read_length
     assert server.in_flight == 0

@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 
 from peerstage.errors import ConnectionLost
-from peerstage.isolation.child.child_target import ChildTarget
-from peerstage.isolation.child.frame_writer import FrameWriter
-from peerstage.isolation.parent.frame_receiver import FrameReceiver
-from peerstage.isolation.protocol.frames import FrameParser
+from peerstage.isolation.protocol.frames import Admit, AskMissing
 from peerstage.records import Entry, Limits, Progress
 from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget
@@ -28,6 +25,8 @@ from peerstage.transport.retry import Retry, RetryingTransport
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
 from peerstage.watchdog import Watchdog
+from support.child_link import ChildLink
+from support.incoming import admit_one
 from support.sftp_server import ClosesChannel, DropsConnectionAfter, FakeSFTPServer, Node, RecordingTarget, transport_to
 
 rng = random.Random(0)
@@ -207,7 +206,7 @@ def test_a_change_in_any_compared_sample_starts_the_file_over(target: Path, at: 
         assert loses_connection(first, staging_target)
         kept = staging_target.received_bytes
         changed = bytearray(old.data)
-        staging_target.open(Entry(b"big", old.size, 0o644, old.mtime))
+        admit_one(staging_target, Entry(b"big", old.size, 0o644, old.mtime))
         blocks = sorted(staging_target._files[b"big"]._transfer.data._samples)  # type: ignore[union-attr]
         start, block = min(blocks, key=lambda one: abs(one[0] - (at if at >= 0 else kept)))
         changed[start + len(block) // 2] ^= 1
@@ -253,24 +252,34 @@ def test_a_file_that_changes_while_it_is_refetched_fails_alone(target: Path) -> 
     assert files_in(target) == {}
 
 
-def test_an_isolated_child_detects_a_replaced_file_and_its_parent_writes_the_new_version(target: Path) -> None:
+def test_through_an_isolated_child_a_replaced_file_is_detected_and_the_new_version_written(target: Path) -> None:
     old, new = versions(300_000)
-    frames = target.parent / "frames"
-    with open(frames, "wb") as file:
-        writer = FrameWriter(file.fileno())
-        staging_target = ChildTarget(writer)
+    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
+        link = ChildLink(staging_target, tries=4)
         for _ in range(3):
-            assert loses_connection(dropping_after(60_000, {b"big": old, b"also": old}), staging_target)
-        assert not loses_connection(FakeSFTPServer({b"big": new, b"also": new}, max_read_length=1024), staging_target)
-        writer.flush()
-    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as real:
-        receiver = FrameReceiver(real, Limits(), tries=4)
-        for frame in FrameParser().feed(memoryview(frames.read_bytes())):
-            receiver.handle(frame)
-        real.commit()
+            assert loses_connection(dropping_after(60_000, {b"big": old, b"also": old}), link.child_target)
+        server = FakeSFTPServer({b"big": new, b"also": new}, max_read_length=1024)
+        assert not loses_connection(server, link.child_target)
+        staging_target.commit()
     found = files_in(target)
     assert found[b"big"] == new.data
     assert found[b"also"] in (old.data, new.data)
+
+
+def test_through_an_isolated_child_only_missing_ranges_and_a_few_samples_are_fetched_again(target: Path) -> None:
+    old = Node(random.Random(7).randbytes(600_000))
+    with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
+        link = ChildLink(staging_target, tries=2)
+        assert loses_connection(dropping_after(500_000, {b"big": old}), link.child_target)
+        assert link.questions == [], "a new listing is fetched without waiting for an answer"
+        missing = old.size - staging_target.received_bytes
+        server = FakeSFTPServer({b"big": old}, max_read_length=1024)
+        assert not loses_connection(server, link.child_target)
+        staging_target.commit()
+        assert [type(question) for question in link.questions] == [Admit, AskMissing]
+    requested = sum(length for _, _, length in server.reads)
+    assert missing < requested <= missing + 8 * SAMPLE_BYTES
+    assert files_in(target) == {b"big": old.data}
 
 
 def test_complete_files_are_not_opened_again() -> None:

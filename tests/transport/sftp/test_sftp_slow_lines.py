@@ -68,7 +68,7 @@ def fetch_over(server: SlowLine, limits: Limits) -> RecordingTarget:
     client.negotiate()
     target = RecordingTarget()
     entries = list_directory(client, b"/c").entries
-    Fetcher(client, b"/c", target, Window(limits, clock)).run(entries)
+    Fetcher(client, b"/c", Window(limits, clock)).run(target.admit(entries))
     assert {name: file.data for name, file in target.files.items()} == {
         name: node.data for name, node in server.files.items()
     }

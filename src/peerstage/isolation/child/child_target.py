@@ -1,19 +1,31 @@
-"""The target in a child: each call becomes a frame, without a reply.
+"""The target in a child: each call becomes a frame.
 
-The child also records which ranges of a file it has sent, so that it fetches only the rest after a lost connection.
+The parent's target decides. The child waits for its answer only if some of the files may be declined or are there
+already: if the selection says so, and after a lost connection.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from peerstage.errors import IncompleteFile, NotAvailable, ProtocolError, StageError
+from peerstage.errors import NotAvailable, ProtocolError, StageError
 from peerstage.isolation.child.frame_writer import FrameWriter
-from peerstage.isolation.protocol.frames import Expect, Fail, Finish, ImportFile, Open, Refuse
+from peerstage.isolation.protocol.frames import (
+    MAX_UNANSWERED,
+    Admit,
+    AskMissing,
+    Fail,
+    Finish,
+    ImportFile,
+    Refuse,
+    split_entries,
+)
 from peerstage.records import Entry
-from peerstage.target.base import MAX_TRIAL_OPENS, Buffer, CommandTarget, IncomingFile
-from peerstage.target.received_data import ReceivedData
+from peerstage.target.base import MAX_TRIAL_OPENS, Buffer, CommandTarget, IncomingFile, Selection
+from peerstage.target.ranges import Ranges
 
 
 class ChildTarget(CommandTarget):
@@ -21,35 +33,55 @@ class ChildTarget(CommandTarget):
 
     Args:
         writer: The pipe to the parent.
-        wants_content: As for `Target`.
+        receive_answer: Waits for the parent's next answer, and returns it.
+        selection: As for `Target`.
         workspace: Descriptor of the directory that a command may fill, or -1.
     """
 
-    def __init__(self, writer: FrameWriter, *, wants_content: bool = True, workspace: int = -1) -> None:
-        self.wants_content = wants_content
+    def __init__(
+        self,
+        writer: FrameWriter,
+        receive_answer: Callable[[], dict[str, Any]],
+        *,
+        selection: Selection = Selection.ALL,
+        workspace: int = -1,
+    ) -> None:
+        self.selection = selection
         self._writer = writer
+        self._receive_answer = receive_answer
         self._workspace = workspace
-        self._files: dict[bytes, ChildFile] = {}
+        self._asks = selection is Selection.SOME
+        self._listed: set[bytes] = set()
         self._next_number = 0
+        self._trial_opens_left = MAX_TRIAL_OPENS
 
-    def expect(self, files: int, size: int) -> None:
-        self._writer.put(Expect(files, size))
-
-    def open(self, entry: Entry) -> IncomingFile:
-        """See `Target.open`. A file that was begun is resumed under a new number, here and in the parent."""
-        file = self._files.get(entry.name)
-        if file is None or file.entry != entry or not (file.is_finished or entry.mtime is not None):
-            size = entry.size if self.wants_content else 0
-            is_finished = not self.wants_content and len(self._files) >= MAX_TRIAL_OPENS
-            file = self._files[entry.name] = ChildFile(self._writer, entry, size, is_finished=is_finished)
-        else:
-            file.resume()
-        file.number = self._next_number
-        self._next_number += 1
-        self._writer.put(Open(file.number, entry))
-        if file.is_finished:  # else the parent would keep it open
-            self._writer.put(Finish(file.number))
-        return file
+    def admit(self, entries: Sequence[Entry]) -> list[ChildFile]:
+        """See `Target.admit`. A name that was listed before is listed over another connection."""
+        is_new_listing = not self._listed.isdisjoint(entry.name for entry in entries)
+        if is_new_listing:
+            self._asks = True
+            self._listed.clear()
+        self._listed.update(entry.name for entry in entries)
+        admitted: list[ChildFile] = []
+        unanswered: deque[list[ChildFile]] = deque()
+        for part in split_entries(entries):
+            self._writer.put(Admit(self._next_number, part, is_new_listing, self._asks))
+            is_new_listing = False
+            files = [ChildFile(self, self._next_number + index, entry) for index, entry in enumerate(part)]
+            self._next_number += len(part)
+            if not self._asks:
+                admitted += files
+                continue
+            self._writer.flush()
+            unanswered.append(files)
+            if len(unanswered) == MAX_UNANSWERED:
+                admitted += self._receive_admitted(unanswered.popleft())
+        for files in unanswered:
+            admitted += self._receive_admitted(files)
+        if self.selection is Selection.NONE and not self._asks:
+            del admitted[self._trial_opens_left :]
+            self._trial_opens_left -= len(admitted)
+        return admitted
 
     def refuse(self, name: bytes, error: StageError) -> None:
         self._writer.put(Refuse(name, error))
@@ -66,72 +98,90 @@ class ChildTarget(CommandTarget):
         self._writer.put(ImportFile(name))
         return 0
 
+    def put(self, frame: Finish | Fail) -> None:
+        """Send the last frame of a file."""
+        self._writer.put(frame)
+
+    def put_data(self, file_number: int, offset: int, buffers: Sequence[Buffer], length: int) -> None:
+        """Send *length* bytes of a file."""
+        self._writer.put_data(file_number, offset, buffers, length)
+
+    def ask_missing(self, file_number: int) -> Sequence[tuple[int, int]]:
+        """Ask the parent which ranges of a file are missing, after it has written what was sent so far."""
+        self._writer.put(AskMissing(file_number))
+        self._writer.flush()
+        return _decode_ranges(self._receive_answer()["missing"])
+
+    def _receive_admitted(self, files: list[ChildFile]) -> list[ChildFile]:
+        """Return those of *files* that the parent does not decline, with the ranges that it wants."""
+        answer = self._receive_answer()
+        for index, ranges in answer["ranges"]:
+            files[index].wanted = _decode_ranges(ranges)
+        declined = set(answer["declined"])
+        return [file for index, file in enumerate(files) if index not in declined]
+
 
 class ChildFile(IncomingFile):
     """A file that is sent to the parent.
 
     Args:
-        writer: The pipe to the parent.
+        target: The target that it belongs to.
+        number: The file number in the current connection.
         entry: The file.
-        size: Bytes of it that are wanted.
-        is_finished: Whether it is finished from the start.
 
     Attributes:
-        number: The file number in the current connection.
+        wanted: The ranges that the parent wants, if it has some of the file already; None for a new file.
     """
 
-    __slots__ = ("_received", "_size", "_writer", "entry", "is_finished", "number")
+    __slots__ = ("_has_written", "_number", "_sent", "_target", "entry", "is_finished", "wanted")
 
     is_finished: bool
 
-    def __init__(self, writer: FrameWriter, entry: Entry, size: int, *, is_finished: bool) -> None:
+    def __init__(self, target: ChildTarget, number: int, entry: Entry) -> None:
         self.entry = entry
-        self.number = 0
-        self._size = size
-        self._writer = writer
-        self._received: ReceivedData | None = None
-        self.is_finished = is_finished
+        self.is_finished = False
+        self.wanted: Sequence[tuple[int, int]] | None = None
+        self._number = number
+        self._target = target
+        self._sent: Ranges | None = None
+        self._has_written = False
 
     def missing(self) -> Sequence[tuple[int, int]]:
-        if self.is_finished or not self._size:
+        """See `IncomingFile.missing`. Only the parent can compare what arrives with what it has."""
+        size = self.entry.size
+        if self.is_finished or not size or self._target.selection is Selection.NONE:
             return ()
-        return ((0, self._size),) if self._received is None else tuple(self._received.missing())
-
-    def resume(self) -> None:
-        """Resume the file over another connection: samples are fetched again and compared.
-
-        The parent's file compares the same samples, with the same result.
-        """
-        if self._received is not None:
-            self._received.resume()
+        if self.wanted is None:
+            return ((0, size),) if self._sent is None else tuple(self._sent.missing(size))
+        if self._has_written:
+            self.wanted = self._target.ask_missing(self._number)
+            self._has_written = False
+        return self.wanted
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         length = sum(len(buffer) for buffer in buffers)
-        if offset < 0 or offset + length > self._size:
+        if offset < 0 or offset + length > self.entry.size:
             raise ProtocolError("The peer sent more bytes than the listing promised.", path=self.entry.name)
         if not length:
             return
-        if self._received is None:
-            self._received = ReceivedData(self._size)
-        self._received.add(offset, buffers, length)
-        self._writer.put_data(self.number, offset, buffers, length)
+        self._has_written = True
+        if self.wanted is None:
+            if self._sent is None:
+                self._sent = Ranges()
+            self._sent.add(offset, offset + length)
+        self._target.put_data(self._number, offset, buffers, length)
 
     def finish(self) -> None:
-        if self.is_finished:
-            return
-        size = self._size
-        if size and (self._received is None or not self._received.is_complete):
-            received = 0 if self._received is None else self._received.received_bytes
-            self.fail(IncompleteFile(f"{received} of {size} bytes arrived. Stage again."))
-            return
-        self._settle()
-        self._writer.put(Finish(self.number))
+        """See `IncomingFile.finish`. The parent fails the file if ranges are missing."""
+        if not self.is_finished:
+            self.is_finished = True
+            self._target.put(Finish(self._number))
 
     def fail(self, error: StageError) -> None:
         if not self.is_finished:
-            self._settle()
-            self._writer.put(Fail(self.number, error))
+            self.is_finished = True
+            self._target.put(Fail(self._number, error))
 
-    def _settle(self) -> None:
-        self.is_finished = True
-        self._received = None
+
+def _decode_ranges(ranges: list[list[int]]) -> Sequence[tuple[int, int]]:
+    return tuple((start, end) for start, end in ranges)

@@ -18,17 +18,18 @@ from types import FrameType
 from typing import Any
 
 import peerstage
-from peerstage.errors import StageError
+from peerstage.errors import Cancelled, StageError
 from peerstage.isolation.child.child_target import ChildTarget
 from peerstage.isolation.child.frame_writer import ChildLogHandler, FrameWriter, Heartbeat
 from peerstage.isolation.child.privileges import drop_privileges, signal_on_parent_exit
 from peerstage.isolation.protocol.error_codec import encode_error
-from peerstage.isolation.protocol.frames import Reply
+from peerstage.isolation.protocol.frames import Fallback, Reply
 from peerstage.isolation.protocol.jobs import decode_transport_options, receive_job
 from peerstage.isolation.protocol.shared_ring import SharedRingWriter
 from peerstage.isolation.protocol.values import text_to_bytes
 from peerstage.isolation.users import LocalUser
 from peerstage.records import Limits
+from peerstage.target.base import Selection
 from peerstage.transport.base import Transport
 from peerstage.transport.factory import TransportOptions, build_transport
 from peerstage.transport.retry import Retry
@@ -69,9 +70,9 @@ def main() -> None:
             _install_signal_handlers(watchdog, settings["parent"])
             heartbeat.start()
             _install_log_handler(writer, settings["log_level"])
-            runner = _JobRunner(writer, options, limits, watchdog)
+            runner = _JobRunner(sock, writer, options, limits, watchdog)
             with build_transport(
-                options, retry=retry, watchdog=watchdog, on_fallback=runner.remember_fallback
+                options, retry=retry, watchdog=watchdog, on_fallback=lambda: writer.put(Fallback())
             ) as transport:
                 while (job := receive_job(sock)) is not None:
                     runner.run(transport, *job)
@@ -80,16 +81,19 @@ def main() -> None:
 class _JobRunner:
     """Runs jobs and sends the replies."""
 
-    def __init__(self, writer: FrameWriter, options: TransportOptions, limits: Limits, watchdog: Watchdog) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        writer: FrameWriter,
+        options: TransportOptions,
+        limits: Limits,
+        watchdog: Watchdog,
+    ) -> None:
+        self._sock = sock
         self._writer = writer
         self._options = options
         self._limits = limits
         self._watchdog = watchdog
-        self._has_no_sftp = False
-
-    def remember_fallback(self) -> None:
-        """Remember for the replies that the peer has no SFTP."""
-        self._has_no_sftp = True
 
     def run(self, transport: Transport, job: dict[str, Any], fd: int) -> None:
         """Run *job* with the descriptor sent with it, and send the reply."""
@@ -111,15 +115,22 @@ class _JobRunner:
             "transport": transport.capabilities.name,
             "host_key": transport.host_key,
             "retries": transport.retries,
-            "no_sftp": self._has_no_sftp,
         }
         self._writer.end_job(Reply(reply))
+
+    def _receive_answer(self) -> dict[str, Any]:
+        received = receive_job(self._sock)
+        if received is None:
+            raise Cancelled("The parent process has ended the run.")
+        return received[0]
 
     def _do_operation(self, transport: Transport, job: dict[str, Any], fd: int) -> Any:
         """Call the method of `Transport` that *job* names."""
         operation, path = job["operation"], text_to_bytes(job["path"])  # for "execute" a command line
         if operation == "pull":
-            return transport.pull(path, ChildTarget(self._writer, wants_content=job["wants_content"], workspace=fd))
+            selection = Selection[job["selection"]]
+            target = ChildTarget(self._writer, self._receive_answer, selection=selection, workspace=fd)
+            return transport.pull(path, target)
         if operation == "exists":
             return transport.exists(path)
         if operation == "touch":

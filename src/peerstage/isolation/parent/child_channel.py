@@ -8,10 +8,11 @@ import select
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from peerstage.isolation.protocol.frames import SharedData
+from peerstage.isolation.protocol.frames import MAX_UNANSWERED, SharedData
 from peerstage.isolation.protocol.jobs import encode_job, send_part
 from peerstage.isolation.protocol.shared_ring import SharedRing
 from peerstage.isolation.protocol.values import child_violation
@@ -49,6 +50,7 @@ class ChildChannel:
         self.has_received = False
         self._stderr_tail = b""
         self._stderr_size = 0
+        self._answers: deque[memoryview] = deque()  # not sent yet
         self._buffer = memoryview(bytearray(_BUFFER_SIZE))
         with contextlib.ExitStack() as on_failure:
             self._ring = SharedRing.create()
@@ -74,6 +76,11 @@ class ChildChannel:
     def ring_fd(self) -> int:
         """Descriptor of the shared memory, or -1."""
         return -1 if self._ring is None else self._ring.fd
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the child has not read all answers."""
+        return bool(self._answers)
 
     @property
     def last_stderr_line(self) -> str:
@@ -114,6 +121,30 @@ class ChildChannel:
             except OSError as exc:
                 raise EOFError from exc
 
+    def queue_answer(self, answer: dict[str, Any]) -> None:
+        """Send *answer* as fast as the child reads, without waiting: the rest is sent while frames are received.
+
+        Raises:
+            ProtocolError: If the child does not read its answers.
+        """
+        if len(self._answers) >= MAX_UNANSWERED:
+            raise child_violation("The child process does not read the answers that it asks for.")
+        self._answers.append(memoryview(encode_job(answer)))
+        self._send_answers()
+
+    def _send_answers(self) -> None:
+        """Send what the child has space for, and wake up for the rest."""
+        try:
+            while self._answers:
+                self._answers[0] = self._answers[0][send_part(self._jobs, self._answers[0], -1) :]
+                if not self._answers[0]:
+                    self._answers.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:  # the child has closed its end, which `receive` reports
+            self._answers.clear()
+        self._poll.modify(self._jobs.fileno(), select.POLLIN | select.POLLOUT if self._answers else select.POLLIN)
+
     def receive(self, remaining: Callable[[], float]) -> memoryview:
         """Return the next bytes of the frame stream, valid until the next call.
 
@@ -124,6 +155,8 @@ class ChildChannel:
             ProtocolError: If the child writes too much to stderr.
         """
         while True:
+            if self._answers:
+                self._send_answers()
             with contextlib.suppress(BlockingIOError):
                 if count := os.readv(self._frames, [self._buffer]):
                     self.has_received = True
@@ -133,7 +166,7 @@ class ChildChannel:
             if self._stderr in ready:
                 self.read_stderr()
             # The child never writes to this socket: readable means that it has exited, or that shut_down() was called.
-            if self._jobs.fileno() in ready and self._frames not in ready:
+            if ready.get(self._jobs.fileno(), 0) & ~select.POLLOUT and self._frames not in ready:
                 raise EOFError
 
     def read_stderr(self, timeout: float = 0) -> None:

@@ -1,28 +1,27 @@
 """Check every frame of a child before it reaches the target.
 
 A compromised child can make the run fail, or deliver wrong bytes for the files of that run. It cannot write outside the
-target, announce or send more than `Limits` and the disk allow, or make the parent use unbounded memory.
+target, list or send more than `Limits` and the disk allow, or make the parent use unbounded memory.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peerstage.errors import LimitExceeded
 from peerstage.isolation.protocol import frames
 from peerstage.isolation.protocol.values import child_violation
 from peerstage.printable import escape
-from peerstage.reasons import Reason
-from peerstage.records import KIB, REPLY_BYTES, Limits
-from peerstage.target.base import IncomingFile, Target
+from peerstage.records import KIB, REPLY_BYTES, Entry, Limits
+from peerstage.target.base import IncomingFile, Selection, Target
 from peerstage.transport.counting import CountingTarget
 from peerstage.transport.names import ListedNames, check_name_length
 
-#: Files in progress at a time: those that the transport has open, and those that a lost connection left.
-_MAX_OPEN_FILES = 4 * KIB
+#: Files begun and not finished, for each of which samples are kept: those that the transport has open, and those that
+#: a lost connection left.
+_MAX_BEGUN_FILES = 4 * KIB
 #: Log lines of one job.
 _MAX_LOG_LINES = 1000
 #: Replies of a peer for one file, in addition to its data.
@@ -35,11 +34,17 @@ _LOGGERS = frozenset(
 
 
 @dataclass(slots=True)
-class _OpenFile:
-    """A file in progress, and the number of bytes that may still be sent for it."""
+class _AdmittedFile:
+    """A file that the child may send.
 
-    name: bytes
-    file: IncomingFile
+    Attributes:
+        entry: The file.
+        file: Where its data goes; None if the data is dropped.
+        remaining: The number of bytes that may still be sent for it.
+    """
+
+    entry: Entry
+    file: IncomingFile | None
     remaining: int
 
 
@@ -50,6 +55,7 @@ class FrameReceiver:
         target: Where files go; None for a job without files.
         limits: Bounds on the number of files and on their names.
         tries: How many connections in a row the child may make without progress.
+        answer: Sends an answer to the child, without waiting for it.
         directory: The collect directory, for error messages.
         import_file: Imports a file from the workspace of an rcp command; None without such a command.
         on_output: Called with output of a command on the peer; None if no command is run.
@@ -64,6 +70,7 @@ class FrameReceiver:
         limits: Limits,
         *,
         tries: int = 1,
+        answer: Callable[[dict[str, Any]], object] = lambda answer: None,
         directory: bytes = b"",
         import_file: Callable[[bytes], object] | None = None,
         on_output: Callable[[bytes], object] | None = None,
@@ -72,16 +79,17 @@ class FrameReceiver:
         self._target = None if target is None else CountingTarget(target)
         self._limits = limits
         self._tries = tries
+        self._answer = answer
         self._import_file = import_file
         self._on_output = on_output
         self._names = ListedNames(directory, limits)
-        self._files: dict[int, _OpenFile] = {}
-        self._numbers: dict[bytes, int] = {}
-        self._next_number = 0
-        self._unopened: tuple[int, int] | None = None  # announced files and bytes that are not opened yet
+        self._first_number = 0
+        self._files: list[_AdmittedFile | None] = []  # of the current listing, from the first number on
+        self._listed: set[bytes] = set()
+        self._listings = 1
+        self._begun: set[bytes] = set()
+        self._ended_files = 0
         self._last_progress = 0
-        self._announcements = 0
-        self._opened = 0
         self._log_lines = 0
 
     @property
@@ -91,7 +99,7 @@ class FrameReceiver:
         The parent does not see the listing and the replies, and counts their maximum.
         """
         stored = 0 if self._target is None else self._target.high_water
-        files = min(self._next_number, self._limits.entries)
+        files = min(self._ended_files + len(self._begun), self._limits.entries)
         return stored + self._limits.listing_bytes + _REPLIES_PER_FILE * REPLY_BYTES * files
 
     def handle(self, frame: frames.Frame) -> None:
@@ -124,14 +132,17 @@ class FrameReceiver:
 
     def _handle_file_frame(self, frame: frames.Frame, target: CountingTarget) -> None:
         match frame:
-            case frames.Open():
-                self._open(frame, target)
             case frames.Finish(number):
-                self._close(number).finish()
+                if (file := self._end_file(number)) is not None:
+                    file.finish()
             case frames.Fail(number, error):
-                self._close(number).fail(error)
-            case frames.Expect():
-                self._expect(frame, target)
+                if (file := self._end_file(number)) is not None:
+                    file.fail(error)
+            case frames.Admit():
+                self._admit(frame, target)
+            case frames.AskMissing(number):
+                file = self._admitted_file(number).file
+                self._answer({"missing": [] if file is None else list(file.missing())})
             case frames.Refuse(name, error):
                 self._check_name(name)
                 target.refuse(name, error)
@@ -140,69 +151,64 @@ class FrameReceiver:
             case _:
                 raise child_violation("The child process sent an unexpected frame.")
 
-    def _expect(self, frame: frames.Expect, target: CountingTarget) -> None:
-        self._reset_after_progress(target)
-        self._announcements += 1
-        if self._announcements > self._tries:
-            raise child_violation("The child process announced files more often than it may connect.")
-        if frame.files > self._limits.entries:
-            raise LimitExceeded(
-                f"The peer announced {frame.files} files, more than {self._limits.entries} (Limits.entries).",
-                reason=Reason.LIMIT_EXCEEDED,
-                limit="entries",
-            )
-        target.expect(frame.files, frame.size)
-        self._unopened = (frame.files, frame.size)
+    def _admit(self, frame: frames.Admit, target: CountingTarget) -> None:
+        if frame.is_new_listing:
+            self._begin_listing(target)
+        if frame.first_number != self._first_number + len(self._files):
+            raise child_violation("The child process skipped or repeated a file number.")
+        for entry in frame.entries:
+            if entry.name in self._listed:
+                raise child_violation("The child process sent a file name twice.", path=entry.name)
+            self._listed.add(entry.name)
+            self._check_name(entry.name)
+        files = {file.entry.name: file for file in target.admit(frame.entries)}
+        drops_declined = target.selection is not Selection.SOME and not frame.wants_answer
+        for entry in frame.entries:
+            file = files.get(entry.name)
+            is_accepted = file is not None or drops_declined
+            self._files.append(_AdmittedFile(entry, file, entry.size) if is_accepted else None)
+        if frame.wants_answer:
+            self._answer(_describe_admitted(frame.entries, files))
 
-    def _reset_after_progress(self, target: CountingTarget) -> None:
-        """After progress, allow as many further connections as at first."""
+    def _begin_listing(self, target: CountingTarget) -> None:
+        """Forget the numbers of a lost connection. After progress, allow as many further connections as at first."""
         if target.high_water > self._last_progress:
             self._last_progress = target.high_water
-            self._announcements = self._opened = 0
-
-    def _open(self, frame: frames.Open, target: CountingTarget) -> None:
-        entry = frame.entry
-        if frame.file_number != self._next_number:
-            raise child_violation("The child process skipped or repeated a file number.", path=entry.name)
-        self._next_number += 1
-        max_opened = self._tries * self._limits.entries
-        if self._opened >= max_opened:
-            self._reset_after_progress(target)
-        self._opened += 1
-        if self._opened > max_opened:
-            raise child_violation("The child process opened files more often than it may connect.")
-        self._check_name(entry.name)
-        if self._unopened is not None:
-            files, size = self._unopened
-            self._unopened = (files - 1, size - entry.size)
-            if min(self._unopened) < 0:
-                raise child_violation("The child process opened more files than it announced.", path=entry.name)
-        if (previous := self._numbers.pop(entry.name, None)) is not None:
-            self._files.pop(previous, None)
-        if len(self._files) >= _MAX_OPEN_FILES:
-            raise child_violation("The child process opened too many files at once.", path=entry.name)
-        self._files[frame.file_number] = _OpenFile(entry.name, target.open(entry), entry.size)
-        self._numbers[entry.name] = frame.file_number
+            self._listings = 0
+        self._listings += 1
+        if self._listings > self._tries:
+            raise child_violation("The child process listed files more often than it may connect.")
+        self._first_number += len(self._files)
+        self._files.clear()
+        self._listed.clear()
 
     def _write(self, frame: frames.Data) -> None:
-        open_file = self._open_file(frame.file_number)
-        open_file.remaining -= len(frame.data)
-        if open_file.remaining < 0:
-            raise child_violation("The child process sent more bytes than the file has.", path=open_file.name)
-        if not open_file.file.is_finished:  # it may have failed on this side, which the child does not know
-            open_file.file.write(frame.offset, (frame.data,))
+        admitted = self._admitted_file(frame.file_number)
+        name = admitted.entry.name
+        admitted.remaining -= len(frame.data)
+        if admitted.remaining < 0:
+            raise child_violation("The child process sent more bytes than the file has.", path=name)
+        if admitted.file is None or admitted.file.is_finished:
+            return
+        self._begun.add(name)
+        if len(self._begun) > _MAX_BEGUN_FILES:
+            raise child_violation("The child process began too many files at once.", path=name)
+        admitted.file.write(frame.offset, (frame.data,))
 
-    def _open_file(self, number: int) -> _OpenFile:
-        open_file = self._files.get(number)
-        if open_file is None:
-            raise child_violation("The child process referred to a file that is not open.")
-        return open_file
+    def _admitted_file(self, number: int) -> _AdmittedFile:
+        index = number - self._first_number
+        admitted = self._files[index] if 0 <= index < len(self._files) else None
+        if admitted is None:
+            raise child_violation("The child process referred to a file that is not admitted.")
+        return admitted
 
-    def _close(self, number: int) -> IncomingFile:
-        open_file = self._open_file(number)
-        del self._files[number]
-        self._numbers.pop(open_file.name, None)
-        return open_file.file
+    def _end_file(self, number: int) -> IncomingFile | None:
+        """Return the file, and allow the child to send no more of it."""
+        admitted = self._admitted_file(number)
+        self._files[number - self._first_number] = None
+        self._begun.discard(admitted.entry.name)
+        self._ended_files += 1
+        return admitted.file
 
     def _check_name(self, name: bytes) -> None:
         check_name_length(name, self._limits)
@@ -221,3 +227,16 @@ class FrameReceiver:
         self._log_lines += 1
         if self._log_lines <= _MAX_LOG_LINES and frame.logger in _LOGGERS:
             logging.getLogger(frame.logger).log(frame.level, "%s", escape(frame.message))
+
+
+def _describe_admitted(entries: Sequence[Entry], files: dict[bytes, IncomingFile]) -> dict[str, Any]:
+    """Return the answer to an ADMIT frame: only exceptions from files that are wanted as a whole, by their index."""
+    declined: list[int] = []
+    ranges: list[tuple[int, Sequence[tuple[int, int]]]] = []
+    for index, entry in enumerate(entries):
+        file = files.get(entry.name)
+        if file is None:
+            declined.append(index)
+        elif entry.size and (missing := tuple(file.missing())) != ((0, entry.size),):
+            ranges.append((index, missing))
+    return {"declined": declined, "ranges": ranges}

@@ -13,7 +13,7 @@ from peerstage.isolation.parent.child_process import CLEANUP_TIMEOUT, ChildProce
 from peerstage.isolation.parent.frame_receiver import FrameReceiver
 from peerstage.isolation.parent.time_limits import GRACE, ChildTimeLimits
 from peerstage.isolation.protocol.error_codec import decode_error
-from peerstage.isolation.protocol.frames import Data, FrameParser, SharedData
+from peerstage.isolation.protocol.frames import Data, Fallback, FrameParser, SharedData
 from peerstage.isolation.protocol.jobs import encode_settings
 from peerstage.isolation.protocol.values import bytes_to_text, child_violation, parse_fingerprint, parse_int
 from peerstage.isolation.users import LocalUser
@@ -22,7 +22,7 @@ from peerstage.target.base import Buffer, Target, require_command_target
 from peerstage.target.directory import current_umask
 from peerstage.target.workspace import directory_size
 from peerstage.transport.base import Transport
-from peerstage.transport.capabilities import capabilities_named
+from peerstage.transport.capabilities import SCP, capabilities_named
 from peerstage.transport.factory import TransportOptions, build_transport
 from peerstage.transport.progress import ProgressTransport
 from peerstage.transport.retry import Retry
@@ -114,9 +114,12 @@ class IsolatedTransport(Transport):
 
     def pull(self, directory: bytes, target: Target) -> None:
         """See `Transport.pull`. A command fills a workspace of the target that belongs to the child's user."""
-        job = {"operation": "pull", "path": bytes_to_text(directory), "wants_content": target.wants_content}
+        job = {"operation": "pull", "path": bytes_to_text(directory), "selection": target.selection.name}
         if not self._options.uses_rcp_command:
-            self._run(job, FrameReceiver(target, self._limits, tries=self._retry.tries, directory=directory))
+            receiver = FrameReceiver(
+                target, self._limits, tries=self._retry.tries, answer=self._answer, directory=directory
+            )
+            self._run(job, receiver)
             return
         command_target = require_command_target(target)
         own = Ownership(os.geteuid(), os.getegid())
@@ -183,13 +186,15 @@ class IsolatedTransport(Transport):
         except BaseException:
             self._end_child(is_idle=False)
             raise
-        if reply.get("no_sftp") is True:
-            self._on_fallback()
         if error is not None:
             if self._user is not None and isinstance(error, _USER_ERRORS):
                 error.message += f" The keys and configuration used are those of the local user {self._user.name!r}."
             raise error
         return reply.get("result")
+
+    def _answer(self, answer: dict[str, Any]) -> None:
+        if self._child is not None:
+            self._child.channel.queue_answer(answer)
 
     def _receive_reply(
         self, child: ChildProcess, receiver: FrameReceiver, time_limits: ChildTimeLimits
@@ -201,10 +206,15 @@ class IsolatedTransport(Transport):
                 if isinstance(frame, SharedData):
                     with child.channel.shared_data(frame) as data:
                         receiver.handle(Data(frame.file_number, frame.offset, data))
+                elif isinstance(frame, Fallback):
+                    self.capabilities = SCP
+                    self._on_fallback()
                 else:
                     receiver.handle(frame)
         if not parser.is_between_frames:
             raise child_violation("The child process sent a frame after its reply.")
+        if child.channel.has_answers:
+            raise child_violation("The child process ended its job before it had read the answers that it asked for.")
         return receiver.reply
 
     def _read_connection_state(self, reply: dict[str, Any]) -> Any:

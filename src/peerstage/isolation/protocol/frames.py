@@ -11,7 +11,7 @@ File number and offset are 0 in frames that do not concern an open file. The par
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeAlias
 
@@ -31,8 +31,7 @@ from peerstage.records import KIB, MIB, Entry
 from peerstage.transport.names import is_hidden
 
 HEADER = struct.Struct(">BIQI")
-_EXPECT = struct.Struct(">QQ")
-_OPEN = struct.Struct(">Qiq")
+_ENTRY = struct.Struct(">QiqI")
 _SHARED_DATA = struct.Struct(">QQQ")
 _UNKNOWN = -1
 
@@ -40,6 +39,11 @@ _UNKNOWN = -1
 MAX_DATA = 4 * MIB
 #: Bytes in any other body: a reply, or an error with its path.
 MAX_BODY = 384 * KIB
+#: Files in one ADMIT frame, and bytes from which on the child begins another.
+MAX_ADMITTED = 1024
+_ADMIT_SIZE = 128 * KIB
+#: ADMIT frames whose answers the child has not read.
+MAX_UNANSWERED = 2
 #: Characters of a log line.
 MAX_LOG_LINE = 4096
 _MAX_SIZE = 2**63 - 1
@@ -47,21 +51,30 @@ _MAX_MTIME = 2**40
 
 
 #: The kind of a frame, its first byte.
-Kind = IntEnum("Kind", "EXPECT OPEN DATA FINISH FAIL REFUSE IMPORT LOG REPLY OUTPUT SHARED_DATA ALIVE")
+Kind = IntEnum("Kind", "ADMIT ASK_MISSING DATA FINISH FAIL REFUSE IMPORT LOG REPLY OUTPUT SHARED_DATA ALIVE FALLBACK")
 
 
-class Expect(NamedTuple):
-    """Announces the number of files and their total size; see `Target.expect`."""
+class Admit(NamedTuple):
+    """Files under consecutive numbers, which later frames refer to; see `Target.admit`.
 
-    files: int
-    size: int
+    Attributes:
+        first_number: The number of the first of *entries*.
+        entries: From 1 to `MAX_ADMITTED` files.
+        is_new_listing: Whether the files that were numbered before belong to a lost connection.
+        wants_answer: Whether the parent answers which of the files are declined, and of which it wants only ranges.
+            Otherwise the child takes all of them for admitted, and the parent drops the data of the others.
+    """
+
+    first_number: int
+    entries: tuple[Entry, ...]
+    is_new_listing: bool = False
+    wants_answer: bool = False
 
 
-class Open(NamedTuple):
-    """Opens a file under a number that later frames refer to; see `Target.open`."""
+class AskMissing(NamedTuple):
+    """Asks which ranges of a file are missing; see `IncomingFile.missing`."""
 
     file_number: int
-    entry: Entry
 
 
 class Data(NamedTuple):
@@ -126,6 +139,10 @@ class Alive(NamedTuple):
     """The heartbeat of a child whose job is in progress: its peer may be slow to answer."""
 
 
+class Fallback(NamedTuple):
+    """Reports that the peer has no SFTP, so that SCP is used from now on."""
+
+
 class Reply(NamedTuple):
     """Ends a job: its result or error, and what is known about the connection."""
 
@@ -133,18 +150,19 @@ class Reply(NamedTuple):
 
 
 Frame: TypeAlias = (
-    "Expect | Open | Data | SharedData | Finish | Fail | Refuse | ImportFile | Log | Output | Alive | Reply"
+    "Admit | AskMissing | Data | SharedData | Finish | Fail | Refuse | ImportFile | Log | Output | Alive | Fallback | "
+    "Reply"
 )
 
 
 def encode_frame(frame: Frame) -> bytes:
     """Return *frame* as bytes."""
     match frame:
-        case Expect(files, size):
-            return _pack(Kind.EXPECT, body=_EXPECT.pack(files, size))
-        case Open(number, entry):
-            mode, mtime = (_UNKNOWN if value is None else value for value in (entry.mode, entry.mtime))
-            return _pack(Kind.OPEN, number, body=_OPEN.pack(entry.size, mode, mtime) + entry.name)
+        case Admit(number, entries, is_new_listing, wants_answer):
+            flags = bytes([is_new_listing | wants_answer << 1])
+            return _pack(Kind.ADMIT, number, body=flags + b"".join(map(_encode_entry, entries)))
+        case AskMissing(number):
+            return _pack(Kind.ASK_MISSING, number)
         case Data(number, offset, data):
             return _pack(Kind.DATA, number, offset, bytes(data))
         case SharedData(number, offset, position, length, counter):
@@ -163,8 +181,30 @@ def encode_frame(frame: Frame) -> bytes:
             return _pack(Kind.OUTPUT, body=data)
         case Alive():
             return _pack(Kind.ALIVE)
+        case Fallback():
+            return _pack(Kind.FALLBACK)
         case Reply(fields):
             return _pack(Kind.REPLY, body=encode_json(fields))
+
+
+def split_entries(entries: Sequence[Entry]) -> Iterator[tuple[Entry, ...]]:
+    """Split *entries* into parts for one ADMIT frame each."""
+    part: list[Entry] = []
+    size = 0
+    for entry in entries:
+        size += _ENTRY.size + len(entry.name)
+        if part and (len(part) == MAX_ADMITTED or size > _ADMIT_SIZE):
+            yield tuple(part)
+            part, size = [], _ENTRY.size + len(entry.name)
+        part.append(entry)
+    if part:
+        yield tuple(part)
+
+
+def _encode_entry(entry: Entry) -> bytes:
+    mode = _UNKNOWN if entry.mode is None else entry.mode
+    mtime = _UNKNOWN if entry.mtime is None else entry.mtime
+    return _ENTRY.pack(entry.size, mode, mtime, len(entry.name)) + entry.name
 
 
 def pack_data_header(file_number: int, offset: int, length: int) -> bytes:
@@ -232,8 +272,10 @@ def _decode(kind: int, number: int, offset: int, body: bytes) -> Frame:
         position, length, counter = _SHARED_DATA.unpack(body)
         _check_range(offset, length)
         return SharedData(number, offset, position, length, counter)
-    if not offset and kind == Kind.OPEN and len(body) > _OPEN.size:
-        return Open(number, _decode_entry(body))
+    if not offset and kind == Kind.ADMIT and body and body[0] < 4:
+        return Admit(number, tuple(_decode_entries(body)), bool(body[0] & 1), bool(body[0] & 2))
+    if not offset and kind == Kind.ASK_MISSING and not body:
+        return AskMissing(number)
     if not offset and kind == Kind.FINISH and not body:
         return Finish(number)
     if not offset and kind == Kind.FAIL:
@@ -244,10 +286,6 @@ def _decode(kind: int, number: int, offset: int, body: bytes) -> Frame:
 
 
 def _decode_without_file(kind: int, body: bytes) -> Frame:
-    if kind == Kind.EXPECT and len(body) == _EXPECT.size:
-        files, size = _EXPECT.unpack(body)
-        if size <= _MAX_SIZE:
-            return Expect(files, size)
     if kind == Kind.REFUSE:
         name, error = parse_items(decode_json(body), 2, exactly=True)
         return Refuse(_check_name(parse_bytes(name, "name", MAX_BODY)), decode_error(error))
@@ -261,14 +299,29 @@ def _decode_without_file(kind: int, body: bytes) -> Frame:
         return Output(body)
     if kind == Kind.ALIVE and not body:
         return Alive()
+    if kind == Kind.FALLBACK and not body:
+        return Fallback()
     if kind == Kind.REPLY and isinstance(fields := decode_json(body), dict):
         return Reply(fields)
     raise _invalid_frame(kind)
 
 
-def _decode_entry(body: bytes) -> Entry:
-    size, mode, mtime = _OPEN.unpack_from(body)
-    name = _check_name(body[_OPEN.size :])
+def _decode_entries(body: bytes) -> Iterator[Entry]:
+    """Yield the files of an ADMIT frame, whose first byte are the flags."""
+    at, count = 1, 0
+    while at < len(body) or not count:
+        end = at + _ENTRY.size
+        if count == MAX_ADMITTED or end > len(body):
+            raise _invalid_frame(Kind.ADMIT)
+        size, mode, mtime, length = _ENTRY.unpack_from(body, at)
+        at, count = end + length, count + 1
+        if at > len(body):
+            raise _invalid_frame(Kind.ADMIT)
+        yield _decode_entry(body[end:at], size, mode, mtime)
+
+
+def _decode_entry(name: bytes, size: int, mode: int, mtime: int) -> Entry:
+    _check_name(name)
     if size > _MAX_SIZE or not _UNKNOWN <= mode <= 0o7777 or not _UNKNOWN <= mtime <= _MAX_MTIME:
         raise child_violation("The child process sent a file with an invalid size, mode or time.", path=name)
     if is_hidden(name):

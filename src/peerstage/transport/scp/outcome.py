@@ -40,16 +40,16 @@ class Received:
     """What an ``scp -f DIRECTORY/*`` sent.
 
     Attributes:
-        files: The number of files, including those that were skipped.
+        files: The number of files, including those that were declined.
         warnings: The number of warnings.
-        skips_files: Whether the sink skips every file with a warning, which scp counts as an error.
+        declined: The number of files that the sink declined with an error, which scp counts.
         ends_with_warning: Whether the last message was a warning.
         glob_warning: The warning about ``*`` itself, if there was nothing else.
     """
 
     files: int = 0
     warnings: int = 0
-    skips_files: bool = False
+    declined: int = 0
     ends_with_warning: bool = False
     glob_warning: str | None = None
 
@@ -61,7 +61,7 @@ def judge(received: Received, exit_status: int | None, stderr: bytes) -> Verdict
     if received.glob_warning is not None:
         return Verdict.NO_MATCH if received.glob_warning.endswith(NO_SUCH_FILE) else Verdict.UNREADABLE
     if received.files or received.warnings:
-        if exit_status == 1 and (received.warnings or received.skips_files):
+        if exit_status == 1 and (received.warnings or received.declined):
             return Verdict.COMPLETE
         if exit_status != 0:
             return Verdict.FAILED

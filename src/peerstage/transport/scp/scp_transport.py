@@ -96,7 +96,7 @@ class SCPTransport(Transport):
                 target,
                 self._watchdog,
                 expect_times=self._preserve_times,
-                acknowledge_ahead=self._runs_scp,
+                is_program=self._runs_scp,
             )
             sink.run()
             exit_status, stderr = stream.wait(), stream.stderr
@@ -119,7 +119,7 @@ class SCPTransport(Transport):
 
     @property
     def can_skip_content(self) -> bool:
-        """Whether `pull` to a target that wants no content makes the peer open each file without sending it."""
+        """Whether the peer sends no content of files that a target declines."""
         return self._runs_scp
 
     def require_files(self, directory: bytes) -> None:

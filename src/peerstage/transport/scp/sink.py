@@ -6,7 +6,7 @@ from peerstage.errors import ConnectionLost, EntryError, NotRegular, ProtocolErr
 from peerstage.reasons import Reason
 from peerstage.records import REPLY_BYTES, Entry
 from peerstage.ssh.stream import Stream
-from peerstage.target.base import IncomingFile, Target
+from peerstage.target.base import IncomingFile, Selection, Target
 from peerstage.transport.names import ListedNames
 from peerstage.transport.refusals import entry_reason, with_advice
 from peerstage.transport.scp.message_reader import MessageReader
@@ -24,15 +24,15 @@ from peerstage.transport.scp.messages import (
 from peerstage.transport.scp.outcome import Received, refusal_error
 from peerstage.watchdog import Watchdog
 
-#: Acknowledgements to send before their messages arrive; the next batch follows when a quarter of them is used up.
-_ACKS_AHEAD = 1024
-_ACK_BATCH = 256
+#: Replies to send before their messages arrive; the next batch follows when a quarter of them is used up.
+_REPLIES_AHEAD = 1024
+_REPLY_BATCH = 256
 
 #: How OpenSSH sends a newline in a name. A name that contains these three characters is sent as it is.
 _ENCODED_NEWLINE = b"\\^J"
 
-#: The replies to a file message: an acknowledgement, and a warning, upon which scp continues with the next file.
-_ACKNOWLEDGE, _SKIP = b"\0", b"\1\n"
+#: The replies to a file message: an acknowledgement, and an error, upon which scp continues with the next file.
+_ACKNOWLEDGE, _DECLINE = b"\0", b"\1\n"
 
 #: The pattern that is requested; on the target, it stands for an entry that the peer does not name.
 GLOB = b"*"
@@ -41,15 +41,18 @@ GLOB = b"*"
 class SCPSink:
     """Receives the files of *directory* into *target*, as scp's ``sink``.
 
+    An scp program reads replies as a stream of bytes. So they are sent ahead if the target wants all files or none, and
+    no file costs a round trip; otherwise each file is acknowledged or declined in turn. A server with SCP built in may
+    count a whole SSH packet as one reply, and gets one for each message. It may also end at an error, so that nothing
+    is declined, and the content of files that are not wanted is dropped.
+
     Args:
         stream: The output of an ``scp -f DIRECTORY/*``, from its first byte on.
         directory: The collect directory.
         target: Where the files go.
         watchdog: Counts the bytes received, and has the limits on what the peer may send.
         expect_times: Whether modification times were requested.
-        acknowledge_ahead: Whether to acknowledge messages before they arrive, so that no file costs a round trip. This
-            requires an scp program, which reads a stream of bytes: a server with SCP built in may count a whole SSH
-            packet as one acknowledgement, and would wait forever.
+        is_program: Whether the peer runs an scp program, and has not SCP built in.
 
     Attributes:
         received: What the command has sent so far.
@@ -63,7 +66,7 @@ class SCPSink:
         watchdog: Watchdog,
         *,
         expect_times: bool,
-        acknowledge_ahead: bool,
+        is_program: bool,
     ) -> None:
         self._stream = stream
         self._directory = directory
@@ -71,12 +74,17 @@ class SCPSink:
         self._limits = limits = watchdog.limits
         self._watchdog = watchdog
         self._expect_times = expect_times
-        self._acks_ahead, self._ack_batch = (_ACKS_AHEAD, _ACK_BATCH) if acknowledge_ahead else (0, 1)
-        self.received = Received(skips_files=acknowledge_ahead and not expect_times and not target.wants_content)
-        self._reply = _SKIP if self.received.skips_files else _ACKNOWLEDGE
+        self._wants_content = target.selection is not Selection.NONE
+        self._can_decline = is_program and target.selection is not Selection.ALL
+        self._replies_ahead, self._reply_batch = b"", 1
+        if is_program and target.selection is Selection.ALL:
+            self._replies_ahead, self._reply_batch = _ACKNOWLEDGE * _REPLIES_AHEAD, _REPLY_BATCH
+        elif is_program and not self._wants_content and not expect_times:
+            self._replies_ahead, self._reply_batch = _DECLINE * _REPLIES_AHEAD, _REPLY_BATCH
+        self._replies: list[bytes] = []
+        self.received = Received()
         self._reader = MessageReader(stream.receive, max_bytes=max_message_bytes(limits))
         self._names = ListedNames(directory, limits)
-        self._acks_due = 0
         self._unnamed_warning: str | None = None
         self._unnamed_error = ""
 
@@ -87,7 +95,7 @@ class SCPSink:
             RemoteError: If the peer sent a fatal error, or nothing but warnings that name no entry.
             ProtocolError, LimitExceeded, ConnectionLost, Cancelled, TargetError: If the run was cut off.
         """
-        self._stream.send(_ACKNOWLEDGE + self._reply * self._acks_ahead)
+        self._stream.send(_ACKNOWLEDGE + self._replies_ahead)
         mtime: int | None = None
         while (message := self._read_message()) is not None:
             self.received.ends_with_warning = isinstance(message, WarningMessage)
@@ -98,7 +106,7 @@ class SCPSink:
                 if not self._expect_times or mtime is not None:
                     raise ProtocolError("The peer sent a modification time that was not requested.")
                 mtime = message.mtime
-                self._acknowledge()
+                self._reply(_ACKNOWLEDGE)
             elif isinstance(message, WarningMessage):
                 self._handle_warning(message.text)
             else:
@@ -125,22 +133,24 @@ class SCPSink:
         self._watchdog.count_received(REPLY_BYTES)
         return parse_message(line, self._limits)
 
-    def _acknowledge(self) -> None:
-        self._acks_due += 1
-        if self._acks_due >= self._ack_batch:
-            self._stream.send(self._reply * self._acks_due)
-            self._acks_due = 0
+    def _reply(self, reply: bytes) -> None:
+        self._replies.append(reply)
+        if len(self._replies) >= self._reply_batch:
+            self._stream.send(b"".join(self._replies))
+            self._replies.clear()
 
     def _receive_file(self, message: FileMessage, mtime: int | None) -> None:
         name = message.name
         self._names.add(name)
         self.received.files += 1
-        file = self._open(Entry(name, message.size, message.mode, mtime))
-        self._acknowledge()
-        if self.received.skips_files:  # scp sends its message after a successful open(2): the file is readable
+        file = self._admit(Entry(name, message.size, message.mode, mtime))
+        if self._can_decline and (file is None or not self._wants_content):
+            self.received.declined += 1
+            self._reply(_DECLINE)
             if file is not None:
-                file.finish()
+                file.finish()  # scp sends its message after a successful open(2): the file is readable
             return
+        self._reply(_ACKNOWLEDGE)
         self._receive_data(message.size, file)
         status = self._reader.read_status()
         if status is None:
@@ -150,23 +160,22 @@ class SCPSink:
                 file.finish()
         else:
             self._handle_failed_file(name, parse_message(status, self._limits), file)
-        self._acknowledge()
+        self._reply(_ACKNOWLEDGE)
 
-    def _open(self, entry: Entry) -> IncomingFile | None:
+    def _admit(self, entry: Entry) -> IncomingFile | None:
+        """Return the file for *entry*; None if the target declines it."""
         if _ENCODED_NEWLINE not in entry.name:
-            return self._target.open(entry)
+            return next(iter(self._target.admit((entry,))), None)
         message = "SCP sends a newline in a name as \\^J, so that this name is ambiguous. Use SFTP."
         self._target.refuse(entry.name, EntryError(message, path=entry.name, reason=Reason.INVALID_NAME))
         return None
 
     def _receive_data(self, size: int, file: IncomingFile | None) -> None:
-        """Write the next *size* bytes to *file*, or drop them if it does not need them."""
+        """Write the next *size* bytes to *file*, or drop them if they are not wanted."""
         offset = 0
-        wants_content = self._target.wants_content
-        is_needed = wants_content and file is not None and not file.is_finished
         for piece in self._reader.read_data(size):
-            self._watchdog.count_received(len(piece), is_content=wants_content)
-            if is_needed and file is not None:
+            self._watchdog.count_received(len(piece), is_content=self._wants_content)
+            if file is not None and self._wants_content:
                 file.write(offset, (piece,))
                 offset += len(piece)
 

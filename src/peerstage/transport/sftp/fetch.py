@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import stat
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +22,7 @@ from peerstage.errors import ChangedFile, EntryError, IncompleteFile, NotRegular
 from peerstage.paths import join_path
 from peerstage.records import MIB, Entry
 from peerstage.ssh.data_types import pack_string
-from peerstage.target.base import IncomingFile, Target
+from peerstage.target.base import IncomingFile
 from peerstage.transport.names import check_path_length
 from peerstage.transport.refusals import entry_reason
 from peerstage.transport.sftp import wire
@@ -42,6 +42,7 @@ class _Transfer:
     """The state of one file that is being fetched.
 
     Attributes:
+        path: The file's path on the peer.
         ranges: What is missing and not requested yet, as (start, end).
         outstanding: The number of its READs and FSTATs without a reply.
         needs_fstat: Whether an FSTAT must follow the last READ.
@@ -49,7 +50,6 @@ class _Transfer:
         is_refetch: Whether its data had to be requested a second time.
     """
 
-    entry: Entry
     path: bytes
     file: IncomingFile
     ranges: deque[tuple[int, int]]
@@ -60,24 +60,26 @@ class _Transfer:
     is_refetch: bool = False
 
     @property
+    def entry(self) -> Entry:
+        return self.file.entry
+
+    @property
     def backlog(self) -> int:
         return sum(end - start for start, end in self.ranges)
 
 
 class Fetcher:
-    """Fetches files of *directory* into *target*.
+    """Fetches files of *directory*.
 
     Args:
         client: A client without outstanding requests.
         directory: The collect directory.
-        target: Where the files go.
         window: Sets the number of bytes to keep in flight.
     """
 
-    def __init__(self, client: SFTPClient, directory: bytes, target: Target, window: Window | None = None) -> None:
+    def __init__(self, client: SFTPClient, directory: bytes, window: Window | None = None) -> None:
         self._client = client
         self._directory = directory
-        self._target = target
         self._window = window or Window(client.limits)
         self._to_reopen: deque[_Transfer] = deque()
         self._to_reopen_serially: deque[_Transfer] = deque()
@@ -87,13 +89,13 @@ class Fetcher:
         self._in_flight = 0
         self._backlog = 0
 
-    def run(self, entries: Sequence[Entry]) -> None:
-        """Fetch every entry that the target does not have yet. A file that cannot be fetched fails alone.
+    def run(self, files: Iterable[IncomingFile]) -> None:
+        """Fetch what is missing of *files*. A file that cannot be fetched fails alone.
 
         Raises:
             ProtocolError, ConnectionLost, LimitExceeded, Cancelled, TargetError: If the run was cut off.
         """
-        remaining = iter(entries)
+        remaining = iter(files)
         client = self._client
         while True:
             self._open_files(remaining)
@@ -114,7 +116,7 @@ class Fetcher:
 
     # Requests.
 
-    def _open_files(self, remaining: Iterator[Entry]) -> None:
+    def _open_files(self, remaining: Iterator[IncomingFile]) -> None:
         """Open files ahead, as far as the handles and the backlog allow."""
         while self._open_count < self._max_open and (self._backlog < _MAX_BACKLOG or not self._open_count):
             transfer = self._to_reopen.popleft() if self._to_reopen else self._next_transfer(remaining)
@@ -122,14 +124,13 @@ class Fetcher:
                 return
             self._send_open(transfer)
 
-    def _next_transfer(self, remaining: Iterator[Entry]) -> _Transfer | None:
-        for entry in remaining:
-            file = self._target.open(entry)
-            if not file.is_finished:
-                path = join_path(self._directory, entry.name)
-                check_path_length(path, self._client.limits)
-                return _Transfer(entry, path, file, deque(file.missing()))
-        return None
+    def _next_transfer(self, remaining: Iterator[IncomingFile]) -> _Transfer | None:
+        file = next(remaining, None)
+        if file is None:
+            return None
+        path = join_path(self._directory, file.entry.name)
+        check_path_length(path, self._client.limits)
+        return _Transfer(path, file, deque(file.missing()))
 
     def _send_open(self, transfer: _Transfer) -> None:
         self._open_count += 1

@@ -59,8 +59,7 @@ class SFTPTransport(Transport):
             log.info("%s: hidden entries are not staged: %s%s.", escape(self._peer), names, rest)
         for name, (reason, message) in listing.refused:
             target.refuse(name, NotRegular(message, path=name, reason=reason))
-        target.expect(len(listing.entries), sum(entry.size for entry in listing.entries))
-        Fetcher(client, directory, target).run(listing.entries)
+        Fetcher(client, directory).run(target.admit(listing.entries))
 
     def exists(self, path: bytes) -> bool:
         client = self._client_for(path)

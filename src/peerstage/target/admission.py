@@ -1,0 +1,94 @@
+"""Admission: which files of a listing are fetched, and whether there is space for what is missing of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+from peerstage.errors import EntryError, ProtocolError, TargetError
+from peerstage.reasons import Reason
+from peerstage.records import Entry
+from peerstage.target.disk_errors import NAME_ERRORS, disk_error, disk_errors, name_error
+from peerstage.target.partial_file import PartialFile
+from peerstage.target.run_state import RunState
+
+
+class Admission:
+    """Admits the files of one run.
+
+    Args:
+        run: State that the files of the run share.
+        target_fd: Descriptor of the target.
+        files: The files of the run by name, to which admitted ones are added.
+    """
+
+    def __init__(self, run: RunState, target_fd: int, files: dict[bytes, PartialFile]) -> None:
+        self._run = run
+        self._target_fd = target_fd
+        self._files = files
+
+    def admit(self, entries: Sequence[Entry], *, needs_space: bool = True) -> list[PartialFile]:
+        """Return the files to fetch; see `Target.admit`.
+
+        A name that this file system cannot hold, or that belongs to a directory, fails at once.
+
+        Args:
+            entries: Files that the peer has.
+            needs_space: Whether their data is yet to be written. If not, they are on this file system already.
+        """
+        admitted = [file for file in map(self._admit_entry, entries) if not file.is_finished]
+        if needs_space and admitted:
+            self._require_space()
+        return admitted
+
+    def _admit_entry(self, entry: Entry) -> PartialFile:
+        """Return the file for *entry*: the one that was begun if the entry is unchanged, or a new one."""
+        name = entry.name
+        if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+            raise ProtocolError("A file cannot have this name.", path=name)
+        begun = self._files.get(name)
+        if begun is not None:
+            if begun.entry == entry and (begun.is_finished or entry.mtime is not None):
+                begun.resume()
+                return begun
+            begun.discard()
+        number = len(self._files) if begun is None else begun.number
+        file = self._files[name] = PartialFile(self._run, entry, number)
+        error = self._find_name_error(name)
+        if error is not None:
+            file.fail(error)
+        return file
+
+    def _find_name_error(self, name: bytes) -> EntryError | None:
+        """Return why a file with this name cannot be published, None if it can."""
+        try:
+            if stat.S_ISDIR(os.stat(name, dir_fd=self._target_fd, follow_symlinks=False).st_mode):
+                return name_error(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            if exc.errno not in NAME_ERRORS:
+                raise disk_error(exc, self._run.target) from exc
+            return name_error(exc)
+        return None
+
+    def _require_space(self) -> None:
+        """Raise `TargetError` unless the target's file system has space and inodes for all that is missing."""
+        run = self._run
+        with disk_errors(run.target):
+            found = os.fstatvfs(self._target_fd)
+        is_root = os.geteuid() == 0
+        free = (found.f_bfree if is_root else found.f_bavail) * found.f_frsize
+        if run.missing_bytes > free:
+            message = f"{run.missing_bytes} bytes are to be staged, but only {free} are free. Free some space"
+            raise _no_space(message, run.target, Reason.NO_SPACE)
+        inodes = found.f_ffree if is_root else found.f_favail
+        if found.f_files and run.uncreated_files > inodes:
+            message = f"{run.uncreated_files} files are to be staged, but only {inodes} inodes are free. Remove files"
+            raise _no_space(message, run.target, Reason.NO_INODES)
+
+
+def _no_space(message: str, target: str, reason: Reason) -> TargetError:
+    return TargetError(f"{message}, or choose another target.", path=target, errno=errno.ENOSPC, reason=reason)
