@@ -23,7 +23,6 @@ from peerstage.target import DirectoryTarget, private_directory
 from peerstage.testing.contract import files_in
 from support.accounts import Account
 from support.children import isolated_children, process_status
-from support.incoming import admit_one
 from support.local_user import options_by_value
 from support.sshd import Sshd
 from support.waiting import wait_until
@@ -134,8 +133,7 @@ def test_swapped_links_are_not_followed_while_root_changes_ownership(swapping: S
         try:
             owner = Ownership(user.uid, user.gid)
             with DirectoryTarget(str(swapping.target), ownership=owner, permissions=0o644) as staging_target:
-                for number in range(20):
-                    slot = admit_one(staging_target, Entry(b"%d" % number, 4))
+                for slot in staging_target.admit([Entry(b"%d" % number, 4) for number in range(20)]):
                     slot.write(0, [b"data"])
                     slot.finish()
                 staging_target.commit()
