@@ -199,7 +199,7 @@ def _pwrite_all(fd: int, buffers: Sequence[Buffer], offset: int, length: int) ->
     else:
         written = 0
         rest = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
-    with rest:  # released even if the traceback of an error keeps this frame
-        at = 0
-        while at < len(rest):
-            at += os.pwrite(fd, rest[at:] if at else rest, offset + written + at)
+    while rest:
+        count = os.pwrite(fd, rest, offset + written)
+        written += count
+        rest = rest[count:]

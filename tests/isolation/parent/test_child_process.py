@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import mmap
+import fcntl
 import os
 import resource
 import socket
@@ -14,13 +15,13 @@ from typing import Any
 import pytest
 
 from peerstage.errors import NotAvailable
+from peerstage.isolation.parent.child_channel import ChildChannel
 from peerstage.isolation.parent.child_process import ChildProcess
-from peerstage.isolation.protocol import shared_ring as ring_module
-from peerstage.isolation.protocol.shared_ring import SIZE, SharedRing, SharedRingWriter
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 COMMAND = ["/bin/sleep", "1000"]
+F_GETPIPE_SZ = 1032  # fcntl has it from Python 3.10 on, typeshed has not
 
 
 class FailingCall:
@@ -78,26 +79,16 @@ def test_an_invalid_environment_is_reported(environment: dict[str, str]) -> None
         ChildProcess(environment, COMMAND)
 
 
-@pytest.mark.parametrize(
-    ("module", "name"), [(os, "memfd_create"), (os, "ftruncate"), (ring_module.fcntl, "fcntl"), (mmap, "mmap")]
-)
-@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), KeyboardInterrupt()])
-def test_shared_memory_that_cannot_be_created_leaves_nothing_open(
-    monkeypatch: pytest.MonkeyPatch, module: Any, name: str, error: BaseException
+@pytest.mark.parametrize(("error", "size"), [(None, 1 << 20), (errno.EPERM, 1 << 16)])
+def test_the_pipe_for_frames_holds_one_mebibyte_where_the_system_allows_it(
+    monkeypatch: pytest.MonkeyPatch, error: int | None, size: int
 ) -> None:
-    def refuse(*arguments: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(module, name, refuse)
-    if isinstance(error, OSError):
-        assert SharedRing.create() is None
-    else:
-        with pytest.raises(KeyboardInterrupt):
-            SharedRing.create()
-
-
-def test_a_child_that_cannot_map_the_shared_memory_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    fd = os.memfd_create("peerstage")
-    os.ftruncate(fd, SIZE)  # without space for the counter
-    with pytest.raises(ValueError, match="mmap"):
-        SharedRingWriter(fd)
+    if error is not None:
+        monkeypatch.setattr(fcntl, "fcntl", FailingCall(fcntl.fcntl, error))
+    with contextlib.ExitStack() as child_ends:
+        channel = ChildChannel(child_ends)
+        _jobs, frames, _stderr = channel.child_stdio
+        assert fcntl.fcntl(frames, F_GETPIPE_SZ) == size
+        os.write(frames, bytes(size))
+        assert len(channel.receive(lambda: 10)) == size
+        channel.close()

@@ -38,7 +38,6 @@ from peerstage.isolation.protocol.frames import (
     Log,
     Refuse,
     Reply,
-    SharedData,
     encode_frame,
 )
 from peerstage.reasons import Reason
@@ -202,9 +201,6 @@ VIOLATIONS = {
     ),
     "text": b"Welcome to db1!\n" * 100,
     "more ranges than a file can have": encode(listed(b"a", 2**21), *(data(0, 2 * at, b"x") for at in range(2**17))),
-    "shared bytes outside the ring": encode(listed(b"a", 4), SharedData(0, 0, 2**40, 4, 0)),
-    "shared bytes across the end of the ring": encode(listed(b"a", 1 << 22), SharedData(0, 0, 1, 1 << 22, 0)),
-    "shared bytes beyond the size": encode(listed(b"a", 4), SharedData(0, 2, 0, 4, 2**64 - 1)),
     "many files begun at once": many(5000) + encode(*(data(at, 0, b"x") for at in range(5000))),
 }
 

@@ -29,7 +29,6 @@ from peerstage.isolation.protocol.frames import (
     Log,
     Refuse,
     Reply,
-    SharedData,
     encode_frame,
     split_entries,
 )
@@ -45,7 +44,6 @@ ENTRIES = st.builds(Entry, NAMES, SIZES, st.none() | st.integers(0, 0o7777), st.
 FRAMES = st.one_of(
     st.builds(Admit, FILE_NUMBERS, st.lists(ENTRIES, min_size=1, max_size=5).map(tuple), st.booleans(), st.booleans()),
     st.builds(AskMissing, FILE_NUMBERS),
-    st.builds(SharedData, FILE_NUMBERS, SIZES, SIZES, st.integers(1, MAX_DATA), SIZES),
     st.builds(Finish, FILE_NUMBERS),
     st.builds(ImportFile, NAMES),
     st.builds(Alive),
@@ -146,10 +144,6 @@ ERROR = {"kind": "NotRegular", "reason": "not-a-file", "message": "x", "path": N
         pack(Kind.DATA),
         pack(Kind.DATA, length=MAX_DATA + 1),
         pack(Kind.DATA, 0, 2**63, b"x"),
-        pack(Kind.SHARED_DATA, body=struct.pack(">QQQ", 0, 0, 0)),
-        pack(Kind.SHARED_DATA, body=struct.pack(">QQQ", 0, MAX_DATA + 1, 0)),
-        pack(Kind.SHARED_DATA, 0, 2**63, struct.pack(">QQQ", 0, 1, 0)),
-        pack(Kind.SHARED_DATA, body=bytes(23)),
         pack(Kind.FINISH, 0, 1),
         pack(Kind.FINISH, body=b"x"),
         pack(Kind.FAIL, body=b"not json"),

@@ -10,8 +10,7 @@ import time
 from collections.abc import Sequence
 
 from peerstage.isolation.protocol import frames
-from peerstage.isolation.protocol.shared_ring import SharedRingWriter
-from peerstage.records import KIB, MIB
+from peerstage.records import KIB
 from peerstage.target.base import Buffer
 from peerstage.watchdog import Watchdog
 
@@ -20,10 +19,6 @@ _BATCH_SIZE = 64 * KIB
 _BATCH_SECONDS = 0.05
 #: Buffers in one writev(2), below IOV_MAX.
 _MAX_BUFFERS = 512
-#: Bytes of one write to a file from which on the shared ring is used.
-_MIN_SHARED = 16 * KIB
-#: Bytes in the ring that are announced to the parent in one batch; each batch wakes the parent up.
-_SHARED_BATCH = MIB
 #: Seconds between two heartbeats, at most; heartbeats within the parent's stall timeout, at least.
 _MAX_HEARTBEAT_INTERVAL = 1.0
 _HEARTBEATS_PER_TIMEOUT = 4
@@ -43,14 +38,8 @@ class FrameWriter:
         self._lock = threading.RLock()
         self._batch: list[Buffer] = []
         self._batch_size = 0
-        self._shared_size = 0
         self._in_job = False
         self._written_at = time.monotonic()
-        self._ring: SharedRingWriter | None = None
-
-    def use_ring(self, ring: SharedRingWriter) -> None:
-        """Send the data of large files through *ring* from now on."""
-        self._ring = ring
 
     def begin_job(self) -> None:
         """Send the log lines from before the job, and a heartbeat."""
@@ -103,13 +92,6 @@ class FrameWriter:
                     offset += len(part)
             return
         with self._lock:
-            if self._ring is not None and length >= _MIN_SHARED:
-                written = self._ring.write(buffers, length)
-                if written is not None:
-                    position, counter = written
-                    self._shared_size += length
-                    self._add(frames.encode_frame(frames.SharedData(file_number, offset, position, length, counter)))
-                    return
             header = frames.pack_data_header(file_number, offset, length)
             if length < _BATCH_SIZE:
                 self._add(b"".join((header, *buffers)))
@@ -122,7 +104,7 @@ class FrameWriter:
     def flush(self) -> None:
         """Write the batch."""
         with self._lock:
-            batch, self._batch, self._batch_size, self._shared_size = self._batch, [], 0, 0
+            batch, self._batch, self._batch_size = self._batch, [], 0
             for at in range(0, len(batch), _MAX_BUFFERS):
                 self._write(batch[at : at + _MAX_BUFFERS])
             self._written_at = time.monotonic()
@@ -131,7 +113,7 @@ class FrameWriter:
         self._batch.append(frame)
         self._batch_size += len(frame)
         is_late = time.monotonic() - self._written_at > _BATCH_SECONDS
-        if is_late or self._batch_size >= _BATCH_SIZE or self._shared_size >= _SHARED_BATCH:
+        if is_late or self._batch_size >= _BATCH_SIZE:
             self.flush()
 
     def _write(self, buffers: list[Buffer]) -> None:

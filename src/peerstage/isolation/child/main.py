@@ -25,7 +25,6 @@ from peerstage.isolation.child.privileges import drop_privileges, signal_on_pare
 from peerstage.isolation.protocol.error_codec import encode_error
 from peerstage.isolation.protocol.frames import Fallback, Reply
 from peerstage.isolation.protocol.jobs import decode_transport_options, receive_job
-from peerstage.isolation.protocol.shared_ring import SharedRingWriter
 from peerstage.isolation.protocol.values import text_to_bytes
 from peerstage.isolation.users import LocalUser
 from peerstage.records import Limits
@@ -53,10 +52,7 @@ def main() -> None:
         first = receive_job(sock)
         if first is None:
             return
-        settings, ring_fd = first
-        if ring_fd >= 0:
-            with contextlib.suppress(OSError):  # without the ring, data goes through the pipe
-                writer.use_ring(SharedRingWriter(ring_fd))
+        settings, _ = first
         options = decode_transport_options(settings)
         limits, retry = Limits(**settings["limits"]), Retry(**settings["retry"])
         _import_everything()

@@ -1,4 +1,4 @@
-"""The parent's ends of the socket, pipes and shared memory that connect it to a child process."""
+"""The parent's ends of the socket and the pipes that connect it to a child process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from peerstage.isolation.protocol.frames import MAX_UNANSWERED, SharedData
+from peerstage.isolation.protocol.frames import MAX_UNANSWERED
 from peerstage.isolation.protocol.jobs import encode_job, send_part
-from peerstage.isolation.protocol.shared_ring import SharedRing
 from peerstage.isolation.protocol.values import child_violation
 from peerstage.records import KIB, MIB
 
@@ -53,9 +52,6 @@ class ChildChannel:
         self._answers: deque[memoryview] = deque()  # not sent yet
         self._buffer = memoryview(bytearray(_BUFFER_SIZE))
         with contextlib.ExitStack() as on_failure:
-            self._ring = SharedRing.create()
-            if self._ring is not None:
-                on_failure.callback(self._ring.close)
             self._jobs, child_jobs = socket.socketpair()
             on_failure.callback(self._jobs.close)
             child_ends.callback(child_jobs.close)
@@ -73,11 +69,6 @@ class ChildChannel:
         self.child_stdio = (child_jobs.fileno(), child_frames, child_stderr)
 
     @property
-    def ring_fd(self) -> int:
-        """Descriptor of the shared memory, or -1."""
-        return -1 if self._ring is None else self._ring.fd
-
-    @property
     def has_answers(self) -> bool:
         """Whether the child has not read all answers."""
         return bool(self._answers)
@@ -86,19 +77,6 @@ class ChildChannel:
     def last_stderr_line(self) -> str:
         """The last line that the child wrote to stderr."""
         return self._stderr_tail.decode("utf-8", "backslashreplace").strip().rpartition("\n")[2]
-
-    @contextlib.contextmanager
-    def shared_data(self, frame: SharedData) -> Iterator[memoryview]:
-        """Yield the bytes that *frame* refers to, and let the child overwrite them afterwards.
-
-        Raises:
-            ProtocolError: If they are not inside the shared memory.
-        """
-        if self._ring is None:
-            raise child_violation("The child process refers to shared memory, which this run does not use.")
-        with self._ring.view(frame.position, frame.length) as data:  # closed here, as a traceback would keep it open
-            yield data
-        self._ring.release(frame.counter)
 
     def send(self, job: dict[str, Any], fd: int, remaining: Callable[[], float]) -> None:
         """Send *job*, with the descriptor *fd* unless it is -1.
@@ -209,9 +187,6 @@ class ChildChannel:
             if fd >= 0:
                 os.close(fd)
         self._frames = self._stderr = -1
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            ring.close()
 
 
 def _create_pipe(on_failure: contextlib.ExitStack, child_ends: contextlib.ExitStack) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from peerstage.isolation.parent.child_process import CLEANUP_TIMEOUT, ChildProce
 from peerstage.isolation.parent.frame_receiver import FrameReceiver
 from peerstage.isolation.parent.time_limits import GRACE, ChildTimeLimits
 from peerstage.isolation.protocol.error_codec import decode_error
-from peerstage.isolation.protocol.frames import Data, Fallback, FrameParser, SharedData
+from peerstage.isolation.protocol.frames import Fallback, FrameParser
 from peerstage.isolation.protocol.jobs import encode_settings
 from peerstage.isolation.protocol.values import bytes_to_text, child_violation, parse_fingerprint, parse_int
 from peerstage.isolation.users import LocalUser
@@ -203,10 +203,7 @@ class IsolatedTransport(Transport):
         while receiver.reply is None:
             time_limits.expect_frame(is_starting=not child.channel.has_received)
             for frame in parser.feed(child.receive(time_limits.remaining)):
-                if isinstance(frame, SharedData):
-                    with child.channel.shared_data(frame) as data:
-                        receiver.handle(Data(frame.file_number, frame.offset, data))
-                elif isinstance(frame, Fallback):
+                if isinstance(frame, Fallback):
                     self.capabilities = SCP
                     self._on_fallback()
                 else:
@@ -242,7 +239,7 @@ class IsolatedTransport(Transport):
         }
         try:
             with self._watchdog.on_failure(child.channel.shut_down):
-                child.send(settings, child.channel.ring_fd, time_limits.remaining)
+                child.send(settings, -1, time_limits.remaining)
         except BaseException:
             self._end_child(is_idle=False)
             raise

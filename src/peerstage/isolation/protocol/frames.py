@@ -32,7 +32,6 @@ from peerstage.transport.names import is_hidden
 
 HEADER = struct.Struct(">BIQI")
 _ENTRY = struct.Struct(">QiqI")
-_SHARED_DATA = struct.Struct(">QQQ")
 _UNKNOWN = -1
 
 #: Bytes in the body of one DATA frame; the child splits larger writes.
@@ -51,7 +50,7 @@ _MAX_MTIME = 2**40
 
 
 #: The kind of a frame, its first byte.
-Kind = IntEnum("Kind", "ADMIT ASK_MISSING DATA FINISH FAIL REFUSE IMPORT LOG REPLY OUTPUT SHARED_DATA ALIVE FALLBACK")
+Kind = IntEnum("Kind", "ADMIT ASK_MISSING DATA FINISH FAIL REFUSE IMPORT LOG REPLY OUTPUT ALIVE FALLBACK")
 
 
 class Admit(NamedTuple):
@@ -83,16 +82,6 @@ class Data(NamedTuple):
     file_number: int
     offset: int
     data: memoryview
-
-
-class SharedData(NamedTuple):
-    """Bytes of a file in the `SharedRing`; once they are written, the parent calls ``release(counter)``."""
-
-    file_number: int
-    offset: int
-    position: int
-    length: int
-    counter: int
 
 
 class Finish(NamedTuple):
@@ -150,8 +139,7 @@ class Reply(NamedTuple):
 
 
 Frame: TypeAlias = (
-    "Admit | AskMissing | Data | SharedData | Finish | Fail | Refuse | ImportFile | Log | Output | Alive | Fallback | "
-    "Reply"
+    "Admit | AskMissing | Data | Finish | Fail | Refuse | ImportFile | Log | Output | Alive | Fallback | Reply"
 )
 
 
@@ -165,8 +153,6 @@ def encode_frame(frame: Frame) -> bytes:
             return _pack(Kind.ASK_MISSING, number)
         case Data(number, offset, data):
             return _pack(Kind.DATA, number, offset, bytes(data))
-        case SharedData(number, offset, position, length, counter):
-            return _pack(Kind.SHARED_DATA, number, offset, _SHARED_DATA.pack(position, length, counter))
         case Finish(number):
             return _pack(Kind.FINISH, number)
         case Fail(number, error):
@@ -268,10 +254,6 @@ class FrameParser:
 
 
 def _decode(kind: int, number: int, offset: int, body: bytes) -> Frame:
-    if kind == Kind.SHARED_DATA and len(body) == _SHARED_DATA.size:
-        position, length, counter = _SHARED_DATA.unpack(body)
-        _check_range(offset, length)
-        return SharedData(number, offset, position, length, counter)
     if not offset and kind == Kind.ADMIT and body and body[0] < 4:
         return Admit(number, tuple(_decode_entries(body)), bool(body[0] & 1), bool(body[0] & 2))
     if not offset and kind == Kind.ASK_MISSING and not body:
