@@ -12,12 +12,15 @@ import pytest
 from peerstage import StageOptions
 
 #: Options that all differ from the defaults.
-OTHERS = StageOptions(durable=False, preserve_times=True)
+OTHERS = StageOptions(durable=False, preserve_times=True, bwlimit=1024)
 
 INVALID: list[dict[str, Any]] = [
     {"durable": None},
     {"durable": 1},
     {"preserve_times": "yes"},
+    {"bwlimit": 1023},
+    {"bwlimit": 2048.0},
+    {"bwlimit": True},
 ]
 
 

@@ -270,3 +270,126 @@ def test_the_advice_fits_the_phase(watchdog: Watchdog, reason: Reason, advice: s
         watchdog.sleep(60)
     assert advice in late.value.message
     assert ("port" in late.value.message) is (reason is Reason.BANNER_TIMEOUT)
+
+
+# The bandwidth limit.
+
+
+class VirtualWatchdog(Watchdog):
+    """A watchdog that sleeps by setting its clock ahead.
+
+    Attributes:
+        exceeded: The limits that were found exceeded in the middle of these sleeps.
+    """
+
+    def __init__(self, limits: Limits, clock: ManualClock, bwlimit: int) -> None:
+        super().__init__(limits, clock=clock, bwlimit=bwlimit)
+        self._manual_clock = clock
+        self.exceeded: list[StageError] = []
+
+    def sleep(self, seconds: float) -> None:
+        self._manual_clock.now += seconds / 2
+        if (failure := self._exceeded_limit()) is not None:
+            self.exceeded.append(failure)
+        self._manual_clock.now += seconds / 2
+
+
+class ThrottledOperation(TimedOperation):
+    """An operation with a bandwidth limit."""
+
+    watchdog: VirtualWatchdog
+
+    def __init__(self, bwlimit: int, **limits: float) -> None:
+        super().__init__()
+        self.watchdog = VirtualWatchdog(Limits(**limits), self._clock, bwlimit)  # type: ignore[arg-type]
+        self.watchdog._started = 0.0
+        self.watchdog.extend_deadline_by(lambda: self.kept)
+
+    def receive(self, size: int, *, keep: bool = True, after: float = 0.0) -> None:
+        """Receive *size* bytes, for which the peer takes *after* seconds, as a stream and its reader do."""
+        self.watchdog.begin_wait()
+        self._clock.now += after
+        self.watchdog.end_wait()
+        self.watchdog.throttle(size)
+        self.watchdog.count_received(size, is_content=True)
+        self.kept += size * keep
+
+
+@pytest.mark.parametrize("bwlimit", [1024, 100_000])
+def test_time_spent_waiting_for_the_bandwidth_limit_counts_for_no_limit(bwlimit: int) -> None:
+    operation = ThrottledOperation(bwlimit, stall_timeout=0.5, reply_timeout=0.5, login_timeout=0.5, deadline=30)
+    for _ in range(1000):
+        operation.receive(bwlimit // 2)
+        assert operation.exceeded_limit == ""
+    assert operation._clock.now > 490
+    assert operation.watchdog.exceeded == []
+
+
+def test_without_a_deadline_waits_for_the_bandwidth_limit_are_added_to_the_default_one() -> None:
+    operation = ThrottledOperation(2000, min_rate=1000)
+    for _ in range(5000):
+        operation.receive(1000)
+    assert operation._clock.now > 2000
+    operation._clock.now += 600 + 5_000_000 / 1000 - 2
+    assert operation.exceeded_limit == ""
+    operation._clock.now += 4
+    assert "Not done within 5600 s, besides 2500 s for the bandwidth limit (Limits." in operation.exceeded_limit
+
+
+def test_waits_for_discarded_bytes_count_for_the_deadline() -> None:
+    operation = ThrottledOperation(2000, deadline=100)
+    for _ in range(250):
+        operation.receive(1000, keep=False)
+    assert "Not done within 100 s, besides 1 s for the bandwidth limit" in operation.exceeded_limit
+
+
+def test_a_peer_that_is_slower_than_the_bandwidth_limit_has_the_usual_deadline() -> None:
+    operation = ThrottledOperation(1_000_000, deadline=100)
+    for _ in range(101):
+        operation.receive(10_000, after=1.0)
+    assert "Not done within 100 s (Limits.deadline" in operation.exceeded_limit
+
+
+def test_a_bandwidth_limit_below_the_minimum_rate_lowers_it() -> None:
+    operation = ThrottledOperation(2000, deadline=1e9, stall_timeout=1e6)
+    assert operation.watchdog.limits.min_rate == 2000
+    for _ in range(2000):
+        operation.receive(1900, after=1.0)
+    assert "fewer than 2000 bytes a second" not in operation.exceeded_limit
+    for _ in range(2000):
+        operation.receive(1000, after=1.0)
+    assert "fewer than 2000 bytes a second" in operation.exceeded_limit
+
+
+def test_a_peer_that_sends_nothing_stalls_whatever_the_bandwidth_limit_is() -> None:
+    operation = ThrottledOperation(2000, stall_timeout=60)
+    operation.receive(1_000_000)
+    operation.watchdog.begin_wait()
+    operation._clock.now += 61
+    failure = operation.watchdog._exceeded_limit()
+    assert failure is not None
+    assert "stall_timeout" in str(failure)
+
+
+def test_the_bandwidth_limit_outlives_a_connection() -> None:
+    operation = ThrottledOperation(1000)
+    operation.receive(10_000)
+    operation.watchdog.reset()
+    operation.receive(10_000)
+    assert operation._clock.now == pytest.approx(20)
+
+
+def test_the_output_of_a_command_is_not_throttled() -> None:
+    operation = ThrottledOperation(1000)
+    with operation.watchdog.command_deadline(10):
+        operation.receive(1_000_000)
+    assert operation._clock.now == 0
+
+
+def test_cancel_ends_a_wait_for_the_bandwidth_limit_at_once() -> None:
+    watchdog = Watchdog(Limits(), bwlimit=1024)
+    timer = threading.Timer(0.05, watchdog.cancel)
+    timer.start()
+    with pytest.raises(Cancelled):
+        watchdog.throttle(1 << 30)
+    timer.join()

@@ -162,11 +162,11 @@ class Limits(metaclass=Documented):
         stall_timeout: Seconds of waiting for the peer without progress.
         deadline: Seconds for one operation. None means `grace` plus the bytes received divided by `min_rate`, and 12
             hours for a command on a managed peer. Announced sizes do not count, nor do bytes that are discarded or
-            sent again after a reconnect.
+            sent again after a reconnect. The time that `StageOptions.bwlimit` takes for those that count is added.
         min_rate: Bytes per second below which a peer is too slow, whatever the deadline is. In every interval of a
             stage, the bytes received must be at least `min_rate` times the seconds spent waiting for the peer, less
             `grace`. A peer that becomes too slow is given up after at most ten minutes of waiting, however fast it was
-            before; `stall_timeout` covers shorter pauses.
+            before; `stall_timeout` covers shorter pauses. A lower `StageOptions.bwlimit` takes its place.
         grace: Seconds that deadline and rate allow in addition: 600, for every transport.
 
     Bytes received are those of files and listings, and 256 for every other reply. For an rcp command they are the sizes

@@ -11,6 +11,9 @@ from typing import Any
 from peerstage.documented import Documented
 from peerstage.printable import escape
 
+#: Below this, protocol headers would take most of the bandwidth.
+_MIN_BWLIMIT = 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageOptions(metaclass=Documented):
@@ -19,6 +22,9 @@ class StageOptions(metaclass=Documented):
     Attributes:
         durable: Whether staged files are synced to the disk (fsync) before a stage returns.
         preserve_times: Whether files keep the peer's modification times.
+        bwlimit: Bytes per second to receive from a remote peer, 1024 or more; None for no limit. The time that it takes
+            counts for no limit of `Limits`, except that bytes which do not extend the deadline count for that. An rcp
+            command and a local peer cannot be limited.
 
     Raises:
         ValueError: If a value is invalid.
@@ -26,6 +32,7 @@ class StageOptions(metaclass=Documented):
 
     durable: bool = True
     preserve_times: bool = False
+    bwlimit: int | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -60,6 +67,13 @@ def _check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def _check_bwlimit(name: str, value: Any) -> int | None:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    expected = f"a number of bytes per second, {_MIN_BWLIMIT} or more"
+    _require(value is None or (is_number and value >= _MIN_BWLIMIT), name, expected, value)
+    return None if value is None else int(value)
+
+
 def _require(is_valid: bool, name: str, expected: str, value: object) -> None:
     if not is_valid:
         raise ValueError(f"StageOptions: {name} must be {expected}, not {value!r}.")
@@ -69,4 +83,5 @@ def _require(is_valid: bool, name: str, expected: str, value: object) -> None:
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "durable": _check_flag,
     "preserve_times": _check_flag,
+    "bwlimit": _check_bwlimit,
 }

@@ -151,7 +151,7 @@ def _deadline_check(watchdog: Watchdog | None, started: float, received: int) ->
     """Return a function that raises `Cancelled` or `LimitExceeded` once the run has no time left."""
     if watchdog is None:
         return lambda: None
-    allowed = watchdog.limits.deadline_for(received)
+    allowed = watchdog.limits.deadline_for(received) + watchdog.max_throttled(received)
 
     def check() -> None:
         watchdog.raise_if_final()

@@ -8,6 +8,7 @@ that could block forever registers a callback that closes it, and one thread cal
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 from peerstage.errors import Cancelled, LimitExceeded, StageError
 from peerstage.peer_log import PeerLog
+from peerstage.rates import BandwidthLimit, MinRateCheck
 from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.system_errors import start_thread
@@ -31,27 +33,6 @@ _PHASE_ADVICE = {
 _MAX_INTERVAL = 0.5
 
 
-class _MinRateCheck:
-    """A token bucket of time that enforces `Limits.min_rate`.
-
-    Each byte adds the time that it takes at that rate. The bucket holds at most `Limits.grace`, and is full at first.
-    Times are seconds spent waiting for the peer.
-    """
-
-    def __init__(self, limits: Limits, now: float = 0.0) -> None:
-        self._grace = limits.grace
-        self._seconds_per_byte = 1 / limits.min_rate
-        self._received = 0
-        self._good_until = now + self._grace
-
-    def is_too_slow(self, received: int, now: float) -> bool:
-        """Return whether the bucket is empty after *received* bytes in all; call it regularly."""
-        earned = (received - self._received) * self._seconds_per_byte
-        self._received = received
-        self._good_until = min(now + self._grace, self._good_until + earned)
-        return now > self._good_until
-
-
 class _Phase(NamedTuple):
     ends_at: float
     seconds: float
@@ -66,21 +47,35 @@ class Watchdog:
     peer; time spent on the local disk does not count), the minimum *rate*, and the *deadline* of the whole operation.
     Another connection may help against the first two; the others are final.
 
+    It also enforces the bandwidth limit, across reconnects as well, because no time limit counts the waits for that.
+
     All methods are thread-safe; `cancel` is meant to be called from another thread.
 
     Args:
         limits: The limits.
         peer: The peer's name, for the log.
+        bwlimit: Bytes per second to receive at most; None for no limit.
         clock: Returns monotonic seconds.
 
     Attributes:
-        limits: The limits.
+        limits: The limits; with a *bwlimit* below `Limits.min_rate`, that is lowered to it.
+        bandwidth: The bandwidth limit, if there is one.
         failure: The limit that was exceeded, or the cancellation; None so far. Interrupted calls raise this instead of
             their own error.
     """
 
-    def __init__(self, limits: Limits, *, peer: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        peer: str = "",
+        bwlimit: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if bwlimit is not None and bwlimit < limits.min_rate:
+            limits = dataclasses.replace(limits, min_rate=bwlimit)
         self.limits = limits
+        self.bandwidth = None if bwlimit is None else BandwidthLimit(bwlimit, clock)
         self.failure: StageError | None = None
         self._log = PeerLog("peerstage.ssh", peer)
         self._clock = clock
@@ -90,7 +85,7 @@ class Watchdog:
         self._callbacks: list[Callable[[], None]] = []
         self._phase: _Phase | None = None
         self._started: float | None = None
-        self._min_rate_check = _MinRateCheck(limits)
+        self._min_rate_check = MinRateCheck(limits)
         # Bytes received, for the rate. Of these, replies other than content: over this connection, and the maximum over
         # any earlier one.
         self._received = 0
@@ -101,6 +96,8 @@ class Watchdog:
         self._waited = 0.0
         self._waiting_since: float | None = None
         self._waited_at_progress = 0.0
+        self._throttled = 0.0
+        self._throttled_since: float | None = None
 
     # Limits.
 
@@ -112,7 +109,8 @@ class Watchdog:
             return
         self._start_thread()
         self._received = self._answered = self._answered_before = 0
-        self._min_rate_check = _MinRateCheck(self.limits, self.seconds_waited)
+        self._throttled = 0.0
+        self._min_rate_check = MinRateCheck(self.limits, self.seconds_waited)
         self._started = self._clock()
         try:
             yield
@@ -246,6 +244,33 @@ class Watchdog:
             self.raise_if_failed()
         self.raise_if_final()
 
+    def throttle(self, size: int) -> None:
+        """Wait as long as the bandwidth limit requires after *size* bytes were received; raise as `sleep` does.
+
+        No other limit counts this time. The output of a command is not throttled: its deadline has no exceptions.
+        """
+        if self.bandwidth is None or self._command_deadline is not None:
+            return
+        if delay := self.bandwidth.take(size):
+            self._throttled_since = self._clock()
+            try:
+                self.sleep(delay)
+            finally:
+                self._throttled, self._throttled_since = self._seconds_throttled, None
+
+    def max_throttled(self, received: int) -> float:
+        """Return the seconds that `throttle` may add to the deadline of an operation that received *received* bytes.
+
+        These are bytes that extend the deadline, see `count_received`; a second is added for those that are on their
+        way. The time for any others counts: a peer could prolong a run for ever by sending what is discarded.
+        """
+        return 0.0 if self.bandwidth is None else received / self.bandwidth.rate + 1.0
+
+    @property
+    def _seconds_throttled(self) -> float:
+        since = self._throttled_since
+        return self._throttled + (self._clock() - since if since is not None else 0.0)
+
     def _is_final(self) -> bool:
         return self.failure is not None and not self.failure.transient
 
@@ -324,11 +349,14 @@ class Watchdog:
                 return None
             message = f"The command did not end within {command_deadline:g} s (Limits.deadline)."
             return LimitExceeded(message, reason=Reason.DEADLINE_PASSED, limit="deadline")
-        deadline = self.limits.deadline_for(self._count_kept() + max(self._answered_before, self._answered))
-        if elapsed > deadline:
+        received = self._count_kept() + max(self._answered_before, self._answered)
+        deadline = self.limits.deadline_for(received)
+        throttled = min(self._seconds_throttled, self.max_throttled(received))
+        if elapsed - throttled > deadline:
+            besides = f", besides {throttled:.0f} s for the bandwidth limit" if throttled else ""
             return LimitExceeded(
-                f"Not done within {deadline:g} s (Limits.deadline, min_rate). The peer or the network is too slow, or "
-                "the limit too low.",
+                f"Not done within {deadline:g} s{besides} (Limits.deadline, min_rate). The peer or the network is too "
+                "slow, or the limit too low.",
                 reason=Reason.DEADLINE_PASSED,
                 limit="deadline",
             )

@@ -88,6 +88,14 @@ def test_stage_options_of_the_settings_file_apply_to_local_and_remote_peers(site
     assert [(site.day / name / "a").stat().st_mtime for name in ("here", site.server.host)] == [1_000_000_000] * 2
 
 
+def test_a_bandwidth_limit_applies_to_remote_peers_alone(site: Site, ready: Path) -> None:
+    site.stage.localPeers = [local("here", ready)]
+    site.stage.remotePeers = [remote(site.server.host, ready)]
+    site.write_settings(bwlimit="1M")
+    site.run()
+    assert all((site.day / name / "a").exists() for name in ("here", site.server.host))
+
+
 def test_the_peers_section_applies_if_the_stage_section_has_no_peers(site: Site, ready: Path) -> None:
     site.peers = SimpleNamespace(localPeers=[local("common", ready)], remotePeers=None)
     site.run()

@@ -76,6 +76,12 @@ def test_stage_options_apply_to_all_peers_and_may_differ_for_one(path: Path) -> 
     assert settings.of_peer(None).stage == StageOptions(durable=False, preserve_times=True)
 
 
+def test_a_bandwidth_limit_may_have_a_suffix(path: Path) -> None:
+    settings = read(path, "[stage]\nbwlimit = 20M\n\n[peer db1]\nbwlimit = 500k\n")
+    assert settings.of_peer("db1").stage == StageOptions(bwlimit=500 * 1024)
+    assert settings.of_peer("db2").stage == StageOptions(bwlimit=20 * 1024 * 1024)
+
+
 MISTAKES = {
     "an unknown key": ("[stage]\nparalel = 4\n", r"Line 2: unknown key 'paralel'; valid keys are .*parallel"),
     "a key of the stage for a peer": ("[peer db1]\nparallel = 4\n", "Line 2: unknown key 'parallel'"),
@@ -96,6 +102,8 @@ MISTAKES = {
     ),
     "an invalid deadline": ("[stage]\ndeadline = -1\n", "Line 2: deadline cannot be '-1'"),
     "a number for a flag": ("[stage]\ndurable = 1\n", "Line 2: durable cannot be '1': yes or no"),
+    "too low a bandwidth limit": ("[stage]\nbwlimit = 20\n", "Line 2: bwlimit cannot be '20': .*1024 or more"),
+    "an unknown suffix": ("[stage]\nbwlimit = 20X\n", "Line 2: bwlimit cannot be '20X': .*K, M, G or T"),
     "an invalid fingerprint": ("[stage]\nhost_key = yes\n", "Line 2: host_key cannot be 'yes'"),
     "escapes": ("[stage]\n\x1b[2J = 1\n", r"Line 2: unknown key '\\+x1b\[2J'"),
 }

@@ -46,6 +46,29 @@ def test_guarded_peers_keep_no_times(command: Command, collect: Path, target: Pa
     assert "Omit --preserve-times or --transport guarded" in done.stderr
 
 
+def test_the_bandwidth_is_limited(command: Command, collect: Path, target: Path) -> None:
+    (collect / "one").write_bytes(bytes(100_000))
+    done = command.reach("stage", "--json", "--bwlimit", "200k", command.spec(collect), target)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["report"]["seconds"] > 0.3, "it cannot be faster"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bwlimit", "20X"], "--bwlimit is a number of bytes, or one with K, M, G or T: '20X'"),
+        (["--bwlimit", "1000"], "--bwlimit must be a number of bytes per second, 1024 or more, not 1000"),
+        (["--bwlimit", "1M", "--transport", "rcp"], "--bwlimit cannot limit an rcp command"),
+    ],
+)
+def test_a_bandwidth_that_cannot_be_limited_is_wrong_usage(
+    command: Command, collect: Path, target: Path, options: list[str], message: str
+) -> None:
+    done = command.reach("stage", *options, command.spec(collect), target)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
 def test_dry_run_lists_what_would_come_and_writes_nothing(command: Command, collect: Path, target: Path) -> None:
     (collect / "one").write_bytes(b"1" * 1000)
     (collect / "sub").mkdir()

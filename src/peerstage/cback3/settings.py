@@ -15,9 +15,10 @@
     port = 2222
 
 The other keys are ``known_hosts``, ``host_key``, ``jump``, ``ssh_config``, ``connect_timeout``, ``elevate`` and
-``deadline``, and for local peers too those of `StageOptions`: ``durable`` and ``preserve_times``. Paths are separated
-by spaces; ``none`` means no path. For keys that are not set, the ssh configuration of ``backup_user`` applies. Invalid
-settings raise an error with file and line before anything is connected.
+``deadline``, and those of `StageOptions`: ``durable``, ``preserve_times`` and ``bwlimit``, of which only the last does
+not apply to local peers. Paths are separated by spaces; ``none`` means no path. For keys that are not set, the ssh
+configuration of ``backup_user`` applies. Invalid settings raise an error with file and line before anything is
+connected.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from peerstage.bounded_files import read_file_and_status
 from peerstage.errors import ConfigurationError, Location
 from peerstage.reasons import Reason
 from peerstage.records import Limits
+from peerstage.sizes import parse_size
 from peerstage.ssh.options import SSHOptions
 from peerstage.stage_options import StageOptions
 from peerstage.transport.factory import GUARDED, TRANSPORTS
@@ -86,6 +88,7 @@ _SSH: dict[str, tuple[str, Callable[[str], Any]]] = {
 _STAGE: dict[str, Callable[[str], Any]] = {
     "durable": _parse_flag,
     "preserve_times": _parse_flag,
+    "bwlimit": parse_size,
 }
 _KEYS: dict[str, Callable[[str], Any]] = {
     "transport": _parse_transport,

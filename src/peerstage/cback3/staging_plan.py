@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ def _read_peers(section: Any) -> tuple[Iterable[Any], Iterable[Any]] | None:
 
 
 def _build_local_peer(peer: Any, settings: PeerSettings) -> LocalPeer:
-    return LocalPeer(peer.name, peer.collectDir, _read_failure_mode(peer), stage=settings.stage, limits=settings.limits)
+    stage = dataclasses.replace(settings.stage, bwlimit=None)  # it is for connections
+    return LocalPeer(peer.name, peer.collectDir, _read_failure_mode(peer), stage=stage, limits=settings.limits)
 
 
 def _build_remote_peer(peer: Any, options: Any, settings: Settings, *, local_user: str | None) -> RemotePeer:

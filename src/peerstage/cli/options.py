@@ -142,13 +142,28 @@ def _parse_limit(text: str) -> tuple[str, Any]:
 def build_stage_options(
     durable: Annotated[bool, typer.Option(" /--no-durable", help="Do not sync the files to disk.")] = True,
     preserve_times: Annotated[bool, typer.Option("--preserve-times", help="Keep the peer's file times.")] = False,
+    bwlimit: Annotated[
+        str | None, option("BYTES", "Bytes to receive per second, or a number with K, M, G or T.", "no limit")
+    ] = None,
 ) -> StageOptions:
     """Return what the options say that is wanted of a stage.
 
     Raises:
         ValueError: If an option has an invalid value.
     """
-    return StageOptions(durable=durable, preserve_times=preserve_times)
+    return StageOptions(
+        durable=durable,
+        preserve_times=preserve_times,
+        bwlimit=_parse_size_option("bwlimit", bwlimit),
+    )
+
+
+def _parse_size_option(name: str, text: str | None) -> int | None:
+    """Return the number of bytes in *text*, the value of the option *name*; None if it is not given."""
+    try:
+        return None if text is None else parse_size(text)
+    except ValueError as exc:
+        raise ValueError(f"--{name} is {exc}") from None
 
 
 def build_output(

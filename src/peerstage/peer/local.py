@@ -7,7 +7,7 @@ from typing import Any
 
 from peerstage.errors import IncompleteStage, StageError
 from peerstage.paths import join_path, validate_target_directory
-from peerstage.peer.attributes import Checked, path_validator, validate_indicator_name
+from peerstage.peer.attributes import Checked, options_validator, path_validator, validate_indicator_name
 from peerstage.peer.base import (
     COLLECT_INDICATOR,
     STAGE_INDICATOR,
@@ -28,6 +28,13 @@ class IncompleteLocalStage(IncompleteStage, ValueError):
     """Some entries could not be staged; the others are. Also a `ValueError`, which cback3 raises in this case."""
 
 
+def _validate_stage(value: Any) -> StageOptions:
+    options = options_validator("stage", StageOptions)(value)
+    if options.bwlimit is not None:
+        raise ValueError("StageOptions(bwlimit=...) limits a connection, and a local peer has none. Omit it.")
+    return options
+
+
 class LocalPeer(BackupPeer):
     """A backup peer on this machine: its files are copied from a local directory.
 
@@ -38,7 +45,7 @@ class LocalPeer(BackupPeer):
         name: The peer's name, for messages.
         collectDir: Absolute path of the collect directory; it need not exist yet.
         ignoreFailureMode: None, "none", "all", "daily" or "weekly". Stored for the caller, and not used here.
-        stage: What is wanted of a stage.
+        stage: What is wanted of a stage, without a bandwidth limit.
         limits: Upper bounds on what the directory may hold, and on how long a stage may take.
 
     Raises:
@@ -46,6 +53,7 @@ class LocalPeer(BackupPeer):
     """
 
     collectDir = Checked[str](path_validator("Collect directory", required=True))
+    stage = Checked(_validate_stage)
 
     def __init__(
         self,

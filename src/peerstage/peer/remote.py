@@ -146,7 +146,7 @@ class RemotePeer(ManagedPeer):
     def __enter__(self) -> Self:
         if self._watchdog is not None:
             raise StageError("This peer is already used in a with block.", peer=self.name, reason=Reason.IN_USE)
-        self._watchdog = Watchdog(self.limits, peer=self.name)
+        self._watchdog = Watchdog(self.limits, peer=self.name, bwlimit=self.stage.bwlimit)
         self._owner_process = OwnerProcess()
         return self
 
@@ -274,7 +274,7 @@ class RemotePeer(ManagedPeer):
     def _restart_after_fork(self) -> None:
         """In a forked process, start the ``with`` block again: connection, threads and locks belong to the parent."""
         if self._watchdog is not None and not self._owner_process.is_current():
-            self._watchdog = Watchdog(self.limits, peer=self.name)
+            self._watchdog = Watchdog(self.limits, peer=self.name, bwlimit=self.stage.bwlimit)
             self._transports = {}
             self._owner_process = OwnerProcess()
 
@@ -334,6 +334,7 @@ class RemotePeer(ManagedPeer):
             rsh_command=self.rshCommand,
             guarded=self.guarded,
             preserve_times=self.stage.preserve_times,
+            bwlimit=self.stage.bwlimit,
             working_directory=self.workingDir,
         )
 

@@ -13,7 +13,13 @@ from peerstage.errors import ConfigurationError, ConnectError, NoSFTP, RemoteErr
 from peerstage.forks import OwnerProcess
 from peerstage.printable import escape
 from peerstage.reasons import Reason
-from peerstage.ssh._paramiko.channels import replace_buffers, require_bounded_buffers, set_window, was_refused
+from peerstage.ssh._paramiko.channels import (
+    enlarge_window,
+    replace_buffers,
+    require_bounded_buffers,
+    set_window,
+    was_refused,
+)
 from peerstage.ssh._paramiko.client_transport import ClientTransport, server_version
 from peerstage.ssh._paramiko.forks import silence_after_fork
 from peerstage.ssh._paramiko.self_check import check_paramiko
@@ -221,13 +227,19 @@ class Session:
         return stream
 
     def _open_channel(self) -> paramiko.Channel:
-        """Open a channel; retry for a while, since the server may still count the previous one (``MaxSessions 1``)."""
+        """Open a channel; retry for a while, since the server may still count the previous one (``MaxSessions 1``).
+
+        With a bandwidth limit, the channel's window bounds what the server sends ahead (RFC 4254, section 5.2).
+        """
         until = time.monotonic() + (_CHANNEL_RETRY_SECONDS if self._has_opened_channel else 0.0)
         # The watchdog ends a wait by closing the connection, but not the caller's: paramiko's time limit applies there.
         timeout = None if self._owned is not None else self._watchdog.limits.reply_timeout + _AFTER_WATCHDOG
+        bandwidth = self._watchdog.bandwidth
+        window = WINDOW_SIZE if bandwidth is None else min(WINDOW_SIZE, bandwidth.max_in_flight())
         while True:
+            sent_at = time.monotonic()
             try:
-                channel = self._transport.open_session(WINDOW_SIZE, MAX_PACKET_SIZE, timeout)
+                channel = self._transport.open_session(window, MAX_PACKET_SIZE, timeout)
                 break
             except paramiko.ChannelException as exc:
                 if time.monotonic() > until or not self._transport.is_active():
@@ -238,8 +250,11 @@ class Session:
         self._has_opened_channel = True
         self._streams[:] = [stream for stream in self._streams if not stream.is_closed]
         if self._owned is None:
-            replace_buffers(channel, WINDOW_SIZE, self._watchdog.limits.stderr_bytes)
+            replace_buffers(channel, window, self._watchdog.limits.stderr_bytes)
         require_bounded_buffers(channel)
+        if bandwidth is not None:
+            round_trip = time.monotonic() - sent_at
+            enlarge_window(channel, min(WINDOW_SIZE, bandwidth.max_in_flight(round_trip)))
         return channel
 
     def _failure_of(self, exc: BaseException | None) -> StageError:

@@ -19,6 +19,8 @@ _ALL = 1 << 30
 #: The window of a forwarded channel, in bytes. The connection through it buffers a window of its own, too: together
 #: they must not exhaust the memory.
 FORWARDING_WINDOW_SIZE = 8 * MIB
+#: Seconds without data after which to read stderr, if both share a small window.
+_STDERR_INTERVAL = 0.5
 #: Seconds that paramiko may take between closing the channels and marking the connection as inactive.
 _CLOSING_SECONDS = 0.1
 
@@ -43,6 +45,8 @@ class Stream(ABC):
     @abstractmethod
     def receive(self) -> Chunk:
         """Return the next bytes, as many as have arrived; ``b""`` once the peer has closed its side.
+
+        With a bandwidth limit, it returns as soon as that permits to receive more.
 
         Raises:
             ConnectionLost: If the connection ends, which differs from the peer closing the channel.
@@ -110,14 +114,35 @@ class ChannelStream(Stream):
         watchdog = self._watchdog
         watchdog.begin_wait()
         try:
-            chunk: Chunk = self._channel.recv(_ALL)
+            chunk = self._receive_chunk()
         except Exception as exc:
             raise self._failure_of(exc) from exc
         finally:
             watchdog.end_wait()
         if not chunk and not self._was_closed_by_peer():
             raise self._failure_of(None)
+        watchdog.throttle(len(chunk))
         return chunk
+
+    def _receive_chunk(self) -> Chunk:
+        """Return the next data, and accept stderr while there is none.
+
+        Both share the channel's window. With a bandwidth limit it may be so small that unread stderr uses it up.
+        """
+        channel = self._channel
+        while self._watchdog.bandwidth is not None:
+            channel.settimeout(_STDERR_INTERVAL)
+            try:
+                return channel.recv(_ALL)
+            except TimeoutError:
+                self._read_stderr()
+            finally:
+                channel.settimeout(None)  # it applies to `send`, too
+        return channel.recv(_ALL)
+
+    def _read_stderr(self) -> None:
+        while self._channel.recv_stderr_ready():
+            self._stderr += self._channel.recv_stderr(_ALL)
 
     def _can_receive(self) -> bool:
         """Return whether `receive` has something to return: data that arrived, or that the peer closed the channel."""
@@ -149,8 +174,7 @@ class ChannelStream(Stream):
     def stderr(self) -> bytes:
         self._watchdog.begin_wait()  # to reopen the window, paramiko may have to wait for a key exchange
         try:
-            while self._channel.recv_stderr_ready():
-                self._stderr += self._channel.recv_stderr(_ALL)
+            self._read_stderr()
         finally:
             self._watchdog.end_wait()
         return self._stderr

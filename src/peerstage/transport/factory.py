@@ -43,6 +43,7 @@ class TransportOptions:
         rsh_command: An rsh-like command, which runs other commands.
         guarded: Whether a forced command that was written for CedarBackup2 guards the key on the peer.
         preserve_times: Whether modification times are wanted.
+        bwlimit: Bytes per second to receive at most, which the watchdog enforces; None for no limit.
         working_directory: A local directory for the temporary files of an rcp-like command.
     """
 
@@ -54,6 +55,7 @@ class TransportOptions:
     rsh_command: str | None = None
     guarded: bool = False
     preserve_times: bool = False
+    bwlimit: int | None = None
     working_directory: str | None = None
 
     def validate(self) -> None:
@@ -69,6 +71,11 @@ class TransportOptions:
             raise ValueError(
                 "guarded=True sends CedarBackup2's commands, which request no times. Omit "
                 "StageOptions(preserve_times=True) or guarded=True."
+            )
+        if rcp and self.bwlimit is not None:
+            raise ValueError(
+                "StageOptions(bwlimit=...) cannot limit an rcp command, which connects by itself. Omit it, and give "
+                "the command its own limit, such as scp -l."
             )
         if rcp:
             self.split_commands()

@@ -77,6 +77,17 @@ def test_a_starting_child_has_a_minute_for_its_first_frame(time: Time) -> None:
     assert time_limits.remaining() == 0.5
 
 
+def test_the_time_that_the_bandwidth_limit_takes_is_added_to_the_deadline(time: Time) -> None:
+    limits = Limits(deadline=100)
+    time_limits = ChildTimeLimits(limits, Watchdog(limits, bwlimit=1000), lambda: 50_000, clock=time)
+    for _ in range(15):
+        time.seconds += 10
+        time_limits.expect_frame(is_starting=False)
+    time.seconds += GRACE + 1
+    with pytest.raises(LimitExceeded, match=r"Not done within 151 s \(Limits.deadline"):
+        time_limits.expect_frame(is_starting=False)
+
+
 def test_a_cancelled_run_ends_the_wait(time: Time) -> None:
     watchdog = Watchdog(Limits())
     time_limits = ChildTimeLimits(Limits(), watchdog, lambda: 0, clock=time)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from peerstage import RemotePeer, Retry
+from peerstage import RemotePeer, Retry, StageOptions
 from peerstage.ssh._paramiko.packetizer import BoundedPacketizer
 from peerstage.ssh.session import Session
 from support.logins import open_session
@@ -61,6 +61,20 @@ def test_files_survive_a_rekey_per_mebibyte(
     peer_of(server, collect, config, transport).stagePeer(str(target))
     assert digests(target) == expected
     assert server.log.count(KEXINIT) >= 12, "data in flight postpones each rekey"
+
+
+@pytest.mark.parametrize("transport", ["sftp", "scp"])
+def test_files_survive_rekeys_and_keepalives_under_a_bandwidth_limit(
+    leaves_nothing: None, own_sshd: Callable[..., Sshd], collect: Path, target: Path, config: Path, transport: str
+) -> None:
+    server = own_sshd(extra=f"{VERBOSE}\nClientAliveInterval 1\nClientAliveCountMax 1")
+    config.write_text("RekeyLimit 64K\nServerAliveInterval 1\nServerAliveCountMax 1\n")
+    expected = fill(collect, 1, 20)
+    peer = peer_of(server, collect, config, transport)
+    peer.stage = StageOptions(bwlimit=1 << 20)
+    peer.stagePeer(str(target))
+    assert digests(target) == expected
+    assert server.log.count(KEXINIT) >= 6, "data in flight postpones each rekey"
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def main() -> None:
             importlib.import_module(name)
         if settings["user"] is not None:
             drop_privileges(LocalUser(**settings["user"]), allow_set_id_programs=options.uses_rcp_command)
-        watchdog = Watchdog(limits, peer=options.name)
+        watchdog = Watchdog(limits, peer=options.name, bwlimit=options.bwlimit)
         heartbeat = Heartbeat(writer, watchdog)
         with contextlib.closing(watchdog), contextlib.closing(heartbeat):
             _install_signal_handlers(watchdog, settings["parent"])

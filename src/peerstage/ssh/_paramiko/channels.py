@@ -82,6 +82,13 @@ def set_window(channel: paramiko.Channel, window: int) -> None:
     _internals(channel).in_buffer.set_max_bytes(window)
 
 
+def enlarge_window(channel: paramiko.Channel, window: int) -> None:
+    """Enlarge the window of a new *channel* to *window* bytes; the server learns it when its first data is read."""
+    internals = _internals(channel)
+    internals.in_window_sofar = window - internals.in_window_size
+    set_window(channel, window)
+
+
 def was_refused(channel: paramiko.Channel) -> bool:
     """Return whether the server refused a request on *channel* or closed it; call before sending EOF.
 

@@ -208,6 +208,10 @@ class ClientTransport(RekeyingTransport):
             with contextlib.suppress(OSError):
                 close()
 
+    def _sanitize_window_size(self, window_size: int | None) -> int:
+        # paramiko makes it 32 KiB at least, which takes longer than a second at a low bandwidth limit.
+        return window_size or super()._sanitize_window_size(window_size)
+
     def start_keepalive(self, interval: float, max_unanswered: int) -> None:
         """Detect a dead connection from now on. See `Keepalive`."""
         self.packetizer.keepalive = Keepalive(interval, max_unanswered, self._send_keepalive)

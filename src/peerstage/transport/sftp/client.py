@@ -82,6 +82,7 @@ class SFTPClient:
 
     Attributes:
         limits: Bounds on what the server may send, those of the watchdog.
+        bandwidth: The watchdog's bandwidth limit, if there is one.
         reader: Reads the packets of the channel.
         max_read_length: How many bytes one READ may request.
         max_open_handles: How many handles may be open at once.
@@ -89,6 +90,7 @@ class SFTPClient:
 
     def __init__(self, stream: Stream, watchdog: Watchdog) -> None:
         self.limits = limits = watchdog.limits
+        self.bandwidth = watchdog.bandwidth
         self._stream = stream
         self._watchdog = watchdog
         self.reader = PacketReader(stream.receive, max_packet_bytes=limits.packet_bytes)

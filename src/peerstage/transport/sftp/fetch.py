@@ -80,7 +80,7 @@ class Fetcher:
     def __init__(self, client: SFTPClient, directory: bytes, window: Window | None = None) -> None:
         self._client = client
         self._directory = directory
-        self._window = window or Window(client.limits)
+        self._window = window or Window(client.limits, bandwidth=client.bandwidth)
         self._to_reopen: deque[_Transfer] = deque()
         self._to_reopen_serially: deque[_Transfer] = deque()
         self._readable: deque[_Transfer] = deque()  # open, with ranges to request

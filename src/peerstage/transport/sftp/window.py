@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
+from peerstage.rates import BandwidthLimit
 from peerstage.records import KIB, MIB, Limits
 
 #: The least window of a line that delivers it in time, even if its bandwidth-delay product is smaller: fastest on a
@@ -31,14 +32,19 @@ class Window:
     the first reply, then at the measured rate. Each reply yields a sample of the rate: the bytes that arrived since its
     request was sent, over that time. A higher rate counts at once, a lower one after a round trip.
 
+    A bandwidth limit reduces it further, see `BandwidthLimit.max_in_flight`.
+
     Attributes:
         size: The number of bytes to keep in flight now.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: Limits, clock: Callable[[], float] = time.monotonic, *, bandwidth: BandwidthLimit | None = None
+    ) -> None:
         self._drain_seconds = limits.reply_timeout * _DRAIN_SHARE
         self._min_size = int(min(MAX_WINDOW, max(_MIN_WINDOW, limits.min_rate * self._drain_seconds)))
-        self.size = self._min_size
+        self._bandwidth = bandwidth
+        self.size = self._min_size if bandwidth is None else min(self._min_size, bandwidth.max_in_flight())
         self._clock = clock
         self._received = 0
         self._round_trip = float("inf")
@@ -73,3 +79,5 @@ class Window:
             return
         fills_line = max(LOCAL_WINDOW, 2 * self._rate * self._round_trip)
         self.size = int(min(MAX_WINDOW, max(self._min_size, min(fills_line, self._rate * self._drain_seconds))))
+        if self._bandwidth is not None:
+            self.size = min(self.size, self._bandwidth.max_in_flight(self._round_trip))
