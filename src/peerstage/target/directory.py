@@ -46,6 +46,7 @@ class DirectoryTarget(CommandTarget):
         permissions: Permission bits of every file (0o777 at most); None takes the peer's, & 0777 & ~umask, and 0600
             where they are unknown.
         threads: Whether a thread may start writing data to the disk while more arrives, if the stage is durable.
+        digests: Whether the report has the SHA-256 of every staged file.
         peer: The peer's name, for the log and the report.
 
     Attributes:
@@ -65,6 +66,7 @@ class DirectoryTarget(CommandTarget):
         ownership: Ownership | None = None,
         permissions: int | None = None,
         threads: bool = True,
+        digests: bool = False,
         peer: str = "",
     ) -> None:
         self.path = path
@@ -72,6 +74,7 @@ class DirectoryTarget(CommandTarget):
         self.ownership = ownership
         self.permissions = validate_permissions(permissions)
         self.threads = threads
+        self.digests = digests
         self.published = 0
         self.peer = peer
         self._log = PeerLog("peerstage.target", peer)
@@ -90,7 +93,12 @@ class DirectoryTarget(CommandTarget):
             except BaseException:
                 close_quietly(self._target_fd)
                 raise
-        self._run = RunState(self.path, self._private.fd, writeback=self.options.durable and self.threads)
+        self._run = RunState(
+            self.path,
+            self._private.fd,
+            writeback=self.options.durable and self.threads,
+            wants_digests=self.digests,
+        )
         self._admission = Admission(self._run, self._target_fd, self._files)
         return self
 
@@ -129,7 +137,8 @@ class DirectoryTarget(CommandTarget):
                 yield FileResult(text, entry.size, None, entry.mtime, failure.text, FAILED, failure.reason)
             else:
                 outcome = RESUMED if can_resume and file.resumed_bytes else STAGED
-                yield FileResult(text, entry.size, self._final_mode(entry), entry.mtime, outcome=outcome)
+                sha256 = None if file.sha256 is None else file.sha256.hex()
+                yield FileResult(text, entry.size, self._final_mode(entry), entry.mtime, outcome=outcome, sha256=sha256)
 
     def pop_refused(self) -> Iterator[FileResult]:
         """Yield the result of each refused entry, and free it."""
@@ -189,8 +198,9 @@ class DirectoryTarget(CommandTarget):
         two such files fails, and so does a file that would replace one with another spelling.
 
         Args:
-            check: Called before each file is prepared and once before the first rename; an exception that it raises
-                ends the run, and nothing is published. It is not called after the first rename.
+            check: Called before each file is prepared, before each read of a file for its digest, and once before the
+                first rename; an exception that it raises ends the run, and nothing is published. It is not called after
+                the first rename.
 
         Raises:
             TargetError: If ownership is refused or the disk fails. Before the first rename nothing is published; after
@@ -201,6 +211,10 @@ class DirectoryTarget(CommandTarget):
                 file.fail(EntryError(_VANISHED, reason=Reason.VANISHED))
         ready = deque(file for file in self._files.values() if file.is_ready)
         try:
+            if self.digests:
+                for file in ready:
+                    file.complete_digest(check)
+                ready = deque(file for file in ready if file.is_ready)
             self._prepare_all(ready, check)
             for file, error in find_collisions(ready, self._target_fd, self._private.fd):
                 file.fail(error)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from peerstage.errors import IncompleteFile, ProtocolError, StageError
 from peerstage.reasons import Reason
-from peerstage.records import Entry
+from peerstage.records import MIB, Entry
 from peerstage.target.base import Buffer, IncomingFile
+from peerstage.target.digest import PrefixDigest
 from peerstage.target.disk_errors import disk_error, disk_errors
+from peerstage.target.file_descriptors import NO_FOLLOW, closing
 from peerstage.target.received_data import ReceivedData
 from peerstage.target.run_state import Failure, RunState
 
 _IOV_MAX = 512
+#: Bytes that are read back for the digest as other bytes arrive, for each of those, and when the file is complete. The
+#: rest is read back at the commit, where nothing waits for the peer.
+_READ_BACK_FACTOR = 2
+_MAX_READ_BACK = 8 * MIB
 
 _UNFINISHED = Failure("The run ended before it was complete.", Reason.INCOMPLETE_FILE)
 
@@ -22,10 +28,11 @@ _UNFINISHED = Failure("The run ended before it was complete.", Reason.INCOMPLETE
 class _Transfer:
     """State of a file that is needed only while its bytes arrive."""
 
-    __slots__ = ("data", "fd", "is_created")
+    __slots__ = ("data", "digest", "fd", "is_created")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, digest: PrefixDigest | None) -> None:
         self.data = ReceivedData(size)
+        self.digest = digest
         self.is_created = False
         self.fd = -1
 
@@ -42,16 +49,22 @@ class PartialFile(IncomingFile):
 
     Attributes:
         resumed_bytes: Bytes that were kept after a lost connection and not sent again.
+        sha256: The SHA-256 of the complete file, if the run wants digests; None until it is known.
     """
 
-    __slots__ = ("_failure", "_is_complete", "_run", "_transfer", "entry", "number", "resumed_bytes")
+    __slots__ = (
+        *("_digest", "_failure", "_is_complete", "_run", "_transfer"),
+        *("entry", "number", "resumed_bytes", "sha256"),
+    )
 
     def __init__(self, run: RunState, entry: Entry, number: int) -> None:
         self.entry = entry
         self.number = number
         self.resumed_bytes = 0
+        self.sha256: bytes | None = None
         self._run = run
         self._transfer: _Transfer | None = None
+        self._digest: PrefixDigest | None = None  # of a complete file that has to be read back
         self._is_complete = False
         self._failure: Failure | None = None
         run.missing_bytes += entry.size
@@ -103,12 +116,14 @@ class PartialFile(IncomingFile):
         if offset < 0 or offset + length > self.entry.size:
             raise ProtocolError("The peer sent more bytes than the listing promised.", path=self.entry.name)
         transfer = self._begin_transfer()
+        data, digest = transfer.data, transfer.digest
         try:
             fd = self._open(transfer)
+            if digest is not None:
+                digest.compare(fd, offset, buffers, length)
             _pwrite_all(fd, buffers, offset, length)
         except OSError as exc:
             raise disk_error(exc, self._run.target) from exc
-        data = transfer.data
         ranges, received = data.range_count, data.received_bytes
         data.add(offset, buffers, length)
         self._run.missing_bytes -= data.received_bytes - received
@@ -116,6 +131,11 @@ class PartialFile(IncomingFile):
             self.resumed_bytes = 0
         self._run.count_ranges(data.range_count - ranges)
         self._run.writeback.add_written(fd, length)
+        if digest is not None:
+            digest.add(offset, buffers)
+            if digest.position < data.prefix_end:
+                with disk_errors(self._run.target):
+                    digest.read_back(fd, min(data.prefix_end, digest.position + _READ_BACK_FACTOR * length))
 
     def finish(self) -> None:
         if self.is_finished:
@@ -125,18 +145,22 @@ class PartialFile(IncomingFile):
             message = f"{self.received_bytes} of {size} bytes arrived. Stage again."
             self.fail(IncompleteFile(message))
             return
+        transfer = self._begin_transfer()
         try:
-            fd = self._open(self._begin_transfer())
+            fd = self._open(transfer)
             size_on_disk = os.fstat(fd).st_size
+            if transfer.digest is not None and size - transfer.digest.position <= _MAX_READ_BACK:
+                transfer.digest.read_back(fd, size)
             self._run.writeback.add_complete(fd, size)
             self.close()
         except OSError as exc:
             raise disk_error(exc, self._run.target) from exc
         if size_on_disk != size:
-            self.fail(IncompleteFile(f"{size_on_disk} of {size} bytes are on the disk. Stage again."))
+            self.fail(_too_short(size_on_disk, size))
             return
         self._is_complete = True
         self._end_transfer()
+        self._keep_digest(transfer.digest)
 
     def import_file(self, name: bytes | str, directory_fd: int) -> None:
         """Move the file *name* from another directory; it is the complete content."""
@@ -144,6 +168,25 @@ class PartialFile(IncomingFile):
             os.rename(name, self.private_name, src_dir_fd=directory_fd, dst_dir_fd=self._run.descriptors.dir_fd)
         self._withdraw()
         self._is_complete = True
+
+    def complete_digest(self, check: Callable[[], object]) -> None:
+        """Read back what `sha256` does not cover yet of a complete file; if that is not possible, fail the file.
+
+        Args:
+            check: Called from time to time; an exception that it raises ends the run.
+
+        Raises:
+            TargetError: If the disk failed.
+        """
+        if not self.is_ready or self.sha256 is not None:
+            return
+        digest = self._digest or PrefixDigest()
+        with disk_errors(self._run.target):
+            flags = os.O_RDONLY | NO_FOLLOW
+            with closing(os.open(self.private_name, flags, dir_fd=self._run.descriptors.dir_fd)) as fd:
+                digest.read_back(fd, self.entry.size, check)
+        if not self._keep_digest(digest):
+            self.fail(_too_short(digest.position, self.entry.size))
 
     def fail(self, error: StageError) -> None:
         if self._failure is None:
@@ -159,6 +202,7 @@ class PartialFile(IncomingFile):
         with contextlib.suppress(OSError):
             os.unlink(self.private_name, dir_fd=self._run.descriptors.dir_fd)
         self._end_transfer()
+        self.sha256 = self._digest = None
 
     def close(self) -> None:
         """Close the descriptor; the next write opens another."""
@@ -174,7 +218,7 @@ class PartialFile(IncomingFile):
 
     def _begin_transfer(self) -> _Transfer:
         if self._transfer is None:
-            self._transfer = _Transfer(self.entry.size)
+            self._transfer = _Transfer(self.entry.size, PrefixDigest() if self._run.wants_digests else None)
         return self._transfer
 
     def _end_transfer(self) -> None:
@@ -182,12 +226,24 @@ class PartialFile(IncomingFile):
             self._run.count_ranges(-self._transfer.data.range_count)
             self._transfer = None
 
+    def _keep_digest(self, digest: PrefixDigest | None) -> bool:
+        """Keep *digest*, of the complete file; return whether it covers the whole of it."""
+        if digest is None or digest.position < self.entry.size:
+            self._digest = digest
+            return False
+        self.sha256, self._digest = digest.digest(), None
+        return True
+
     def _open(self, transfer: _Transfer) -> int:
         if transfer.fd < 0:
             transfer.fd = self._run.descriptors.open(self.private_name, self.close, create=not transfer.is_created)
             self._run.uncreated_files -= not transfer.is_created
             transfer.is_created = True
         return transfer.fd
+
+
+def _too_short(size_on_disk: int, size: int) -> IncompleteFile:
+    return IncompleteFile(f"{size_on_disk} of {size} bytes are on the disk. Stage again.")
 
 
 def _pwrite_all(fd: int, buffers: Sequence[Buffer], offset: int, length: int) -> None:

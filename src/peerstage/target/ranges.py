@@ -21,6 +21,11 @@ class Ranges:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self._starts, self._ends, strict=True)
 
+    @property
+    def prefix_end(self) -> int:
+        """Number of bytes from 0 on that are in the set without a gap."""
+        return self._ends[0] if self._starts and not self._starts[0] else 0
+
     def contains(self, start: int, end: int) -> bool:
         """Return whether all bytes from *start* up to *end* are in the set."""
         index = bisect_right(self._starts, start) - 1

@@ -50,6 +50,11 @@ class ReceivedData:
         return len(self._ranges) + (0 if self._confirmed is None else len(self._confirmed))
 
     @property
+    def prefix_end(self) -> int:
+        """Number of bytes at the start of the file that have arrived without a gap."""
+        return self._ranges.prefix_end
+
+    @property
     def is_complete(self) -> bool:
         """Whether every byte has arrived, and all samples of earlier connections are confirmed."""
         return self._ranges.covers(self._size) and not any(self._unconfirmed())

@@ -12,7 +12,7 @@ from peerstage.errors import ProtocolError, StageError
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.target import durability
-from peerstage.target.file_descriptors import CREATE_NEW, NO_FOLLOW
+from peerstage.target.file_descriptors import NO_FOLLOW
 from peerstage.target.writeback import EarlyWriteback
 
 if sys.platform != "win32":
@@ -31,14 +31,16 @@ class RunState:
         target: Path of the target, for messages.
         private_fd: Descriptor of the private directory.
         writeback: Whether a thread may start writing data to the disk while more arrives.
+        wants_digests: Whether the SHA-256 of every file is wanted.
 
     Attributes:
         missing_bytes: Bytes of all admitted files that have not arrived yet.
         uncreated_files: Number of admitted files that the private directory does not have yet.
     """
 
-    def __init__(self, target: str, private_fd: int, *, writeback: bool) -> None:
+    def __init__(self, target: str, private_fd: int, *, writeback: bool, wants_digests: bool = False) -> None:
         self.target = target
+        self.wants_digests = wants_digests
         self.descriptors = DescriptorPool(private_fd)
         self.failures = Failures()
         start = durability.start_writeback if writeback and durability.can_start_writeback() else None
@@ -75,10 +77,11 @@ class DescriptorPool:
         self._close_callbacks: dict[int, Callable[[], None]] = {}
 
     def open(self, name: str, close: Callable[[], None], *, create: bool) -> int:
-        """Open the file *name*; if too many are open, close the one opened first by calling its *close*."""
+        """Open the file *name* for reading and writing; at the limit, call the *close* of the one opened first."""
         if len(self._close_callbacks) >= self.max_open:
             next(iter(self._close_callbacks.values()))()
-        fd = os.open(name, CREATE_NEW if create else os.O_WRONLY | NO_FOLLOW, 0o600, dir_fd=self.dir_fd)
+        flags = os.O_RDWR | NO_FOLLOW | (os.O_CREAT | os.O_EXCL if create else 0)
+        fd = os.open(name, flags, 0o600, dir_fd=self.dir_fd)
         self._close_callbacks[fd] = close
         return fd
 
