@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from peerstage.errors import EntryError, ProtocolError, TargetError
 from peerstage.reasons import Reason
 from peerstage.records import Entry
-from peerstage.target.disk_errors import NAME_ERRORS, disk_error, disk_errors, name_error
+from peerstage.target.disk_errors import NAME_ERRORS, disk_error, name_error
 from peerstage.target.partial_file import PartialFile
 from peerstage.target.run_state import RunState
 
@@ -77,8 +77,10 @@ class Admission:
     def _require_space(self) -> None:
         """Raise `TargetError` unless the target's file system has space and inodes for all that is missing."""
         run = self._run
-        with disk_errors(run.target):
+        try:
             found = os.fstatvfs(self._target_fd)
+        except OSError as exc:
+            raise disk_error(exc, run.target) from exc
         is_root = os.geteuid() == 0
         free = (found.f_bfree if is_root else found.f_bavail) * found.f_frsize
         if run.missing_bytes > free:

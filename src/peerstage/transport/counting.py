@@ -32,7 +32,7 @@ class CountingTarget(CommandTarget):
         self.high_water = 0
         self._target = target
         self._on_change = on_change
-        self._unfinished: dict[bytes, int] = {}
+        self._unfinished: dict[bytes, int] = {}  # bytes of each file that has some
 
     def admit(self, entries: Sequence[Entry]) -> Sequence[IncomingFile]:
         files = self._target.admit(entries)
@@ -43,8 +43,9 @@ class CountingTarget(CommandTarget):
     def _begin(self, file: IncomingFile) -> IncomingFile:
         name = file.entry.name
         received, count = _received_ranges(file)
-        self.bytes += count - self._unfinished.get(name, 0)  # a file that starts over has nothing
-        self._unfinished[name] = count
+        self.bytes += count - self._unfinished.pop(name, 0)  # a file that starts over has nothing
+        if count:
+            self._unfinished[name] = count
         return _CountingFile(file, received, self)
 
     def refuse(self, name: bytes, error: StageError) -> None:
@@ -63,15 +64,13 @@ class CountingTarget(CommandTarget):
 
     def count_bytes(self, name: bytes, size: int) -> None:
         """Count *size* new bytes of a file."""
-        if name in self._unfinished:
-            self._unfinished[name] += size
-            self._add(0, size)
+        self._unfinished[name] = self._unfinished.get(name, 0) + size
+        self._add(0, size)
 
     def count_file(self, name: bytes, *, has_failed: bool = False) -> None:
         """Count a file that is complete or has failed; the bytes of a failed one are subtracted."""
-        size = self._unfinished.pop(name, None)
-        if size is not None:
-            self._add(1, -size if has_failed else 0)
+        size = self._unfinished.pop(name, 0)
+        self._add(1, -size if has_failed else 0)
 
     def _add(self, files: int, size: int) -> None:
         self.files += files
@@ -105,12 +104,16 @@ class _CountingFile(IncomingFile):
         self._counting.count_bytes(self.entry.name, self._received.add(offset, offset + sum(map(len, buffers))))
 
     def finish(self) -> None:
-        self._file.finish()
-        self._counting.count_file(self.entry.name)
+        if not self._file.is_finished:
+            self._file.finish()
+            self._received = None  # a transport may keep every file to the end
+            self._counting.count_file(self.entry.name)
 
     def fail(self, error: StageError) -> None:
-        self._file.fail(error)
-        self._counting.count_file(self.entry.name, has_failed=True)
+        if not self._file.is_finished:
+            self._file.fail(error)
+            self._received = None
+            self._counting.count_file(self.entry.name, has_failed=True)
 
 
 def _received_ranges(file: IncomingFile) -> tuple[Ranges | None, int]:

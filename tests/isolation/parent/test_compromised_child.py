@@ -188,7 +188,6 @@ VIOLATIONS = {
     "a number of an earlier listing": encode(listed(b"a"), listed_again(b"a", 1), data(0, 0, b"x")),
     "a question about no file": encode(listed(b"a"), AskMissing(1)),
     "a question after the end": encode(listed(b"a", 0), Finish(0), AskMissing(0)),
-    "questions whose answers it does not read": encode(listed(b"a"), *[AskMissing(0)] * 5000),
     "a file of a command without a workspace": encode(ImportFile(b"a")),
     "two replies": encode(Reply(REPLY), Reply(REPLY)),
     "half a frame after the reply": encode(Reply(REPLY), b"\3"),
@@ -470,6 +469,16 @@ def test_a_child_that_sends_a_declined_file_breaks_the_protocol(
         with pytest.raises(ProtocolError, match="not admitted"):
             stage_some_through(compromised_child.transport(bad), target)
     assert files_in(target) == {b"a": b"good"}
+
+
+@pytest.mark.parametrize("last", [AskMissing(0), Reply(REPLY)])
+def test_a_child_that_does_not_read_the_answers_that_it_asks_for_breaks_the_protocol(
+    compromised_child: CompromisedChild, target: Path, last: Frame
+) -> None:
+    asks = encode(listed(b"a"), *[AskMissing(0)] * 5000, last)
+    with pytest.raises(ProtocolError, match="does not read the answers"):
+        stage_through(compromised_child.transport(asks, "sleep"), target)
+    assert files_in(target) == {b"old": b"old"}
 
 
 def test_the_data_of_a_file_that_is_not_wanted_is_dropped_if_the_child_did_not_ask(

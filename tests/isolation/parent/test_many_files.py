@@ -10,7 +10,8 @@ import pytest
 from peerstage import Limits
 from peerstage.cli.preview import PreviewTarget
 from peerstage.isolation.parent.frame_receiver import FrameReceiver
-from peerstage.isolation.protocol.frames import Admit, Finish, FrameParser, Reply, encode_frame, split_entries
+from peerstage.isolation.protocol.entry_codec import split_entries
+from peerstage.isolation.protocol.frames import Admit, Finish, FrameParser, Reply, encode_frame
 from peerstage.records import Entry
 from support.child_link import ChildLink
 from support.sftp_server import RecordingTarget

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerstage.errors import LoginError, NotRegular, ProtocolError, StageError
+from peerstage.isolation.protocol.entry_codec import MAX_ENTRIES, split_entries
 from peerstage.isolation.protocol.frames import (
     HEADER,
-    MAX_ADMITTED,
     MAX_BODY,
     MAX_DATA,
     Admit,
@@ -30,7 +30,6 @@ from peerstage.isolation.protocol.frames import (
     Refuse,
     Reply,
     encode_frame,
-    split_entries,
 )
 from peerstage.reasons import Reason
 from peerstage.records import Entry
@@ -125,7 +124,7 @@ ERROR = {"kind": "NotRegular", "reason": "not-a-file", "message": "x", "path": N
         pack(Kind.ADMIT, body=b"\0" + pack_entry(b"a", length=2)),
         pack(Kind.ADMIT, body=b"\0" + pack_entry(b"a", length=2**32 - 1)),
         pack(Kind.ADMIT, body=b"\0" + pack_entry(b"a") + b"b"),
-        pack(Kind.ADMIT, body=b"\0" + b"".join(pack_entry(b"%d" % at) for at in range(MAX_ADMITTED + 1))),
+        pack(Kind.ADMIT, body=b"\0" + b"".join(pack_entry(b"%d" % at) for at in range(MAX_ENTRIES + 1))),
         pack(Kind.ADMIT, 0, 1, b"\0" + pack_entry(b"a")),
         pack(Kind.ASK_MISSING, 0, 1),
         pack(Kind.ASK_MISSING, body=b"x"),
@@ -207,6 +206,6 @@ def test_a_listing_is_split_into_frames_of_a_limited_size(few: list[Entry], repe
     parts = list(split_entries(entries))
     assert [entry for part in parts for entry in part] == entries
     for part in parts:
-        assert 0 < len(part) <= MAX_ADMITTED
+        assert 0 < len(part) <= MAX_ENTRIES
         assert len(encode_frame(Admit(0, part))) <= 128 * 1024 + 300
     assert len(parts) <= 1 + len(entries) // 400, "few frames"

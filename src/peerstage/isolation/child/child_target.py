@@ -13,16 +13,8 @@ from typing import Any
 
 from peerstage.errors import NotAvailable, ProtocolError, StageError
 from peerstage.isolation.child.frame_writer import FrameWriter
-from peerstage.isolation.protocol.frames import (
-    MAX_UNANSWERED,
-    Admit,
-    AskMissing,
-    Fail,
-    Finish,
-    ImportFile,
-    Refuse,
-    split_entries,
-)
+from peerstage.isolation.protocol.entry_codec import split_entries
+from peerstage.isolation.protocol.frames import MAX_UNANSWERED, Admit, AskMissing, Fail, Finish, ImportFile, Refuse
 from peerstage.records import Entry
 from peerstage.target.base import MAX_TRIAL_OPENS, Buffer, CommandTarget, IncomingFile, Selection
 from peerstage.target.ranges import Ranges
@@ -174,13 +166,16 @@ class ChildFile(IncomingFile):
     def finish(self) -> None:
         """See `IncomingFile.finish`. The parent fails the file if ranges are missing."""
         if not self.is_finished:
-            self.is_finished = True
-            self._target.put(Finish(self._number))
+            self._end(Finish(self._number))
 
     def fail(self, error: StageError) -> None:
         if not self.is_finished:
-            self.is_finished = True
-            self._target.put(Fail(self._number, error))
+            self._end(Fail(self._number, error))
+
+    def _end(self, frame: Finish | Fail) -> None:
+        self.is_finished = True
+        self._sent = None
+        self._target.put(frame)
 
 
 def _decode_ranges(ranges: list[list[int]]) -> Sequence[tuple[int, int]]:

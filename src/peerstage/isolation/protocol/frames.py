@@ -11,11 +11,12 @@ File number and offset are 0 in frames that do not concern an open file. The par
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeAlias
 
 from peerstage.errors import ProtocolError, StageError
+from peerstage.isolation.protocol.entry_codec import MAX_SIZE, decode_entries, encode_entries
 from peerstage.isolation.protocol.error_codec import decode_error, encode_error
 from peerstage.isolation.protocol.values import (
     bytes_to_text,
@@ -25,28 +26,21 @@ from peerstage.isolation.protocol.values import (
     parse_bytes,
     parse_int,
     parse_items,
+    parse_name,
     parse_text,
 )
 from peerstage.records import KIB, MIB, Entry
-from peerstage.transport.names import is_hidden
 
 HEADER = struct.Struct(">BIQI")
-_ENTRY = struct.Struct(">QiqI")
-_UNKNOWN = -1
 
 #: Bytes in the body of one DATA frame; the child splits larger writes.
 MAX_DATA = 4 * MIB
 #: Bytes in any other body: a reply, or an error with its path.
 MAX_BODY = 384 * KIB
-#: Files in one ADMIT frame, and bytes from which on the child begins another.
-MAX_ADMITTED = 1024
-_ADMIT_SIZE = 128 * KIB
 #: ADMIT frames whose answers the child has not read.
 MAX_UNANSWERED = 2
 #: Characters of a log line.
 MAX_LOG_LINE = 4096
-_MAX_SIZE = 2**63 - 1
-_MAX_MTIME = 2**40
 
 
 #: The kind of a frame, its first byte.
@@ -58,10 +52,10 @@ class Admit(NamedTuple):
 
     Attributes:
         first_number: The number of the first of *entries*.
-        entries: From 1 to `MAX_ADMITTED` files.
+        entries: From 1 to `MAX_ENTRIES` files.
         is_new_listing: Whether the files that were numbered before belong to a lost connection.
         wants_answer: Whether the parent answers which of the files are declined, and of which it wants only ranges.
-            Otherwise the child takes all of them for admitted, and the parent drops the data of the others.
+            Otherwise the child fetches all of them, and the parent drops the data of those that it declines.
     """
 
     first_number: int
@@ -148,7 +142,7 @@ def encode_frame(frame: Frame) -> bytes:
     match frame:
         case Admit(number, entries, is_new_listing, wants_answer):
             flags = bytes([is_new_listing | wants_answer << 1])
-            return _pack(Kind.ADMIT, number, body=flags + b"".join(map(_encode_entry, entries)))
+            return _pack(Kind.ADMIT, number, body=flags + encode_entries(entries))
         case AskMissing(number):
             return _pack(Kind.ASK_MISSING, number)
         case Data(number, offset, data):
@@ -171,26 +165,6 @@ def encode_frame(frame: Frame) -> bytes:
             return _pack(Kind.FALLBACK)
         case Reply(fields):
             return _pack(Kind.REPLY, body=encode_json(fields))
-
-
-def split_entries(entries: Sequence[Entry]) -> Iterator[tuple[Entry, ...]]:
-    """Split *entries* into parts for one ADMIT frame each."""
-    part: list[Entry] = []
-    size = 0
-    for entry in entries:
-        size += _ENTRY.size + len(entry.name)
-        if part and (len(part) == MAX_ADMITTED or size > _ADMIT_SIZE):
-            yield tuple(part)
-            part, size = [], _ENTRY.size + len(entry.name)
-        part.append(entry)
-    if part:
-        yield tuple(part)
-
-
-def _encode_entry(entry: Entry) -> bytes:
-    mode = _UNKNOWN if entry.mode is None else entry.mode
-    mtime = _UNKNOWN if entry.mtime is None else entry.mtime
-    return _ENTRY.pack(entry.size, mode, mtime, len(entry.name)) + entry.name
 
 
 def pack_data_header(file_number: int, offset: int, length: int) -> bytes:
@@ -255,7 +229,7 @@ class FrameParser:
 
 def _decode(kind: int, number: int, offset: int, body: bytes) -> Frame:
     if not offset and kind == Kind.ADMIT and body and body[0] < 4:
-        return Admit(number, tuple(_decode_entries(body)), bool(body[0] & 1), bool(body[0] & 2))
+        return Admit(number, decode_entries(body, 1), bool(body[0] & 1), bool(body[0] & 2))
     if not offset and kind == Kind.ASK_MISSING and not body:
         return AskMissing(number)
     if not offset and kind == Kind.FINISH and not body:
@@ -270,9 +244,9 @@ def _decode(kind: int, number: int, offset: int, body: bytes) -> Frame:
 def _decode_without_file(kind: int, body: bytes) -> Frame:
     if kind == Kind.REFUSE:
         name, error = parse_items(decode_json(body), 2, exactly=True)
-        return Refuse(_check_name(parse_bytes(name, "name", MAX_BODY)), decode_error(error))
+        return Refuse(parse_name(parse_bytes(name, "name", MAX_BODY)), decode_error(error))
     if kind == Kind.IMPORT:
-        return ImportFile(_check_name(body))
+        return ImportFile(parse_name(body))
     if kind == Kind.LOG:
         level, logger, message = parse_items(decode_json(body), 3, exactly=True)
         message = parse_text(message, "log line", MAX_LOG_LINE)
@@ -288,39 +262,10 @@ def _decode_without_file(kind: int, body: bytes) -> Frame:
     raise _invalid_frame(kind)
 
 
-def _decode_entries(body: bytes) -> Iterator[Entry]:
-    """Yield the files of an ADMIT frame, whose first byte are the flags."""
-    at, count = 1, 0
-    while at < len(body) or not count:
-        end = at + _ENTRY.size
-        if count == MAX_ADMITTED or end > len(body):
-            raise _invalid_frame(Kind.ADMIT)
-        size, mode, mtime, length = _ENTRY.unpack_from(body, at)
-        at, count = end + length, count + 1
-        if at > len(body):
-            raise _invalid_frame(Kind.ADMIT)
-        yield _decode_entry(body[end:at], size, mode, mtime)
-
-
-def _decode_entry(name: bytes, size: int, mode: int, mtime: int) -> Entry:
-    _check_name(name)
-    if size > _MAX_SIZE or not _UNKNOWN <= mode <= 0o7777 or not _UNKNOWN <= mtime <= _MAX_MTIME:
-        raise child_violation("The child process sent a file with an invalid size, mode or time.", path=name)
-    if is_hidden(name):
-        raise child_violation("The child process sent a dotfile, which was not requested.", path=name)
-    return Entry(name, size, None if mode == _UNKNOWN else mode, None if mtime == _UNKNOWN else mtime)
-
-
 def _check_range(offset: int, length: int) -> tuple[int, int]:
-    if not 0 < length <= MAX_DATA or offset > _MAX_SIZE:
+    if not 0 < length <= MAX_DATA or offset > MAX_SIZE:
         raise child_violation(f"The child process sent {length} bytes for offset {offset}.")
     return offset, length
-
-
-def _check_name(name: bytes) -> bytes:
-    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-        raise child_violation("The child process sent an invalid file name.", path=name)
-    return name
 
 
 def _invalid_frame(kind: int) -> ProtocolError:

@@ -70,6 +70,13 @@ def parse_bytes(value: Any, what: str, max_length: int) -> bytes:
         raise _invalid(what) from exc
 
 
+def parse_name(name: bytes) -> bytes:
+    """Return *name* if it is the name of a file in a directory."""
+    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+        raise child_violation("The child process sent an invalid file name.", path=name)
+    return name
+
+
 def parse_choice(value: Any, what: str, choices: Collection[str]) -> str:
     """Return *value* if it is one of *choices*."""
     if not isinstance(value, str) or value not in choices:
