@@ -77,8 +77,8 @@ class FileResult:
         mtime: Modification time in whole seconds since the epoch, or None if the peer does not send it.
         error: Why it is not staged, in one line; None if it is.
         outcome: "staged", "resumed" (staged, and some of its bytes survived a lost connection; only over transports
-            that can resume), "linked" (staged as a link to an equal file), "excluded" (left out on request) or
-            "failed". The default follows from *error*.
+            that can resume), "linked" (taken from an earlier staging directory, as a link or a copy), "excluded" (left
+            out on request) or "failed". The default follows from *error*.
         reason: Why it failed; None if it did not.
         sha256: The SHA-256 of the staged file in hexadecimal; None if it was not computed, or the file is not staged.
     """
@@ -227,6 +227,7 @@ class StageReport(metaclass=Documented):
         retries: How many times a lost connection was re-established.
         resumed_bytes: Bytes that survived a lost connection and were not sent again; each counts once.
         host_key: The SHA-256 fingerprint of the peer's host key, or None if the transport does not know it.
+        notes: What the user should know although nothing failed, as sentences; each was logged as a warning.
         schema: The version of the JSON form, an integer from 1.
     """
 
@@ -240,6 +241,7 @@ class StageReport(metaclass=Documented):
     retries: int = 0
     resumed_bytes: int = 0
     host_key: str | None = None
+    notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     @property
@@ -251,6 +253,11 @@ class StageReport(metaclass=Documented):
     def bytes(self) -> int:
         """The number of bytes staged."""
         return sum(file.size for file in self.files if file.is_staged)
+
+    @property
+    def linked(self) -> int:
+        """The number of files, of those staged, that were taken from an earlier staging directory."""
+        return sum(1 for file in self.files if file.outcome == LINKED)
 
     @property
     def failed(self) -> tuple[FileResult, ...]:
@@ -277,6 +284,9 @@ class StageReport(metaclass=Documented):
                 raw[results] = tuple(FileResult.from_dict(result) for result in raw[results])
             if isinstance(raw.get("schema", SCHEMA), bool) or not isinstance(raw.get("schema", SCHEMA), int):
                 raise ValueError("its schema is not a number")
+            notes = raw["notes"] = tuple(raw.get("notes", ()))
+            if not all(isinstance(note, str) for note in notes):
+                raise ValueError("its notes are not text")
             return cls(**raw)
         except (AttributeError, TypeError, KeyError, ValueError) as exc:
             raise ValueError(f"Not a stage report: {escape(str(exc))}") from None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from peerstage.documented import Documented
+from peerstage.paths import validate_path
 from peerstage.printable import escape
 
 #: Below this, protocol headers would take most of the bandwidth.
@@ -25,6 +27,11 @@ class StageOptions(metaclass=Documented):
         bwlimit: Bytes per second to receive from a remote peer, 1024 or more; None for no limit. The time that it takes
             counts for no limit of `Limits`, except that bytes which do not extend the deadline count for that. An rcp
             command and a local peer cannot be limited.
+        link_dest: Absolute path of an earlier staging directory, as a rule that of the day before. A file whose name,
+            size and peer's modification time are the same there becomes a hard link instead of a transfer. The times
+            are those of its manifest or, with *preserve_times*, of its files. A file that would get another owner, mode
+            or time than the earlier one, or cannot be linked, is copied from it. If the directory is missing, or tells
+            no times, every file is fetched, and the report's notes say so. None links nothing.
 
     Raises:
         ValueError: If a value is invalid.
@@ -33,6 +40,7 @@ class StageOptions(metaclass=Documented):
     durable: bool = True
     preserve_times: bool = False
     bwlimit: int | None = None
+    link_dest: str | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -74,6 +82,14 @@ def _check_bwlimit(name: str, value: Any) -> int | None:
     return None if value is None else int(value)
 
 
+def _check_directory(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    path = validate_path(value, f"StageOptions: {name}")
+    _require(os.path.isabs(path), name, "an absolute path", path)
+    return path
+
+
 def _require(is_valid: bool, name: str, expected: str, value: object) -> None:
     if not is_valid:
         raise ValueError(f"StageOptions: {name} must be {expected}, not {value!r}.")
@@ -84,4 +100,5 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "durable": _check_flag,
     "preserve_times": _check_flag,
     "bwlimit": _check_bwlimit,
+    "link_dest": _check_directory,
 }

@@ -60,6 +60,7 @@ def stage(
             retries=transport.retries,
             resumed_bytes=resumed,
             host_key=transport.host_key,
+            notes=target.notes,
         )
 
     with with_peer_name(target.peer):

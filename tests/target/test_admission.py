@@ -118,6 +118,21 @@ def test_a_directory_replaced_by_a_file_is_staged(target: Path) -> None:
     assert files_in(target) == {b"a": b"data"}
 
 
+def test_a_file_that_was_replaced_by_a_directory_for_a_while_is_staged(target: Path) -> None:
+    files = {name: MemoryFile(name * 500, mtime=1) for name in NAMES}
+    with DirectoryTarget(str(target), options=NOT_DURABLE) as staging_target:
+        with pytest.raises(ConnectionLost):
+            Loses(files, 700).pull(b"/c", staging_target)
+        with pytest.raises(ConnectionLost):
+            Loses({b"b": MemoryFile(mode=stat.S_IFDIR | 0o755), b"a": files[b"a"], b"c": files[b"c"]}, 0).pull(
+                b"/c", staging_target
+            )
+        Loses(files).pull(b"/c", staging_target)
+        staging_target.commit()
+        assert results_of(staging_target) == dict.fromkeys("abcd")
+    assert files_in(target) == {name: file.data for name, file in files.items()}
+
+
 def version(name: bytes, size: int, mtime: int) -> MemoryFile:
     """Return the only file with these attributes."""
     return MemoryFile(random.Random(f"{name!r} {size} {mtime}").randbytes(size), mtime=mtime)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -145,6 +146,9 @@ def build_stage_options(
     bwlimit: Annotated[
         str | None, option("BYTES", "Bytes to receive per second, or a number with K, M, G or T.", "no limit")
     ] = None,
+    link_dest: Annotated[
+        str | None, option("DIR", "Link to the files of this earlier staging directory that are unchanged.", "none")
+    ] = None,
 ) -> StageOptions:
     """Return what the options say that is wanted of a stage.
 
@@ -155,6 +159,7 @@ def build_stage_options(
         durable=durable,
         preserve_times=preserve_times,
         bwlimit=_parse_size_option("bwlimit", bwlimit),
+        link_dest=None if link_dest is None else os.path.abspath(link_dest),
     )
 
 

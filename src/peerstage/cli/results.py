@@ -139,8 +139,10 @@ class StageResult(Result):
         report = self.report
         if report is not None:
             yield from _refused_lines(report.failed)
+            yield from ((f"{self.peer.location}: note: {note}",) for note in report.notes)
+            linked = f" ({report.linked} of them linked)" if report.linked else ""
             yield (
-                f"{self.peer.location} -> {escape(self.target)}: {report.count} files, {report.bytes} bytes "
+                f"{self.peer.location} -> {escape(self.target)}: {report.count} files{linked}, {report.bytes} bytes "
                 f"in {report.seconds:.1f} s ({format_rate(report)} MB/s), {len(report.failed)} not staged",
             )
 
@@ -156,6 +158,10 @@ class StageResult(Result):
         yield ("host key", "dim"), escape(report.host_key or "")
         if report.retries:
             yield ("retries", "dim"), f"{report.retries}, {format_size(report.resumed_bytes)} not sent again"
+        if report.linked:
+            yield ("linked", "dim"), f"{report.linked} files"
+        for note in report.notes:
+            yield ("note", "yellow"), note
         for file in report.failed:
             yield ("not staged", "yellow"), describe_entry_failure(file)
 

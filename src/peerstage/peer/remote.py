@@ -335,6 +335,7 @@ class RemotePeer(ManagedPeer):
             guarded=self.guarded,
             preserve_times=self.stage.preserve_times,
             bwlimit=self.stage.bwlimit,
+            link_dest=self.stage.link_dest is not None,
             working_directory=self.workingDir,
         )
 

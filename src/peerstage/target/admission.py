@@ -11,6 +11,7 @@ from peerstage.errors import EntryError, ProtocolError, TargetError
 from peerstage.reasons import Reason
 from peerstage.records import Entry
 from peerstage.target.disk_errors import NAME_ERRORS, disk_error, name_error
+from peerstage.target.link_dest import LinkSource
 from peerstage.target.partial_file import PartialFile
 from peerstage.target.run_state import RunState
 
@@ -22,12 +23,21 @@ class Admission:
         run: State that the files of the run share.
         target_fd: Descriptor of the target.
         files: The files of the run by name, to which admitted ones are added.
+        link_source: An earlier staging directory, from which unchanged files are taken; None without one.
     """
 
-    def __init__(self, run: RunState, target_fd: int, files: dict[bytes, PartialFile]) -> None:
+    def __init__(
+        self,
+        run: RunState,
+        target_fd: int,
+        files: dict[bytes, PartialFile],
+        link_source: LinkSource | None = None,
+    ) -> None:
         self._run = run
         self._target_fd = target_fd
         self._files = files
+        self._link_source = link_source
+        self._next_number = 0
 
     def admit(self, entries: Sequence[Entry], *, needs_space: bool = True) -> list[PartialFile]:
         """Return the files to fetch; see `Target.admit`.
@@ -54,11 +64,14 @@ class Admission:
                 begun.resume()
                 return begun
             begun.discard()
-        number = len(self._files) if begun is None else begun.number
+        number = self._next_number if begun is None else begun.number
+        self._next_number += begun is None
         file = self._files[name] = PartialFile(self._run, entry, number)
         error = self._find_name_error(name)
         if error is not None:
             file.fail(error)
+        elif self._link_source is not None:
+            file.link(self._link_source)
         return file
 
     def _find_name_error(self, name: bytes) -> EntryError | None:

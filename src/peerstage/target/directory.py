@@ -15,13 +15,14 @@ from types import TracebackType
 from peerstage.errors import EntryError, NotAvailable, StageError
 from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
-from peerstage.records import FAILED, RESUMED, STAGED, Entry, FileResult, Ownership, validate_permissions
+from peerstage.records import FAILED, LINKED, RESUMED, STAGED, Entry, FileResult, Ownership, validate_permissions
 from peerstage.stage_options import StageOptions
 from peerstage.target import durability
 from peerstage.target.admission import Admission
-from peerstage.target.base import CommandTarget
+from peerstage.target.base import CommandTarget, Selection
 from peerstage.target.disk_errors import NAME_ERRORS, disk_error, disk_errors, name_error
 from peerstage.target.file_descriptors import NO_FOLLOW, close_quietly, open_directory
+from peerstage.target.link_dest import LinkSource
 from peerstage.target.name_collisions import find_collisions
 from peerstage.target.partial_file import PartialFile
 from peerstage.target.private_directory import PrivateDirectory, require_posix
@@ -76,6 +77,8 @@ class DirectoryTarget(CommandTarget):
         self.threads = threads
         self.digests = digests
         self.published = 0
+        if self.options.link_dest is not None:
+            self.selection = Selection.SOME
         self.peer = peer
         self._log = PeerLog("peerstage.target", peer)
         self._files: dict[bytes, PartialFile] = {}
@@ -99,14 +102,30 @@ class DirectoryTarget(CommandTarget):
             writeback=self.options.durable and self.threads,
             wants_digests=self.digests,
         )
-        self._admission = Admission(self._run, self._target_fd, self._files)
+        self._link_source = self._open_link_source()
+        self._admission = Admission(self._run, self._target_fd, self._files, self._link_source)
         return self
+
+    def _open_link_source(self) -> LinkSource | None:
+        if self.options.link_dest is None:
+            return None
+        with disk_errors(self.path):
+            return LinkSource(
+                self.options.link_dest,
+                self._private.fd,
+                ownership=self.ownership,
+                mode_of=self._final_mode,
+                preserve_times=self.options.preserve_times,
+                log=self._log,
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
             self._run.descriptors.close_all()
+            if self._link_source is not None:
+                self._link_source.close()
             if self._workspace is not None:
                 self._workspace.close()
             self._private.remove()
@@ -124,6 +143,11 @@ class DirectoryTarget(CommandTarget):
         """Bytes that were kept after a lost connection and not sent again; each counts once."""
         return sum(file.resumed_bytes for file in self._files.values())
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know although nothing failed, as sentences."""
+        return () if self._link_source is None else self._link_source.notes
+
     def pop_results(self, *, can_resume: bool = True) -> Iterator[FileResult]:
         """Yield the result of each admitted file, and drop its `PartialFile`: keeping both would take much memory.
 
@@ -137,6 +161,7 @@ class DirectoryTarget(CommandTarget):
                 yield FileResult(text, entry.size, None, entry.mtime, failure.text, FAILED, failure.reason)
             else:
                 outcome = RESUMED if can_resume and file.resumed_bytes else STAGED
+                outcome = outcome if file.linked is None else LINKED
                 sha256 = None if file.sha256 is None else file.sha256.hex()
                 yield FileResult(text, entry.size, self._final_mode(entry), entry.mtime, outcome=outcome, sha256=sha256)
 
@@ -155,10 +180,10 @@ class DirectoryTarget(CommandTarget):
 
     def refuse(self, name: bytes, error: StageError) -> None:
         begun = self._files.get(name)
-        if begun is not None and not begun.is_finished:
-            begun.fail(error)
-        else:
-            self._refused[name] = self._run.failures.intern(error)
+        if begun is not None and not begun.is_finished:  # not failed: a later listing may have the file again
+            begun.discard()
+            del self._files[name]
+        self._refused[name] = self._run.failures.intern(error)
 
     def create_workspace(self) -> str:
         self._prepare_workspace()
@@ -233,7 +258,7 @@ class DirectoryTarget(CommandTarget):
             raise disk_error(exc, self.path, published=self.published) from exc
 
     def _prepare_all(self, ready: Collection[PartialFile], check: Callable[[], object]) -> None:
-        """Set owner, mode and time of every file, and write the data to the disk."""
+        """Set owner, mode and time of every file but those that are links, and write the data to the disk."""
         few = len(ready) <= durability.MAX_FSYNCS
         sync_each = self.options.durable and (few or not durability.is_syncfs_reliable(self._target_fd))
         for file in ready:
@@ -245,19 +270,23 @@ class DirectoryTarget(CommandTarget):
     def _prepare(self, file: PartialFile, *, sync: bool) -> None:
         fd = os.open(file.private_name, os.O_RDONLY | NO_FOLLOW, dir_fd=self._private.fd)
         try:
-            if self.ownership is not None:
-                try:
-                    os.fchown(fd, *self.ownership)
-                except OSError as exc:
-                    reason = Reason.OWNERSHIP_REFUSED if exc.errno in (errno.EPERM, errno.EINVAL) else None
-                    raise disk_error(exc, self.path, reason=reason) from exc
-            os.fchmod(fd, self._final_mode(file.entry))
-            if self.options.preserve_times and file.entry.mtime is not None:
-                os.utime(fd, (file.entry.mtime, file.entry.mtime))
+            if file.linked is None or file.linked.is_copy:
+                self._set_attributes(fd, file.entry)
             if sync:
                 os.fsync(fd)
         finally:
             os.close(fd)
+
+    def _set_attributes(self, fd: int, entry: Entry) -> None:
+        if self.ownership is not None:
+            try:
+                os.fchown(fd, *self.ownership)
+            except OSError as exc:
+                reason = Reason.OWNERSHIP_REFUSED if exc.errno in (errno.EPERM, errno.EINVAL) else None
+                raise disk_error(exc, self.path, reason=reason) from exc
+        os.fchmod(fd, self._final_mode(entry))
+        if self.options.preserve_times and entry.mtime is not None:
+            os.utime(fd, (entry.mtime, entry.mtime))
 
     def _publish(self, file: PartialFile) -> bool:
         try:

@@ -13,6 +13,7 @@ from peerstage.target.base import Buffer, IncomingFile
 from peerstage.target.digest import PrefixDigest
 from peerstage.target.disk_errors import disk_error, disk_errors
 from peerstage.target.file_descriptors import NO_FOLLOW, closing
+from peerstage.target.link_dest import Linked, LinkSource
 from peerstage.target.received_data import ReceivedData
 from peerstage.target.run_state import Failure, RunState
 
@@ -49,18 +50,20 @@ class PartialFile(IncomingFile):
 
     Attributes:
         resumed_bytes: Bytes that were kept after a lost connection and not sent again.
+        linked: How it was taken from an earlier staging directory; None if it is fetched.
         sha256: The SHA-256 of the complete file, if the run wants digests; None until it is known.
     """
 
     __slots__ = (
         *("_digest", "_failure", "_is_complete", "_run", "_transfer"),
-        *("entry", "number", "resumed_bytes", "sha256"),
+        *("entry", "linked", "number", "resumed_bytes", "sha256"),
     )
 
     def __init__(self, run: RunState, entry: Entry, number: int) -> None:
         self.entry = entry
         self.number = number
         self.resumed_bytes = 0
+        self.linked: Linked | None = None
         self.sha256: bytes | None = None
         self._run = run
         self._transfer: _Transfer | None = None
@@ -103,6 +106,8 @@ class PartialFile(IncomingFile):
 
     def resume(self) -> None:
         """Continue the file over another connection."""
+        if self.linked is not None:
+            return
         if self._transfer is not None:
             data = self._transfer.data
             before = data.range_count
@@ -187,6 +192,16 @@ class PartialFile(IncomingFile):
                 digest.read_back(fd, self.entry.size, check)
         if not self._keep_digest(digest):
             self.fail(_too_short(digest.position, self.entry.size))
+
+    def link(self, source: LinkSource) -> None:
+        """Take the file from an earlier staging directory, if it is unchanged there; then it is complete."""
+        with disk_errors(self._run.target):
+            self.linked = source.link(self.entry, self.private_name)
+        if self.linked is not None:
+            self._withdraw()
+            self._is_complete = True
+            if self._run.wants_digests and self.linked.sha256 is not None:
+                self.sha256 = bytes.fromhex(self.linked.sha256)
 
     def fail(self, error: StageError) -> None:
         if self._failure is None:

@@ -44,6 +44,7 @@ class TransportOptions:
         guarded: Whether a forced command that was written for CedarBackup2 guards the key on the peer.
         preserve_times: Whether modification times are wanted.
         bwlimit: Bytes per second to receive at most, which the watchdog enforces; None for no limit.
+        link_dest: Whether unchanged files are not to be sent, which takes modification times, too.
         working_directory: A local directory for the temporary files of an rcp-like command.
     """
 
@@ -56,6 +57,7 @@ class TransportOptions:
     guarded: bool = False
     preserve_times: bool = False
     bwlimit: int | None = None
+    link_dest: bool = False
     working_directory: str | None = None
 
     def validate(self) -> None:
@@ -76,6 +78,11 @@ class TransportOptions:
             raise ValueError(
                 "StageOptions(bwlimit=...) cannot limit an rcp command, which connects by itself. Omit it, and give "
                 "the command its own limit, such as scp -l."
+            )
+        if self.link_dest and (self.guarded or rcp):
+            raise ValueError(
+                "StageOptions(link_dest=...) needs the peer's modification times and asks before a file is sent, which "
+                "guarded=True and an rcp command do not allow. Omit it, or use SFTP or SCP."
             )
         if rcp:
             self.split_commands()
@@ -183,7 +190,7 @@ def build_scp(
         session,
         watchdog,
         guarded=options.guarded,
-        preserve_times=options.preserve_times,
+        preserve_times=options.preserve_times or options.link_dest,
         connect=reconnect,
     )
 

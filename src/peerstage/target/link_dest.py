@@ -1,0 +1,209 @@
+"""Link unchanged files to those of an earlier staging directory, instead of fetching them again.
+
+A file is unchanged if its name, its size and the peer's modification time are. The earlier directory's manifest has the
+peer's time, and if times are preserved, so has the file itself. Nothing there is changed: a file that would get another
+owner, mode or time than the earlier one is a copy of it, and so is one that cannot be linked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from peerstage.errors import TargetError
+from peerstage.peer_log import PeerLog
+from peerstage.printable import escape
+from peerstage.reasons import Reason
+from peerstage.records import MIB, Entry, FileResult, Ownership
+from peerstage.target.file_descriptors import (
+    CREATE_NEW,
+    NO_FOLLOW,
+    READ_WITHOUT_WAITING,
+    close_quietly,
+    closing,
+    open_directory,
+)
+from peerstage.target.manifest import read_results
+
+_CHUNK = 4 * MIB
+
+#: Errors of link(2) after which a copy may work: another file system, one without links, too many links, or a policy.
+_COPY_INSTEAD = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
+#: Whether link(2) can be told not to follow a symlink. Elsewhere the inode is compared afterwards, as it is here.
+_MAY_FOLLOW = os.link not in os.supports_follow_symlinks
+
+
+class Linked(NamedTuple):
+    """A file that need not be fetched.
+
+    Attributes:
+        is_copy: Whether it is a copy of the earlier file rather than a link to it, so that it may be changed.
+        sha256: The digest of the earlier file as its manifest tells it, in hexadecimal; None if it does not.
+    """
+
+    is_copy: bool
+    sha256: str | None
+
+
+class LinkSource:
+    """The files of an earlier staging directory, which is opened once. Whatever is wrong with it, files are fetched.
+
+    Args:
+        path: Absolute path of the directory.
+        private_fd: Descriptor of the private directory, in which links and copies are created.
+        ownership: Owner and group of staged files; None, or -1 for one of them, for those of new files.
+        mode_of: Returns the permission bits of the staged file.
+        preserve_times: Whether staged files have the peer's modification times.
+        log: Where a warning tells why no file can be linked.
+
+    Attributes:
+        notes: Why no file can be linked, as sentences; empty if files can.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        private_fd: int,
+        *,
+        ownership: Ownership | None,
+        mode_of: Callable[[Entry], int],
+        preserve_times: bool,
+        log: PeerLog,
+    ) -> None:
+        self.notes: tuple[str, ...] = ()
+        self._path = path
+        self._private_fd = private_fd
+        self._owner = _owner_of_new_files(private_fd, ownership)
+        self._mode_of = mode_of
+        self._preserve_times = preserve_times
+        self._log = log
+        self._fd = -1
+        self._results: dict[bytes, FileResult] = {}
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._fd = open_directory(self._path, follow=True)
+        except OSError as exc:
+            self._note(f"{self._path} cannot be opened ({exc.strerror}), so that no file was linked to it.")
+            return
+        try:
+            self._results = read_results(self._fd, self._path)
+        except TargetError as exc:
+            if not self._preserve_times:
+                self._note(f"{self._path} does not tell the times of its files, so that none was linked. {exc.message}")
+            elif exc.reason is not Reason.NO_MANIFEST:
+                self._note(f"{self._path}: {exc.message}")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the directory. May be called again."""
+        fd, self._fd = self._fd, -1
+        self._results = {}
+        if fd >= 0:
+            close_quietly(fd)
+
+    def link(self, entry: Entry, private_name: str) -> Linked | None:
+        """Create *private_name* as a link to, or a copy of, the earlier file if it is unchanged.
+
+        Returns:
+            What was created; None if the file is to be fetched, and nothing was created.
+
+        Raises:
+            OSError: If the copy cannot be written.
+        """
+        earlier = self._results.get(entry.name)
+        if self._fd < 0 or entry.mtime is None or (earlier is None and not self._preserve_times):
+            return None
+        if earlier is not None and (earlier.size, earlier.mtime) != (entry.size, entry.mtime):
+            return None
+        with self._open_earlier(entry) as (fd, found):
+            if found is None:
+                return None
+            has_peers_time = found.st_mtime_ns // 10**9 == entry.mtime
+            if earlier is None and not has_peers_time:
+                return None
+            is_as_wanted = (
+                (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (*self._owner, self._mode_of(entry))
+            ) and (has_peers_time or not self._preserve_times)
+            linked = self._link(entry.name, private_name, found) if is_as_wanted else False
+            if linked is None or not (linked or self._copy(fd, private_name, found)):
+                return None
+        return Linked(not linked, earlier.sha256 if earlier is not None else None)
+
+    @contextlib.contextmanager
+    def _open_earlier(self, entry: Entry) -> Iterator[tuple[int, os.stat_result | None]]:
+        """Yield a descriptor of the earlier file and its attributes; -1 and None if it is not as *entry* needs it."""
+        try:
+            is_regular = stat.S_ISREG(os.stat(entry.name, dir_fd=self._fd, follow_symlinks=False).st_mode)
+            fd = os.open(entry.name, READ_WITHOUT_WAITING | NO_FOLLOW, dir_fd=self._fd) if is_regular else -1
+        except OSError:
+            fd = -1
+        if fd < 0:
+            yield -1, None
+            return
+        with closing(fd):
+            found = os.fstat(fd)
+            yield fd, found if stat.S_ISREG(found.st_mode) and found.st_size == entry.size else None
+
+    def _link(self, name: bytes, private_name: str, found: os.stat_result) -> bool | None:
+        """Link *name* as *private_name*; return False if that is impossible, None if *name* is another file by now."""
+        try:
+            os.link(name, private_name, src_dir_fd=self._fd, dst_dir_fd=self._private_fd, follow_symlinks=_MAY_FOLLOW)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            if exc.errno in _COPY_INSTEAD:
+                return False
+            raise
+        if os.path.samestat(os.stat(private_name, dir_fd=self._private_fd, follow_symlinks=False), found):
+            return True
+        os.unlink(private_name, dir_fd=self._private_fd)
+        return None
+
+    def _copy(self, fd: int, private_name: str, found: os.stat_result) -> bool:
+        """Copy *fd*; return False, with nothing left, if it cannot be read to its end, or changes."""
+        is_complete = False
+        copy = os.open(private_name, CREATE_NEW, 0o600, dir_fd=self._private_fd)
+        try:
+            is_complete = _copy_bytes(fd, copy, found.st_size) and os.fstat(fd).st_mtime_ns == found.st_mtime_ns
+        finally:
+            os.close(copy)
+            if not is_complete:
+                os.unlink(private_name, dir_fd=self._private_fd)
+        return is_complete
+
+    def _note(self, text: str) -> None:
+        self.notes = (*self.notes, escape(text))
+        self._log.warning("%s", self.notes[-1])
+
+
+def _owner_of_new_files(directory_fd: int, ownership: Ownership | None) -> tuple[int, int]:
+    """Return owner and group that a new file in the directory gets, by *ownership* or by default."""
+    directory = os.fstat(directory_fd)
+    uid, gid = ownership or (-1, -1)
+    inherited = directory.st_gid if directory.st_mode & stat.S_ISGID else os.getegid()
+    return (os.geteuid() if uid == -1 else uid), (inherited if gid == -1 else gid)
+
+
+def _copy_bytes(source: int, copy: int, size: int) -> bool:
+    """Copy *size* bytes; return False if *source* cannot be read, or ends before."""
+    position = 0
+    while position < size:
+        try:
+            chunk = os.pread(source, min(_CHUNK, size - position), position)
+        except OSError:
+            return False
+        if not chunk:
+            return False
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(copy, view) :]
+        position += len(chunk)
+    return True

@@ -1,0 +1,339 @@
+"""Unchanged files are linked to those of an earlier staging directory instead of being fetched again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peerstage import LocalPeer, RemotePeer
+from peerstage.records import LINKED, STAGED, FileResult, Ownership, StageReport
+from peerstage.stage_options import StageOptions
+from peerstage.staging import stage
+from peerstage.target import DirectoryTarget
+from peerstage.target.directory import current_umask
+from peerstage.target.report_file import write_report
+from peerstage.testing.contract import files_in
+from peerstage.testing.memory import MemoryFile, MemoryTransport
+from support.child_link import ChildLink
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+YESTERDAY = 1_700_000_000
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    path = tmp_path / "earlier"
+    path.mkdir()
+    return path
+
+
+def stage_files(
+    files: dict[bytes, MemoryFile],
+    target: Path,
+    *,
+    ownership: Ownership | None = None,
+    permissions: int | None = None,
+    **options: Any,
+) -> tuple[StageReport, set[str]]:
+    """Stage *files*; return the report and the names of the linked ones."""
+    transport = MemoryTransport({b"/c": files})
+    staging_target = DirectoryTarget(
+        str(target), options=StageOptions(durable=False, **options), ownership=ownership, permissions=permissions
+    )
+    report = stage(transport, b"/c", staging_target)
+    return report, {file.name for file in report.files if file.outcome == LINKED}
+
+
+def file_of(data: bytes, mtime: int = YESTERDAY, mode: int = 0o644) -> MemoryFile:
+    return MemoryFile(data, mode=stat.S_IFREG | mode, mtime=mtime)
+
+
+def write_manifest(directory: Path, files: dict[bytes, MemoryFile], sha256: str | None = None) -> None:
+    """Write the manifest that a stage of *files* into *directory* would leave."""
+    results = [
+        FileResult(os.fsdecode(name), len(file.data), 0o644, file.mtime, sha256=sha256) for name, file in files.items()
+    ]
+    with (directory / "peerstage.json").open("wb") as file:
+        write_report(file, StageReport("peer", "sftp", str(directory)), results, (), ())
+
+
+def inodes_of(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in directory.iterdir()}
+
+
+def attributes_of(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_mode, found.st_uid, found.st_gid, found.st_size, found.st_mtime_ns
+
+
+# What is linked
+
+
+def test_an_unchanged_file_is_a_link_by_the_time_in_the_manifest(earlier: Path, target: Path) -> None:
+    files = {b"same": file_of(b"data"), b"larger": file_of(b"12"), b"newer": file_of(b"x")}
+    stage_files(files, earlier)
+    write_manifest(earlier, files)
+    before = {name: attributes_of(earlier / name) for name in ("same", "larger", "newer")}
+    changed = {b"same": files[b"same"], b"larger": file_of(b"123"), b"newer": file_of(b"y", YESTERDAY + 1)}
+    report, linked = stage_files({**changed, b"new": file_of(b"new")}, target, link_dest=str(earlier))
+    assert linked == {"same"}
+    assert (report.count, report.linked, report.notes) == (4, 1, ())
+    assert files_in(target) == {b"same": b"data", b"larger": b"123", b"newer": b"y", b"new": b"new"}
+    assert inodes_of(target)["same"] == inodes_of(earlier)["same"]
+    assert before == {name: attributes_of(earlier / name) for name in before}
+
+
+def test_an_unchanged_file_is_a_link_by_its_own_time_if_times_are_preserved(earlier: Path, target: Path) -> None:
+    files = {b"same": file_of(b"data"), b"newer": file_of(b"x")}
+    stage_files(files, earlier, preserve_times=True)
+    os.utime(earlier / "same", ns=(0, YESTERDAY * 10**9 + 5))
+    changed = {**files, b"newer": file_of(b"y", YESTERDAY + 1)}
+    _, linked = stage_files(changed, target, link_dest=str(earlier), preserve_times=True)
+    assert linked == {"same"}
+    assert inodes_of(target)["same"] == inodes_of(earlier)["same"]
+    assert (earlier / "same").stat().st_mtime_ns == YESTERDAY * 10**9 + 5, "the earlier inode is not changed"
+    assert int((target / "newer").stat().st_mtime) == YESTERDAY + 1
+
+
+def test_the_content_of_a_linked_file_is_not_requested(earlier: Path, target: Path) -> None:
+    stage_files({b"same": file_of(b"data")}, earlier, preserve_times=True)
+    _, linked = stage_files(
+        {b"same": MemoryFile(b"data", mtime=YESTERDAY, error=RuntimeError("requested"))},  # type: ignore[arg-type]
+        target,
+        link_dest=str(earlier),
+        preserve_times=True,
+    )
+    assert linked == {"same"}
+
+
+def test_a_child_process_does_not_fetch_what_its_parent_links(earlier: Path, target: Path) -> None:
+    files = {b"same": file_of(b"data" * 100), b"new": file_of(b"new")}
+    stage_files({b"same": files[b"same"]}, earlier, preserve_times=True)
+    options = StageOptions(durable=False, link_dest=str(earlier), preserve_times=True)
+    with DirectoryTarget(str(target), options=options) as staging_target:
+        link = ChildLink(staging_target)
+        MemoryTransport({b"/c": files}).pull(b"/c", link.child_target)
+        staging_target.commit()
+        assert {result.name: result.outcome for result in staging_target.pop_results()} == {
+            "same": LINKED,
+            "new": STAGED,
+        }
+    assert link.sent_bytes == 3
+    assert files_in(target) == {b"same": b"data" * 100, b"new": b"new"}
+
+
+def test_staging_again_into_the_same_directory_leaves_unchanged_files_alone(target: Path) -> None:
+    files = {b"same": file_of(b"data"), b"newer": file_of(b"x")}
+    stage_files(files, target, preserve_times=True)
+    before = inodes_of(target)
+    changed = {**files, b"newer": file_of(b"y", YESTERDAY + 1)}
+    report, linked = stage_files(changed, target, link_dest=str(target), preserve_times=True)
+    assert (linked, report.count) == ({"same"}, 2)
+    assert files_in(target) == {b"same": b"data", b"newer": b"y"}
+    assert inodes_of(target)["same"] == before["same"]
+    assert (target / "same").stat().st_nlink == 1
+
+
+# What is copied
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP])
+def test_what_cannot_be_linked_is_copied(
+    number: int, earlier: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {b"same": file_of(random.Random(1).randbytes(100_000), mode=0o600)}
+    stage_files(files, earlier, preserve_times=True)
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    _, linked = stage_files(files, target, link_dest=str(earlier), preserve_times=True)
+    assert linked == {"same"}
+    assert inodes_of(target)["same"] != inodes_of(earlier)["same"]
+    assert attributes_of(target / "same") == attributes_of(earlier / "same")
+    assert files_in(target) == {b"same": files[b"same"].data}
+
+
+def test_a_file_that_gets_another_mode_is_copied_and_the_earlier_one_keeps_its_own(earlier: Path, target: Path) -> None:
+    files = {b"same": file_of(b"data")}
+    stage_files(files, earlier, preserve_times=True)
+    _, linked = stage_files(files, target, link_dest=str(earlier), preserve_times=True, permissions=0o600)
+    assert linked == {"same"}
+    assert stat.S_IMODE((target / "same").stat().st_mode) == 0o600
+    assert stat.S_IMODE((earlier / "same").stat().st_mode) == 0o644 & ~current_umask()
+    assert inodes_of(target)["same"] != inodes_of(earlier)["same"]
+
+
+@pytest.mark.usefixtures("root")
+def test_a_file_that_gets_another_owner_is_copied_and_the_earlier_one_keeps_its_own(
+    earlier: Path, target: Path
+) -> None:
+    files = {b"same": file_of(b"data")}
+    stage_files(files, earlier, preserve_times=True)
+    _, linked = stage_files(
+        files, target, link_dest=str(earlier), preserve_times=True, ownership=Ownership(12345, 12346)
+    )
+    assert linked == {"same"}
+    assert ((target / "same").stat().st_uid, (target / "same").stat().st_gid) == (12345, 12346)
+    assert (earlier / "same").stat().st_uid == os.geteuid()
+    again = target.with_name("again")
+    again.mkdir()
+    stage_files(files, again, link_dest=str(target), preserve_times=True, ownership=Ownership(12345, 12346))
+    assert inodes_of(again) == inodes_of(target)
+
+
+def test_a_file_that_gets_the_peers_time_is_copied_if_the_earlier_one_has_another(earlier: Path, target: Path) -> None:
+    files = {b"same": file_of(b"data")}
+    stage_files(files, earlier)
+    write_manifest(earlier, files)
+    _, linked = stage_files(files, target, link_dest=str(earlier), preserve_times=True)
+    assert linked == {"same"}
+    assert int((target / "same").stat().st_mtime) == YESTERDAY
+    assert int((earlier / "same").stat().st_mtime) != YESTERDAY
+
+
+# What is fetched
+
+
+def test_without_a_manifest_or_preserved_times_every_file_is_fetched_and_the_report_says_so(
+    earlier: Path, target: Path
+) -> None:
+    files = {b"same": file_of(b"data")}
+    stage_files(files, earlier)
+    report, linked = stage_files(files, target, link_dest=str(earlier))
+    assert linked == set()
+    assert len(report.notes) == 1
+    assert "does not tell the times of its files, so that none was linked" in report.notes[0]
+    assert "Stage into it with manifest=True" in report.notes[0]
+    assert StageReport.from_json(report.to_json()) == report
+
+
+def test_without_the_directory_every_file_is_fetched_and_the_report_says_so(earlier: Path, target: Path) -> None:
+    report, linked = stage_files({b"same": file_of(b"data")}, target, link_dest=str(earlier / "missing"))
+    assert linked == set()
+    assert report.notes == (
+        f"{earlier / 'missing'} cannot be opened (No such file or directory), so that no file was linked to it.",
+    )
+    assert files_in(target) == {b"same": b"data"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"not JSON\n", b"[" * 100_000])
+def test_a_damaged_manifest_links_nothing(content: bytes, earlier: Path, target: Path) -> None:
+    stage_files({b"same": file_of(b"data")}, earlier)
+    (earlier / "peerstage.json").write_bytes(content)
+    report, linked = stage_files({b"same": file_of(b"data")}, target, link_dest=str(earlier))
+    assert linked == set()
+    assert "peerstage.json is not a valid manifest" in report.notes[0]
+    assert files_in(target) == {b"same": b"data"}
+
+
+def _make_symlink(path: Path) -> None:
+    path.with_name("elsewhere").write_bytes(b"evil")
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [_make_symlink, os.mkfifo, Path.mkdir, lambda path: path.write_bytes(b"longer than it was"), lambda path: None],
+    ids=["symlink", "fifo", "directory", "other size", "missing"],
+)
+def test_an_earlier_file_that_is_not_what_the_manifest_says_is_not_linked(
+    replace: Any, earlier: Path, target: Path
+) -> None:
+    files = {b"same": file_of(b"data")}
+    write_manifest(earlier, files)
+    replace(earlier / "same")
+    _, linked = stage_files(files, target, link_dest=str(earlier))
+    assert linked == set()
+    assert files_in(target) == {b"same": b"data"}
+
+
+def test_a_file_replaced_between_the_check_and_the_link_is_fetched(
+    earlier: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {b"same": file_of(b"data")}
+    stage_files(files, earlier, preserve_times=True)
+    link = os.link
+
+    def replace_first(*args: Any, **options: Any) -> None:
+        (earlier / "same").unlink()
+        (earlier / "same").write_bytes(b"evil")
+        link(*args, **options)
+
+    monkeypatch.setattr(os, "link", replace_first)
+    _, linked = stage_files(files, target, link_dest=str(earlier), preserve_times=True)
+    assert linked == set()
+    assert files_in(target) == {b"same": b"data"}
+
+
+def test_a_file_without_a_time_is_fetched(earlier: Path, target: Path) -> None:
+    files = {b"same": file_of(b"data")}
+    stage_files(files, earlier, preserve_times=True)
+    timeless = {b"same": MemoryFile(b"data", mtime=None)}  # type: ignore[arg-type]
+    _, linked = stage_files(timeless, target, link_dest=str(earlier), preserve_times=True)
+    assert linked == set()
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("options", [{"guarded": True}, {"rcpCommand": "/usr/bin/scp -q"}, {"transport": "rcp"}])
+def test_a_transport_that_cannot_link_is_refused_before_connecting(options: dict[str, Any]) -> None:
+    peer = RemotePeer("host.invalid", "/c", "/tmp", "backup", stage=StageOptions(link_dest="/x"), **options)
+    with pytest.raises(ValueError, match=r"StageOptions\(link_dest=\.\.\.\) needs"):
+        peer.validate()
+
+
+@pytest.mark.parametrize("value", ["relative", "", 3, "a\0b"])
+def test_a_directory_that_is_no_absolute_path_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="link_dest"):
+        StageOptions(link_dest=value)
+
+
+def test_a_local_peer_links_too(collect: Path, earlier: Path, target: Path) -> None:
+    (collect / "same").write_bytes(b"data")
+    options = StageOptions(durable=False, preserve_times=True, link_dest=str(earlier))
+    peer = LocalPeer("local", str(collect), stage=options)
+    assert peer.stagePeer(earlier) == 1
+    assert peer.stagePeer(target) == 1
+    assert inodes_of(target) == inodes_of(earlier)
+
+
+# Any listing
+
+
+LISTING = st.dictionaries(
+    st.sampled_from([b"a", b"b", b"c\n", b"d"]),
+    st.tuples(st.integers(0, 3), st.integers(1, 3), st.sampled_from([0o600, 0o644])),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(days=st.lists(LISTING, min_size=2, max_size=4), preserve_times=st.booleans())
+def test_any_days_are_staged_as_without_links(days: list[Any], preserve_times: bool) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        previous = Path(root) / "none"
+        for number, listing in enumerate(days):
+            files = {
+                name: file_of(random.Random(f"{name!r} {mtime}").randbytes(size), YESTERDAY + mtime, mode)
+                for name, (size, mtime, mode) in listing.items()
+            }
+            day, plain = Path(root) / str(number), Path(root) / f"plain{number}"
+            for directory, link_dest in ((day, str(previous)), (plain, None)):
+                directory.mkdir()
+                if files:
+                    stage_files(files, directory, link_dest=link_dest, preserve_times=preserve_times)
+            expected = {path.name: (path.read_bytes(), path.stat().st_mode) for path in plain.iterdir()}
+            assert {path.name: (path.read_bytes(), path.stat().st_mode) for path in day.iterdir()} == expected
+            write_manifest(day, files)
+            previous = day
