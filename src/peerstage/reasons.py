@@ -183,7 +183,7 @@ class Reason(str, Enum):
     OUT_OF_THREADS = "out-of-threads", "This process may start no more threads or processes."
     OUT_OF_DESCRIPTORS = "out-of-descriptors", "This process or machine may open no more files."
     NOT_ROOT = "not-root", "Only root can do this."
-    ROOT_NOT_GIVEN_UP = "root-not-given-up", "The child process could not drop root's privileges."
+    PRIVILEGES_NOT_DROPPED = "privileges-not-dropped", "The child process could not drop root's privileges."
     CHILD_ENDED = "child-ended", "The child process exited before its job was done."
     CHILD_SILENT = "child-silent", "The child process sent nothing for too long and was killed."
     CHILD_VIOLATION = "child-violation", "The child process violated the protocol."

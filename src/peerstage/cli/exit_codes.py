@@ -60,7 +60,7 @@ REASONS: dict[ExitCode, tuple[Reason, ...]] = {
     ),
     ExitCode.NOT_VERIFIED: (Reason.INVALID_MANIFEST,),
     ExitCode.UNEXPECTED: (
-        Reason.ROOT_NOT_GIVEN_UP, Reason.CHILD_ENDED, Reason.STATUS_LOST, Reason.FORKED, Reason.IN_USE,
+        Reason.PRIVILEGES_NOT_DROPPED, Reason.CHILD_ENDED, Reason.STATUS_LOST, Reason.FORKED, Reason.IN_USE,
         Reason.TEST_SERVER_FAILED,
     ),
 }

@@ -38,7 +38,7 @@ _REASONS_BY_TOPIC: dict[str, tuple[Reason, ...]] = {
         Reason.RCP_COMMAND_FAILED, Reason.INVALID_NAME,
     ),
     "local-user": (
-        Reason.UNKNOWN_LOCAL_USER, Reason.NOT_ROOT, Reason.ROOT_NOT_GIVEN_UP, Reason.ELEVATION_FAILED,
+        Reason.UNKNOWN_LOCAL_USER, Reason.NOT_ROOT, Reason.PRIVILEGES_NOT_DROPPED, Reason.ELEVATION_FAILED,
     ),
     "troubleshooting": (
         Reason.STALLED, Reason.TOO_SLOW, Reason.DEADLINE_PASSED, Reason.LIMIT_EXCEEDED,

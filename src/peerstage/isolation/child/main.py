@@ -28,6 +28,7 @@ from peerstage.isolation.protocol.jobs import decode_transport_options, receive_
 from peerstage.isolation.protocol.values import text_to_bytes
 from peerstage.isolation.users import LocalUser
 from peerstage.records import Limits
+from peerstage.staging import with_peer_name
 from peerstage.target.base import Selection
 from peerstage.transport.base import Transport
 from peerstage.transport.factory import TransportOptions, build_transport
@@ -59,7 +60,11 @@ def main() -> None:
         for name in settings["modules"]:
             importlib.import_module(name)
         if settings["user"] is not None:
-            drop_privileges(LocalUser(**settings["user"]), allow_set_id_programs=options.uses_rcp_command)
+            try:
+                drop_privileges(LocalUser(**settings["user"]), allow_set_id_programs=options.uses_rcp_command)
+            except StageError as exc:
+                _refuse_jobs(sock, writer, options, exc)
+                return
         watchdog = Watchdog(limits, peer=options.name, bwlimit=options.bwlimit)
         heartbeat = Heartbeat(writer, watchdog)
         with contextlib.closing(watchdog), contextlib.closing(heartbeat):
@@ -98,7 +103,8 @@ class _JobRunner:
         result: Any = None
         error: Exception | None = None
         try:
-            result = self._do_operation(transport, job, fd)
+            with with_peer_name(self._options.name):
+                result = self._do_operation(transport, job, fd)
         except (StageError, ValueError) as exc:
             error = exc
         finally:
@@ -140,6 +146,26 @@ class _JobRunner:
         raise ValueError(f"Unknown operation {operation!r}.")
 
 
+def _refuse_jobs(sock: socket.socket, writer: FrameWriter, options: TransportOptions, error: StageError) -> None:
+    """Reply to every job with *error*, and do nothing else."""
+    while (job := receive_job(sock)) is not None:
+        _, fd = job
+        if fd >= 0:
+            os.close(fd)
+        writer.begin_job()
+        writer.end_job(
+            Reply(
+                {
+                    "result": None,
+                    "error": encode_error(error),
+                    "transport": options.capabilities.name,
+                    "host_key": None,
+                    "retries": 0,
+                }
+            )
+        )
+
+
 def _move_off_stdio() -> tuple[socket.socket, FrameWriter]:
     """Move the job socket and the frame pipe off stdin and stdout, which child processes and print() use."""
     sock = socket.socket(fileno=os.dup(0))
@@ -158,7 +184,7 @@ def _import_everything() -> None:
     for module in pkgutil.walk_packages(peerstage.__path__, "peerstage."):
         if module.name.split(".")[1] not in _UNUSED:
             importlib.import_module(module.name)
-    "localhost".encode("idna")
+    "localhost".encode("idna")  # loads the codec, which getaddrinfo() would look up after the privileges are dropped
 
 
 def _install_signal_handlers(watchdog: Watchdog, parent: int) -> None:

@@ -5,7 +5,7 @@ supplementary groups, inheritable capabilities, root's session keyring, core dum
 It also makes the process undumpable, so that other processes of the user cannot read from its memory what the caller
 has sent, even where fs.suid_dumpable is 1.
 
-It fails closed: a step that fails or cannot be verified raises `StageError` or `OSError`, and the child exits.
+It fails closed: a step that fails or cannot be verified raises `StageError`, and the child runs no job.
 """
 
 from __future__ import annotations
@@ -25,10 +25,15 @@ from peerstage.reasons import Reason
 if sys.platform != "win32":
     import resource
 
-# prctl(2)
+# The options of prctl(2) and their names
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
+_PRCTL_NAMES = {
+    _PR_SET_PDEATHSIG: "PR_SET_PDEATHSIG",
+    _PR_SET_DUMPABLE: "PR_SET_DUMPABLE",
+    _PR_SET_NO_NEW_PRIVS: "PR_SET_NO_NEW_PRIVS",
+}
 # capset(2), keyctl(2)
 _CAPABILITY_VERSION_3 = 0x20080522
 _KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -40,13 +45,22 @@ def drop_privileges(user: LocalUser, *, allow_set_id_programs: bool) -> None:
 
     Args:
         user: The user to become.
-        allow_set_id_programs: Whether set-id programs keep their effect: a foreign command may be one (rcp was), or
-            run one (ssh-keysign). Otherwise the child runs none.
+        allow_set_id_programs: Whether set-user-ID programs keep their effect: an rcp-like command may be one (rcp was),
+            or run one (ssh-keysign). If False, no_new_privs is set (PR_SET_NO_NEW_PRIVS in prctl(2)).
 
     Raises:
-        StageError: If the privileges were not dropped, or /proc does not show it. The child must exit.
-        OSError: If the system refuses a step. The child must exit.
+        StageError: If the system refuses a step, or /proc does not show that the privileges were dropped. Some of them
+            may be left: the child must do nothing more.
     """
+    try:
+        _drop_and_verify(user, allow_set_id_programs)
+    except StageError:
+        raise
+    except OSError as exc:
+        raise _privilege_error(f"Root privileges were not dropped: {exc.strerror or exc}.") from exc
+
+
+def _drop_and_verify(user: LocalUser, allow_set_id_programs: bool) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.initgroups(user.name, user.gid)
     groups = set(os.getgroups())
@@ -88,7 +102,7 @@ def _require_dropped(user: LocalUser, groups: set[int]) -> None:
 
 
 def _privilege_error(message: str) -> StageError:
-    return StageError(message, reason=Reason.ROOT_NOT_GIVEN_UP)
+    return StageError(message, reason=Reason.PRIVILEGES_NOT_DROPPED)
 
 
 def _real_effective_saved() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -122,7 +136,7 @@ def _clear_capabilities() -> None:
         return
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     if libc.capset(header, (ctypes.c_uint32 * 6)()) != 0:
-        raise _failed("capset")
+        raise _system_call_error("capset")
 
 
 def _leave_session_keyring() -> None:
@@ -131,7 +145,7 @@ def _leave_session_keyring() -> None:
     if libc is None or number is None or sys.maxsize <= 2**32:
         return
     if libc.syscall(ctypes.c_long(number), ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None) < 0:
-        failure = _failed("keyctl")  # EDQUOT: the user has too many keys
+        failure = _system_call_error("keyctl")  # EDQUOT: the user has too many keys
         if failure.errno not in (errno.ENOSYS, errno.EPERM):
             raise failure
 
@@ -139,10 +153,10 @@ def _leave_session_keyring() -> None:
 def _prctl(option: int, value: int) -> None:
     libc = _libc()
     if libc is not None and libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        raise _failed(f"prctl({option})")
+        raise _system_call_error(f"prctl({_PRCTL_NAMES[option]})")
 
 
-def _failed(call: str) -> OSError:
+def _system_call_error(call: str) -> OSError:
     code = ctypes.get_errno()
     return OSError(code, f"{call}: {os.strerror(code)}")
 
