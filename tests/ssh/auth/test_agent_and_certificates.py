@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from peerstage.errors import LoginError
+from peerstage.reasons import Reason
 from support.agents import serve_token_agent
 from support.keys import certify, make_key, public_key, read_blob, run_agent, run_ssh_keygen
 from support.logins import (
@@ -163,15 +164,48 @@ def test_key_file_signs_if_the_agent_refuses(
         log_in(server, target)
 
 
-def test_certificate_without_a_usable_key_is_reported_with_the_problem(
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["CertificateFile key-cert.pub", "IdentityFile third", "IdentityFile key"],
+        ["IdentityFile key"],
+    ],
+    ids=["an explicit certificate", "a certificate beside its key"],
+)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("is encrypted", Reason.PASSPHRASE_MISSING),
+        ("is not a key", Reason.KEY_INVALID),
+        ("cannot be read", Reason.KEY_FILE_UNREADABLE),
+        ("is removed", Reason.KEY_FILE_MISSING),
+    ],
+)
+def test_certificate_whose_private_key_cannot_be_used_is_reported_with_that_key_and_its_problem(
+    ssh: Path, own_sshd: Start, target: Path, authority: Path, lines: list[str], change: str, reason: Reason
+) -> None:
+    server = own_sshd()
+    (server.home / "authorized_keys").write_text("")
+    configure(ssh, server, *with_paths(ssh, lines))
+    CHANGES[change](ssh / "key")
+    with pytest.raises(LoginError) as caught:
+        log_in(server, target)
+    (attempt,) = [one for one in caught.value.attempts if "CERT" in one.key_type.upper()]
+    assert (attempt.reason, attempt.path) == (reason, str(ssh / "key"))
+    assert attempt.label == "~/.ssh/key (private key of ~/.ssh/key-cert.pub)"
+
+
+def test_certificate_without_a_private_key_is_reported_as_such(
     ssh: Path, own_sshd: Start, target: Path, authority: Path
 ) -> None:
     server = own_sshd()
-    configure(ssh, server, f"IdentityFile {ssh}/key")
-    encrypt(ssh / "key")
-    with pytest.raises(LoginError) as caught:
+    (server.home / "authorized_keys").write_text("")
+    configure(ssh, server, *with_paths(ssh, ["CertificateFile key-cert.pub", "IdentityFile third"]))
+    (ssh / "third").write_text("nonsense")
+    (ssh / "third.pub").unlink()
+    with pytest.raises(LoginError, match="no private key was found for this certificate") as caught:
         log_in(server, target)
-    assert "key: it has a passphrase, and none was given" in str(caught.value)
-    assert re.search(
-        r"key-cert.pub \(.*\): there is no private key for this certificate: it has a pass", str(caught.value)
-    )
+    assert [(one.reason, one.path) for one in caught.value.attempts] == [
+        (Reason.PUBLIC_KEY_ONLY, str(ssh / "key-cert.pub")),
+        (Reason.KEY_INVALID, str(ssh / "third")),
+    ]

@@ -171,7 +171,7 @@ def test_certificate_without_its_key_and_invalid_certificate_files_are_reported(
     with pytest.raises(LoginError) as caught:
         log_in(server, target, identity=str(authority), agent=False)
     for text in (
-        "no private key for this certificate",
+        "no private key was found for this certificate",
         "config: no public key or certificate",
         "/missing: No such file",
         f"{fingerprint_of(authority)}): refused",
@@ -207,7 +207,7 @@ def test_certificate_is_not_signed_with_a_key_that_it_does_not_certify(
     other.touch(mode=0o600)
     other.write_bytes(pem)  # a format without a readable public key
     configure(ssh, server, f"CertificateFile {certificate}")
-    with pytest.raises(LoginError, match=r"no private key .* certificate: .*other is another key"):
+    with pytest.raises(LoginError, match="no private key was found for this certificate"):
         log_in(server, target, identity=str(other), agent=False)
     assert not any("CERT" in offered for offered in find_offered_keys(server))
 
@@ -355,9 +355,17 @@ def test_misbehaving_agent_is_skipped_and_reported(
 
 
 @pytest.mark.parametrize(
-    ("replies_to_sign", "problem"),
-    [((), "no answer within 0.5 s"), ((b"\xff\xff\xff\xff",), "it is not an ssh agent")],
-    ids=["times out", "sends an invalid length"],
+    ("answer", "problem", "reason"),
+    [
+        (replies, "no answer within 0.5 s", Reason.AGENT_SILENT),
+        (lambda listed: replies(listed, b"\xff\xff\xff\xff"), "not an ssh agent", Reason.AGENT_REFUSED),
+        (
+            lambda listed: lambda conn: (conn.recv(65536), conn.sendall(listed), conn.recv(65536)),
+            "the agent closed the connection",
+            Reason.AGENT_UNAVAILABLE,
+        ),
+    ],
+    ids=["times out", "sends an invalid length", "closes the connection"],
 )
 def test_agent_that_failed_is_not_asked_for_another_signature(
     own_sshd: Start,
@@ -365,8 +373,9 @@ def test_agent_that_failed_is_not_asked_for_another_signature(
     target: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    replies_to_sign: tuple[bytes, ...],
+    answer: Callable[[bytes], Callable[[socket.socket], object]],
     problem: str,
+    reason: Reason,
 ) -> None:
     monkeypatch.setattr("peerstage.ssh.auth.agent._SIGN_TIMEOUT", 0.5)
     keys = [pack_string(b"ssh-ed25519") + pack_string(os.urandom(32)) for _ in range(3)]
@@ -376,9 +385,10 @@ def test_agent_that_failed_is_not_asked_for_another_signature(
     server = own_sshd()
     configure(ssh, server)
     with (
-        serve_agent(tmp_path / "agent", replies(listed, *replies_to_sign)) as path,
+        serve_agent(tmp_path / "agent", answer(listed)) as path,
         pytest.raises(LoginError) as caught,
     ):
         log_in(server, target, agent=path)
     assert str(caught.value).count(problem) == 1
     assert str(caught.value).count("an earlier request to the agent failed") == 2
+    assert [attempt.reason for attempt in caught.value.attempts] == [reason] * 3

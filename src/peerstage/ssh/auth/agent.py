@@ -26,11 +26,15 @@ class UnusableKey(Exception):
     Args:
         problem: The reason in words, for `LoginAttempt.outcome`.
         reason: The reason.
+        label: For a certificate, the holder of its private key that failed: a key file or the agent; else "".
+        path: The path of that key file, or of the agent's socket; else "".
     """
 
-    def __init__(self, problem: str, reason: Reason) -> None:
+    def __init__(self, problem: str, reason: Reason, *, label: str = "", path: str = "") -> None:
         super().__init__(problem)
         self.reason = reason
+        self.label = label
+        self.path = path
 
 
 class Agent:
@@ -41,6 +45,7 @@ class Agent:
     """
 
     def __init__(self, path: str) -> None:
+        self._failure: Reason | None = None
         with contextlib.ExitStack() as stack:
             try:
                 self._sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -63,7 +68,7 @@ class Agent:
                 for _ in range(min(reply.read_uint32(), _MAX_IDENTITIES))
             ]
         except ValueError:
-            raise UnusableKey("its list of keys is malformed", Reason.AGENT_REFUSED) from None
+            raise UnusableKey("the agent's list of keys is malformed", Reason.AGENT_REFUSED) from None
 
     def sign(self, blob: bytes, algorithm: str, data: bytes) -> bytes:
         """Return the signature of *data* by the key *blob*, as SSH encodes it; raise as `list_identities`."""
@@ -72,7 +77,7 @@ class Agent:
         try:
             return reply.read_string()
         except ValueError:
-            raise UnusableKey("its signature is malformed", Reason.AGENT_REFUSED) from None
+            raise UnusableKey("the agent's signature is malformed", Reason.AGENT_REFUSED) from None
 
     def close(self) -> None:
         """Close the connection. Closing again has no effect."""
@@ -80,23 +85,27 @@ class Agent:
 
     def _request(self, request: bytes, reply_type: int, timeout: float) -> DataReader:
         """Send *request*, and return a reader of the reply after its type."""
-        if self._sock.fileno() < 0:  # closed after a failure: what is left of that reply would be read as the next one
-            raise UnusableKey("an earlier request to the agent failed", Reason.AGENT_SILENT)
+        if self._failure is not None:
+            raise UnusableKey("an earlier request to the agent failed", self._failure)
         deadline = time.monotonic() + timeout
         try:
             self._sock.settimeout(timeout)
             self._sock.sendall(pack_string(request))
             length = DataReader(self._receive(4, deadline)).read_uint32()
             if not 1 <= length <= _MAX_REPLY_BYTES:
-                self.close()
-                raise UnusableKey("it is not an ssh agent", Reason.AGENT_REFUSED)
+                raise self._close_after(UnusableKey("the socket is not an ssh agent's", Reason.AGENT_REFUSED))
             reply = self._receive(length, deadline)
         except OSError as exc:
-            self.close()
-            raise _agent_error(exc, timeout) from exc
+            raise self._close_after(_agent_error(exc, timeout)) from exc
         if reply[0] != reply_type:
             raise UnusableKey("the agent refuses", Reason.AGENT_REFUSED)
         return DataReader(reply[1:])
+
+    def _close_after(self, failure: UnusableKey) -> UnusableKey:
+        """Close the connection: a later request could be answered with the rest of this reply. Return *failure*."""
+        self._failure = failure.reason
+        self.close()
+        return failure
 
     def _receive(self, count: int, deadline: float) -> bytes:
         data = b""
@@ -107,7 +116,7 @@ class Agent:
             self._sock.settimeout(remaining)
             chunk = self._sock.recv(count - len(data))
             if not chunk:
-                raise ConnectionResetError("it closed the connection")
+                raise ConnectionResetError("the agent closed the connection")
             data += chunk
         return data
 

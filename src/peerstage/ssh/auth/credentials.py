@@ -55,7 +55,10 @@ class Credential:
 
 
 class Credentials:
-    """The credentials for one login. Iterating reads each file, and queries the agent, only when its turn comes.
+    """The credentials for one login.
+
+    Iterating loads each private key, and queries the agent, only when its turn comes; the public keys of all identity
+    files are read first.
 
     A context manager, which closes the connection to the agent.
 
@@ -109,24 +112,46 @@ class Credentials:
             UnusableKey: If it is not a user certificate.
         """
         key = _parse_user_certificate(blob).key
-        return Credential(f"{label} ({describe_key(blob)})", blob, partial(self._sign_with_any, key), path)
+        sign = partial(self._sign_with_any, key, path)
+        return Credential(f"{label} ({describe_key(blob)})", blob, sign, path)
 
-    def _sign_with_any(self, key: bytes, algorithm: str, data: bytes) -> bytes:
-        """Return the signature by the first holder of the private *key*, in the order of `__iter__`."""
-        problems = []
-        for sign in self._find_signers(key):
+    def _sign_with_any(self, key: bytes, certificate: str, algorithm: str, data: bytes) -> bytes:
+        """Return the signature by the first holder of the private *key*, in the order of `__iter__`.
+
+        Raises:
+            UnusableKey: If none of them signs. It names the first that is known to hold the key of the file
+                *certificate*; the others report their own failures as identities.
+        """
+        first: UnusableKey | None = None
+        for holder in self._find_holders(key, certificate):
             try:
-                return sign(algorithm, data)
+                return holder.sign(algorithm, data)
             except UnusableKey as exc:
-                problems.append(str(exc))
-        problem = ": ".join(["there is no private key for this certificate", *problems[:1]])
-        raise UnusableKey(problem, Reason.PUBLIC_KEY_ONLY)
+                if first is None and holder.is_known and exc.reason is not Reason.PUBLIC_KEY_ONLY:
+                    label = f"{holder.label} (private key of {abbreviate_home(certificate)})"
+                    first = UnusableKey(str(exc), exc.reason, label=label, path=holder.path)
+        raise first or UnusableKey("no private key was found for this certificate", Reason.PUBLIC_KEY_ONLY)
 
-    def _find_signers(self, key: bytes) -> Iterable[Sign]:
+    def _find_holders(self, key: bytes, certificate: str) -> Iterable[_Holder]:
         if self._callers_key is not None:
-            return [self._callers_key.sign] if self._callers_key.blob == key else []
-        agent = (partial(self._sign_with_agent, blob) for blob, _ in self._agent_identities if blob == key)
-        files = (partial(file.sign_if, key) for file in self._files if file.public_key in (None, key))
+            caller = self._callers_key
+            return [_Holder(caller.label, caller.path, caller.sign, True)] if caller.blob == key else []
+        socket = self._destination.agent_socket or ""
+        agent = (
+            _Holder(f"agent at {socket}", socket, partial(self._sign_with_agent, blob), True)
+            for blob, _ in self._agent_identities
+            if blob == key
+        )
+        files = (
+            _Holder(
+                file.label,
+                file.path,
+                partial(file.sign_if, key),
+                file.public_key == key or certificate == f"{file.path}-cert.pub",
+            )
+            for file in self._files
+            if file.public_key in (None, key)
+        )
         return self._in_order(agent, files)
 
     @cached_property
@@ -189,6 +214,15 @@ class Credentials:
                     yield Credential(f"{label} ({describe_key(key)})", key, file.sign, file.path)
             except UnusableKey as exc:
                 self._on_unusable(LoginAttempt(label, exc.reason, str(exc), file.path))
+
+
+class _Holder(NamedTuple):
+    """What may hold the private key of a certificate, and whether that *is_known* without loading a private key."""
+
+    label: str
+    path: str
+    sign: Sign
+    is_known: bool
 
 
 class _FileIdentity(NamedTuple):

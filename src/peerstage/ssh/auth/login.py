@@ -123,7 +123,7 @@ class Login:
                 ),
             )
         except UnusableKey as exc:
-            self._record(LoginAttempt(label, exc.reason, str(exc), path, key_type))
+            self._record(LoginAttempt(exc.label or label, exc.reason, str(exc), exc.path or path, key_type))
             return False
 
     def _choose_algorithm(self, credential: Credential) -> str:
@@ -139,7 +139,7 @@ class Login:
         plain_type, by_server = plain_algorithm(key_type), self._transport.server_signature_algorithms
         if plain_type != "ssh-rsa":
             if key_type not in accepted:
-                raise UnusableKey("its type is not accepted here (PubkeyAcceptedAlgorithms)", Reason.KEY_UNSUPPORTED)
+                raise UnusableKey("PubkeyAcceptedAlgorithms does not allow its type", Reason.KEY_UNSUPPORTED)
             if plain_type.startswith("sk-") and by_server is not None and plain_type not in by_server:
                 raise UnusableKey("the peer accepts no keys on FIDO tokens", Reason.KEY_TYPE_REFUSED)
             return key_type
@@ -151,12 +151,12 @@ class Login:
             raise UnusableKey(f"it has {bits} bits, and RequiredRSASize is {min_bits}", Reason.KEY_TOO_SMALL)
         ours = [name for name in accepted if name in _RSA_ALGORITHMS[key_type]]
         if not ours:
-            raise UnusableKey(
-                "no RSA signature with SHA-2 is accepted here (PubkeyAcceptedAlgorithms)", Reason.KEY_UNSUPPORTED
-            )
+            names = " nor ".join(reversed(_RSA_ALGORITHMS[key_type]))
+            raise UnusableKey(f"PubkeyAcceptedAlgorithms allows neither {names}", Reason.KEY_UNSUPPORTED)
         common = [name for name in ours if by_server is None or name.removesuffix(CERT_SUFFIX) in by_server]
         if not common:
-            raise UnusableKey("the peer accepts no RSA signature with SHA-2", Reason.KEY_TYPE_REFUSED)
+            names = " or ".join(name.removesuffix(CERT_SUFFIX) for name in ours)
+            raise UnusableKey(f"the server accepts no {names} signatures (server-sig-algs)", Reason.KEY_TYPE_REFUSED)
         return common[0]
 
     def _try_password(self) -> bool:
