@@ -266,6 +266,10 @@ class ClosesChannel(FakeSFTPServer):
         self.receives += 1
         return self.next_chunk(self._replies) if self._replies else b""
 
+    @property
+    def is_closed(self) -> bool:
+        return not self._replies
+
 
 class StopsReplying(FakeSFTPServer):
     """Keeps the channel open and sends nothing more, until the watchdog ends the wait."""

@@ -7,12 +7,13 @@ import logging
 import stat
 from collections.abc import Callable, Iterator
 
-from peerstage.errors import NotRegular, RemoteError, RemoteNotFound
+from peerstage.errors import NoSFTP, NotRegular, RemoteError, RemoteNotFound
 from peerstage.paths import parent_directory
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.ssh.data_types import pack_string
 from peerstage.ssh.session import Session
+from peerstage.ssh.stream import Stream
 from peerstage.target.base import Buffer, Target
 from peerstage.transport import capabilities
 from peerstage.transport.base import Transport
@@ -27,6 +28,10 @@ from peerstage.transport.sftp.listing import list_directory, require_directory
 from peerstage.watchdog import Watchdog
 
 log = logging.getLogger("peerstage.transport")
+
+#: Seconds between two checks whether the server has closed a channel, and the number of checks: two seconds in all.
+_CLOSE_CHECK_INTERVAL = 0.01
+_CLOSE_CHECKS = 200
 
 
 class SFTPTransport(Transport):
@@ -138,10 +143,27 @@ class SFTPTransport(Transport):
         if self._client is None and self._elevate is not None:
             self._client = start_elevated(self._session, self._elevate, self._watchdog)
         elif self._client is None:
-            client = SFTPClient(self._session.open_subsystem("sftp"), self._watchdog)
-            client.negotiate()
+            stream = self._session.open_subsystem("sftp")
+            client = SFTPClient(stream, self._watchdog)
+            try:
+                client.negotiate()
+            except NoSFTP:
+                self._await_close(stream)
+                raise
             self._client = client
         return self._client
+
+    def _await_close(self, stream: Stream) -> None:
+        """Wait a while until the server closes the channel of a subsystem whose program has ended, then close it.
+
+        dropbear closes it once it has reaped the program, and confuses a channel that is opened earlier with it.
+        """
+        stream.send_eof()
+        for _ in range(_CLOSE_CHECKS):
+            if stream.is_closed:
+                break
+            self._watchdog.sleep(_CLOSE_CHECK_INTERVAL)
+        stream.close()
 
 
 @contextlib.contextmanager
