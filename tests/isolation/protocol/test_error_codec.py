@@ -10,6 +10,7 @@ import pytest
 from peerstage.errors import (
     ConfigurationError,
     ConnectError,
+    ConnectionLost,
     LimitExceeded,
     Location,
     LoginAttempt,
@@ -31,7 +32,8 @@ from peerstage.reasons import Reason
 ERRORS: list[StageError] = [
     ConnectError("No.", reason=Reason.NO_COMMON_ALGORITHM, algorithm_kind="host key", hop="user@[::1]:22"),
     ConfigurationError("No.", reason=Reason.UNKNOWN_KEYWORD, location=Location("/home/u/.ssh/config", 7)),
-    LimitExceeded("No.", reason=Reason.STALLED, limit="stall_timeout"),
+    LimitExceeded("No.", reason=Reason.STALLED, limit="stall_timeout", transient=True),
+    ConnectionLost("No.", transient=False),
     NotRegular("No.", reason=Reason.VANISHED, path=b"/x/\xff"),
     RemoteError("No.", reason=Reason.REMOTE_NO_SPACE, errno=28),
     LoginError(
@@ -73,6 +75,8 @@ def login_error(*attempts: object) -> dict[str, object]:
         fields(reason=["stalled"]),
         fields(reason="incomplete-stage"),
         fields(reason="not-ready"),
+        fields(transient=None),
+        fields(transient=1),
         fields(hop=22),
         fields(location=["/etc/x"]),
         fields(location=["/etc/x", -1]),

@@ -11,6 +11,7 @@ from peerstage.errors import LoginAttempt, StageError
 from peerstage.isolation.protocol.values import (
     bytes_to_text,
     child_violation,
+    parse_bool,
     parse_bytes,
     parse_choice,
     parse_int,
@@ -49,6 +50,7 @@ def encode_error(error: Exception) -> dict[str, Any]:
         "message": error.message[:_MAX_MESSAGE],
         "path": None if error.path is None else bytes_to_text(os.fsencode(error.path)[:_MAX_PATH]),
         "errno": error.errno,
+        "transient": error.transient,
     }
     if error.hop:
         fields["hop"] = error.hop[:_MAX_LABEL]
@@ -92,6 +94,7 @@ def decode_error(fields: Any) -> Any:
         reason=_parse_reason(fields.get("reason")),
         path=None if path is None else parse_bytes(path, "path", _MAX_PATH),
         errno=None if number is None else parse_int(number, "errno", 0, 4096),
+        transient=parse_bool(fields.get("transient", kind.transient), "transience"),
         hop=parse_text(fields.get("hop", ""), "jump host", _MAX_LABEL),
         location=None if location is None else _parse_location(location),
         **_decode_details(kind, fields),

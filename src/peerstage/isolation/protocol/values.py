@@ -55,6 +55,13 @@ def parse_int(value: Any, what: str, low: int, high: int) -> int:
     return value
 
 
+def parse_bool(value: Any, what: str) -> bool:
+    """Return *value* if it is true or false."""
+    if not isinstance(value, bool):
+        raise _invalid(what)
+    return value
+
+
 def parse_text(value: Any, what: str, max_length: int) -> str:
     """Return the first *max_length* characters of *value*."""
     if not isinstance(value, str):
