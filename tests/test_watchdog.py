@@ -129,7 +129,7 @@ def test_bytes_that_are_kept_extend_the_deadline_and_dropped_ones_do_not() -> No
             if keeps:
                 operation.kept = minute * 60_000
         assert bool(operation.exceeded_limit) is not keeps
-    assert "Not done within 600 s (Limits.deadline, min_rate)" in operation.exceeded_limit
+    assert "The operation did not complete within 600 s (Limits.deadline, min_rate)" in operation.exceeded_limit
 
 
 def test_repeated_answers_over_several_connections_extend_the_deadline_once() -> None:
@@ -139,7 +139,7 @@ def test_repeated_answers_over_several_connections_extend_the_deadline_once() ->
         operation.watchdog.reset()
     operation.wait(1, 10)
     operation.watchdog.reset()
-    assert "Not done within 700 s" in operation.exceeded_limit
+    assert "The operation did not complete within 700 s" in operation.exceeded_limit
 
 
 def test_bytes_received_twice_extend_the_deadline_once() -> None:
@@ -147,7 +147,7 @@ def test_bytes_received_twice_extend_the_deadline_once() -> None:
     for _ in range(10):
         operation.wait(100, 100_000, is_content=True)
         operation.kept = 100_000
-    assert "Not done within 700 s" in operation.exceeded_limit
+    assert "The operation did not complete within 700 s" in operation.exceeded_limit
 
 
 @pytest.mark.parametrize("before", [0, 10**9])

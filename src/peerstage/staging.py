@@ -75,7 +75,7 @@ def stage(
         if report.failed:
             raise IncompleteStage(_describe_failures(report), path=directory, report=report)
         if not report.files:
-            raise NothingToStage(f"It holds no files to stage. {COLLECT_FIRST}", path=directory, report=report)
+            raise NothingToStage(f"It holds no files to stage. {COLLECT_FIRST}", path=directory)
     log.info(
         "%s: staged %d files, %d bytes in %.1f s.", escape(target.peer), report.count, report.bytes, report.seconds
     )
@@ -158,8 +158,8 @@ def _deadline_check(watchdog: Watchdog | None, started: float, received: int) ->
         watchdog.raise_if_final()
         if time.monotonic() - started > allowed:
             raise LimitExceeded(
-                f"Not done within {allowed:g} s (Limits.deadline, min_rate): all data had arrived, but the disk was "
-                "too slow. Nothing was staged; raise the limit.",
+                f"The operation did not complete within {allowed:g} s (Limits.deadline, min_rate): all data had "
+                "arrived, but the disk was too slow. Nothing was staged; raise the limit.",
                 reason=Reason.DEADLINE_PASSED,
                 limit="deadline",
             )

@@ -355,8 +355,8 @@ class Watchdog:
         if elapsed - throttled > deadline:
             besides = f", besides {throttled:.0f} s for the bandwidth limit" if throttled else ""
             return LimitExceeded(
-                f"Not done within {deadline:g} s{besides} (Limits.deadline, min_rate). The peer or the network is too "
-                "slow, or the limit too low.",
+                f"The operation did not complete within {deadline:g} s{besides} (Limits.deadline, min_rate). The peer "
+                "or the network is too slow, or the limit too low.",
                 reason=Reason.DEADLINE_PASSED,
                 limit="deadline",
             )

@@ -138,6 +138,7 @@ def test_a_local_peer_keeps_the_error(collect: Path, target: Path, caplog: pytes
     assert peer.last_error is None
     assert isinstance(error_of(lambda: peer.stagePeer(str(target))), NothingToStage)
     assert isinstance(peer.last_error, NothingToStage)
+    assert (peer.last_error.report, peer.last_report) == (None, None), "nothing was published"
     peer.writeStageIndicator()
     assert peer.last_error is None
     (collect / "cback.stage").unlink()

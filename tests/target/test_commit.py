@@ -84,7 +84,7 @@ def test_a_deadline_that_passes_during_the_sync_publishes_nothing(
 ) -> None:
     (target / "a").write_bytes(b"old")
     monkeypatch.setattr(os, "fsync", CallsFirst(os.fsync, lambda: time.sleep(1.1), number))
-    with pytest.raises(LimitExceeded, match=r"^peer: Not done within 1 s .*Nothing was staged"):
+    with pytest.raises(LimitExceeded, match=r"^peer: The operation did not complete within 1 s .*Nothing was staged"):
         stage_into(target, memory_peer(a=b"a", b=b"b", c=b"c"), watchdog=Watchdog(Limits(deadline=1)))
     assert files_in(target) == {b"a": b"old"}
 

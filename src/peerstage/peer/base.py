@@ -43,8 +43,8 @@ class BackupPeer(metaclass=DocumentedABC):
     The methods raise only `ValueError` for wrong arguments and `OSError` for everything else.
 
     Attributes:
-        last_report: The report of the last `stagePeer`; None before the first one, and after one that published
-            nothing.
+        last_report: The report of the last `stagePeer`; None before the first one, and after an error that carries
+            none.
         last_error: The error of the last `stagePeer`, `checkCollectIndicator` or `writeStageIndicator`; None if there
             was none. If a check returns False and this is None, the peer has not finished collecting. The error is a
             copy without its traceback, which would keep the objects of the call in memory.

@@ -74,7 +74,9 @@ class RemotePeer(ManagedPeer):
         retry: How often to retry. By default, a first connection that fails is not retried; if the connection is lost
             later, an operation on files is attempted three times in all.
         limits: Upper bounds on what the peer may send, and on how long it may take.
-        on_progress: Called with a `Progress` at most ten times a second, in the thread that called `stagePeer`.
+        on_progress: Called with a `Progress` when the listing is known, at the end, and at most ten times a second in
+            between, in the thread that called `stagePeer`. If it raises, the run ends and nothing is published; an
+            OSError (BrokenPipeError of print) is then the cause of a `StageError`, any other error is raised as it is.
         isolated: Whether to work in a child process even for the same user. Then this process starts no thread, and
             enforces the deadline even on a child that hangs.
 
@@ -171,7 +173,7 @@ class RemotePeer(ManagedPeer):
         Args:
             targetDir: Absolute path of an existing local directory.
             ownership: (uid, gid) of every file; None leaves it to this process, or to `localUser`.
-            permissions: Mode of every file (octal); None takes the peer's, & 0777 & ~umask.
+            permissions: Mode of every file (octal); None for the peer's mode & 0777 & ~umask.
 
         Returns:
             The number of files copied.
@@ -180,6 +182,7 @@ class RemotePeer(ManagedPeer):
             ValueError: If the target is not absolute or not a directory, or another argument is invalid. Nothing was
                 sent.
             IncompleteStage: If some entries could not be staged. The others are staged.
+            NothingToStage: If the collect directory holds no files. Nothing was published.
             StageError: If the run failed. Nothing was published, unless ``report`` is set: then the disk failed between
                 two renames, and the report lists the published files.
         """
@@ -225,8 +228,9 @@ class RemotePeer(ManagedPeer):
             with with_peer_name(self.name), self._open_transport() as transport:
                 found = probe(transport, path, peer=self.name)
         except StageError as exc:
+            # rcp's exit status does not distinguish a refused login from other failures
             may_be_login = self._options().uses_rcp_command and isinstance(exc, (ConnectError, RemoteError))
-            return self._report_failed_check(exc, may_be_login=may_be_login)  # rcp's status does not tell
+            return self._report_failed_check(exc, may_be_login=may_be_login)
         return self._report_check(found, path)
 
     @records_last_error

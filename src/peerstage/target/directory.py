@@ -44,7 +44,7 @@ class DirectoryTarget(CommandTarget):
             is renamed or replaced during the run is neither followed nor created again.
         options: What is wanted of the stage; None means `StageOptions()`.
         ownership: Owner and group of every file; None leaves them to the process.
-        permissions: Permission bits of every file (0o777 at most); None takes the peer's, & 0777 & ~umask, and 0600
+        permissions: Permission bits of every file (0o777 at most); None for the peer's mode & 0777 & ~umask, or 0600
             where they are unknown.
         threads: Whether a thread may start writing data to the disk while more arrives, if the stage is durable.
         digests: Whether the report has the SHA-256 of every staged file.

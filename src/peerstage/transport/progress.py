@@ -14,9 +14,9 @@ _INTERVAL = 0.1
 
 
 class ProgressTransport(TransportWrapper):
-    """Calls *on_progress* during a pull, at most ten times a second, in the thread that called `pull`.
+    """Calls *on_progress* when the listing is known, at the end, and at most ten times a second in between.
 
-    An exception that *on_progress* raises ends the run and is passed on unchanged.
+    It does so in the thread that called `pull`, and passes on what *on_progress* raises, which ends the run.
     """
 
     def __init__(

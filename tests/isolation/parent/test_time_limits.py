@@ -47,7 +47,7 @@ def test_a_child_that_sends_frames_has_the_whole_deadline(time: Time) -> None:
         time.seconds += 50
         time_limits.expect_frame(is_starting=False)
     time.seconds += GRACE
-    with pytest.raises(LimitExceeded, match="Not done within 1600 s"):
+    with pytest.raises(LimitExceeded, match="The operation did not complete within 1600 s"):
         time_limits.expect_frame(is_starting=False)
 
 

@@ -249,7 +249,7 @@ def test_deadline_ends_the_retries_and_keeps_their_error(master: Master, ready: 
     error = failure_of(peer_of(master, ready, patient, limits=Limits(deadline=0.3)))
     assert type(error) is LimitExceeded
     assert "Connection refused" in str(error)
-    assert re.search(r" 1 attempt in \d+ s\. Not done within 0\.3 s \(Limits\.deadline", str(error))
+    assert re.search(r" 1 attempt in \d+ s\. The operation did not complete within 0\.3 s \(Limits\.d", str(error))
 
 
 def test_cancel_ends_the_retries_at_once(master: Master, ready: Path, late: socket.socket) -> None:

@@ -81,8 +81,9 @@ class ChildTimeLimits:
         if (remaining := self._seconds_to_deadline()) > 0:
             return remaining
         raise LimitExceeded(
-            f"Not done within {self._deadline:g} s (Limits.deadline, min_rate); the child process did not report why "
-            "and was killed. Check whether it was stopped, and whether this machine is overloaded.",
+            f"The operation did not complete within {self._deadline:g} s (Limits.deadline, min_rate); the child "
+            "process did not report why and was killed. Check whether it was stopped, and whether this machine is "
+            "overloaded.",
             reason=Reason.CHILD_SILENT,
             limit="deadline",
         )
