@@ -205,7 +205,7 @@ def test_a_thread_that_cannot_be_started_is_reported(
         RemotePeer("127.0.0.1", "/collect", None, "backup", ssh=options) as peer,
         Faults().failing(is_call("start", location), 0),
     ):
-        error = refused(lambda: peer.stagePeer(str(tmp_path)), r"can't start new thread.*ulimit -u")
+        error = refused(lambda: peer.stagePeer(str(tmp_path)), r"refuses another thread.*ulimit -u")
     assert error.peer == "127.0.0.1"
 
 

@@ -86,7 +86,7 @@ def system_error(failed: str, exc: OSError, *, path: str | bytes | None = None) 
 def resource_error(exc: BaseException) -> StageError | None:
     """Convert *exc* to a `StageError` if memory or threads are exhausted, naming the process's own limit; else None."""
     if isinstance(exc, RuntimeError) and _NO_THREAD_TEXT in str(exc):
-        return _thread_error(exc)
+        return _thread_error()
     if not isinstance(exc, MemoryError):
         return None
     message = "Memory ran out on this machine. Stage fewer peers at a time."
@@ -101,9 +101,9 @@ def resource_error(exc: BaseException) -> StageError | None:
     return StageError(message, errno=errno.ENOMEM, reason=Reason.OUT_OF_MEMORY)
 
 
-def _thread_error(exc: RuntimeError) -> StageError:
+def _thread_error() -> StageError:
     return StageError(
-        f"Cannot start a thread: {exc}. {_THREAD_ADVICE}", errno=errno.EAGAIN, reason=Reason.OUT_OF_THREADS
+        f"The system refuses another thread. {_THREAD_ADVICE}", errno=errno.EAGAIN, reason=Reason.OUT_OF_THREADS
     )
 
 
@@ -142,4 +142,4 @@ def start_thread(thread: threading.Thread) -> None:
     try:
         thread.start()
     except RuntimeError as exc:
-        raise _thread_error(exc) from exc
+        raise _thread_error() from exc

@@ -47,8 +47,8 @@ _PROHIBITED = 1
 class Session:
     """An SSH connection after the login. Made by `connect`.
 
-    A session belongs to one thread, and to the process that made it, not to a fork of it. After a failure only `close`
-    is allowed, which always succeeds.
+    A session belongs to one thread, and to the process that made it, not to a fork of it. After any error but a
+    `RemoteError`, only `close` is allowed, which always succeeds.
 
     Attributes:
         fingerprint: SHA-256 fingerprint of the host key that the peer presented.
@@ -65,7 +65,7 @@ class Session:
         self.fingerprint = fingerprint
         self._underlying = underlying
         self._transport = transport
-        self._owned = transport if isinstance(transport, ClientTransport) else None
+        self._own_transport = transport if isinstance(transport, ClientTransport) else None
         self._watchdog = watchdog
         self._owner = OwnerProcess()
         self._streams: list[Stream] = []
@@ -98,6 +98,8 @@ class Session:
             LoginError: If the server refuses every credential.
             ProtocolError: If the server violates the SSH protocol.
             NotAvailable: If the installed paramiko is not supported.
+            ConfigurationError: If SSHOptions(sock=...) is closed or not logged in, SSHOptions(pkey=...) cannot be used,
+                or a jump host jumps through itself.
             LimitExceeded, Cancelled: If it takes too long, or is cancelled.
         """
         watchdog.reset()
@@ -205,7 +207,7 @@ class Session:
             channel.set_combine_stderr(merge_stderr)
             channel.exec_command(command)
 
-        return self._open("run a command", request, refused)
+        return self._open("start the command", request, refused)
 
     def _open(self, action: str, request: Callable[[paramiko.Channel], object], refused: StageError) -> Stream:
         """Open a channel, send *request* on it, and return its stream; raise *refused* if the server refuses it."""
@@ -233,7 +235,7 @@ class Session:
         """
         until = time.monotonic() + (_CHANNEL_RETRY_SECONDS if self._has_opened_channel else 0.0)
         # The watchdog ends a wait by closing the connection, but not the caller's: paramiko's time limit applies there.
-        timeout = None if self._owned is not None else self._watchdog.limits.reply_timeout + _AFTER_WATCHDOG
+        timeout = None if self._own_transport is not None else self._watchdog.limits.reply_timeout + _AFTER_WATCHDOG
         bandwidth = self._watchdog.bandwidth
         window = WINDOW_SIZE if bandwidth is None else min(WINDOW_SIZE, bandwidth.max_in_flight())
         while True:
@@ -249,7 +251,7 @@ class Session:
                 raise self._failure_of(exc) from exc
         self._has_opened_channel = True
         self._streams[:] = [stream for stream in self._streams if not stream.is_closed]
-        if self._owned is None:
+        if self._own_transport is None:
             replace_buffers(channel, window, self._watchdog.limits.stderr_bytes)
         require_bounded_buffers(channel)
         if bandwidth is not None:
@@ -276,8 +278,8 @@ class Session:
 
     def _abort(self) -> None:
         """End every wait at once, in any thread: abort our connection, or close the channels on the caller's."""
-        if self._owned is not None:
-            self._owned.abort()
+        if self._own_transport is not None:
+            self._own_transport.abort()
         elif self._owner.is_current():
             for stream in list(self._streams):
                 stream.close()
@@ -288,8 +290,8 @@ class Session:
             return
         self._watchdog.remove_callback(self._abort)
         self._abort()
-        if self._owned is not None and self._owned is not threading.current_thread():
-            self._owned.join(_JOIN_SECONDS)
+        if self._own_transport is not None and self._own_transport is not threading.current_thread():
+            self._own_transport.join(_JOIN_SECONDS)
         if self._underlying is not None:
             self._underlying.close()
 

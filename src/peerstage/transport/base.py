@@ -21,7 +21,7 @@ class Transport(ABC):
     """Moves the files of one peer. The unit of work is a directory, so that transfers can be pipelined.
 
     After `ConnectionLost` the same operation may be repeated on another transport to the same peer; `pull` then resumes
-    on the target that it was given before. After any other error only `close` may be called.
+    on the target that it was given before. After any other error but a `RemoteError`, only `close` is allowed.
 
     Attributes:
         capabilities: What this transport can do.

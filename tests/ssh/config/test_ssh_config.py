@@ -175,7 +175,7 @@ def test_invalid_and_unsupported_lines_are_rejected_with_file_and_line(config: P
     assert str(caught.value.location) in message
     assert caught.value.location is not None
     assert caught.value.location.path == str(config)
-    assert "Correct or remove that line" in message
+    assert "Correct or remove the line" in message
     assert "SSHOptions" not in message
     assert message.isprintable()
 
@@ -316,7 +316,7 @@ def test_a_relative_include_starts_from_the_ssh_directory_of_the_user(config: Pa
 
 
 def test_a_file_that_includes_itself_is_an_error(config: Path) -> None:
-    with pytest.raises(ConfigurationError, match="include each other"):
+    with pytest.raises(ConfigurationError, match="Include is nested more than 16 levels deep"):
         resolve_with(f"Include {config}\n", config)
 
 

@@ -20,9 +20,9 @@ def config(own_home: Path) -> Path:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("HostNam there", ":1: HostNam: unknown keyword. Did you mean HostName? To ignore it, list it in an "),
+        ("HostNam there", ":1: HostNam: unknown keyword. Did you mean HostName? An earlier "),
         ("userKnownHost /k", ":1: userKnownHost: unknown keyword. Did you mean UserKnownHostsFile?"),
-        ("Quux 1", ":1: Quux: unknown keyword. To ignore it, list it in an IgnoreUnknown line above."),
+        ("Quux 1", ":1: Quux: unknown keyword. An earlier IgnoreUnknown line that lists it makes ssh ignore it. "),
         ("x" * 500, f":1: {'x' * 60}: unknown keyword."),
         ("Po\x1brt 1", r":1: Po\x1brt: unknown keyword. Did you mean Port?"),
     ],
@@ -93,7 +93,7 @@ def test_an_unknown_keyword_in_a_system_file_is_logged_once_and_ignored(
     (etc / "ssh" / "ssh_config").write_text("Port none\n")
     with pytest.raises(ConfigurationError, match=r"ssh_config:1: Port must be"):
         resolve_with("", config)
-    with pytest.raises(ConfigurationError, match=r"config:1: QuantumSafe: unknown keyword\. To ignore it"):
+    with pytest.raises(ConfigurationError, match=r"config:1: QuantumSafe: unknown keyword\. An earlier IgnoreUnknown"):
         resolve_with("QuantumSafe yes\n", config)
 
 

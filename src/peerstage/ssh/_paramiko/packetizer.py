@@ -202,7 +202,9 @@ class BoundedPacketizer(TypedPacketizer):
 
     def _fill(self, n: int, *, check_rekey: bool) -> None:
         """Wait until the buffer holds *n* bytes."""
-        if not 0 <= n <= self._limits.packet_bytes + 64:
+        if n < 0:
+            raise PeerViolation("an SSH packet with an invalid length")
+        if n > self._limits.packet_bytes + 64:
             raise PeerViolation(
                 f"an SSH packet of {n} bytes, more than {self._limits.packet_bytes} (Limits.packet_bytes)"
             )
@@ -274,5 +276,7 @@ class _ChannelData(Message):
 
 def _check_extensions(payload: bytes) -> None:
     """Reject an extension count (RFC 8308, section 2.3) that would keep paramiko in a loop for hours."""
-    if len(payload) < 4 or _uint32.unpack_from(payload)[0] > _MAX_EXTENSIONS:
+    if len(payload) < 4:
+        raise PeerViolation("an invalid SSH_MSG_EXT_INFO")
+    if _uint32.unpack_from(payload)[0] > _MAX_EXTENSIONS:
         raise PeerViolation("an extension message with too many extensions")

@@ -14,7 +14,7 @@ from peerstage.reasons import Reason
 
 _INSTEAD = "or read no ssh configuration and give options instead."
 MAKE_READABLE = f"Make it readable for this user, {_INSTEAD}"
-_CORRECT = f"Correct or remove that line, {_INSTEAD}"
+_CORRECT = f"Correct or remove the line, {_INSTEAD}"
 
 
 class ConfigLine(NamedTuple):

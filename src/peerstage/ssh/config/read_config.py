@@ -104,6 +104,7 @@ def read_ssh_config(
         ConfigurationError: If a file is unreadable, writable by others, or holds what ssh would reject; with file and
             line number.
         LimitExceeded, Cancelled: If the watchdog interrupted a command.
+        StageError: If this process or machine is out of descriptors or memory, or its disk fails.
     """
     config = SSHConfig(name, user, port, log=PeerLog("peerstage.ssh", label or name))
     if jump is not None:
@@ -162,7 +163,7 @@ class _Reader:
                 self._config.add(keyword, line)
 
     def _is_accepted(self, spelling: str, location: Location) -> bool:
-        """Return whether to evaluate a line with the keyword *spelling*; False for an unknown one in a vendor's file.
+        """Return whether to evaluate a line with the keyword *spelling*; False for an unknown one in a file below /etc.
 
         Raises:
             ConfigurationError: If it is unknown in any other file, even in a block that does not match.
@@ -172,7 +173,7 @@ class _Reader:
         if not os.path.normpath(location.path).startswith(_VENDOR_DIRECTORY):
             raise config_error(
                 ConfigLine(spelling, (), location),
-                f"{describe_unknown(spelling)} To ignore it, list it in an IgnoreUnknown line above",
+                f"{describe_unknown(spelling)} An earlier IgnoreUnknown line that lists it makes ssh ignore it",
                 Reason.UNKNOWN_KEYWORD,
             )
         if not self.is_final_pass:  # the first pass has logged it
@@ -181,7 +182,7 @@ class _Reader:
 
     def _include(self, line: ConfigLine, file: ConfigFile, *, is_active: bool, depth: int) -> None:
         if depth >= _MAX_INCLUDE_DEPTH:
-            raise config_error(line, f"more than {_MAX_INCLUDE_DEPTH} files include each other")
+            raise config_error(line, f"Include is nested more than {_MAX_INCLUDE_DEPTH} levels deep")
         for argument in line.arguments:
             pattern = self._config.expand_path(line, argument)
             if not os.path.isabs(pattern):
@@ -206,18 +207,18 @@ class _Reader:
             count += 1
             if criterion in ("final", "canonical"):
                 self.wants_final_pass |= criterion == "final"
-                holds = self.is_final_pass
+                criterion_matches = self.is_final_pass
             else:
                 argument, rest = next_argument(rest)
                 if not argument or argument.startswith("#"):
                     raise config_error(line, f"Match {criterion} needs an argument")
-                holds = self._holds(criterion, argument, line, may_run=may_run and matches)
-            matches &= holds != is_negated
+                criterion_matches = self._matches_criterion(criterion, argument, line, may_run=may_run and matches)
+            matches &= criterion_matches != is_negated
         if not count:
             raise config_error(line, "Match needs at least one criterion")
         return matches
 
-    def _holds(self, criterion: str, argument: str, line: ConfigLine, *, may_run: bool) -> bool:
+    def _matches_criterion(self, criterion: str, argument: str, line: ConfigLine, *, may_run: bool) -> bool:
         config = self._config
         tests: dict[str, Callable[[], bool]] = {
             "host": lambda: match_hostname(config.host, argument),

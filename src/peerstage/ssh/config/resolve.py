@@ -74,6 +74,7 @@ def resolve_destination(
         ConfigurationError: If the configuration or the options are invalid or ask for something unsupported; with file
             and line number.
         LimitExceeded, Cancelled: If the watchdog interrupted a command.
+        StageError: If this process or machine is out of descriptors or memory, or its disk fails.
     """
     config = read_config(name, user, options, watchdog=watchdog, label=label or name)
     _reject_unsupported(config)

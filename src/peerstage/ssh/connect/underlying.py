@@ -69,7 +69,8 @@ class UnderlyingConnection:
             return failure
         if not logged_in and self.command.has_failed():  # which caused *failure*
             return ConnectError(
-                f"The SSH connection failed. {output} Run it by hand to see why.", reason=Reason.PROXY_COMMAND_FAILED
+                f"The SSH connection failed. {output} Run the ProxyCommand by hand to see why.",
+                reason=Reason.PROXY_COMMAND_FAILED,
             )
         failure.message = f"{failure.message} {output}"
         return failure
