@@ -12,7 +12,7 @@ from peerstage.transport.rcp.command_line import split_command_line
 def splitCommandLine(commandLine: str) -> list[str]:
     """Split a command line at spaces into arguments. Only double quotes group words.
 
-    As in the original, a quoted part is a separate argument even next to other text, and ``""`` is dropped.
+    As in CedarBackup2, a quoted part is a separate argument even next to other text, and ``""`` is dropped.
 
     Args:
         commandLine: A command line such as ``/usr/bin/scp -o "ProxyCommand none" -B``.

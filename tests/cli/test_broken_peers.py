@@ -91,7 +91,7 @@ def test_a_file_that_the_peer_cannot_read_is_opened_to_its_user(unprivileged_set
     os.chown(setup.collect / "data", setup.collect.stat().st_uid, -1)
     message = setup.fails("incomplete-stage", "stage", status=5)
     assert "data: " in message
-    assert "Let the user who logs in read it" in message
+    assert "Give the remote user read permission on it" in message
     command = re.findall(r"`(chmod \S+)`", message)[0]
     subprocess.run([*command.split(), setup.collect / "data"], check=True)
     setup.works()

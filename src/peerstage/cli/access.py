@@ -48,7 +48,7 @@ class Access:
 
     @property
     def is_guarded(self) -> bool:
-        """Whether peers are behind a forced command that accepts only the original's commands."""
+        """Whether peers are behind a forced command that accepts only CedarBackup2's commands."""
         return self.transport is TransportChoice.GUARDED
 
     @property

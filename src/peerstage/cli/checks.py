@@ -141,7 +141,7 @@ class PeerChecks:
     def _connect(self, on_step: OnStep = ignore_step) -> Session:
         destination = self._diagnosis.destination
         if destination is None:
-            raise StageError("The configuration has not been read yet.", reason=Reason.IN_USE)
+            raise RuntimeError("The configuration has not been read yet.")
         return Session.connect(destination, self._options.ssh, watchdog=self._watchdog, on_step=on_step)
 
     def _on_connect_step(self, step: str, seen: str) -> None:
@@ -209,7 +209,7 @@ class PeerChecks:
             except RemoteError as exc:
                 if _is_from_scp(exc):
                     return name
-            except (StageError, ValueError):  # a ValueError is a path that the original's commands cannot hold
+            except (StageError, ValueError):  # a ValueError is a path that CedarBackup2's commands cannot hold
                 pass
         return None
 

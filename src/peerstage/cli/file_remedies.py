@@ -66,8 +66,8 @@ def _forced_command(d: Diagnosis) -> Remedy:
     allowed = ", ".join(
         f"`{os.fsdecode(command)}`"
         for command in (
-            commands.fetch_directory(directory),
-            commands.fetch_file(join_path(directory, b"cback.collect")),
+            commands.fetch_directory_command(directory),
+            commands.fetch_file_command(join_path(directory, b"cback.collect")),
             b"scp -t " + commands.quote(join_path(directory, b"cback.stage")),
         )
     )
@@ -134,7 +134,8 @@ _UNREADABLE = frozenset({Reason.PERMISSION_DENIED, Reason.ENTRY_UNREADABLE})
 
 WRITE_DENIED = Remedy(
     "{login} may not write there, or the disk is full: the stage indicator could not be written either",
-    "run `chmod u+w {directory}` on the peer, or `chown {owner} {directory}`; `df {directory}` if that is not it",
+    "run `chmod u+w {directory}` on the peer, or `chown {owner} {directory}`; if that does not help, check "
+    "`df {directory}`",
 )
 #: Remedies for a file that could not be written or removed.
 WRITE_REMEDIES = {

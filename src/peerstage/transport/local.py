@@ -39,7 +39,7 @@ class LocalTransport(Transport):
     Args:
         watchdog: Checked between system calls for cancellation and the deadline. Copied bytes extend the deadline. Its
             limits bound the directory.
-        include_hidden: Whether hidden files are copied too, as the original did for local peers.
+        include_hidden: Whether hidden files are copied too, as CedarBackup2's local peers copy them.
         follow_symlinks: Whether symlinks to regular files are followed; otherwise they are refused.
     """
 

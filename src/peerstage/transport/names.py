@@ -58,7 +58,7 @@ class ListedNames:
 
 
 def is_hidden(name: bytes) -> bool:
-    """Return whether *name* begins with a dot. The original's ``scp PEER:DIR/*`` never copied such files."""
+    """Return whether *name* begins with a dot. CedarBackup2's ``scp PEER:DIR/*`` never copied such files."""
     return name.startswith(b".")
 
 

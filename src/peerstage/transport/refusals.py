@@ -17,7 +17,8 @@ COLLECT_FIRST = "Let the peer collect first."
 
 _ADVICE = {
     Reason.NOT_FOUND: "Create its directory on the peer with `mkdir -p`, or correct the path.",
-    Reason.PERMISSION_DENIED: "Let the user who logs in read it, and enter its directory (`chmod u+rX`, or chown).",
+    Reason.PERMISSION_DENIED: "Give the remote user read permission on it, and search permission on its directory "
+    "(`chmod u+rX`, or chown).",
     Reason.REMOTE_NO_SPACE: "Free some space on the peer's disk.",
     Reason.NOT_A_DIRECTORY: "Give the directory that holds the files.",
     Reason.COMMAND_REFUSED: "If a forced command guards the key, compare the directory with its command= in "
@@ -49,7 +50,7 @@ def with_advice(message: str, reason: Reason, path: bytes = b"") -> str:
     if reason is Reason.WRITE_DENIED:
         directory = shlex.quote(os.fsdecode(parent_directory(path)))
         advice = (
-            f"Let the user who logs in write to its directory (`chmod u+w {directory}` on the peer, or chown), and to "
-            "the file if there is one."
+            f"Give the remote user write permission on its directory (`chmod u+w {directory}` on the peer, or chown), "
+            "and on the file if it exists."
         )
     return f"{message} {advice}".rstrip()

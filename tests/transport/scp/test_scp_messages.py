@@ -166,8 +166,8 @@ def test_noise_is_staged_or_raises_a_stage_error_and_leaves_nothing_behind(chunk
 def test_a_directory_is_requested_as_the_original_did_and_quoted_only_if_necessary(
     directory: bytes, command: bytes
 ) -> None:
-    assert commands.fetch_directory(directory) == command
-    assert commands.fetch_directory(directory, preserve_times=True) == command.replace(b"-f", b"-p -f")
+    assert commands.fetch_directory_command(directory) == command
+    assert commands.fetch_directory_command(directory, preserve_times=True) == command.replace(b"-f", b"-p -f")
 
 
 @settings(max_examples=100, deadline=None)

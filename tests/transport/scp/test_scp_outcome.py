@@ -68,7 +68,7 @@ def test_without_an_exit_status_the_connection_is_lost(files: int, warnings: int
         (exit_error(b"sh: Argument list too long", 126, b"/c"), Reason.COMMAND_TOO_LONG, "fewer files"),
         (exit_error(b"denied", 126, b"/c"), Reason.COMMAND_REFUSED, "printed 'denied'"),
         (exit_error(b"", None, b"/c", reason=Reason.COMMAND_FAILED), Reason.COMMAND_FAILED, "without an exit status"),
-        (refusal_error("x: Permission denied", b"/c/f"), Reason.PERMISSION_DENIED, "read it"),
+        (refusal_error("x: Permission denied", b"/c/f"), Reason.PERMISSION_DENIED, "read permission"),
         (refusal_error("x: Permission denied.", b"/c/f", is_write=True), Reason.WRITE_DENIED, "chmod u+w /c"),
         (refusal_error("lost", b"/c/f"), Reason.REMOTE_FAILURE, "refused: lost."),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-#: The original's default.
+#: CedarBackup2's default.
 DEFAULT_COMMAND = "/usr/bin/scp -B -q -C"
 
 #: What scp, rcp and rsync print about a file that is missing or not regular.
@@ -15,7 +15,7 @@ _FIELD = re.compile(r'"([^"]+)"|([^ "]+)')
 
 
 def split_command_line(line: str) -> list[str]:
-    """Return the words of *line* as the original splits it: at spaces, except within double quotes.
+    """Return the words of *line* as CedarBackup2 splits it: at spaces, except within double quotes.
 
     A quoted part is a word of its own even if it touches another one; ``""`` is not a word.
 
@@ -33,7 +33,7 @@ def remote_operand(user: str, host: str, path: bytes) -> str:
 
 
 def escape_blanks(path: bytes) -> bytes:
-    """Return *path* with a backslash before each space, for the peer's shell, as the original sends it."""
+    """Return *path* with a backslash before each space, for the peer's shell, as CedarBackup2 sends it."""
     return path.replace(b" ", b"\\ ")
 
 

@@ -32,7 +32,7 @@ _MAX_QUOTED = 300
 
 
 class RCPTransport(Transport):
-    """An rcp-like command, run once for each operation, as the original did.
+    """An rcp-like command, run once for each operation, as in CedarBackup2.
 
     Args:
         argv: The command, split.

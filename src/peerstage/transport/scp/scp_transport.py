@@ -89,7 +89,8 @@ class SCPTransport(Transport):
         Raises:
             NothingToStage: If no name matches, which may also mean that the directory cannot be listed.
         """
-        with self._run(commands.fetch_directory(directory, preserve_times=self._preserve_times), directory) as stream:
+        command = commands.fetch_directory_command(directory, preserve_times=self._preserve_times)
+        with self._run(command, directory) as stream:
             sink = SCPSink(
                 stream,
                 directory,
@@ -129,7 +130,7 @@ class SCPTransport(Transport):
             NothingToStage: If no name matches.
             RemoteError: If the peer sends a fatal error, or *directory* is not a directory that it can list.
         """
-        message = self._first_message(directory, commands.fetch_directory(directory))
+        message = self._first_message(directory, commands.fetch_directory_command(directory))
         if isinstance(message, FatalMessage):
             raise refusal_error(message.text, directory, failed="The peer's scp aborted")
         if isinstance(message, WarningMessage) and entry_in_warning(message.text) == GLOB:
@@ -178,7 +179,7 @@ class SCPTransport(Transport):
         Raises:
             RemoteError: If the peer does not run the command, or it fails.
         """
-        with self._run(commands.remove_file(path), path) as stream:
+        with self._run(commands.remove_file_command(path), path) as stream:
             stream.send_eof()
             while stream.receive():
                 pass
@@ -207,7 +208,7 @@ class SCPTransport(Transport):
         It tells the command to end, and waits for it: dropbear confuses a new channel with one that was closed while
         its command was running.
         """
-        with self._run(command or commands.fetch_file(path), path) as stream:
+        with self._run(command or commands.fetch_file_command(path), path) as stream:
             stream.send(b"\0")
             line = MessageReader(stream.receive, max_bytes=max_message_bytes(self._limits)).read_message()
             if line is None:
