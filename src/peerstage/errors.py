@@ -293,7 +293,7 @@ class NotRegular(EntryError):
 
 
 class IncompleteFile(EntryError):
-    """Fewer bytes arrived than the listing promised."""
+    """Fewer bytes arrived than the file's announced size."""
 
     reason = Reason.INCOMPLETE_FILE
 

@@ -53,7 +53,10 @@ class Reason(str, Enum):
     BANNER_TIMEOUT = "banner-timeout", "The connection was accepted, but no SSH server identified itself in time."
     CLOSED_BEFORE_BANNER = "closed-before-banner", "The server closed the connection before it identified itself."
     CLOSED_BEFORE_LOGIN = "closed-before-login", "The server closed the connection before authentication."
-    NO_COMMON_ALGORITHM = "no-common-algorithm", "The server offers no algorithm of one kind that this side accepts."
+    NO_COMMON_ALGORITHM = (
+        "no-common-algorithm",
+        "Client and server have no key exchange, host key, cipher or MAC algorithm in common.",
+    )
     KEY_EXCHANGE_FAILED = "key-exchange-failed", "The key exchange failed."
     KEY_EXCHANGE_TIMEOUT = "key-exchange-timeout", "The key exchange did not complete in time."
     STRICT_KEX_MISSING = (
@@ -63,7 +66,7 @@ class Reason(str, Enum):
 
     # The host key. No authentication data was sent.
 
-    HOST_KEY_UNKNOWN = "host-key-unknown", "No key is known for the host, or not the one that it presented."
+    HOST_KEY_UNKNOWN = "host-key-unknown", "There is no matching key for the host in known_hosts."
     HOST_KEY_CHANGED = "host-key-changed", "The host presented another key than the known one."
     HOST_KEY_REVOKED = "host-key-revoked", "The host presented a key that is marked as revoked."
     HOST_KEY_MISMATCHED = "host-key-mismatched", "Keys are known for the host, but none of the type that it presented."
@@ -85,21 +88,21 @@ class Reason(str, Enum):
     LOGIN_REFUSED = "login-refused", "The server refused the login, or this key or password."
     MORE_AUTHENTICATION_WANTED = (
         "more-authentication-wanted",
-        "It was accepted, and the server requires another method in addition.",
+        "The credential was accepted, but the server requires another method too (partial success, RFC 4252).",
     )
     METHOD_NOT_OFFERED = "method-not-offered", "The server does not offer this authentication method."
     PASSWORD_EXPIRED = "password-expired", "The server requires the password to be changed."
     TOO_MANY_LOGIN_ATTEMPTS = "too-many-login-attempts", "The server closed the connection after too many attempts."
     LOGIN_TIMEOUT = "login-timeout", "Authentication did not complete in time."
     NO_CREDENTIALS = "no-credentials", "There is no key, agent or password to log in with."
-    AGENT_UNAVAILABLE = "agent-unavailable", "There is no agent at the socket."
+    AGENT_UNAVAILABLE = "agent-unavailable", "The agent cannot be reached, or closed the connection."
     AGENT_SILENT = "agent-silent", "The agent did not reply in time."
     AGENT_EMPTY = "agent-empty", "The agent holds no keys."
     AGENT_REFUSED = "agent-refused", "The agent refused, or its reply is invalid."
     KEY_FILE_MISSING = "key-file-missing", "The key file does not exist."
     KEY_FILE_UNREADABLE = "key-file-unreadable", "The key file cannot be read."
     KEY_FILE_PERMISSIONS = "key-file-permissions", "Other users can read the key file, so ssh ignores it."
-    KEY_INVALID = "key-invalid", "It is not a private key, or is damaged."
+    KEY_INVALID = "key-invalid", "The private key is invalid or damaged."
     KEY_UNSUPPORTED = "key-unsupported", "Keys of this type are not supported, or not allowed by the configuration."
     KEY_TYPE_REFUSED = "key-type-refused", "The server accepts no signatures by keys of this type."
     KEY_TOO_SMALL = "key-too-small", "The RSA key has fewer bits than required."
@@ -129,24 +132,30 @@ class Reason(str, Enum):
 
     NOT_FOUND = "not-found", "The peer has no such file or directory."
     NOT_A_DIRECTORY = "not-a-directory", "The path on the peer is not a directory."
-    PERMISSION_DENIED = "permission-denied", "The login on the peer may not read it."
-    WRITE_DENIED = "write-denied", "The login on the peer may not write there."
+    PERMISSION_DENIED = "permission-denied", "The remote user has no permission to read the file or directory."
+    WRITE_DENIED = (
+        "write-denied",
+        "The remote user has no permission to write the file or to its directory.",
+    )
     REMOTE_NO_SPACE = "remote-no-space", "The peer's disk is full."
     REMOTE_FAILURE = "remote-failure", "The peer refused for a reason that has no identifier of its own."
     NO_SFTP = "no-sftp", "The peer has no SFTP server for this login."
     NO_SCP = "no-scp", "The peer has no scp program."
-    SESSION_REFUSED = "session-refused", "The peer does not let this login open a session."
+    SESSION_REFUSED = "session-refused", "The server refused to open a session channel."
     COMMAND_REFUSED = "command-refused", "The peer does not let this login run commands, or not this one."
     COMMAND_FAILED = "command-failed", "A command on the peer failed."
-    COMMAND_TOO_LONG = "command-too-long", "The names of all files do not fit on one command line of the peer."
+    COMMAND_TOO_LONG = (
+        "command-too-long",
+        "The list of file names is too long for one command line on the peer (ARG_MAX).",
+    )
 
     # Single entries.
 
     NOT_A_FILE = "not-a-file", "The entry is not a regular file."
     INVALID_NAME = "invalid-name", "The transport cannot transfer the name."
-    VANISHED = "vanished", "The entry was listed but there is no file: it was removed, or is a dangling symlink."
+    VANISHED = "vanished", "The entry was listed, but does not exist: it was removed, or is a dangling symlink."
     ENTRY_UNREADABLE = "entry-unreadable", "The entry cannot be read."
-    INCOMPLETE_FILE = "incomplete-file", "Fewer bytes arrived than the listing promised."
+    INCOMPLETE_FILE = "incomplete-file", "Fewer bytes arrived than the file's announced size."
     CHANGED_WHILE_STAGED = "changed-while-staged", "The file changed while it was read."
     NAME_NOT_REPRESENTABLE = "name-not-representable", "The target's file system cannot hold the name."
     NAME_COLLISION = "name-collision", "The target's file system does not distinguish the name from another file's."
@@ -178,10 +187,13 @@ class Reason(str, Enum):
     WORKING_DIRECTORY_UNUSABLE = "working-directory-unusable", "The local directory for temporary files cannot be used."
     OWNERSHIP_REFUSED = "ownership-refused", "The system does not let this user change files to that owner."
     LOCAL_IO_ERROR = "local-io-error", "A disk or device of this machine failed."
-    LOCAL_FAILURE = "local-failure", "This machine refused for a reason that has no identifier of its own; see errno."
+    LOCAL_FAILURE = (
+        "local-failure",
+        "A local operation failed for a reason that has no identifier of its own; see errno.",
+    )
     OUT_OF_MEMORY = "out-of-memory", "This process or machine has too little memory."
-    OUT_OF_THREADS = "out-of-threads", "This process may start no more threads or processes."
-    OUT_OF_DESCRIPTORS = "out-of-descriptors", "This process or machine may open no more files."
+    OUT_OF_THREADS = "out-of-threads", "This process cannot start any more threads or processes."
+    OUT_OF_DESCRIPTORS = "out-of-descriptors", "This process or machine cannot open any more files."
     NOT_ROOT = "not-root", "Only root can do this."
     PRIVILEGES_NOT_DROPPED = "privileges-not-dropped", "The child process could not drop root's privileges."
     CHILD_ENDED = "child-ended", "The child process exited before its job was done."

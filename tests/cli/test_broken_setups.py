@@ -277,7 +277,7 @@ def test_an_unsupported_line_is_corrected_or_removed(
     message = setup.fails(reason, status=2)
     assert f"{setup.config}:4: " in message
     assert line.split()[0] in message or line.split()[1] in message
-    assert "Correct or remove that line" in message
+    assert "Correct or remove the line" in message
     correct_line(message, corrected)
     setup.works()
 

@@ -113,7 +113,7 @@ def test_of_two_names_that_differ_in_case_the_first_is_staged_and_the_second_fai
     report = stage_names(target, b"Dump", b"dump", b"other")
     assert files_in(target) == {b"Dump": b"content of Dump", b"other": b"content of other"}
     assert errors_of(report) == {
-        "dump": "To the target's file system this is the same name as 'Dump'. Rename one of the files."
+        "dump": "The target's file system does not distinguish this name from 'Dump'. Rename one of the files."
     }
     assert report.count == 2
 
@@ -143,7 +143,7 @@ def test_an_existing_file_with_another_spelling_is_not_replaced(target: Path, ki
     report = stage_names(target, b"dump", b"other")
     assert files_in(target) == {b"DUMP": b"precious", b"other": b"content of other"}
     assert errors_of(report) == {
-        "dump": "To the target's file system this is the same name as 'DUMP'. Move that file away."
+        "dump": "The target's file system does not distinguish this name from 'DUMP'. Move that file away."
     }
 
 
@@ -172,7 +172,7 @@ def test_a_name_that_this_file_system_refuses_fails_that_entry(target: Path, kin
     assert files_in(target) == {b"good": b"content of good"}
     assert {name: error.split(":")[0] for name, error in errors_of(report).items()} == {
         "12:30": "The target's file system refuses the name",
-        "good.": "To the target's file system this is the same name as 'good'. Rename one of the files.",
+        "good.": "The target's file system does not distinguish this name from 'good'. Rename one of the files.",
         "why?": "The target's file system refuses the name",
     }
 

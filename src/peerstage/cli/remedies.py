@@ -107,9 +107,7 @@ def _explain_no_common_algorithm(error: StageError, d: Diagnosis) -> Remedy:
 
 def _explain_unknown_host_key(error: StageError, d: Diagnosis) -> Remedy:
     if d.trust:
-        return Remedy(
-            f"{d.machine} has not been connected to from here", f"compare the fingerprint, and run `{d.trust}`"
-        )
+        return Remedy(f"known_hosts has no key of {d.machine} yet", f"compare the fingerprint, and run `{d.trust}`")
     named = d.setting("UserKnownHostsFile")
     if d.options.known_hosts is not None:
         named = f"--known-hosts {' '.join(map(str, as_tuple(d.options.known_hosts)))}"
@@ -258,12 +256,15 @@ _REMEDIES: dict[Reason, Remedy | Callable[[StageError, Diagnosis], Remedy]] = {
         "let this user write {new_keys_file}; or give another --known-hosts",
     ),
     Reason.OUT_OF_DESCRIPTORS: Remedy(
-        "this machine or process has no file descriptors left", "raise the limit: `ulimit -n`"
+        "this machine or process has no file descriptors left",
+        "raise the limit: `ulimit -n`, or `sysctl fs.file-max` for the machine",
     ),
     Reason.OUT_OF_THREADS: Remedy(
         "this machine or user has no threads or processes left", "raise the limit: `ulimit -u`"
     ),
-    Reason.OUT_OF_MEMORY: Remedy("this machine or process has no memory left", "raise the limit: `ulimit -v`"),
+    Reason.OUT_OF_MEMORY: Remedy(
+        "this machine or process has no memory left", "free memory, or raise the limit if one is set: `ulimit -v`"
+    ),
     **_CONNECTION_REMEDIES,
     **LOGIN_REMEDIES,
     **FILE_REMEDIES,

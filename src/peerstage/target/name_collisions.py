@@ -69,7 +69,7 @@ def find_collisions(
 def _collision(other: str | None, fix: str) -> EntryError:
     quoted = "that of another file" if other is None else repr(other)
     return EntryError(
-        f"To the target's file system this is the same name as {quoted}. {fix}", reason=Reason.NAME_COLLISION
+        f"The target's file system does not distinguish this name from {quoted}. {fix}", reason=Reason.NAME_COLLISION
     )
 
 

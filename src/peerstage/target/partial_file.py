@@ -119,7 +119,7 @@ class PartialFile(IncomingFile):
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         length = sum(len(buffer) for buffer in buffers)
         if offset < 0 or offset + length > self.entry.size:
-            raise ProtocolError("The peer sent more bytes than the listing promised.", path=self.entry.name)
+            raise ProtocolError("The peer sent more bytes than the file's announced size.", path=self.entry.name)
         transfer = self._begin_transfer()
         data, digest = transfer.data, transfer.digest
         try:

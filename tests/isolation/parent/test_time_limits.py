@@ -84,7 +84,7 @@ def test_the_time_that_the_bandwidth_limit_takes_is_added_to_the_deadline(time: 
         time.seconds += 10
         time_limits.expect_frame(is_starting=False)
     time.seconds += GRACE + 1
-    with pytest.raises(LimitExceeded, match=r"Not done within 151 s \(Limits.deadline"):
+    with pytest.raises(LimitExceeded, match=r"The operation did not complete within 151 s \(Limits.deadline"):
         time_limits.expect_frame(is_starting=False)
 
 

@@ -153,7 +153,7 @@ class ChildFile(IncomingFile):
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         length = sum(len(buffer) for buffer in buffers)
         if offset < 0 or offset + length > self.entry.size:
-            raise ProtocolError("The peer sent more bytes than the listing promised.", path=self.entry.name)
+            raise ProtocolError("The peer sent more bytes than the file's announced size.", path=self.entry.name)
         if not length:
             return
         self._has_written = True
