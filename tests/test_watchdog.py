@@ -333,14 +333,14 @@ def test_without_a_deadline_waits_for_the_bandwidth_limit_are_added_to_the_defau
     operation._clock.now += 600 + 5_000_000 / 1000 - 2
     assert operation.exceeded_limit == ""
     operation._clock.now += 4
-    assert "The operation did not complete within 5600 s, besides 2500 s for the bandwidth limit (Limits." in operation.exceeded_limit
+    assert "did not complete within 5600 s, besides 2500 s for the bandwidth limit (Limits." in operation.exceeded_limit
 
 
 def test_waits_for_discarded_bytes_count_for_the_deadline() -> None:
     operation = ThrottledOperation(2000, deadline=100)
     for _ in range(250):
         operation.receive(1000, keep=False)
-    assert "The operation did not complete within 100 s, besides 1 s for the bandwidth limit" in operation.exceeded_limit
+    assert "did not complete within 100 s, besides 1 s for the bandwidth limit" in operation.exceeded_limit
 
 
 def test_a_peer_that_is_slower_than_the_bandwidth_limit_has_the_usual_deadline() -> None:
