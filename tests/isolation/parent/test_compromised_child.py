@@ -31,6 +31,7 @@ from peerstage.isolation.protocol.frames import (
     Alive,
     AskMissing,
     Fail,
+    Fallback,
     Finish,
     Frame,
     ImportFile,
@@ -41,11 +42,13 @@ from peerstage.isolation.protocol.frames import (
     encode_frame,
 )
 from peerstage.reasons import Reason
-from peerstage.records import Entry
+from peerstage.records import Entry, Progress
 from peerstage.staging import probe, stage
 from peerstage.target import DirectoryTarget
 from peerstage.testing.contract import files_in
+from peerstage.transport.base import Transport
 from peerstage.transport.factory import TransportOptions
+from peerstage.transport.progress import ProgressTransport
 from peerstage.watchdog import Watchdog
 from support.incoming import DecliningTarget
 
@@ -157,7 +160,7 @@ def pack(kind: Kind, body: bytes) -> bytes:
     return HEADER.pack(kind, 0, 0, len(body)) + body
 
 
-def stage_through(transport: IsolatedTransport, target: Path) -> Any:
+def stage_through(transport: Transport, target: Path) -> Any:
     """Stage into a target that holds an old file."""
     (target / "old").write_bytes(b"old")
     with transport:
@@ -492,3 +495,12 @@ def test_the_data_of_a_file_that_is_not_wanted_is_dropped_if_the_child_did_not_a
     with pytest.raises(IncompleteStage, match="A directory has this name"):
         stage_through(compromised_child.transport(sent), target)
     assert (target / "a").read_bytes() == b"good"
+
+
+def test_once_a_child_has_fallen_back_to_scp_totals_are_unknown(
+    compromised_child: CompromisedChild, target: Path
+) -> None:
+    sent = encode(Fallback(), listed(b"a"), data(0, 0, b"good"), Finish(0), Reply({**REPLY, "transport": "scp"}))
+    reports: list[Progress] = []
+    stage_through(ProgressTransport(compromised_child.transport(sent), reports.append), target)
+    assert {(report.files_total, report.bytes_total) for report in reports} == {(None, None)}
