@@ -12,12 +12,23 @@ import pytest
 from peerstage import StageOptions
 
 #: Options that all differ from the defaults.
-OTHERS = StageOptions(durable=False, preserve_times=True, bwlimit=1024)
+OTHERS = StageOptions(
+    durable=False,
+    preserve_times=True,
+    verify="sha256",
+    checksums="SHA256SUMS",
+    link_dest="/srv/yesterday",
+    bwlimit=1024,
+)
 
 INVALID: list[dict[str, Any]] = [
     {"durable": None},
     {"durable": 1},
     {"preserve_times": "yes"},
+    {"verify": "sha"},
+    {"verify": None},
+    {"verify": ["sha256"]},
+    *({"checksums": name} for name in ("", ".", "..", "a/b", "/a", "a\0", "\ud800", 7)),
     {"bwlimit": 1023},
     {"bwlimit": 2048.0},
     {"bwlimit": True},
@@ -48,6 +59,14 @@ def test_an_invalid_value_is_refused_and_named(values: dict[str, Any]) -> None:
         StageOptions(**values)
     with pytest.raises(ValueError, match=f"^StageOptions: {name} must be "):
         StageOptions.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "text", ['{"verify": "sha256"}', '{"checksums": "a"}', '{"verify": "stable", "checksums": "a"}']
+)
+def test_a_checksum_file_and_its_use_go_together(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^StageOptions: (checksums|verify) must be .* if "):
+        StageOptions.from_json(text)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,10 @@ from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.system_errors import is_machine_wide, system_error, target_reason_of
 
+#: The file that a peer creates once it has collected, and the one that the master creates once it has staged.
+COLLECT_INDICATOR = "cback.collect"
+STAGE_INDICATOR = "cback.stage"
+
 
 def validate_target_directory(target: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> str:
     """Return *target* as text, if it is the absolute path of an existing directory.

@@ -157,6 +157,8 @@ class Reason(str, Enum):
     ENTRY_UNREADABLE = "entry-unreadable", "The entry cannot be read."
     INCOMPLETE_FILE = "incomplete-file", "Fewer bytes arrived than the file's announced size."
     CHANGED_WHILE_STAGED = "changed-while-staged", "The file changed while it was read."
+    DIGEST_MISMATCH = "digest-mismatch", "The file's SHA-256 is not the one in the peer's checksum file."
+    NO_DIGEST = "no-digest", "The peer's checksum file has no digest of the file."
     NAME_NOT_REPRESENTABLE = "name-not-representable", "The target's file system cannot hold the name."
     NAME_COLLISION = "name-collision", "The target's file system does not distinguish the name from another file's."
     NAME_TAKEN = "name-taken", "The target has a directory of that name."
@@ -166,6 +168,11 @@ class Reason(str, Enum):
 
     NOTHING_TO_STAGE = "nothing-to-stage", "The collect directory holds no file."
     INCOMPLETE_STAGE = "incomplete-stage", "Some entries could not be staged; the others are."
+    CHECKSUM_FILE_MISSING = "checksum-file-missing", "The peer has no checksum file of that name that can be staged."
+    CHECKSUM_FILE_INVALID = (
+        "checksum-file-invalid",
+        "The peer's checksum file is too large, or not in the format of sha256sum.",
+    )
     FILE_LEFT_BEHIND = "file-left-behind", "An empty file that was written for a test may still be on the peer."
     NOT_READY = "not-ready", "The peer has no collect indicator."
 

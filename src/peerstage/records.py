@@ -227,6 +227,7 @@ class StageReport(metaclass=Documented):
         retries: How many times a lost connection was re-established.
         resumed_bytes: Bytes that survived a lost connection and were not sent again; each counts once.
         host_key: The SHA-256 fingerprint of the peer's host key, or None if the transport does not know it.
+        verify: How the staged files were verified, as in `StageOptions`; "" in reports of earlier versions.
         notes: What the user should know although nothing failed, as sentences; each was logged as a warning.
         schema: The version of the JSON form, an integer from 1.
     """
@@ -241,6 +242,7 @@ class StageReport(metaclass=Documented):
     retries: int = 0
     resumed_bytes: int = 0
     host_key: str | None = None
+    verify: str = ""
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 

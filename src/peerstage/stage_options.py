@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from peerstage.documented import Documented
 from peerstage.paths import validate_path
 from peerstage.printable import escape
 
+#: How staged files are verified, for `StageOptions.verify`.
+Verification: TypeAlias = Literal["stable", "sha256"]
 #: Below this, protocol headers would take most of the bandwidth.
 _MIN_BWLIMIT = 1024
 
@@ -24,6 +27,11 @@ class StageOptions(metaclass=Documented):
     Attributes:
         durable: Whether staged files are synced to the disk (fsync) before a stage returns.
         preserve_times: Whether files keep the peer's modification times.
+        verify: "stable": size and time of every file are compared before and after its transfer, as far as the
+            transport can tell. "sha256": its SHA-256 is also compared with the one in `checksums`; a file that differs
+            or has none fails, except for the checksum file itself and an empty ``cback.collect`` or ``cback.stage``.
+        checksums: The name of the checksum file, which the peer collects with the others, in the format of
+            sha256sum(1). Required with verify="sha256", and only allowed with it.
         bwlimit: Bytes per second to receive from a remote peer, 1024 or more; None for no limit. The time that it takes
             counts for no limit of `Limits`, except that bytes which do not extend the deadline count for that. An rcp
             command and a local peer cannot be limited.
@@ -39,12 +47,18 @@ class StageOptions(metaclass=Documented):
 
     durable: bool = True
     preserve_times: bool = False
+    verify: Verification = "stable"
+    checksums: str | None = None
     bwlimit: int | None = None
     link_dest: str | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(name, getattr(self, name)))
+        if self.verify == "sha256":
+            _require(self.checksums is not None, "checksums", "the name of a file if verify is 'sha256'", None)
+        else:
+            _require(self.checksums is None, "verify", "'sha256' if checksums names a file", self.verify)
 
     def to_json(self) -> str:
         """Return the options as one JSON object."""
@@ -75,6 +89,22 @@ def _check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def _check_verification(name: str, value: Any) -> Any:
+    _require(value in get_args(Verification), name, f"one of {get_args(Verification)}", value)
+    return value
+
+
+def _check_plain_name(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    encoded = b""
+    with contextlib.suppress(UnicodeError):
+        encoded = os.fsencode(value) if isinstance(value, str) else b""
+    is_plain = encoded not in (b"", b".", b"..") and b"/" not in encoded and b"\0" not in encoded
+    _require(is_plain, name, "the name of a file, without a directory", value)
+    return str(value)
+
+
 def _check_bwlimit(name: str, value: Any) -> int | None:
     is_number = isinstance(value, int) and not isinstance(value, bool)
     expected = f"a number of bytes per second, {_MIN_BWLIMIT} or more"
@@ -99,6 +129,8 @@ def _require(is_valid: bool, name: str, expected: str, value: object) -> None:
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "durable": _check_flag,
     "preserve_times": _check_flag,
+    "verify": _check_verification,
+    "checksums": _check_plain_name,
     "bwlimit": _check_bwlimit,
     "link_dest": _check_directory,
 }

@@ -60,12 +60,17 @@ def stage(
             retries=transport.retries,
             resumed_bytes=resumed,
             host_key=transport.host_key,
+            verify=target.options.verify,
             notes=target.notes,
         )
 
     with with_peer_name(target.peer):
         with target:
             transport.pull(directory, target)
+            if count := target.start_over_differing_files(_deadline_check(watchdog, started_at, target.received_bytes)):
+                text = "%s: %d resumed or linked files differ from the peer's digests and are fetched once more."
+                log.warning(text, escape(target.peer), count)
+                transport.pull(directory, target)
             try:
                 target.commit(_deadline_check(watchdog, started_at, target.received_bytes))
             except StageError as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import inspect
 import os
 import re
@@ -86,6 +87,16 @@ def test_stage_options_of_the_settings_file_apply_to_local_and_remote_peers(site
     site.write_settings(preserve_times="yes")
     site.run()
     assert [(site.day / name / "a").stat().st_mtime for name in ("here", site.server.host)] == [1_000_000_000] * 2
+
+
+def test_files_are_compared_with_the_checksum_file_of_the_settings(site: Site, ready: Path) -> None:
+    (ready / "SUMS").write_text(f"{hashlib.sha256(b'other').hexdigest()}  a\n")
+    site.stage.localPeers = [local("here", ready)]
+    site.stage.remotePeers = [remote(site.server.host, ready)]
+    site.write_settings(checksums="SUMS")
+    site.run()
+    for name in ("here", site.server.host):
+        assert sorted(os.listdir(site.day / name)) == ["SUMS", "cback.collect"]
 
 
 def test_a_bandwidth_limit_applies_to_remote_peers_alone(site: Site, ready: Path) -> None:

@@ -82,6 +82,12 @@ def test_a_bandwidth_limit_may_have_a_suffix(path: Path) -> None:
     assert settings.of_peer("db2").stage == StageOptions(bwlimit=20 * 1024 * 1024)
 
 
+def test_a_checksum_file_means_that_files_are_compared_with_it(path: Path) -> None:
+    settings = read(path, "[stage]\nchecksums = SHA256SUMS\n\n[peer db1]\nchecksums = none\n")
+    assert settings.of_peer("db1").stage == StageOptions()
+    assert settings.of_peer(None).stage == StageOptions(verify="sha256", checksums="SHA256SUMS")
+
+
 MISTAKES = {
     "an unknown key": ("[stage]\nparalel = 4\n", r"Line 2: unknown key 'paralel'; valid keys are .*parallel"),
     "a key of the stage for a peer": ("[peer db1]\nparallel = 4\n", "Line 2: unknown key 'parallel'"),
@@ -102,6 +108,7 @@ MISTAKES = {
     ),
     "an invalid deadline": ("[stage]\ndeadline = -1\n", "Line 2: deadline cannot be '-1'"),
     "a number for a flag": ("[stage]\ndurable = 1\n", "Line 2: durable cannot be '1': yes or no"),
+    "a checksum file elsewhere": ("[stage]\nchecksums = a/b\n", "Line 2: checksums cannot be 'a/b': .*a directory"),
     "too low a bandwidth limit": ("[stage]\nbwlimit = 20\n", "Line 2: bwlimit cannot be '20': .*1024 or more"),
     "an unknown suffix": ("[stage]\nbwlimit = 20X\n", "Line 2: bwlimit cannot be '20X': .*K, M, G or T"),
     "an invalid fingerprint": ("[stage]\nhost_key = yes\n", "Line 2: host_key cannot be 'yes'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -44,6 +45,40 @@ def test_guarded_peers_keep_no_times(command: Command, collect: Path, target: Pa
     done = command.reach("stage", "--transport", "guarded", "--preserve-times", command.spec(collect), target)
     assert done.returncode == 2
     assert "Omit --preserve-times or --transport guarded" in done.stderr
+
+
+def test_files_are_compared_with_the_peers_checksum_file(command: Command, collect: Path, target: Path) -> None:
+    digest = hashlib.sha256(b"1").hexdigest()
+    (collect / "one").write_bytes(b"1")
+    (collect / "two").write_bytes(b"2")
+    (collect / "SUMS").write_text(f"{digest}  one\n{digest}  two\n")
+    done = command.reach("stage", "--json", "--verify", "sha256", "--checksums", "SUMS", command.spec(collect), target)
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["status"], result["report"]["verify"]) == (5, "incomplete", "sha256")
+    files = {file["name"]: (file["reason"], file["sha256"]) for file in result["report"]["files"]}
+    assert files["one"] == (None, digest)
+    assert files["two"] == ("digest-mismatch", None)
+    assert sorted(os.listdir(target)) == ["SUMS", "one"]
+    done = command.reach("stage", "--verify", "sha256", "--checksums", "OTHER", command.spec(collect), target)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "OTHER: The peer has no such file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--verify", "sha256"], "--checksums must be the name of a file if verify is 'sha256', not None"),
+        (["--checksums", "a"], "--verify must be 'sha256' if checksums names a file, not 'stable'"),
+        (["--verify", "sha256", "--checksums", "a/b"], "--checksums must be the name of a file, without a directory"),
+        (["--verify", "md5"], "'md5' is not one of"),
+    ],
+)
+def test_a_checksum_file_and_its_use_go_together(
+    command: Command, collect: Path, target: Path, options: list[str], message: str
+) -> None:
+    done = command.reach("stage", *options, command.spec(collect), target)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in " ".join(done.stderr.split())
 
 
 def test_the_bandwidth_is_limited(command: Command, collect: Path, target: Path) -> None:

@@ -24,6 +24,8 @@ from support.programs import sftp_server_path
 from support.sshd import Sshd, free_port
 
 BLOCKS = read_all_blocks()
+#: The peer of the examples.
+SPEC = "backup@db1.example.com:/var/backup/collect"
 #: Words of examples that need a real sshd, an embedded server, or another Python.
 SLOW = ("ssh_server", "peerstage demo", "executeRemoteCommand", "--elevate")
 
@@ -108,6 +110,8 @@ def run_elevated(words: list[str], site: Site, request: pytest.FixtureRequest) -
 
 def run_peerstage(words: list[str], site: Site, request: pytest.FixtureRequest) -> None:
     stdin = ""
+    if "--checksums" in words:
+        site.run_shell(f"cd '{site.collect}'; sha256sum * > {words[words.index('--checksums') + 1]}")
     if "|" in words:
         assert words[: words.index("|")] == ["ssh-keygen", "-lf", "ssh_host_ed25519_key.pub"]
         digest = base64.b64encode(hashlib.sha256(site.host_key.asbytes()).digest()).decode().rstrip("=")
@@ -142,9 +146,13 @@ def run_console(block: Block, site: Site, request: pytest.FixtureRequest) -> Non
 
 def run_shell_script(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
     indicator = site.collect / "cback.collect"
-    site.replacements[" /etc"] = " collect/data.tar.gz"
+    data = site.collect / "data.tar.gz"
+    site.replacements[" /etc"] = f" '{data}'"
     site.run_shell(site.localize(block.text).replace("tar ", f"test ! -e '{indicator}'; tar "))
-    assert {path.name for path in site.collect.iterdir()} == {"data.tar.gz", "etc.tar.gz", "cback.collect"}
+    checksums = ["SHA256SUMS"] if "sha256sum" in block.text else []
+    assert {path.name for path in site.collect.iterdir()} == {data.name, "etc.tar.gz", indicator.name, *checksums}
+    for name in checksums:
+        site.run_verb(["stage", "--verify", "sha256", "--checksums", name, site.localize(SPEC), str(site.target)])
 
 
 def check_ini(block: Block, site: Site, request: pytest.FixtureRequest) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from peerstage.errors import StageError, TargetError
-from peerstage.peer.base import STAGE_INDICATOR
+from peerstage.paths import STAGE_INDICATOR
 from peerstage.printable import escape
 from peerstage.records import Limits, Ownership
 from peerstage.system_errors import target_reason_of

@@ -15,10 +15,10 @@
     port = 2222
 
 The other keys are ``known_hosts``, ``host_key``, ``jump``, ``ssh_config``, ``connect_timeout``, ``elevate`` and
-``deadline``, and those of `StageOptions`: ``durable``, ``preserve_times`` and ``bwlimit``, of which only the last does
-not apply to local peers. Paths are separated by spaces; ``none`` means no path. For keys that are not set, the ssh
-configuration of ``backup_user`` applies. Invalid settings raise an error with file and line before anything is
-connected.
+``deadline``, and those of `StageOptions`: ``durable``, ``preserve_times``, ``checksums`` and ``bwlimit``, of which only
+the last does not apply to local peers; ``checksums`` means ``verify="sha256"``, too. Paths are separated by spaces;
+``none`` means no path. For keys that are not set, the ssh configuration of ``backup_user`` applies. Invalid settings
+raise an error with file and line before anything is connected.
 """
 
 from __future__ import annotations
@@ -69,6 +69,10 @@ def _parse_flag(text: str) -> bool:
     return text == "yes"
 
 
+def _parse_checksums(text: str) -> str | None:
+    return None if text == "none" else StageOptions(verify="sha256", checksums=text).checksums
+
+
 def _parse_option(kind: type[Any], name: str, parse: Callable[[str], Any], text: str) -> Any:
     return getattr(kind(**{name: parse(text)}), name)
 
@@ -88,6 +92,7 @@ _SSH: dict[str, tuple[str, Callable[[str], Any]]] = {
 _STAGE: dict[str, Callable[[str], Any]] = {
     "durable": _parse_flag,
     "preserve_times": _parse_flag,
+    "checksums": _parse_checksums,
     "bwlimit": parse_size,
 }
 _KEYS: dict[str, Callable[[str], Any]] = {
@@ -95,6 +100,7 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "deadline": lambda text: Limits(deadline=float(text)).deadline,
     **{key: functools.partial(_parse_option, SSHOptions, name, parse) for key, (name, parse) in _SSH.items()},
     **{name: functools.partial(_parse_option, StageOptions, name, parse) for name, parse in _STAGE.items()},
+    "checksums": _parse_checksums,  # checks the value itself, since it is only allowed with verify="sha256"
 }
 
 
@@ -138,7 +144,10 @@ class Settings:
         """
         values = {**self._stage, **(self._peers.get(peer, {}) if peer is not None else {})}
         ssh = SSHOptions(**{name: values[key] for key, (name, _) in _SSH.items() if key in values})
-        stage = StageOptions(**{name: values[name] for name in _STAGE if name in values})
+        stage = StageOptions(
+            **{name: values[name] for name in _STAGE if name in values},
+            verify="sha256" if values.get("checksums") is not None else "stable",
+        )
         return PeerSettings(values.get("transport", "auto"), ssh, stage, Limits(deadline=values.get("deadline")))
 
     def require_known_peers(self, peers: set[str]) -> None:

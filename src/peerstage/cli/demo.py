@@ -21,8 +21,7 @@ from peerstage.cli.output import Output
 from peerstage.cli.results import Line, Note, Part, Result, Table, describe_entry_failure, format_rate
 from peerstage.cli.signals import cancel_on_signal
 from peerstage.errors import IncompleteStage
-from peerstage.paths import validate_target_directory
-from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR
+from peerstage.paths import COLLECT_INDICATOR, STAGE_INDICATOR, validate_target_directory
 from peerstage.peer.remote import RemotePeer
 from peerstage.printable import escape
 from peerstage.records import StageReport

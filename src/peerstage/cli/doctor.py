@@ -15,8 +15,8 @@ from peerstage.cli.checks import run_checks
 from peerstage.cli.doctor_results import DoctorResult, StepResult
 from peerstage.cli.output import Output
 from peerstage.cli.user_process import run_as_local_user
+from peerstage.paths import COLLECT_INDICATOR
 from peerstage.peer.attributes import validate_indicator_name
-from peerstage.peer.base import COLLECT_INDICATOR
 from peerstage.records import Limits
 from peerstage.transport.scp.commands import require_unquoted
 

@@ -47,6 +47,7 @@ REASONS: dict[ExitCode, tuple[Reason, ...]] = {
         Reason.NOTHING_TO_STAGE, Reason.INCOMPLETE_STAGE, Reason.NOT_A_FILE, Reason.INVALID_NAME,
         Reason.VANISHED, Reason.ENTRY_UNREADABLE, Reason.INCOMPLETE_FILE, Reason.CHANGED_WHILE_STAGED,
         Reason.NAME_NOT_REPRESENTABLE, Reason.NAME_COLLISION, Reason.NAME_TAKEN, Reason.NOT_PUBLISHED,
+        Reason.DIGEST_MISMATCH, Reason.NO_DIGEST, Reason.CHECKSUM_FILE_MISSING, Reason.CHECKSUM_FILE_INVALID,
     ),
     ExitCode.LOCAL: (
         Reason.NO_SPACE, Reason.NO_INODES, Reason.QUOTA_EXCEEDED, Reason.READ_ONLY_TARGET,

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from enum import Enum
 from typing import Annotated, Any
 
 import typer
@@ -140,9 +141,23 @@ def _parse_limit(text: str) -> tuple[str, Any]:
         raise ValueError(f"--limit {name} needs a number: {escape(text)!r}") from None
 
 
+class VerifyChoice(str, Enum):
+    """How staged files are verified."""
+
+    STABLE = "stable"
+    SHA256 = "sha256"
+
+
 def build_stage_options(
     durable: Annotated[bool, typer.Option(" /--no-durable", help="Do not sync the files to disk.")] = True,
     preserve_times: Annotated[bool, typer.Option("--preserve-times", help="Keep the peer's file times.")] = False,
+    verify: Annotated[
+        VerifyChoice, typer.Option(help="sha256 compares every file with the peer's checksum file (--checksums).")
+    ] = VerifyChoice.STABLE,
+    checksums: Annotated[
+        str | None,
+        option("NAME", "Checksum file that the peer collected, as written by sha256sum, for --verify sha256.", "none"),
+    ] = None,
     bwlimit: Annotated[
         str | None, option("BYTES", "Bytes to receive per second, or a number with K, M, G or T.", "no limit")
     ] = None,
@@ -158,6 +173,8 @@ def build_stage_options(
     return StageOptions(
         durable=durable,
         preserve_times=preserve_times,
+        verify=verify.value,
+        checksums=checksums,
         bwlimit=_parse_size_option("bwlimit", bwlimit),
         link_dest=None if link_dest is None else os.path.abspath(link_dest),
     )

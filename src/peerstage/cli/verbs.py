@@ -19,9 +19,9 @@ from peerstage.cli.preview import preview
 from peerstage.cli.results import PeerStatus, PreviewResult, StageResult, SweepResult
 from peerstage.cli.signals import cancel_on_signal
 from peerstage.errors import StageError, TargetError
-from peerstage.paths import join_path, validate_target_directory
+from peerstage.paths import COLLECT_INDICATOR, STAGE_INDICATOR, join_path, validate_target_directory
 from peerstage.peer.attributes import validate_indicator_name
-from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, validate_ownership
+from peerstage.peer.base import validate_ownership
 from peerstage.reasons import Reason
 from peerstage.stage_options import StageOptions
 from peerstage.staging import mark, probe

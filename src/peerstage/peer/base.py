@@ -30,9 +30,6 @@ PeerT = TypeVar("PeerT", bound="BackupPeer")
 
 log = logging.getLogger("peerstage.peer")
 
-#: The file that a peer creates once it has collected, and the one that the master creates once it has staged.
-COLLECT_INDICATOR = "cback.collect"
-STAGE_INDICATOR = "cback.stage"
 #: Failures of a check that may be temporary, or that the peer's administrator must fix: logged at WARNING.
 _PEER_FAILURES = (ConnectError, ConnectionLost, LimitExceeded, RemoteError)
 

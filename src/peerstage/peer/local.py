@@ -6,11 +6,9 @@ import os
 from typing import Any
 
 from peerstage.errors import IncompleteStage, StageError
-from peerstage.paths import join_path, validate_target_directory
+from peerstage.paths import COLLECT_INDICATOR, STAGE_INDICATOR, join_path, validate_target_directory
 from peerstage.peer.attributes import Checked, options_validator, path_validator, validate_indicator_name
 from peerstage.peer.base import (
-    COLLECT_INDICATOR,
-    STAGE_INDICATOR,
     BackupPeer,
     records_last_error,
     validate_ownership,

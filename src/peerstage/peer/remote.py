@@ -11,7 +11,7 @@ from peerstage.errors import ConnectError, RemoteError, StageError
 from peerstage.forks import OwnerProcess
 from peerstage.isolation.parent.isolated_transport import build_isolated_transport
 from peerstage.isolation.users import LocalUser, find_local_user
-from peerstage.paths import join_path, validate_target_directory
+from peerstage.paths import COLLECT_INDICATOR, STAGE_INDICATOR, join_path, validate_target_directory
 from peerstage.peer.attributes import (
     Checked,
     options_validator,
@@ -21,7 +21,7 @@ from peerstage.peer.attributes import (
     validate_indicator_name,
     validate_user_name,
 )
-from peerstage.peer.base import COLLECT_INDICATOR, STAGE_INDICATOR, records_last_error, validate_ownership
+from peerstage.peer.base import records_last_error, validate_ownership
 from peerstage.peer.managed import ManagedPeer
 from peerstage.reasons import Reason
 from peerstage.records import Limits, Progress, StrOrBytesPath, validate_permissions

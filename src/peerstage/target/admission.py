@@ -38,6 +38,7 @@ class Admission:
         self._files = files
         self._link_source = link_source
         self._next_number = 0
+        self._is_second_fetch = False
 
     def admit(self, entries: Sequence[Entry], *, needs_space: bool = True) -> list[PartialFile]:
         """Return the files to fetch; see `Target.admit`.
@@ -53,6 +54,12 @@ class Admission:
             self._require_space()
         return admitted
 
+    def start_over(self, file: PartialFile) -> None:
+        """Drop what *file* has, so that all of it is missing again."""
+        file.discard()
+        self._files[file.entry.name] = PartialFile(self._run, file.entry, file.number)
+        self._is_second_fetch = True
+
     def _admit_entry(self, entry: Entry) -> PartialFile:
         """Return the file for *entry*: the one that was begun if the entry is unchanged, or a new one."""
         name = entry.name
@@ -61,7 +68,8 @@ class Admission:
         begun = self._files.get(name)
         if begun is not None:
             if begun.entry == entry and (begun.is_finished or entry.mtime is not None):
-                begun.resume()
+                if not (begun.is_finished and self._is_second_fetch):  # else no connection was lost
+                    begun.resume()
                 return begun
             begun.discard()
         number = self._next_number if begun is None else begun.number

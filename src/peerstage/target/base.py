@@ -101,7 +101,7 @@ class Target(ABC):
     """Destination of the files of one directory.
 
     Attributes:
-        selection: How much of what the peer has is wanted. It does not change during a run.
+        selection: How much of what the peer has is wanted. It does not change during a pull.
     """
 
     selection: Selection = Selection.ALL

@@ -25,6 +25,7 @@ from peerstage.target.file_descriptors import NO_FOLLOW, close_quietly, open_dir
 from peerstage.target.link_dest import LinkSource
 from peerstage.target.name_collisions import find_collisions
 from peerstage.target.partial_file import PartialFile
+from peerstage.target.peer_checksums import find_differences
 from peerstage.target.private_directory import PrivateDirectory, require_posix
 from peerstage.target.run_state import Failure, RunState
 from peerstage.target.sweep import sweep_directory
@@ -75,7 +76,7 @@ class DirectoryTarget(CommandTarget):
         self.ownership = ownership
         self.permissions = validate_permissions(permissions)
         self.threads = threads
-        self.digests = digests
+        self.digests = digests or self.options.verify == "sha256"
         self.published = 0
         if self.options.link_dest is not None:
             self.selection = Selection.SOME
@@ -214,13 +215,44 @@ class DirectoryTarget(CommandTarget):
                 self._workspace.clear()
         return self._workspace
 
+    def start_over_differing_files(self, check: Callable[[], object] = lambda: None) -> int:
+        """Start over each resumed or linked file that differs from the peer's digest.
+
+        The peer may have replaced it in the meantime, without a change of size and time. Another pull then fetches
+        these files, and no others. Without `StageOptions.checksums` there are none.
+
+        Args:
+            check: As for `commit`.
+
+        Returns:
+            The number of files that start over.
+
+        Raises:
+            StageError: If the peer's checksum file is missing or invalid.
+            TargetError: If the disk failed.
+        """
+        if all(file.is_fetched_at_once for file in self._files.values()):
+            return 0
+        with disk_errors(self.path):
+            differing = [
+                file
+                for file, error in self._find_differences(check)
+                if error.reason is Reason.DIGEST_MISMATCH and not file.is_fetched_at_once
+            ]
+        for file in differing:
+            self._admission.start_over(file)
+        if differing:
+            self.selection = Selection.SOME
+        return len(differing)
+
     def commit(self, check: Callable[[], object] = lambda: None) -> None:
         """Publish every complete file: first owner, mode and data of all, then only renames, then sync the directory.
 
         A file that is not finished was in an earlier listing, and not in the last one: it fails as vanished.
         A file whose final name is taken by a directory fails; anything else with that name is replaced, not followed.
         On a file system that treats different names as equal (in another case or Unicode normalization), the second of
-        two such files fails, and so does a file that would replace one with another spelling.
+        two such files fails, and so does a file that would replace one with another spelling. With
+        `StageOptions.checksums`, so does a file whose digest the peer's checksum file does not confirm.
 
         Args:
             check: Called before each file is prepared, before each read of a file for its digest, and once before the
@@ -228,6 +260,7 @@ class DirectoryTarget(CommandTarget):
                 the first rename.
 
         Raises:
+            StageError: If the peer's checksum file is missing or invalid. Nothing is published.
             TargetError: If ownership is refused or the disk fails. Before the first rename nothing is published; after
                 it, each name is old or complete, `published` counts the new ones, and `pop_results` tells which.
         """
@@ -236,10 +269,9 @@ class DirectoryTarget(CommandTarget):
                 file.fail(EntryError(_VANISHED, reason=Reason.VANISHED))
         ready = deque(file for file in self._files.values() if file.is_ready)
         try:
-            if self.digests:
-                for file in ready:
-                    file.complete_digest(check)
-                ready = deque(file for file in ready if file.is_ready)
+            for file, difference in self._find_differences(check):
+                file.fail(difference)
+            ready = deque(file for file in ready if file.is_ready)
             self._prepare_all(ready, check)
             for file, error in find_collisions(ready, self._target_fd, self._private.fd):
                 file.fail(error)
@@ -256,6 +288,16 @@ class DirectoryTarget(CommandTarget):
             for file in ready if self.published else ():
                 file.fail(EntryError("The run ended before the file was renamed.", reason=Reason.NOT_PUBLISHED))
             raise disk_error(exc, self.path, published=self.published) from exc
+
+    def _find_differences(self, check: Callable[[], object]) -> list[tuple[PartialFile, EntryError]]:
+        """Complete the digests, if they are wanted; return the files that the peer's digest does not confirm."""
+        if self.digests:
+            for file in self._files.values():
+                file.complete_digest(check)
+        checksums = self.options.checksums
+        if checksums is None or not any(file.is_ready for file in self._files.values()):
+            return []
+        return list(find_differences(checksums, self._files, self._refused))
 
     def _prepare_all(self, ready: Collection[PartialFile], check: Callable[[], object]) -> None:
         """Set owner, mode and time of every file but those that are links, and write the data to the disk."""

@@ -55,7 +55,7 @@ class PartialFile(IncomingFile):
     """
 
     __slots__ = (
-        *("_digest", "_failure", "_is_complete", "_run", "_transfer"),
+        *("_digest", "_failure", "_is_complete", "_is_resumed", "_run", "_transfer"),
         *("entry", "linked", "number", "resumed_bytes", "sha256"),
     )
 
@@ -69,6 +69,7 @@ class PartialFile(IncomingFile):
         self._transfer: _Transfer | None = None
         self._digest: PrefixDigest | None = None  # of a complete file that has to be read back
         self._is_complete = False
+        self._is_resumed = False
         self._failure: Failure | None = None
         run.missing_bytes += entry.size
         run.uncreated_files += 1
@@ -86,6 +87,11 @@ class PartialFile(IncomingFile):
     def is_ready(self) -> bool:
         """Whether the file is complete and may be published."""
         return self._is_complete and self._failure is None
+
+    @property
+    def is_fetched_at_once(self) -> bool:
+        """Whether all its bytes come from one connection, so that it is not an earlier version or a mixture of two."""
+        return self.linked is None and not self._is_resumed
 
     @property
     def failure(self) -> Failure | None:
@@ -112,6 +118,7 @@ class PartialFile(IncomingFile):
             data = self._transfer.data
             before = data.range_count
             data.resume()
+            self._is_resumed = True
             self._run.count_ranges(data.range_count - before)
         missing = sum(end - start for start, end in self.missing())
         self.resumed_bytes = self.entry.size - missing if self.received_bytes else 0
@@ -174,6 +181,14 @@ class PartialFile(IncomingFile):
         self._withdraw()
         self._is_complete = True
 
+    def open_complete(self) -> int:
+        """Return a descriptor to read the complete file, which the caller closes.
+
+        Raises:
+            OSError: If the disk failed.
+        """
+        return os.open(self.private_name, os.O_RDONLY | NO_FOLLOW, dir_fd=self._run.descriptors.dir_fd)
+
     def complete_digest(self, check: Callable[[], object]) -> None:
         """Read back what `sha256` does not cover yet of a complete file; if that is not possible, fail the file.
 
@@ -186,10 +201,8 @@ class PartialFile(IncomingFile):
         if not self.is_ready or self.sha256 is not None:
             return
         digest = self._digest or PrefixDigest()
-        with disk_errors(self._run.target):
-            flags = os.O_RDONLY | NO_FOLLOW
-            with closing(os.open(self.private_name, flags, dir_fd=self._run.descriptors.dir_fd)) as fd:
-                digest.read_back(fd, self.entry.size, check)
+        with disk_errors(self._run.target), closing(self.open_complete()) as fd:
+            digest.read_back(fd, self.entry.size, check)
         if not self._keep_digest(digest):
             self.fail(_too_short(digest.position, self.entry.size))
 

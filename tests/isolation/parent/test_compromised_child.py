@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import random
 import sys
 import threading
 import time
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from peerstage import Limits, Retry, SSHOptions
+from peerstage import Limits, Retry, SSHOptions, StageOptions
 from peerstage.errors import (
     Cancelled,
     IncompleteStage,
@@ -171,6 +173,27 @@ def stage_some_through(transport: IsolatedTransport, target: Path) -> Any:
     """Stage into a target that declines the file ``b``."""
     with transport:
         return stage(transport, b"/collect", DecliningTarget(str(target), declined=b"b", peer="db1"))
+
+
+@pytest.mark.parametrize("is_equal", [True, False])
+def test_a_child_that_writes_bytes_twice_cannot_hide_them_from_the_digest(
+    compromised_child: CompromisedChild, target: Path, is_equal: bool
+) -> None:
+    content = random.Random(1).randbytes(8000)
+    digest = hashlib.sha256(content).hexdigest().encode()
+    entries = (Entry(b"SUMS", 68), Entry(b"a", 8000, None, 1))
+    frames = [Admit(0, entries), data(0, 0, digest + b"  a\n"), Finish(0), data(1, 0, content[:7000])]
+    frames += [Admit(2, entries[1:], is_new_listing=True), data(2, 100, content[100:200] if is_equal else bytes(100))]
+    frames += [data(2, 4000, content[4000:]), Finish(2), Reply(REPLY)]
+    options = StageOptions(verify="sha256", checksums="SUMS")
+    with (
+        compromised_child.transport(encode(*frames)) as transport,
+        DirectoryTarget(str(target), options=options) as staging_target,
+    ):
+        transport.pull(b"/collect", staging_target)
+        staging_target.commit()
+        reasons = {result.name: result.reason for result in staging_target.pop_results()}
+    assert reasons == {"SUMS": None, "a": None if is_equal else Reason.DIGEST_MISMATCH}
 
 
 VIOLATIONS = {

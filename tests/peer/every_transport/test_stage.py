@@ -7,12 +7,13 @@ import pickle
 import pwd
 import socket
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peerstage import BackupPeer, LocalPeer, RemotePeer, StageError, StageOptions
+from peerstage import BackupPeer, LocalPeer, Reason, RemotePeer, StageError, StageOptions
 from peerstage.errors import IncompleteStage
 from support.every_transport import CONNECTIONS
 from support.files import write_files
@@ -93,6 +94,49 @@ def test_permissions_and_ownership_are_applied_and_times_are_kept_on_request(
     peer.stage = StageOptions(preserve_times=True)
     peer.stagePeer(str(target))
     assert (target / "a").stat().st_mtime == 1_000_000_000
+
+
+@pytest.mark.parametrize("connection", [*CONNECTIONS, "scp-isolated"], indirect=True)
+def test_files_are_compared_with_the_peers_checksum_file(peer: RemotePeer, collect: Path, target: Path) -> None:
+    write_files(collect, a=b"a" * 3_000_000, empty=b"", changed=b"old", **{"cback.collect": b""})
+    checksums = subprocess.run(["sha256sum", "a", "changed", "empty"], cwd=collect, capture_output=True, check=True)
+    write_files(collect, SUMS=checksums.stdout, changed=b"new", unknown=b"x")
+    peer.stage = StageOptions(verify="sha256", checksums="SUMS")
+    with pytest.raises(IncompleteStage) as caught:
+        peer.stagePeer(str(target))
+    assert caught.value.report is not None
+    failed = {entry.name: entry.reason for entry in caught.value.report.failed}
+    assert failed == {"changed": Reason.DIGEST_MISMATCH, "unknown": Reason.NO_DIGEST}
+    assert sorted(os.listdir(target)) == ["SUMS", "a", "cback.collect", "empty"]
+    (collect / "SUMS").unlink()
+    with pytest.raises(StageError) as missing:
+        peer.stagePeer(str(target))
+    assert missing.value.reason is Reason.CHECKSUM_FILE_MISSING
+
+
+@pytest.mark.parametrize("connection", ["sftp-direct", "scp-direct", "sftp-isolated", "scp-isolated"], indirect=True)
+def test_a_linked_file_that_differs_from_the_peers_digest_is_fetched_and_no_other(
+    peer: RemotePeer, collect: Path, target: Path, tmp_path: Path
+) -> None:
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    write_files(collect, same=b"same" * 100_000, replaced=b"new" * 100_000, fetched=b"x" * 100_000)
+    write_files(earlier, same=b"same" * 100_000, replaced=b"old" * 100_000)
+    for path in (*collect.iterdir(), *earlier.iterdir()):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    names = [path.name for path in collect.iterdir()]
+    checksums = subprocess.run(["sha256sum", *names], cwd=collect, capture_output=True, check=True)
+    write_files(collect, SUMS=checksums.stdout)
+    peer.stage = StageOptions(verify="sha256", checksums="SUMS", preserve_times=True, link_dest=str(earlier))
+    owner = earlier.stat()
+    assert peer.stagePeer(str(target), (owner.st_uid, owner.st_gid)) == 4
+    assert (target / "replaced").read_bytes() == b"new" * 100_000
+    assert (target / "same").samefile(earlier / "same")
+    assert peer.last_report is not None
+    assert {file.name: file.outcome for file in peer.last_report.files} == {
+        "same": "linked",
+        **dict.fromkeys(("replaced", "fetched", "SUMS"), "staged"),
+    }
 
 
 def umask() -> int:
