@@ -185,7 +185,7 @@ def test_bytes_that_arrive_twice_do_not_replace_missing_ones(target: Path) -> No
 
 @pytest.mark.parametrize(("size", "offset", "data"), [(3, 1, b"abc"), (3, 3, b"a"), (0, 0, b"a"), (3, -1, b"abc")])
 def test_more_bytes_than_listed_end_the_run(target: Path, size: int, offset: int, data: bytes) -> None:
-    with pytest.raises(ProtocolError, match="promised"), DirectoryTarget(str(target)) as staging_target:
+    with pytest.raises(ProtocolError, match="announced"), DirectoryTarget(str(target)) as staging_target:
         admit_one(staging_target, Entry(b"a", size)).write(offset, [data])
     assert files_in(target) == {}
 
