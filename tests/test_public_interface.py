@@ -155,7 +155,9 @@ def test_the_public_names_are_these() -> None:
         "StageError",
         "StageOptions",
         "StageReport",
+        "VerifyReport",
         "sweep",
+        "verify",
     ]
     for name in peerstage.__all__:
         assert getattr(peerstage, name) is not None

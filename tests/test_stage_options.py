@@ -15,6 +15,7 @@ from peerstage import StageOptions
 OTHERS = StageOptions(
     durable=False,
     preserve_times=True,
+    manifest=True,
     verify="sha256",
     checksums="SHA256SUMS",
     link_dest="/srv/yesterday",
@@ -25,6 +26,7 @@ INVALID: list[dict[str, Any]] = [
     {"durable": None},
     {"durable": 1},
     {"preserve_times": "yes"},
+    {"manifest": "peerstage.sha256"},
     {"verify": "sha"},
     {"verify": None},
     {"verify": ["sha256"]},

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from peerstage.ssh.options import SSHOptions
     from peerstage.stage_options import StageOptions
     from peerstage.target.sweep import sweep
+    from peerstage.target.verify import VerifyReport, verify
     from peerstage.transport.retry import Retry
 
 _MODULES = {
@@ -34,7 +35,9 @@ _MODULES = {
     "StageError": "peerstage.errors",
     "StageOptions": "peerstage.stage_options",
     "StageReport": "peerstage.records",
+    "VerifyReport": "peerstage.target.verify",
     "sweep": "peerstage.target.sweep",
+    "verify": "peerstage.target.verify",
 }
 
 __all__ = [
@@ -49,7 +52,9 @@ __all__ = [
     "StageError",
     "StageOptions",
     "StageReport",
+    "VerifyReport",
     "sweep",
+    "verify",
 ]
 
 

@@ -162,6 +162,7 @@ class Reason(str, Enum):
     NAME_NOT_REPRESENTABLE = "name-not-representable", "The target's file system cannot hold the name."
     NAME_COLLISION = "name-collision", "The target's file system does not distinguish the name from another file's."
     NAME_TAKEN = "name-taken", "The target has a directory of that name."
+    NAME_RESERVED = "name-reserved", "The manifest of the target has that name."
     NOT_PUBLISHED = "not-published", "The file is complete, but the run ended before it was renamed."
 
     # The stage.
@@ -180,6 +181,7 @@ class Reason(str, Enum):
 
     NO_MANIFEST = "no-manifest", "The directory has no manifest."
     INVALID_MANIFEST = "invalid-manifest", "The manifest is damaged, or is not one that peerstage wrote."
+    VERIFICATION_FAILED = "verification-failed", "Files are not as the manifest says."
 
     # This machine.
 

@@ -32,6 +32,8 @@ class StageOptions(metaclass=Documented):
             or has none fails, except for the checksum file itself and an empty ``cback.collect`` or ``cback.stage``.
         checksums: The name of the checksum file, which the peer collects with the others, in the format of
             sha256sum(1). Required with verify="sha256", and only allowed with it.
+        manifest: Whether the target gets a manifest of its files: ``peerstage.sha256``, for `verify` and sha256sum(1),
+            and ``peerstage.json``, the report. A file of the peer with one of these names fails.
         bwlimit: Bytes per second to receive from a remote peer, 1024 or more; None for no limit. The time that it takes
             counts for no limit of `Limits`, except that bytes which do not extend the deadline count for that. An rcp
             command and a local peer cannot be limited.
@@ -49,6 +51,7 @@ class StageOptions(metaclass=Documented):
     preserve_times: bool = False
     verify: Verification = "stable"
     checksums: str | None = None
+    manifest: bool = False
     bwlimit: int | None = None
     link_dest: str | None = None
 
@@ -131,6 +134,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "preserve_times": _check_flag,
     "verify": _check_verification,
     "checksums": _check_plain_name,
+    "manifest": _check_flag,
     "bwlimit": _check_bwlimit,
     "link_dest": _check_directory,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import time
@@ -46,23 +47,24 @@ def stage(
     """
     started, started_at = time.time(), time.monotonic()
 
-    def report_results() -> StageReport:
-        can_resume = transport.capabilities.can_resume
-        resumed = target.resumed_bytes if can_resume else 0  # before `pop_results` forgets the files
+    def summarize() -> StageReport:
         return StageReport(
             peer=target.peer,
             transport=transport.capabilities.name,
             target=target.path,
             started=started,
             seconds=time.monotonic() - started_at,
-            files=tuple(target.pop_results(can_resume=can_resume)),
-            refused=tuple(target.pop_refused()),
             retries=transport.retries,
-            resumed_bytes=resumed,
+            resumed_bytes=target.resumed_bytes if transport.capabilities.can_resume else 0,
             host_key=transport.host_key,
             verify=target.options.verify,
             notes=target.notes,
         )
+
+    def report_results() -> StageReport:
+        summary = summarize()  # before `pop_results` forgets the files
+        files = tuple(target.pop_results(can_resume=transport.capabilities.can_resume))
+        return dataclasses.replace(summary, files=files, refused=tuple(target.pop_refused()))
 
     with with_peer_name(target.peer):
         with target:
@@ -72,7 +74,7 @@ def stage(
                 log.warning(text, escape(target.peer), count)
                 transport.pull(directory, target)
             try:
-                target.commit(_deadline_check(watchdog, started_at, target.received_bytes))
+                target.commit(_deadline_check(watchdog, started_at, target.received_bytes), summarize)
             except StageError as exc:
                 exc.report = report_results() if target.published else None
                 raise

@@ -69,9 +69,11 @@ def test_the_section_of_a_peer_overrides_the_one_for_all(path: Path) -> None:
 
 def test_stage_options_apply_to_all_peers_and_may_differ_for_one(path: Path) -> None:
     settings = read(
-        path, "[stage]\npreserve_times = yes\ndurable = no\ndeadline = 90\n\n[peer db1]\npreserve_times = no\n"
+        path,
+        "[stage]\npreserve_times = yes\ndurable = no\ndeadline = 90\n\n"
+        "[peer db1]\npreserve_times = no\nmanifest = yes\n",
     )
-    assert settings.of_peer("db1").stage == StageOptions(durable=False)
+    assert settings.of_peer("db1").stage == StageOptions(durable=False, manifest=True)
     assert settings.of_peer("db2").stage == StageOptions(durable=False, preserve_times=True)
     assert settings.of_peer(None).stage == StageOptions(durable=False, preserve_times=True)
 

@@ -22,7 +22,7 @@ from peerstage.records import Limits
 from peerstage.stage_options import StageOptions
 
 CONNECTING = ["check", "stage", "mark", "doctor", "trust"]
-_PYTHON = re.compile(r"Limits[.(:]|SSHOptions[(:]|Retry\(|The option [a-z]|guarded=|localUser|rcpCommand")
+_PYTHON = re.compile(r"Limits[.(:]|(?:SSH|Stage)Options[(:]|Retry\(|The option [a-z]|guarded=|localUser|rcpCommand")
 
 
 @pytest.mark.parametrize("verb", CONNECTING)
@@ -94,7 +94,7 @@ def complete(command: Command) -> Callable[[str], list[str]]:
 
 
 def test_verbs_and_choices_are_completed(complete: Callable[[str], list[str]]) -> None:
-    assert complete("peerstage ") == ["check", "stage", "mark", "sweep", "trust", "doctor", "demo", "guide"]
+    assert complete("peerstage ") == ["check", "stage", "mark", "verify", "sweep", "trust", "doctor", "demo", "guide"]
     assert complete("peerstage d") == ["doctor", "demo"]
     for verb in CONNECTING:
         assert complete(f"peerstage {verb} --transport ") == [choice.value for choice in TransportChoice]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -26,6 +27,13 @@ def arrived(target: Path) -> int:
 def arriving(target: Path) -> bool:
     """Return whether a transfer is in progress."""
     return arrived(target) > 1 << 20
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Return whether a process has opened *path*."""
+    with contextlib.suppress(OSError):  # a descriptor that is closed at the same time
+        return any(os.readlink(link) == str(path) for link in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 @pytest.fixture
@@ -57,6 +65,19 @@ def test_a_second_sigterm_does_not_cut_the_cleanup_short(command: Command, large
         process.communicate(timeout=60)
     assert process.returncode in (-signal.SIGTERM, -signal.SIGHUP)
     assert os.listdir(target) == []
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_signal_ends_a_verification_in_the_middle_of_a_file(command: Command, target: Path, signum: int) -> None:
+    with (target / "large").open("wb") as file:
+        file.truncate(1 << 36)
+    (target / "peerstage.sha256").write_text(f"{'0' * 64}  large\n")
+    with command.start("verify", target) as process:
+        wait_until(lambda: has_open(process.pid, target / "large"))
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == -signum
+    assert (out, err) == ("", "")
 
 
 #: The command with a cleanup that hangs: in an operation on a peer, or outside of one.

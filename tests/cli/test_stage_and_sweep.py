@@ -41,6 +41,37 @@ def test_mode_owner_and_times_are_set(command: Command, collect: Path, target: P
     assert (stat.S_IMODE(report.st_mode), int(report.st_mtime)) == (0o604, 1_000_000)
 
 
+@pytest.mark.parametrize("transport", ["sftp", "scp", "guarded", "rcp"])
+def test_a_manifest_is_written_over_every_transport_and_verified(
+    command: Command, collect: Path, target: Path, transport: str
+) -> None:
+    (collect / "one").write_bytes(b"1" * 1000)
+    (collect / "empty").touch()
+    options = ["--manifest", "--json", "--transport", transport]
+    if transport == "rcp":
+        script = target.parent / "rcp"
+        script.write_text(f'#!/bin/sh\nfor last; do :; done\ncp {collect}/* "$last"\n')
+        script.chmod(0o755)
+        options += ["--rcp-command", str(script)]
+    done = command.reach("stage", *options, command.spec(collect), target)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["report"]["count"] == 2
+    assert sorted(os.listdir(target)) == ["empty", "one", "peerstage.json", "peerstage.sha256"]
+    assert command("verify", target).returncode == 0
+    (target / "one").write_bytes(b"1" * 999)
+    assert command("verify", target).returncode == 8
+
+
+def test_names_of_the_manifest_are_refused_in_a_dry_run_too(command: Command, collect: Path, target: Path) -> None:
+    (collect / "peerstage.json").write_bytes(b"theirs")
+    (collect / "one").write_bytes(b"1")
+    for options in (["--dry-run"], []):
+        done = command.reach("stage", "--manifest", *options, command.spec(collect), target)
+        assert done.returncode == 5
+        assert "       refused peerstage.json: The manifest has this name." in done.stdout
+    assert command.reach("stage", "--dry-run", command.spec(collect), target).returncode == 0
+
+
 def test_guarded_peers_keep_no_times(command: Command, collect: Path, target: Path) -> None:
     done = command.reach("stage", "--transport", "guarded", "--preserve-times", command.spec(collect), target)
     assert done.returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pty
 import re
@@ -54,6 +55,18 @@ def test_check_is_coloured(command: Command, collect: Path) -> None:
     status, written = on_terminal(command, "check", *command.reaching, command.spec(collect))
     assert status == 3
     assert "not ready" in text_of(written)
+
+
+def test_verify_shows_a_bar_and_colours(command: Command, target: Path) -> None:
+    (target / "[red]one").write_bytes(b"")
+    digest = hashlib.sha256(b"").hexdigest()
+    (target / "peerstage.sha256").write_text(f"{digest}  [red]one\n{digest}  two\n")
+    status, written = on_terminal(command, "verify", target)
+    assert status == 8
+    assert "2/2 files" in written
+    assert "\x1b[31m       missing" in written
+    (target / "[red]one").write_bytes(b"1")
+    assert "changed [red]one" in text_of(on_terminal(command, "verify", target)[1])
 
 
 def test_names_are_neither_markup_nor_sequences(command: Command, collect: Path, target: Path) -> None:

@@ -78,6 +78,7 @@ from peerstage.reasons import Reason
         ["trust", "user@host:/x"],
         ["trust", "--host-key", f"SHA256:{'A' * 43}", "host", "other"],
         ["sweep"],
+        ["verify"],
         ["demo", "--source", "/nonexistent-source"],
         ["demo", "--small", "-1"],
     ],
@@ -123,7 +124,7 @@ def test_an_argument_named_json_is_not_the_option(command: Command) -> None:
     assert (done.returncode, done.stdout) == (6, "")
 
 
-VERBS = ["check", "stage", "mark", "trust", "doctor", "sweep", "demo"]
+VERBS = ["check", "stage", "mark", "verify", "trust", "doctor", "sweep", "demo"]
 
 
 def test_help_of_the_command_lists_every_exit_code(command: Command) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from target_cases import memory_peer_of, stage_into
 
+from peerstage import verify
 from peerstage.stage_options import StageOptions
 from peerstage.target import durability
 from peerstage.testing.contract import files_in
@@ -136,3 +137,43 @@ def test_a_run_that_is_killed_between_any_two_steps_leaves_each_name_old_or_comp
     assert [phase for at, phase in enumerate(seen) if phase not in seen[:at]] == order
     assert seen.count("some names") == count - 1
     assert step > 10 * count
+
+
+def test_a_run_that_is_killed_between_any_two_steps_leaves_a_manifest_that_is_old_or_true(quick_target: Path) -> None:
+    """One file is new, one is replaced, one is not touched; the new manifest appears only when all are in place."""
+    options = StageOptions(manifest=True)
+    old = {b"kept": b"kept", b"replaced": b"old"}
+    new = {b"replaced": b"new", b"added": b"added"}
+    seen, step, killed = [], 0, True
+
+    def run_killed_before_the_step() -> None:
+        kill = KilledBefore(step)
+        for name in STEPS:
+            setattr(os, name, kill.wrap(getattr(os, name)))
+        stage_into(quick_target, memory_peer_of(new), options=options)
+
+    while killed:
+        for path in quick_target.iterdir():
+            path.unlink()
+        stage_into(quick_target, memory_peer_of(old), options=options)
+        before = files_in(quick_target)
+        _, killed = in_a_process(run_killed_before_the_step)
+        found = files_in(quick_target)
+        renamed = [name for name, data in new.items() if found.get(name) == data]
+        are_old = tuple(found[name] == before[name] for name in (b"peerstage.sha256", b"peerstage.json"))
+        report = verify(quick_target)
+        if are_old[0]:
+            changed = {"replaced": "changed"} if b"replaced" in renamed else {}
+            extra = {"added": "extra"} if b"added" in renamed else {}
+            assert {difference.name: difference.kind for difference in report.differences} == {**changed, **extra}
+            assert report.is_unfinished or not renamed
+        else:
+            assert len(renamed) == len(new)
+            assert report.is_intact
+        seen.append((len(renamed), *are_old))
+        stage_into(quick_target, memory_peer_of(new), options=options)
+        assert verify(quick_target).is_intact
+        assert verify(quick_target).files == 3
+        step += 1
+    order = [(0, True, True), (1, True, True), (2, True, True), (2, False, True), (2, False, False)]
+    assert [phase for at, phase in enumerate(seen) if phase not in seen[:at]] == order

@@ -19,7 +19,7 @@ from peerstage.records import LINKED, STAGED, FileResult, Ownership, StageReport
 from peerstage.stage_options import StageOptions
 from peerstage.staging import stage
 from peerstage.target import DirectoryTarget
-from peerstage.target.directory import current_umask
+from peerstage.target.attributes import current_umask
 from peerstage.target.report_file import write_report
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
@@ -214,7 +214,7 @@ def test_without_a_manifest_or_preserved_times_every_file_is_fetched_and_the_rep
     assert linked == set()
     assert len(report.notes) == 1
     assert "does not tell the times of its files, so that none was linked" in report.notes[0]
-    assert "Stage into it with manifest=True" in report.notes[0]
+    assert "Stage into it with StageOptions(manifest=True)" in report.notes[0]
     assert StageReport.from_json(report.to_json()) == report
 
 

@@ -221,7 +221,7 @@ def test_a_directory_without_a_manifest_is_told_how_to_get_one(directory: tuple[
     (directory[0] / name).unlink()
     error = error_of(name, directory)
     assert error.reason is Reason.NO_MANIFEST
-    assert "Stage into it with manifest=True." in error.message
+    assert "Stage into it with StageOptions(manifest=True)." in error.message
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "directory"])
@@ -239,6 +239,22 @@ def test_only_a_regular_file_is_opened(directory: tuple[Path, int], name: str, k
     assert "it is not a regular file" in error.message
 
 
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_what_replaces_a_file_at_the_last_instant_is_not_followed_or_waited_for(
+    directory: tuple[Path, int], name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = directory[0] / name
+    status = path.stat()
+    path.rename(directory[0] / "elsewhere")
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("elsewhere")
+    original = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **options: status if path == name else original(path, **options))
+    assert error_of(name, directory).reason in (Reason.INVALID_MANIFEST, Reason.LOCAL_FAILURE)
+
+
 @pytest.mark.parametrize("kind", ["empty", "binary", "huge", "hole"])
 def test_a_file_of_any_content_and_size_is_refused(directory: tuple[Path, int], name: str, kind: str) -> None:
     path = directory[0] / name
@@ -250,7 +266,7 @@ def test_a_file_of_any_content_and_size_is_refused(directory: tuple[Path, int], 
         return
     error = error_of(name, directory)
     assert error.reason is Reason.INVALID_MANIFEST
-    assert "Move it away, then stage again with manifest=True." in error.message
+    assert "Move it away, then stage again with StageOptions(manifest=True)." in error.message
 
 
 @pytest.mark.parametrize("wild", [b"..", b".", b"a/b", b"/etc/passwd", b"../x", b"peerstage.json", b"peerstage.sha256"])

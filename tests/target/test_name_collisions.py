@@ -19,6 +19,7 @@ from target_cases import memory_peer_of, stage_into
 
 from peerstage.errors import IncompleteStage
 from peerstage.records import StageReport
+from peerstage.stage_options import StageOptions
 from peerstage.testing.contract import files_in
 
 COMPOSED, DECOMPOSED = "caf\u00e9".encode(), "cafe\u0301".encode()
@@ -116,6 +117,20 @@ def test_of_two_names_that_differ_in_case_the_first_is_staged_and_the_second_fai
         "dump": "The target's file system does not distinguish this name from 'Dump'. Rename one of the files."
     }
     assert report.count == 2
+
+
+@pytest.mark.parametrize("kind", BY_CASE)
+def test_a_file_that_would_be_lost_to_the_manifest_fails(target: Path, kind: str) -> None:
+    options = StageOptions(manifest=True)
+    for _ in range(2):
+        with pytest.raises(IncompleteStage) as raised:
+            stage_into(target, memory_peer_of({b"Peerstage.JSON": b"theirs", b"other": b"1"}), options=options)
+        assert raised.value.report is not None
+        errors = errors_of(raised.value.report)
+        assert set(errors) == {"Peerstage.JSON"}
+        assert "'peerstage.json'. Rename one of the files." in errors["Peerstage.JSON"]
+        assert set(files_in(target)) == {b"other", b"peerstage.json", b"peerstage.sha256"}
+        assert b"theirs" not in files_in(target)[b"peerstage.json"]
 
 
 @pytest.mark.parametrize("kind", BY_NORMALISATION)

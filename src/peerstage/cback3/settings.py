@@ -93,6 +93,7 @@ _STAGE: dict[str, Callable[[str], Any]] = {
     "durable": _parse_flag,
     "preserve_times": _parse_flag,
     "checksums": _parse_checksums,
+    "manifest": _parse_flag,
     "bwlimit": parse_size,
 }
 _KEYS: dict[str, Callable[[str], Any]] = {

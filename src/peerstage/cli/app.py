@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import peerstage
-from peerstage.cli import demo, doctor, guide, trust, verbs
+from peerstage.cli import demo, doctor, guide, trust, verbs, verify
 from peerstage.cli.exit_codes import ExitCode, code_of, format_exit_codes, reason_of
 from peerstage.cli.options import with_shared_options
 from peerstage.cli.output import JSONOutput, print_error
@@ -33,6 +33,7 @@ _VERBS: dict[str, tuple[Callable[..., int], str]] = {
     "check": (verbs.check_verb, "backup@db1:/var/collect backup@db2:/var/collect"),
     "stage": (verbs.stage_verb, "--owner backup:backup backup@db1:/var/collect /srv/staging/db1"),
     "mark": (verbs.mark_verb, "backup@db1:/var/collect"),
+    "verify": (verify.verify_verb, "/srv/staging/2026/11/23/db1"),
     "sweep": (verbs.sweep_verb, "/srv/staging"),
     "trust": (trust.trust_verb, "--fingerprints fingerprints.txt db1 db2:2222"),
     "doctor": (doctor.doctor_verb, "--local-user backup backup@db1:/var/collect"),

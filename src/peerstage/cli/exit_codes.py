@@ -46,8 +46,9 @@ REASONS: dict[ExitCode, tuple[Reason, ...]] = {
     ExitCode.INCOMPLETE: (
         Reason.NOTHING_TO_STAGE, Reason.INCOMPLETE_STAGE, Reason.NOT_A_FILE, Reason.INVALID_NAME,
         Reason.VANISHED, Reason.ENTRY_UNREADABLE, Reason.INCOMPLETE_FILE, Reason.CHANGED_WHILE_STAGED,
-        Reason.NAME_NOT_REPRESENTABLE, Reason.NAME_COLLISION, Reason.NAME_TAKEN, Reason.NOT_PUBLISHED,
-        Reason.DIGEST_MISMATCH, Reason.NO_DIGEST, Reason.CHECKSUM_FILE_MISSING, Reason.CHECKSUM_FILE_INVALID,
+        Reason.NAME_NOT_REPRESENTABLE, Reason.NAME_COLLISION, Reason.NAME_TAKEN, Reason.NAME_RESERVED,
+        Reason.NOT_PUBLISHED, Reason.DIGEST_MISMATCH, Reason.NO_DIGEST, Reason.CHECKSUM_FILE_MISSING,
+        Reason.CHECKSUM_FILE_INVALID,
     ),
     ExitCode.LOCAL: (
         Reason.NO_SPACE, Reason.NO_INODES, Reason.QUOTA_EXCEEDED, Reason.READ_ONLY_TARGET,
@@ -59,7 +60,7 @@ REASONS: dict[ExitCode, tuple[Reason, ...]] = {
     ExitCode.NOT_AVAILABLE: (
         Reason.NOT_AVAILABLE, Reason.PARAMIKO_INCOMPATIBLE, Reason.PROGRAM_MISSING, Reason.NOT_ROOT,
     ),
-    ExitCode.NOT_VERIFIED: (Reason.INVALID_MANIFEST,),
+    ExitCode.NOT_VERIFIED: (Reason.VERIFICATION_FAILED, Reason.INVALID_MANIFEST),
     ExitCode.UNEXPECTED: (
         Reason.PRIVILEGES_NOT_DROPPED, Reason.CHILD_ENDED, Reason.STATUS_LOST, Reason.FORKED, Reason.IN_USE,
         Reason.TEST_SERVER_FAILED,

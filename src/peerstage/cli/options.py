@@ -158,6 +158,9 @@ def build_stage_options(
         str | None,
         option("NAME", "Checksum file that the peer collected, as written by sha256sum, for --verify sha256.", "none"),
     ] = None,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="Write peerstage.sha256 and peerstage.json, for peerstage verify.")
+    ] = False,
     bwlimit: Annotated[
         str | None, option("BYTES", "Bytes to receive per second, or a number with K, M, G or T.", "no limit")
     ] = None,
@@ -175,6 +178,7 @@ def build_stage_options(
         preserve_times=preserve_times,
         verify=verify.value,
         checksums=checksums,
+        manifest=manifest,
         bwlimit=_parse_size_option("bwlimit", bwlimit),
         link_dest=None if link_dest is None else os.path.abspath(link_dest),
     )

@@ -32,8 +32,12 @@ class Output(ABC):
     def show(self, result: Result) -> None:
         """Print *result*."""
 
-    def progress(self) -> AbstractContextManager[OnProgress | None]:
-        """Return a context manager for a callback that shows progress; None where none is shown."""
+    def progress(self, beginning: str = "connecting") -> AbstractContextManager[OnProgress | None]:
+        """Return a context manager for a callback that shows progress; None where none is shown.
+
+        Args:
+            beginning: What is shown until the first call.
+        """
         return contextlib.nullcontext()
 
 

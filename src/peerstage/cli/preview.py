@@ -11,7 +11,10 @@ from peerstage.errors import EntryError, IncompleteStage, NothingToStage, StageE
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.records import Entry, FileResult, StageReport
+from peerstage.stage_options import StageOptions
 from peerstage.target.base import MAX_TRIAL_OPENS, Buffer, IncomingFile, Selection, Target
+from peerstage.target.manifest import NAMES as MANIFEST_NAMES
+from peerstage.target.manifest import reserved_name_error
 from peerstage.transport.base import Transport
 
 #: Entries that an error names.
@@ -62,12 +65,14 @@ class PreviewTarget(Target):
 
     Args:
         target: The directory that a stage would write to; an entry with the name of a directory there is refused.
+        options: What is wanted of the stage; None means `StageOptions()`.
     """
 
     selection = Selection.NONE
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, options: StageOptions | None = None) -> None:
         self._target = target
+        self._reserved = MANIFEST_NAMES if options is not None and options.manifest else frozenset()
         self._files: dict[bytes, _PreviewedFile] = {}
         self._refused: dict[bytes, FileResult] = {}
 
@@ -82,6 +87,8 @@ class PreviewTarget(Target):
             if _is_directory(os.path.join(self._target, os.fsdecode(entry.name))):
                 message = "A directory has this name in the target. Move it away, then stage again."
                 file.fail(EntryError(message, reason=Reason.NAME_TAKEN))
+            elif entry.name in self._reserved:
+                file.fail(reserved_name_error())
         return file
 
     def refuse(self, name: bytes, error: StageError) -> None:
@@ -143,13 +150,13 @@ class _PreviewedFile(IncomingFile):
         self.error = error
 
 
-def preview(transport: Transport, directory: bytes, target: str) -> Preview:
-    """Return what a stage of the peer's *directory* into *target* would bring.
+def preview(transport: Transport, directory: bytes, target: str, options: StageOptions | None = None) -> Preview:
+    """Return what a stage of the peer's *directory* into *target*, with *options*, would bring.
 
     Raises:
         StageError: If the listing fails.
     """
-    recorder = PreviewTarget(target)
+    recorder = PreviewTarget(target, options)
     transport.pull(directory, recorder)
     return recorder.preview
 

@@ -32,7 +32,7 @@ class TerminalOutput(Output):
                 self._console.print(Text.assemble(*item), soft_wrap=True)
 
     @contextlib.contextmanager
-    def progress(self) -> Iterator[OnProgress]:
+    def progress(self, beginning: str = "connecting") -> Iterator[OnProgress]:
         bar = ProgressBar(
             TextColumn("{task.fields[files]}", markup=False),
             BarColumn(),
@@ -42,7 +42,7 @@ class TerminalOutput(Output):
             console=self._console,
             transient=True,
         )
-        task = bar.add_task("", total=None, files="connecting")
+        task = bar.add_task("", total=None, files=beginning)
 
         def update(progress: Progress) -> None:
             total = "?" if progress.files_total is None else str(progress.files_total)

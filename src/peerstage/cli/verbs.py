@@ -91,7 +91,7 @@ def stage_verb(
     access.peer(spec)
     directory = validate_target_directory(os.path.abspath(target))
     if dry_run:
-        return _preview(spec, directory, access, output)
+        return _preview(spec, directory, stage_options, access, output)
     require_posix()
     with output.progress() as on_progress:
         remote = access.peer(spec, stage=stage_options, on_progress=on_progress)
@@ -152,11 +152,11 @@ def _run_on_peers(
     return highest
 
 
-def _preview(spec: PeerSpec, target: str, access: Access, output: Output) -> int:
+def _preview(spec: PeerSpec, target: str, stage_options: StageOptions, access: Access, output: Output) -> int:
     """Show what would be staged; the exit code is that of the stage, as far as it is known without reading a file."""
     directory = os.fsencode(spec.directory or "")
     with access.connect(spec) as transport:
-        found = preview(transport, directory, target)
+        found = preview(transport, directory, target, stage_options)
     output.show(PreviewResult(peer=spec, target=target, preview=found))
     failure = found.failure(directory)
     if failure is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from peerstage.errors import EntryError, ProtocolError, TargetError
 from peerstage.reasons import Reason
 from peerstage.records import Entry
 from peerstage.target.disk_errors import NAME_ERRORS, disk_error, name_error
 from peerstage.target.link_dest import LinkSource
+from peerstage.target.manifest import reserved_name_error
 from peerstage.target.partial_file import PartialFile
 from peerstage.target.run_state import RunState
 
@@ -23,6 +24,7 @@ class Admission:
         run: State that the files of the run share.
         target_fd: Descriptor of the target.
         files: The files of the run by name, to which admitted ones are added.
+        reserved: Names that the run itself uses in the target.
         link_source: An earlier staging directory, from which unchanged files are taken; None without one.
     """
 
@@ -31,8 +33,10 @@ class Admission:
         run: RunState,
         target_fd: int,
         files: dict[bytes, PartialFile],
+        reserved: Collection[bytes] = (),
         link_source: LinkSource | None = None,
     ) -> None:
+        self._reserved = reserved
         self._run = run
         self._target_fd = target_fd
         self._files = files
@@ -43,7 +47,7 @@ class Admission:
     def admit(self, entries: Sequence[Entry], *, needs_space: bool = True) -> list[PartialFile]:
         """Return the files to fetch; see `Target.admit`.
 
-        A name that this file system cannot hold, or that belongs to a directory, fails at once.
+        A name that this file system cannot hold, or that belongs to a directory or the manifest, fails at once.
 
         Args:
             entries: Files that the peer has.
@@ -84,6 +88,8 @@ class Admission:
 
     def _find_name_error(self, name: bytes) -> EntryError | None:
         """Return why a file with this name cannot be published, None if it can."""
+        if name in self._reserved:
+            return reserved_name_error()
         try:
             if stat.S_ISDIR(os.stat(name, dir_fd=self._target_fd, follow_symlinks=False).st_mode):
                 return name_error(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))

@@ -5,8 +5,6 @@ At every instant, even after SIGKILL or a power failure, a final name is the old
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -15,14 +13,26 @@ from types import TracebackType
 from peerstage.errors import EntryError, NotAvailable, StageError
 from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
-from peerstage.records import FAILED, LINKED, RESUMED, STAGED, Entry, FileResult, Ownership, validate_permissions
+from peerstage.records import (
+    FAILED,
+    LINKED,
+    RESUMED,
+    STAGED,
+    Entry,
+    FileResult,
+    Ownership,
+    StageReport,
+)
 from peerstage.stage_options import StageOptions
 from peerstage.target import durability
 from peerstage.target.admission import Admission
+from peerstage.target.attributes import StagedAttributes
 from peerstage.target.base import CommandTarget, Selection
 from peerstage.target.disk_errors import NAME_ERRORS, disk_error, disk_errors, name_error
 from peerstage.target.file_descriptors import NO_FOLLOW, close_quietly, open_directory
 from peerstage.target.link_dest import LinkSource
+from peerstage.target.manifest import NAMES as MANIFEST_NAMES
+from peerstage.target.manifest_writer import ManifestWriter, require_manifest_names
 from peerstage.target.name_collisions import find_collisions
 from peerstage.target.partial_file import PartialFile
 from peerstage.target.peer_checksums import find_differences
@@ -74,9 +84,11 @@ class DirectoryTarget(CommandTarget):
         self.path = path
         self.options = options or StageOptions()
         self.ownership = ownership
-        self.permissions = validate_permissions(permissions)
+        self._attributes = StagedAttributes(
+            path, ownership=ownership, permissions=permissions, preserve_times=self.options.preserve_times
+        )
         self.threads = threads
-        self.digests = digests or self.options.verify == "sha256"
+        self.digests = digests or self.options.manifest or self.options.verify == "sha256"
         self.published = 0
         if self.options.link_dest is not None:
             self.selection = Selection.SOME
@@ -85,7 +97,8 @@ class DirectoryTarget(CommandTarget):
         self._files: dict[bytes, PartialFile] = {}
         self._refused: dict[bytes, Failure] = {}
         self._workspace: Workspace | None = None
-        self._umask = current_umask()
+        self._manifest: ManifestWriter | None = None
+        self._reserved_names = MANIFEST_NAMES if self.options.manifest else frozenset()
 
     def __enter__(self) -> DirectoryTarget:
         require_posix()
@@ -93,6 +106,8 @@ class DirectoryTarget(CommandTarget):
             self._target_fd = open_directory(self.path, follow=True)
             try:
                 sweep_directory(self._target_fd, self.path, self._log)
+                if self.options.manifest:
+                    require_manifest_names(self._target_fd, self.path)
                 self._private = PrivateDirectory(self._target_fd, self.path, self._log)
             except BaseException:
                 close_quietly(self._target_fd)
@@ -103,8 +118,10 @@ class DirectoryTarget(CommandTarget):
             writeback=self.options.durable and self.threads,
             wants_digests=self.digests,
         )
+        if self.options.manifest:
+            self._manifest = ManifestWriter(self._target_fd, self._private.fd, self.path, self._log)
         self._link_source = self._open_link_source()
-        self._admission = Admission(self._run, self._target_fd, self._files, self._link_source)
+        self._admission = Admission(self._run, self._target_fd, self._files, self._reserved_names, self._link_source)
         return self
 
     def _open_link_source(self) -> LinkSource | None:
@@ -115,7 +132,7 @@ class DirectoryTarget(CommandTarget):
                 self.options.link_dest,
                 self._private.fd,
                 ownership=self.ownership,
-                mode_of=self._final_mode,
+                mode_of=self._attributes.mode_of,
                 preserve_times=self.options.preserve_times,
                 log=self._log,
             )
@@ -157,21 +174,24 @@ class DirectoryTarget(CommandTarget):
         """
         for name in list(self._files):
             file = self._files.pop(name)
-            entry, failure, text = file.entry, file.failure, os.fsdecode(name)
-            if failure is not None:
-                yield FileResult(text, entry.size, None, entry.mtime, failure.text, FAILED, failure.reason)
-            else:
-                outcome = RESUMED if can_resume and file.resumed_bytes else STAGED
-                outcome = outcome if file.linked is None else LINKED
-                sha256 = None if file.sha256 is None else file.sha256.hex()
-                yield FileResult(text, entry.size, self._final_mode(entry), entry.mtime, outcome=outcome, sha256=sha256)
+            yield self._result_of(file, can_resume=can_resume)
 
     def pop_refused(self) -> Iterator[FileResult]:
         """Yield the result of each refused entry, and free it."""
         refused, self._refused = self._refused, {}
         for name in list(refused):
-            failure = refused.pop(name)
-            yield FileResult(os.fsdecode(name), 0, None, None, failure.text, FAILED, failure.reason)
+            yield _result_of_refused(name, refused.pop(name))
+
+    def _result_of(self, file: PartialFile, *, can_resume: bool) -> FileResult:
+        entry, failure, name = file.entry, file.failure, os.fsdecode(file.entry.name)
+        if failure is not None:
+            return FileResult(name, entry.size, None, entry.mtime, failure.text, FAILED, failure.reason)
+        outcome = RESUMED if can_resume and file.resumed_bytes else STAGED
+        outcome = outcome if file.linked is None else LINKED
+        sha256 = None if file.sha256 is None else file.sha256.hex()
+        return FileResult(
+            name, entry.size, self._attributes.mode_of(entry), entry.mtime, outcome=outcome, sha256=sha256
+        )
 
     def admit(self, entries: Sequence[Entry]) -> list[PartialFile]:
         if self._refused:  # over an earlier connection, which may have listed them otherwise
@@ -245,7 +265,9 @@ class DirectoryTarget(CommandTarget):
             self.selection = Selection.SOME
         return len(differing)
 
-    def commit(self, check: Callable[[], object] = lambda: None) -> None:
+    def commit(
+        self, check: Callable[[], object] = lambda: None, summarize: Callable[[], StageReport] | None = None
+    ) -> None:
         """Publish every complete file: first owner, mode and data of all, then only renames, then sync the directory.
 
         A file that is not finished was in an earlier listing, and not in the last one: it fails as vanished.
@@ -254,10 +276,13 @@ class DirectoryTarget(CommandTarget):
         two such files fails, and so does a file that would replace one with another spelling. With
         `StageOptions.checksums`, so does a file whose digest the peer's checksum file does not confirm.
 
+        The manifest is renamed last. A run that is killed before leaves the old one, which does not name what is new.
+
         Args:
             check: Called before each file is prepared, before each read of a file for its digest, and once before the
                 first rename; an exception that it raises ends the run, and nothing is published. It is not called after
                 the first rename.
+            summarize: Returns the report for the manifest, without results.
 
         Raises:
             StageError: If the peer's checksum file is missing or invalid. Nothing is published.
@@ -273,15 +298,22 @@ class DirectoryTarget(CommandTarget):
                 file.fail(difference)
             ready = deque(file for file in ready if file.is_ready)
             self._prepare_all(ready, check)
-            for file, error in find_collisions(ready, self._target_fd, self._private.fd):
+            for file, error in find_collisions(ready, self._target_fd, self._private.fd, self._reserved_names):
                 file.fail(error)
-            check()
             ready = deque(file for file in ready if file.is_ready)
+            expected = len(ready)
+            if self._manifest is not None and ready:
+                self._write_manifest(self._manifest, summarize)
+            check()
             while ready:
                 self.published += self._publish(ready[0])
                 ready.popleft()
-            if self.options.durable and self.published:
-                durability.sync_directory(self._target_fd)
+            self._sync_names()
+            if self._manifest is not None and self.published:
+                if self.published < expected:
+                    self._write_manifest(self._manifest, summarize)
+                self._manifest.publish()
+                self._sync_names()
         except StageError:
             raise
         except OSError as exc:
@@ -313,22 +345,11 @@ class DirectoryTarget(CommandTarget):
         fd = os.open(file.private_name, os.O_RDONLY | NO_FOLLOW, dir_fd=self._private.fd)
         try:
             if file.linked is None or file.linked.is_copy:
-                self._set_attributes(fd, file.entry)
+                self._attributes.set(fd, file.entry)
             if sync:
                 os.fsync(fd)
         finally:
             os.close(fd)
-
-    def _set_attributes(self, fd: int, entry: Entry) -> None:
-        if self.ownership is not None:
-            try:
-                os.fchown(fd, *self.ownership)
-            except OSError as exc:
-                reason = Reason.OWNERSHIP_REFUSED if exc.errno in (errno.EPERM, errno.EINVAL) else None
-                raise disk_error(exc, self.path, reason=reason) from exc
-        os.fchmod(fd, self._final_mode(entry))
-        if self.options.preserve_times and entry.mtime is not None:
-            os.utime(fd, (entry.mtime, entry.mtime))
 
     def _publish(self, file: PartialFile) -> bool:
         try:
@@ -340,21 +361,28 @@ class DirectoryTarget(CommandTarget):
             return False
         return True
 
-    def _final_mode(self, entry: Entry) -> int:
-        if self.permissions is not None:
-            return self.permissions
-        return 0o600 if entry.mode is None else entry.mode & 0o777 & ~self._umask
+    def _sync_names(self) -> None:
+        """Make the renames so far durable, before those that must not be seen without them."""
+        if self.options.durable and self.published:
+            durability.sync_directory(self._target_fd)
+
+    def _write_manifest(self, manifest: ManifestWriter, summarize: Callable[[], StageReport] | None) -> None:
+        """Write the manifest of the files that are ready into the private directory, like a file of unknown mode."""
+        report = StageReport(self.peer, "", self.path) if summarize is None else summarize()
+
+        def finish(fd: int) -> None:
+            self._attributes.set(fd, Entry(b"", 0))
+            if self.options.durable:
+                os.fsync(fd)
+
+        manifest.write(
+            report,
+            (self._result_of(file, can_resume=bool(report.resumed_bytes)) for file in self._files.values()),
+            (_result_of_refused(name, failure) for name, failure in self._refused.items()),
+            {name for name, file in self._files.items() if file.is_ready},
+            finish,
+        )
 
 
-def current_umask() -> int:
-    """Return the process's umask; where possible without setting it, which other threads would see."""
-    with (
-        contextlib.suppress(OSError, ValueError),
-        open("/proc/self/status", encoding="ascii", errors="replace") as status,
-    ):
-        for line in status:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _result_of_refused(name: bytes, failure: Failure) -> FileResult:
+    return FileResult(os.fsdecode(name), 0, None, None, failure.text, FAILED, failure.reason)

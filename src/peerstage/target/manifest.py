@@ -6,20 +6,19 @@ directory, without following symlinks or waiting for FIFOs, and everything that 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from typing import BinaryIO, TypeVar
 
-from peerstage.errors import TargetError
+from peerstage.errors import EntryError, TargetError
 from peerstage.paths import is_plain_name
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.records import FileResult
 from peerstage.system_errors import reason_of
 from peerstage.target.checksum_file import read_checksums
-from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING, close_quietly
+from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING
 from peerstage.target.report_file import read_report
 
 CHECKSUMS = "peerstage.sha256"
@@ -27,7 +26,14 @@ REPORT = "peerstage.json"
 #: The names that the manifest takes in a staging directory.
 NAMES = frozenset({os.fsencode(CHECKSUMS), os.fsencode(REPORT)})
 
+_OPTION = "StageOptions(manifest=True)"
+
 T = TypeVar("T")
+
+
+def reserved_name_error() -> EntryError:
+    """Return the error of a collected file that has one of `NAMES`."""
+    return EntryError("The manifest has this name. Rename the file on the peer.", reason=Reason.NAME_RESERVED)
 
 
 def read_digests(dir_fd: int, path: str, without: Collection[bytes] = ()) -> dict[bytes, str]:
@@ -71,7 +77,7 @@ def _read(dir_fd: int, path: str, name: str, parse: Callable[[BinaryIO], T]) -> 
             return parse(file)
     except FileNotFoundError as exc:
         raise TargetError(
-            f"There is no {name} in it. Stage into it with manifest=True.",
+            f"There is no {name} in it. Stage into it with {_OPTION}.",
             path=path,
             errno=exc.errno,
             reason=Reason.NO_MANIFEST,
@@ -85,27 +91,22 @@ def _read(dir_fd: int, path: str, name: str, parse: Callable[[BinaryIO], T]) -> 
         ) from exc
     except ValueError as exc:
         raise TargetError(
-            f"{name} is not a valid manifest: {escape(str(exc))}. Move it away, then stage again with manifest=True.",
+            f"{name} is not a valid manifest: {escape(str(exc))}. Move it away, then stage again with {_OPTION}.",
             path=path,
             reason=Reason.INVALID_MANIFEST,
         ) from exc
 
 
-@contextlib.contextmanager
-def _open_regular(name: str, dir_fd: int) -> Iterator[BinaryIO]:
+def _open_regular(name: str, dir_fd: int) -> BinaryIO:
     """Open the regular file *name*; raise `ValueError` for anything else of that name."""
     if not stat.S_ISREG(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
         raise ValueError("it is not a regular file")
-    fd = os.open(name, READ_WITHOUT_WAITING | NO_FOLLOW, dir_fd=dir_fd)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ValueError("it is not a regular file")
-        file = os.fdopen(fd, "rb")
-    except BaseException:
-        close_quietly(fd)
-        raise
-    with file:
-        yield file
+    flags = READ_WITHOUT_WAITING | NO_FOLLOW
+    file = open(name, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=dir_fd))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("it is not a regular file")
+    return file
 
 
 def _by_name(checksums: Iterable[tuple[bytes, str]], without: Collection[bytes]) -> dict[bytes, str]:

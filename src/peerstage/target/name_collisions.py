@@ -27,7 +27,7 @@ _VARIANTS = ("pROB\u00e9".encode(), "Probe\u0301".encode(), _PROBE + b".")
 
 
 def find_collisions(
-    files: Collection[PartialFile], target_fd: int, private_fd: int
+    files: Collection[PartialFile], target_fd: int, private_fd: int, reserved: Collection[bytes] = ()
 ) -> Iterator[tuple[PartialFile, EntryError]]:
     """Yield the files that must not be published, each with the reason; none if the file system tells all names apart.
 
@@ -35,6 +35,12 @@ def find_collisions(
     first; so staging again replaces the same file. A file that the target has only under another spelling is not
     replaced. Spellings that differ only in Unicode normalization count as one: they look the same, and a file system
     that normalizes does not report which one it was given.
+
+    Args:
+        files: The files to publish.
+        target_fd: Descriptor of the target.
+        private_fd: Descriptor of the private directory.
+        reserved: Names that the run itself publishes afterwards, and that are none of *files*.
 
     Raises:
         OSError: If the disk fails.
@@ -47,6 +53,9 @@ def find_collisions(
     created_by_fold: dict[str, str] = {}
     os.mkdir(_DIRECTORY, 0o700, dir_fd=private_fd)
     with closing(open_directory(_DIRECTORY, dir_fd=private_fd)) as directory:
+        for name_of_ours in reserved:
+            os.close(os.open(name_of_ours, CREATE_NEW, 0o600, dir_fd=directory))
+            created_by_fold[_fold(os.fsdecode(name_of_ours))] = os.fsdecode(name_of_ours)
         for file in sorted(files, key=lambda file: os.fsdecode(file.entry.name) not in exact):
             name = os.fsdecode(file.entry.name)
             try:

@@ -18,8 +18,8 @@ from peerstage.isolation.protocol.jobs import encode_settings
 from peerstage.isolation.protocol.values import bytes_to_text, child_violation, parse_fingerprint, parse_int
 from peerstage.isolation.users import LocalUser
 from peerstage.records import Limits, Ownership, Progress
+from peerstage.target.attributes import current_umask
 from peerstage.target.base import Buffer, Target, require_command_target
-from peerstage.target.directory import current_umask
 from peerstage.target.workspace import directory_size
 from peerstage.transport.base import Transport
 from peerstage.transport.capabilities import SCP, capabilities_named

@@ -1,0 +1,145 @@
+"""Write the manifest of a run in the private directory, and publish it after the files that it names."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import BinaryIO, TypeVar
+
+from peerstage.errors import TargetError
+from peerstage.peer_log import PeerLog
+from peerstage.printable import escape
+from peerstage.reasons import Reason
+from peerstage.records import FileResult, StageReport
+from peerstage.target.checksum_file import format_checksum
+from peerstage.target.file_descriptors import NO_FOLLOW
+from peerstage.target.manifest import CHECKSUMS, REPORT, read_digests, read_results
+from peerstage.target.report_file import write_report
+
+T = TypeVar("T")
+
+
+class ManifestWriter:
+    """Writes the manifest of one run: the files that it staged, and those of the old manifest that it did not touch.
+
+    An entry of the old manifest is kept as long as its file exists, even if the file has changed, so that `verify`
+    finds that.
+
+    Args:
+        target_fd: Descriptor of the target.
+        private_fd: Descriptor of the private directory.
+        path: Path of the target, for messages.
+        log: The log.
+    """
+
+    def __init__(self, target_fd: int, private_fd: int, path: str, log: PeerLog) -> None:
+        self._target_fd = target_fd
+        self._private_fd = private_fd
+        self._path = path
+        self._log = log
+
+    def write(
+        self,
+        report: StageReport,
+        files: Iterable[FileResult],
+        refused: Iterable[FileResult],
+        staged: Collection[bytes],
+        finish: Callable[[int], object],
+    ) -> None:
+        """Write the manifest into the private directory; if it was written before, replace it.
+
+        Args:
+            report: The report; its `files` and `refused` are not read.
+            files: The results of the run's files; read once.
+            refused: The results of entries that were not read; read once.
+            staged: The names of the files that the run staged.
+            finish: Called with the descriptor of each complete file, to set owner and mode and to sync it.
+
+        Raises:
+            TargetError: If the old manifest cannot be read. One that is damaged is replaced, with a warning.
+            OSError: If the disk failed.
+        """
+        kept = self._read_kept(staged)
+        digests = {name: result.sha256 for name, result in kept.items()}
+
+        def collect_digests() -> Iterator[FileResult]:
+            for result in files:
+                if result.is_staged:
+                    digests[os.fsencode(result.name)] = result.sha256
+                yield result
+
+        with self._create(REPORT) as file:
+            write_report(file, report, collect_digests(), refused, kept.values())
+            file.flush()
+            finish(file.fileno())
+        with self._create(CHECKSUMS) as file:
+            file.writelines(format_checksum(name, digests[name] or "") for name in sorted(digests))
+            file.flush()
+            finish(file.fileno())
+
+    def publish(self) -> None:
+        """Give both files their final names.
+
+        Raises:
+            OSError: If the disk failed.
+        """
+        for name in (CHECKSUMS, REPORT):
+            os.rename(name, name, src_dir_fd=self._private_fd, dst_dir_fd=self._target_fd)
+
+    def _read_kept(self, staged: Collection[bytes]) -> dict[bytes, FileResult]:
+        """Return what the old manifest says of files that exist and are not *staged*."""
+        digests = self._read(read_digests, staged)
+        results = self._read(read_results, staged) if digests else {}
+        kept = {}
+        for name, digest in digests.items():
+            found = _stat(name, self._target_fd)
+            if found is None or not stat.S_ISREG(found.st_mode):
+                self._log.info("%s is gone, and no longer in the manifest.", escape(name))
+                continue
+            result = results.get(name)
+            if result is None or result.sha256 != digest:  # the run that staged it was killed before the last rename
+                result = FileResult(os.fsdecode(name), found.st_size, sha256=digest)
+            kept[name] = result
+        return kept
+
+    def _read(
+        self, read: Callable[[int, str, Collection[bytes]], dict[bytes, T]], staged: Collection[bytes]
+    ) -> dict[bytes, T]:
+        try:
+            return read(self._target_fd, self._path, staged)
+        except TargetError as exc:
+            if exc.reason is Reason.INVALID_MANIFEST:
+                self._log.warning("%s What it says of files that this run does not stage is lost.", exc)
+            elif exc.reason is not Reason.NO_MANIFEST:
+                raise
+            return {}
+
+    def _create(self, name: str) -> BinaryIO:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_FOLLOW
+        return open(name, "wb", opener=lambda name, _: os.open(name, flags, 0o600, dir_fd=self._private_fd))
+
+
+def require_manifest_names(target_fd: int, path: str) -> None:
+    """Check that no directory has a name of the manifest, which could not be published.
+
+    Args:
+        target_fd: Descriptor of the target.
+        path: Path of the target, for messages.
+
+    Raises:
+        TargetError: If a directory has such a name.
+        OSError: If the target cannot be read.
+    """
+    for name in (CHECKSUMS, REPORT):
+        found = _stat(name, target_fd)
+        if found is not None and stat.S_ISDIR(found.st_mode):
+            message = f"A directory has the name of the manifest, {name}. Move it away, then stage again."
+            raise TargetError(message, path=path, reason=Reason.NAME_TAKEN)
+
+
+def _stat(name: str | bytes, dir_fd: int) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
