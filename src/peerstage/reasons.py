@@ -155,6 +155,7 @@ class Reason(str, Enum):
     INVALID_NAME = "invalid-name", "The transport cannot transfer the name."
     VANISHED = "vanished", "The entry was listed, but does not exist: it was removed, or is a dangling symlink."
     ENTRY_UNREADABLE = "entry-unreadable", "The entry cannot be read."
+    FILE_TOO_LARGE = "file-too-large", "The file is larger than a limit allows."
     INCOMPLETE_FILE = "incomplete-file", "Fewer bytes arrived than the file's announced size."
     CHANGED_WHILE_STAGED = "changed-while-staged", "The file changed while it was read."
     DIGEST_MISMATCH = "digest-mismatch", "The file's SHA-256 is not the one in the peer's checksum file."

@@ -17,6 +17,7 @@ StrOrBytesPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 KIB = 1024
 MIB = 1024 * KIB
+TIB = 1024 * 1024 * MIB
 #: Bytes credited for a reply without data, which takes packets in both directions.
 REPLY_BYTES = 256
 #: The schema of reports. It changes if a key is removed or changes its meaning, not if one is added.
@@ -24,6 +25,7 @@ SCHEMA = 1
 #: The outcomes of an entry.
 STAGED, RESUMED, LINKED, EXCLUDED, FAILED = "staged", "resumed", "linked", "excluded", "failed"
 
+_LIMITS_IN_SECONDS = frozenset({"login_timeout", "reply_timeout", "stall_timeout", "deadline"})
 _REASONS: dict[Any, Reason] = {reason.value: reason for reason in Reason}
 
 
@@ -145,7 +147,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits(metaclass=Documented):
-    """Upper bounds on what a peer may send and how long it may take. Every bound is finite.
+    """Bounds on what a peer may send, how long it may take, and how much of the disk it may fill. All are finite.
 
     Attributes:
         entries: Entries in one collect directory, including dotfiles and entries that are not files.
@@ -163,6 +165,13 @@ class Limits(metaclass=Documented):
         deadline: Seconds for one operation. None means `grace` plus the bytes received divided by `min_rate`, and 12
             hours for a command on a managed peer. Announced sizes do not count, nor do bytes that are discarded or
             sent again after a reconnect. The time that `StageOptions.bwlimit` takes for those that count is added.
+        total_bytes: All files of one stage, 16 TiB by default: more than 10 Gbit/s carry in three hours. It is compared
+            with the listing before anything is written; over SCP, which cannot list, before the file that exceeds it;
+            and about once a second with what an rcp command has written.
+        file_bytes: One file; a larger one fails, and the others are staged. None means `total_bytes`. (To leave large
+            files out without an error, see `StageOptions.max_size`.)
+        free_bytes: Bytes that a stage must leave free on the target's file system, 0 by default. They are compared with
+            the free space when files are announced, and not while other programs write.
         min_rate: Bytes per second below which a peer is too slow, whatever the deadline is. In every interval of a
             stage, the bytes received must be at least `min_rate` times the seconds spent waiting for the peer, less
             `grace`. A peer that becomes too slow is given up after at most ten minutes of waiting, however fast it was
@@ -186,18 +195,22 @@ class Limits(metaclass=Documented):
     reply_timeout: float = 60.0
     stall_timeout: float = 60.0
     deadline: float | None = None
+    total_bytes: int = 16 * TIB
+    file_bytes: int | None = None
+    free_bytes: int = 0
     min_rate: int = 16 * KIB
 
     def __post_init__(self) -> None:
         for limit in dataclasses.fields(self):
             name, value = limit.name, getattr(self, limit.name)
-            if value is None and name == "deadline":
+            if value is None and limit.default is None:
                 continue
-            is_whole = isinstance(limit.default, int)
+            is_whole = name not in _LIMITS_IN_SECONDS
             is_number = isinstance(value, int if is_whole else (int, float)) and not isinstance(value, bool)
-            if not is_number or not 0 < value < float("inf"):
+            if not is_number or not 0 <= value < float("inf") or (value == 0 and limit.default != 0):
                 kind = "an integer" if is_whole else "a finite number"
-                raise ValueError(f"Limits: {name} must be {kind} above 0, not {value!r}.")
+                lowest = "from 0 on" if limit.default == 0 else "above 0"
+                raise ValueError(f"Limits: {name} must be {kind} {lowest}, not {value!r}.")
 
     def deadline_for(self, received: int) -> float:
         """Return the deadline, in seconds, of an operation that has received *received* bytes so far."""

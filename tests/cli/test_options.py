@@ -45,6 +45,7 @@ def test_every_stage_option_is_an_option_of_the_same_name() -> None:
 def test_limits_in_bytes_may_have_a_suffix_and_are_shown_with_one(command: Command) -> None:
     shown = "".join(command("check", "--help").stdout.split()).replace("│", "")
     assert "listing_bytes=32M,packet_bytes=257K" in shown
+    assert "total_bytes=16T,file_bytes=none,free_bytes=0" in shown
     done = command("check", "--limit", "listing_bytes=1G", "--limit", "stall_timeout=1K", "a@127.0.0.1:/x")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--limit stall_timeout needs a number: 'stall_timeout=1K'" in done.stderr

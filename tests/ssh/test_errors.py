@@ -149,6 +149,11 @@ def test_connection_without_an_exception_is_lost() -> None:
         {"stall_timeout": "1"},
         {"min_rate": None},
         {"packet_bytes": 1e6},
+        {"total_bytes": None},
+        {"total_bytes": 0},
+        {"file_bytes": 0},
+        {"free_bytes": -1},
+        {"free_bytes": None},
     ],
 )
 def test_limits_must_be_finite_and_positive_and_those_on_bytes_and_entries_integers(values: dict[str, Any]) -> None:

@@ -29,7 +29,9 @@ def option(metavar: str, help: str, default: str | bool = True, *, names: str = 
     return typer.Option(*names.split(), metavar=metavar, help=help, show_default=default, **more)
 
 
-def _format_limit(value: float) -> str:
+def _format_limit(value: float | None) -> str:
+    if value is None:
+        return "none"
     return format_size_exactly(value) if isinstance(value, int) else f"{value:g}"
 
 
@@ -37,7 +39,7 @@ def _complete_limit(incomplete: str) -> list[str]:
     return [f"{name}=" for name in _LIMITS if name.startswith(incomplete)]
 
 
-_LIMITS: dict[str, int | float] = {name: value for name, value in asdict(Limits()).items() if name != "deadline"}
+_LIMITS: dict[str, int | float | None] = {name: value for name, value in asdict(Limits()).items() if name != "deadline"}
 _CONFIGURED = "ssh's configuration, or"
 
 Peer = Annotated[str, typer.Argument(metavar="USER@HOST:DIR", help="The peer and its collect directory.")]

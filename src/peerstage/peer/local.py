@@ -111,7 +111,12 @@ class LocalPeer(BackupPeer):
         try:
             with with_peer_name(self.name), watchdog.operation():
                 staging_target = DirectoryTarget(
-                    target, options=self.stage, ownership=owner, permissions=mode, peer=self.name
+                    target,
+                    options=self.stage,
+                    limits=self.limits,
+                    ownership=owner,
+                    permissions=mode,
+                    peer=self.name,
                 )
                 report = stage(transport, os.fsencode(self.collectDir), staging_target, watchdog=watchdog)
         except StageError as exc:

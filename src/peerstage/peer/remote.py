@@ -197,6 +197,7 @@ class RemotePeer(ManagedPeer):
                 staging_target = DirectoryTarget(
                     target,
                     options=self.stage,
+                    limits=self.limits,
                     ownership=owner if user is None else user.complete_ownership(owner),
                     permissions=mode,
                     threads=not self.isolated and user is None,

@@ -9,12 +9,13 @@ from collections.abc import Collection, Sequence
 
 from peerstage.errors import EntryError, ProtocolError, TargetError
 from peerstage.reasons import Reason
-from peerstage.records import Entry
+from peerstage.records import Entry, Limits
 from peerstage.target.disk_errors import NAME_ERRORS, disk_error, name_error
 from peerstage.target.link_dest import LinkSource
 from peerstage.target.manifest import reserved_name_error
 from peerstage.target.partial_file import PartialFile
 from peerstage.target.run_state import RunState
+from peerstage.target.size_limits import SizeLimits
 
 
 class Admission:
@@ -24,6 +25,7 @@ class Admission:
         run: State that the files of the run share.
         target_fd: Descriptor of the target.
         files: The files of the run by name, to which admitted ones are added.
+        limits: Limits on sizes and on free space.
         reserved: Names that the run itself uses in the target.
         link_source: An earlier staging directory, from which unchanged files are taken; None without one.
     """
@@ -33,6 +35,7 @@ class Admission:
         run: RunState,
         target_fd: int,
         files: dict[bytes, PartialFile],
+        limits: Limits,
         reserved: Collection[bytes] = (),
         link_source: LinkSource | None = None,
     ) -> None:
@@ -40,6 +43,8 @@ class Admission:
         self._run = run
         self._target_fd = target_fd
         self._files = files
+        self._free_bytes = limits.free_bytes
+        self._sizes = SizeLimits(limits)
         self._link_source = link_source
         self._next_number = 0
         self._is_second_fetch = False
@@ -47,7 +52,8 @@ class Admission:
     def admit(self, entries: Sequence[Entry], *, needs_space: bool = True) -> list[PartialFile]:
         """Return the files to fetch; see `Target.admit`.
 
-        A name that this file system cannot hold, or that belongs to a directory or the manifest, fails at once.
+        A file that is too large fails at once, and so does a name that belongs to a directory or the manifest, or that
+        this file system cannot hold.
 
         Args:
             entries: Files that the peer has.
@@ -76,10 +82,12 @@ class Admission:
                     begun.resume()
                 return begun
             begun.discard()
+            self._sizes.remove(begun.entry)
+        self._sizes.add(entry)
         number = self._next_number if begun is None else begun.number
         self._next_number += begun is None
         file = self._files[name] = PartialFile(self._run, entry, number)
-        error = self._find_name_error(name)
+        error = self._sizes.find_error(entry) or self._find_name_error(name)
         if error is not None:
             file.fail(error)
         elif self._link_source is not None:
@@ -110,8 +118,9 @@ class Admission:
             raise disk_error(exc, run.target) from exc
         is_root = os.geteuid() == 0
         free = (found.f_bfree if is_root else found.f_bavail) * found.f_frsize
-        if run.missing_bytes > free:
-            message = f"{run.missing_bytes} bytes are to be staged, but only {free} are free. Free some space"
+        if run.missing_bytes and run.missing_bytes > free - self._free_bytes:
+            kept = f", and {self._free_bytes} are to be left (Limits.free_bytes)" if self._free_bytes else ""
+            message = f"{run.missing_bytes} bytes are to be staged, but only {free} are free{kept}. Free some space"
             raise _no_space(message, run.target, Reason.NO_SPACE)
         inodes = found.f_ffree if is_root else found.f_favail
         if found.f_files and run.uncreated_files > inodes:

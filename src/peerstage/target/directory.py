@@ -20,6 +20,7 @@ from peerstage.records import (
     STAGED,
     Entry,
     FileResult,
+    Limits,
     Ownership,
     StageReport,
 )
@@ -54,6 +55,7 @@ class DirectoryTarget(CommandTarget):
         path: The directory. It is opened once, and everything is done relative to that descriptor, so a directory that
             is renamed or replaced during the run is neither followed nor created again.
         options: What is wanted of the stage; None means `StageOptions()`.
+        limits: Limits on sizes and on free space; None means `Limits()`.
         ownership: Owner and group of every file; None leaves them to the process.
         permissions: Permission bits of every file (0o777 at most); None for the peer's mode & 0777 & ~umask, or 0600
             where they are unknown.
@@ -75,6 +77,7 @@ class DirectoryTarget(CommandTarget):
         path: str,
         *,
         options: StageOptions | None = None,
+        limits: Limits | None = None,
         ownership: Ownership | None = None,
         permissions: int | None = None,
         threads: bool = True,
@@ -83,6 +86,9 @@ class DirectoryTarget(CommandTarget):
     ) -> None:
         self.path = path
         self.options = options or StageOptions()
+        self.limits = limits or Limits()
+        if self.limits.file_bytes is not None:
+            self.selection = Selection.SOME
         self.ownership = ownership
         self._attributes = StagedAttributes(
             path, ownership=ownership, permissions=permissions, preserve_times=self.options.preserve_times
@@ -121,7 +127,9 @@ class DirectoryTarget(CommandTarget):
         if self.options.manifest:
             self._manifest = ManifestWriter(self._target_fd, self._private.fd, self.path, self._log)
         self._link_source = self._open_link_source()
-        self._admission = Admission(self._run, self._target_fd, self._files, self._reserved_names, self._link_source)
+        self._admission = Admission(
+            self._run, self._target_fd, self._files, self.limits, self._reserved_names, self._link_source
+        )
         return self
 
     def _open_link_source(self) -> LinkSource | None:

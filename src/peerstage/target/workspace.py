@@ -18,12 +18,13 @@ import stat
 from collections.abc import Callable
 
 from peerstage.errors import ChangedFile, EntryError, IncompleteFile, NotRegular
-from peerstage.records import MIB, Entry, Ownership
+from peerstage.records import MIB, Entry, Limits, Ownership
 from peerstage.system_errors import entry_reason_of
 from peerstage.target.admission import Admission
 from peerstage.target.base import IncomingFile, read_errors_fail
 from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING, close_quietly, closing, open_directory
 from peerstage.target.private_directory import empty_directory
+from peerstage.target.size_limits import check_total
 
 NAME = "workspace"
 
@@ -107,13 +108,18 @@ class Workspace:
         close_quietly(self.fd)
 
 
-def directory_size(directory: int | str, max_entries: int) -> int:
-    """Return the size in bytes of the files in *directory*; entries beyond *max_entries* are not counted."""
+def measure_workspace(directory: int | str, limits: Limits) -> int:
+    """Return the size in bytes of the files that a command has written; those beyond `Limits.entries` do not count.
+
+    Raises:
+        LimitExceeded: If they exceed `Limits.total_bytes`.
+    """
     size = 0
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
-        for entry in itertools.islice(entries, max_entries):
+        for entry in itertools.islice(entries, limits.entries):
             with contextlib.suppress(OSError):
                 size += entry.stat(follow_symlinks=False).st_size
+    check_total(size, limits)
     return size
 
 

@@ -343,9 +343,17 @@ def test_files_that_do_not_fit_on_the_disk_are_refused_before_any_data(
     compromised_child: CompromisedChild, target: Path
 ) -> None:
     half = os.statvfs(target).f_blocks * os.statvfs(target).f_frsize // 2 + 1
-    for sent in (encode(listed(b"a", 2**62)), encode(listed(b"a", half), listed(b"b", half, 1))):
+    for sent in (encode(listed(b"a", 2**43)), encode(listed(b"a", half), listed(b"b", half, 1))):
         with pytest.raises(StageError, match="Free some space"):
             stage_through(compromised_child.transport(sent), target)
+    assert files_in(target) == {b"old": b"old"}
+
+
+def test_files_that_exceed_the_total_are_refused_before_any_data(
+    compromised_child: CompromisedChild, target: Path
+) -> None:
+    with pytest.raises(LimitExceeded, match=r"Limits\.total_bytes"):
+        stage_through(compromised_child.transport(encode(listed(b"a", 2**62))), target)
     assert files_in(target) == {b"old": b"old"}
 
 

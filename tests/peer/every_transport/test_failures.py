@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from peerstage import RemotePeer, SSHOptions, StageError
-from peerstage.errors import NothingToStage
+from peerstage import Limits, RemotePeer, SSHOptions, StageError
+from peerstage.errors import IncompleteStage, LimitExceeded, NothingToStage
 from support.files import write_files
 from support.programs import rcp_command
 from support.sshd import Sshd, free_port
@@ -39,6 +39,21 @@ def test_empty_missing_and_unreadable_collect_directories_are_os_errors(
     with pytest.raises(OSError, match=missing):
         unprivileged.stagePeer(str(target))
     assert [path.name for path in target.iterdir()] == ["old"]
+
+
+def test_limits_on_sizes_fail_one_file_or_the_run(peer: RemotePeer, collect: Path, target: Path) -> None:
+    write_files(collect, small=b"s" * 10, large=b"l" * 100_000, other=b"o" * 20)
+    write_files(target, old=b"old")
+    peer.limits = Limits(total_bytes=100_000)
+    with pytest.raises(LimitExceeded, match="total_bytes"):
+        peer.stagePeer(str(target))
+    assert [path.name for path in target.iterdir()] == ["old"]
+    peer.limits = Limits(file_bytes=1000, total_bytes=1000)
+    if peer.rcpCommand is not None:  # the command has written everything
+        peer.limits = Limits(file_bytes=1000)
+    with pytest.raises(IncompleteStage, match="1 of 3 entries could not be staged: large: It has 100000 bytes"):
+        peer.stagePeer(str(target))
+    assert sorted(path.name for path in target.iterdir()) == ["old", "other", "small"]
 
 
 @pytest.mark.parametrize("transport", ["sftp", "scp"])

@@ -251,6 +251,24 @@ def test_a_command_that_copies_single_bytes_is_too_slow(command: ScriptedCommand
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize("ending", ["exit", "exec sleep 1000"])
+def test_a_command_that_writes_more_than_all_files_may_have_is_ended(
+    command: ScriptedCommand, target: Path, ending: str
+) -> None:
+    limits = Limits(total_bytes=100_000, stall_timeout=20, deadline=20)
+    peer = command.peer(f'for t; do :; done; head -c 100001 /dev/zero >"$t/a"; {ending}', limits=limits)
+    with pytest.raises(LimitExceeded, match=r"^db1\b.*Limits.total_bytes"):
+        peer.stagePeer(str(target))
+    assert files_in(target) == {}
+
+
+def test_a_file_of_a_command_that_is_too_large_fails_alone(command: ScriptedCommand, target: Path) -> None:
+    peer = command.peer('for t; do :; done; echo a >"$t/a"; echo large >"$t/b"', limits=Limits(file_bytes=5))
+    with pytest.raises(IncompleteStage, match=r"b: It has 6 bytes, more than 5"):
+        peer.stagePeer(str(target))
+    assert files_in(target) == {b"a": b"a\n"}
+
+
 def test_children_left_behind_do_not_delay_the_run(command: ScriptedCommand, target: Path) -> None:
     started = time.monotonic()
     assert command.peer('sleep 1000 & echo a >"$2/a"').stagePeer(str(target)) == 1

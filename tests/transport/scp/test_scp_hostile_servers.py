@@ -313,8 +313,13 @@ def test_a_path_that_is_too_long_is_never_sent() -> None:
     assert not session.commands
 
 
-def test_a_size_of_2_to_the_60_is_refused_before_its_first_byte(target: Path) -> None:
-    assert_run_ends(target, TargetError, GOOD, b"C0644 %d huge\n" % 2**60, b"x" * 100, match="Free some space")
+@pytest.mark.parametrize(
+    ("size", "kind", "message"), [(1 << 60, LimitExceeded, "total_bytes"), (1 << 43, TargetError, "Free some space")]
+)
+def test_a_huge_size_is_refused_before_its_first_byte(
+    target: Path, size: int, kind: type[StageError], message: str
+) -> None:
+    assert_run_ends(target, kind, GOOD, b"C0644 %d huge\n" % size, b"x" * 100, match=message)
 
 
 def test_a_flood_of_warnings_takes_little_memory(target: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from peerstage.errors import IncompleteStage, NoSFTP, ProtocolError, StageError, TargetError
+from peerstage.errors import IncompleteStage, LimitExceeded, NoSFTP, ProtocolError, StageError, TargetError
 from peerstage.testing.contract import files_in
 from peerstage.transport.sftp import wire
 from support.sftp_server import (
@@ -225,16 +225,21 @@ def test_output_instead_of_sftp_is_quoted_however_short(target: Path, output: by
         stage_from(server, target)
 
 
-def test_a_size_of_2_to_the_60_is_refused_before_the_first_read(target: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "kind", "message"), [(1 << 60, LimitExceeded, "total_bytes"), (1 << 43, TargetError, "are to be staged")]
+)
+def test_a_huge_size_is_refused_before_the_first_read(
+    target: Path, size: int, kind: type[StageError], message: str
+) -> None:
     class ListsHugeFile(FakeSFTPServer):
         """Lists a file larger than any disk."""
 
         def listing(self) -> list[tuple[bytes, bytes]]:
-            huge = struct.pack(">IQIIIII", 0xF, 1 << 60, 0, 0, stat.S_IFREG | 0o644, 0, 0)
+            huge = struct.pack(">IQIIIII", 0xF, size, 0, 0, stat.S_IFREG | 0o644, 0, 0)
             return [*super().listing(), (b"huge", huge)]
 
     server = ListsHugeFile(dict(GOOD))
-    with pytest.raises(TargetError, match="are to be staged"):
+    with pytest.raises(kind, match=message):
         stage_from(server, target)
     assert server.reads == []
     assert files_in(target) == {}

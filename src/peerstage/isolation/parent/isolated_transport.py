@@ -20,7 +20,7 @@ from peerstage.isolation.users import LocalUser
 from peerstage.records import Limits, Ownership, Progress
 from peerstage.target.attributes import current_umask
 from peerstage.target.base import Buffer, Target, require_command_target
-from peerstage.target.workspace import directory_size
+from peerstage.target.workspace import measure_workspace
 from peerstage.transport.base import Transport
 from peerstage.transport.capabilities import SCP, capabilities_named
 from peerstage.transport.factory import TransportOptions, build_transport
@@ -126,7 +126,7 @@ class IsolatedTransport(Transport):
         workspace = command_target.create_workspace_for(
             own if self._user is None else Ownership(self._user.uid, self._user.gid)
         )
-        time_limits = self._create_time_limits(lambda: directory_size(workspace, self._limits.entries))
+        time_limits = self._create_time_limits(lambda: measure_workspace(workspace, self._limits))
         orphans_killed = False
 
         def import_file(name: bytes) -> None:

@@ -15,7 +15,7 @@ from peerstage.printable import describe_exit, escape
 from peerstage.reasons import Reason
 from peerstage.system_errors import reason_of
 from peerstage.target.base import Buffer, Target, require_command_target
-from peerstage.target.workspace import directory_size
+from peerstage.target.workspace import measure_workspace
 from peerstage.transport import capabilities
 from peerstage.transport.base import Transport
 from peerstage.transport.names import ListedNames, is_hidden
@@ -72,7 +72,7 @@ class RCPTransport(Transport):
             lambda remote: [remote, command_target.create_workspace()],
             join_path(directory, b"*"),
             path=directory,
-            copied_bytes=lambda: directory_size(workspace, self._limits.entries),
+            copied_bytes=lambda: measure_workspace(workspace, self._limits),
         )
         if completed.exit_status != 0:
             raise self._exit_error(completed, directory)
