@@ -15,6 +15,9 @@ from peerstage import StageOptions
 OTHERS = StageOptions(
     durable=False,
     preserve_times=True,
+    include=("*.gz", "\udcff", "SHA256SUMS"),
+    exclude=("a",),
+    max_size=1,
     manifest=True,
     verify="sha256",
     checksums="SHA256SUMS",
@@ -26,6 +29,15 @@ INVALID: list[dict[str, Any]] = [
     {"durable": None},
     {"durable": 1},
     {"preserve_times": "yes"},
+    {"include": None},
+    {"include": ""},
+    {"include": ["a", 5]},
+    {"include": ["a/*"]},
+    {"exclude": ["a\0"]},
+    {"exclude": {"a": "b"}},
+    {"max_size": 0},
+    {"max_size": 1.5},
+    {"max_size": True},
     {"manifest": "peerstage.sha256"},
     {"verify": "sha"},
     {"verify": None},
@@ -52,6 +64,18 @@ def test_options_survive_pickling_and_json(options: StageOptions) -> None:
 def test_options_that_json_leaves_out_have_their_defaults() -> None:
     assert StageOptions.from_json("{}") == StageOptions()
     assert StageOptions.from_json('{"preserve_times": true}') == StageOptions(preserve_times=True)
+
+
+def test_the_checksum_file_must_be_selected() -> None:
+    for patterns in ({"include": "*.gz"}, {"exclude": ("*.tmp", "SHA*")}):
+        (name,) = patterns
+        with pytest.raises(ValueError, match=f"StageOptions: {name} must be patterns .* the checksum file"):
+            StageOptions(verify="sha256", checksums="SHA256SUMS", **patterns)  # type: ignore[arg-type]
+
+
+def test_a_pattern_may_stand_alone_and_several_in_a_list() -> None:
+    options = StageOptions(include="*.gz", exclude=["a", "b"])
+    assert (options.include, options.exclude) == (("*.gz",), ("a", "b"))
 
 
 @pytest.mark.parametrize("values", INVALID, ids=str)

@@ -1,4 +1,4 @@
-"""Why an operation failed: a closed set of identifiers, for programs that decide what to do next."""
+"""Why an operation failed, or an entry is not staged: a closed set of identifiers, for programs to decide by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Reason(str, Enum):
-    """A reason why an operation, or one entry of it, failed.
+    """A reason why an operation, or one entry of it, failed, or why an entry was left out.
 
     ``str()``, `format` and JSON give the identifier in kebab-case. Identifiers are stable; later versions may add more.
 
@@ -165,6 +165,12 @@ class Reason(str, Enum):
     NAME_TAKEN = "name-taken", "The target has a directory of that name."
     NAME_RESERVED = "name-reserved", "The manifest of the target has that name."
     NOT_PUBLISHED = "not-published", "The file is complete, but the run ended before it was renamed."
+
+    # Entries that were left out on request. No operation fails for these.
+
+    EXCLUDED = "excluded", "The name matches a pattern of names to exclude."
+    NOT_INCLUDED = "not-included", "The name matches none of the patterns of names to include."
+    ABOVE_MAX_SIZE = "above-max-size", "The file is larger than the files to include."
 
     # The stage.
 

@@ -23,7 +23,7 @@ REPLY_BYTES = 256
 #: The schema of reports. It changes if a key is removed or changes its meaning, not if one is added.
 SCHEMA = 1
 #: The outcomes of an entry.
-STAGED, RESUMED, LINKED, EXCLUDED, FAILED = "staged", "resumed", "linked", "excluded", "failed"
+STAGED, RESUMED, LINKED, LEFT_OUT, FAILED = "staged", "resumed", "linked", "left-out", "failed"
 
 _LIMITS_IN_SECONDS = frozenset({"login_timeout", "reply_timeout", "stall_timeout", "deadline"})
 _REASONS: dict[Any, Reason] = {reason.value: reason for reason in Reason}
@@ -79,9 +79,9 @@ class FileResult:
         mtime: Modification time in whole seconds since the epoch, or None if the peer does not send it.
         error: Why it is not staged, in one line; None if it is.
         outcome: "staged", "resumed" (staged, and some of its bytes survived a lost connection; only over transports
-            that can resume), "linked" (taken from an earlier staging directory, as a link or a copy), "excluded" (left
-            out on request) or "failed". The default follows from *error*.
-        reason: Why it failed; None if it did not.
+            that can resume), "linked" (taken from an earlier staging directory, as a link or a copy), "left-out" (on
+            request) or "failed". The default follows from *error*.
+        reason: Why it failed or was left out; None if it is staged.
         sha256: The SHA-256 of the staged file in hexadecimal; None if it was not computed, or the file is not staged.
     """
 
@@ -237,6 +237,7 @@ class StageReport(metaclass=Documented):
         seconds: Duration in seconds.
         files: A result for each file whose transfer was started.
         refused: A result for each entry that was not read: directories, FIFOs, dangling symlinks ...
+        left_out: A result for each entry that `StageOptions` leave out; the size of one that was not read is 0.
         retries: How many times a lost connection was re-established.
         resumed_bytes: Bytes that survived a lost connection and were not sent again; each counts once.
         host_key: The SHA-256 fingerprint of the peer's host key, or None if the transport does not know it.
@@ -252,6 +253,7 @@ class StageReport(metaclass=Documented):
     seconds: float = 0.0
     files: tuple[FileResult, ...] = field(default=(), repr=False)
     refused: tuple[FileResult, ...] = field(default=(), repr=False)
+    left_out: tuple[FileResult, ...] = field(default=(), repr=False)
     retries: int = 0
     resumed_bytes: int = 0
     host_key: str | None = None
@@ -295,8 +297,9 @@ class StageReport(metaclass=Documented):
         """
         try:
             raw = _known_fields(cls, json.loads(text))
-            for results in ("files", "refused"):
-                raw[results] = tuple(FileResult.from_dict(result) for result in raw[results])
+            for results in ("files", "refused", "left_out"):
+                if results != "left_out" or results in raw:  # earlier versions have none
+                    raw[results] = tuple(FileResult.from_dict(result) for result in raw[results])
             if isinstance(raw.get("schema", SCHEMA), bool) or not isinstance(raw.get("schema", SCHEMA), int):
                 raise ValueError("its schema is not a number")
             notes = raw["notes"] = tuple(raw.get("notes", ()))

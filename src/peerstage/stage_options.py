@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -24,9 +25,16 @@ _MIN_BWLIMIT = 1024
 class StageOptions(metaclass=Documented):
     """What is wanted of a stage: which files, and how they are written.
 
+    An entry is wanted if its name matches any pattern of `include`, or there is none, and no pattern of `exclude`. The
+    others are left out: the report has them in `left_out`, and they are no errors, even if they are not files or cannot
+    be read. A stage that leaves out every file succeeds, and publishes nothing.
+
     Attributes:
         durable: Whether staged files are synced to the disk (fsync) before a stage returns.
         preserve_times: Whether files keep the peer's modification times.
+        include: Shell patterns (see `fnmatch.fnmatchcase`), or one, for names without a directory. Case counts.
+        exclude: Patterns of the same kind.
+        max_size: Files with more bytes are left out, too. None means no maximum. (With `Limits.file_bytes` they fail.)
         verify: "stable": size and time of every file are compared before and after its transfer, as far as the
             transport can tell. "sha256": its SHA-256 is also compared with the one in `checksums`; a file that differs
             or has none fails, except for the checksum file itself and an empty ``cback.collect`` or ``cback.stage``.
@@ -49,6 +57,9 @@ class StageOptions(metaclass=Documented):
 
     durable: bool = True
     preserve_times: bool = False
+    include: str | Sequence[str] = ()
+    exclude: str | Sequence[str] = ()
+    max_size: int | None = None
     verify: Verification = "stable"
     checksums: str | None = None
     manifest: bool = False
@@ -62,6 +73,11 @@ class StageOptions(metaclass=Documented):
             _require(self.checksums is not None, "checksums", "the name of a file if verify is 'sha256'", None)
         else:
             _require(self.checksums is None, "verify", "'sha256' if checksums names a file", self.verify)
+        if self.checksums is not None:
+            is_included = not self.include or _matches(self.checksums, self.include)
+            _require(is_included, "include", "patterns of which one matches the checksum file", self.include)
+            is_excluded = _matches(self.checksums, self.exclude)
+            _require(not is_excluded, "exclude", "patterns that do not match the checksum file", self.exclude)
 
     def to_json(self) -> str:
         """Return the options as one JSON object."""
@@ -87,9 +103,28 @@ class StageOptions(metaclass=Documented):
         return cls(**raw)
 
 
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def _check_flag(name: str, value: Any) -> bool:
     _require(isinstance(value, bool), name, "True or False", value)
     return bool(value)
+
+
+def _check_patterns(name: str, value: Any) -> tuple[str, ...]:
+    patterns = (value,) if isinstance(value, str) else value
+    is_valid = isinstance(patterns, (tuple, list)) and all(map(_is_pattern, patterns))
+    _require(is_valid, name, "patterns for names, which have no slash", value)
+    return tuple(patterns)
+
+
+def _is_pattern(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and "/" not in value and "\0" not in value
+
+
+def _check_size(name: str, value: Any) -> int | None:
+    return _check_at_least(1, "a number of bytes above 0", name, value)
 
 
 def _check_verification(name: str, value: Any) -> Any:
@@ -109,9 +144,13 @@ def _check_plain_name(name: str, value: Any) -> str | None:
 
 
 def _check_bwlimit(name: str, value: Any) -> int | None:
-    is_number = isinstance(value, int) and not isinstance(value, bool)
     expected = f"a number of bytes per second, {_MIN_BWLIMIT} or more"
-    _require(value is None or (is_number and value >= _MIN_BWLIMIT), name, expected, value)
+    return _check_at_least(_MIN_BWLIMIT, expected, name, value)
+
+
+def _check_at_least(minimum: int, expected: str, name: str, value: Any) -> int | None:
+    is_valid = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    _require(value is None or is_valid, name, expected, value)
     return None if value is None else int(value)
 
 
@@ -132,6 +171,9 @@ def _require(is_valid: bool, name: str, expected: str, value: object) -> None:
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "durable": _check_flag,
     "preserve_times": _check_flag,
+    "include": _check_patterns,
+    "exclude": _check_patterns,
+    "max_size": _check_size,
     "verify": _check_verification,
     "checksums": _check_plain_name,
     "manifest": _check_flag,

@@ -24,6 +24,8 @@ log = logging.getLogger("peerstage.staging")
 
 #: Failed entries that an error names.
 _MAX_NAMED = 5
+#: Entries that were left out whose names are logged.
+_MAX_LOGGED = 1000
 
 
 def stage(
@@ -40,7 +42,7 @@ def stage(
 
     Raises:
         IncompleteStage: If some entries could not be staged. The others are; see the error's ``report``.
-        NothingToStage: If the directory has no files. Nothing was changed.
+        NothingToStage: If the directory has no files, not even files that are left out. Nothing was changed.
         TargetError: If the disk failed. After the first rename, ``report`` tells which files were published; before it,
             ``report`` is None, and nothing was published.
         StageError: If the run was cut off before its commit. Nothing was published.
@@ -54,6 +56,7 @@ def stage(
             target=target.path,
             started=started,
             seconds=time.monotonic() - started_at,
+            left_out=tuple(target.selector.left_out.values()),
             retries=transport.retries,
             resumed_bytes=target.resumed_bytes if transport.capabilities.can_resume else 0,
             host_key=transport.host_key,
@@ -81,11 +84,12 @@ def stage(
             report = report_results()
         if report.failed:
             raise IncompleteStage(_describe_failures(report), path=directory, report=report)
-        if not report.files:
+        if not report.files and not target.selector.has_left_out_files:
             raise NothingToStage(f"It holds no files to stage. {COLLECT_FIRST}", path=directory)
     log.info(
         "%s: staged %d files, %d bytes in %.1f s.", escape(target.peer), report.count, report.bytes, report.seconds
     )
+    _log_left_out(report)
     return report
 
 
@@ -172,6 +176,17 @@ def _deadline_check(watchdog: Watchdog | None, started: float, received: int) ->
             )
 
     return check
+
+
+def _log_left_out(report: StageReport) -> None:
+    """Log the names of entries that were left out at DEBUG; warn if no file is staged because of that."""
+    peer = escape(report.peer)
+    for file in report.left_out[:_MAX_LOGGED]:
+        log.debug("%s: left out %s: %s", peer, escape(file.name), file.error)
+    if len(report.left_out) > _MAX_LOGGED:
+        log.debug("%s: left out %d more.", peer, len(report.left_out) - _MAX_LOGGED)
+    if report.left_out and not report.files:
+        log.warning("%s: no file is staged: the options leave out everything that the peer has.", peer)
 
 
 def _describe_failures(report: StageReport) -> str:

@@ -78,6 +78,22 @@ def test_stage_options_apply_to_all_peers_and_may_differ_for_one(path: Path) -> 
     assert settings.of_peer(None).stage == StageOptions(durable=False, preserve_times=True)
 
 
+def test_patterns_are_separated_by_spaces_and_a_peer_may_have_none(path: Path) -> None:
+    settings = read(
+        path, "[stage]\ninclude = *.gz  *.sha256\nexclude = lost+found\nmax_size = 10G\n\n[peer db1]\ninclude = none\n"
+    )
+    assert settings.of_peer("db1").stage == StageOptions(exclude="lost+found", max_size=10 << 30)
+    everywhere = StageOptions(include=("*.gz", "*.sha256"), exclude=("lost+found",), max_size=10 << 30)
+    assert settings.of_peer("db2").stage == settings.of_peer(None).stage == everywhere
+
+
+def test_a_checksum_file_that_is_not_selected_is_refused(path: Path) -> None:
+    settings = read(path, "[stage]\nchecksums = SHA256SUMS\n\n[peer db1]\ninclude = *.gz\n")
+    assert settings.of_peer("db2").stage.checksums == "SHA256SUMS"
+    with pytest.raises(ConfigurationError, match=r"db1: StageOptions: include must be .* the checksum file"):
+        settings.of_peer("db1")
+
+
 def test_a_bandwidth_limit_may_have_a_suffix(path: Path) -> None:
     settings = read(path, "[stage]\nbwlimit = 20M\n\n[peer db1]\nbwlimit = 500k\n")
     assert settings.of_peer("db1").stage == StageOptions(bwlimit=500 * 1024)
@@ -112,6 +128,7 @@ MISTAKES = {
     "a number for a flag": ("[stage]\ndurable = 1\n", "Line 2: durable cannot be '1': yes or no"),
     "a checksum file elsewhere": ("[stage]\nchecksums = a/b\n", "Line 2: checksums cannot be 'a/b': .*a directory"),
     "too low a bandwidth limit": ("[stage]\nbwlimit = 20\n", "Line 2: bwlimit cannot be '20': .*1024 or more"),
+    "a pattern with a slash": ("[stage]\nexclude = a/b\n", "Line 2: exclude cannot be 'a/b': .*no slash"),
     "an unknown suffix": ("[stage]\nbwlimit = 20X\n", "Line 2: bwlimit cannot be '20X': .*K, M, G or T"),
     "an invalid fingerprint": ("[stage]\nhost_key = yes\n", "Line 2: host_key cannot be 'yes'"),
     "escapes": ("[stage]\n\x1b[2J = 1\n", r"Line 2: unknown key '\\+x1b\[2J'"),

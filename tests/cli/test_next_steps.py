@@ -396,6 +396,11 @@ def stray_directory(setup: DoctorSetup) -> None:
     (setup.collect / "sub dir").mkdir()
 
 
+@broken("files", Reason.INCOMPLETE_STAGE, alternative=1, value="sub*")
+def directory_that_is_not_wanted(setup: DoctorSetup) -> None:
+    (setup.collect / "sub dir").mkdir()
+
+
 @broken("indicator", Reason.NOT_READY)
 def missing_indicator(setup: DoctorSetup) -> None:
     (setup.collect / "cback.collect").unlink()

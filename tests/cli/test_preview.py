@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from peerstage.cli.preview import Preview, PreviewTarget, preview
-from peerstage.errors import ConnectionLost, IncompleteStage, NothingToStage
+from peerstage.errors import ConnectionLost, IncompleteStage, LimitExceeded, NothingToStage
+from peerstage.reasons import Reason
+from peerstage.records import Entry, Limits
+from peerstage.stage_options import StageOptions
 from peerstage.target.base import MAX_TRIAL_OPENS
 from peerstage.transport.sftp import wire
 from support import scp_server, sftp_server
@@ -68,6 +71,58 @@ def test_an_entry_with_the_name_of_a_local_directory_is_not_opened(target: Path)
     server = FakeSFTPServer({b"taken": Node(b"x")})
     assert names(preview_of(server, target)) == ([], ["taken"])
     assert server.requests[wire.FXP_OPEN] == 0
+
+
+def test_what_a_stage_would_leave_out_is_listed_and_not_opened(target: Path) -> None:
+    server = KeepsSome(
+        {
+            b"a": Node(b"x"),
+            b"large": Node(b"x" * 100),
+            b"secret.tmp": Node(b"y", mode=0o100000),
+            b"sub.tmp": Node(b"", mode=0o040755),
+        }
+    )
+    options = StageOptions(exclude="*.tmp", max_size=50)
+    result = preview(sftp_server.transport_to(server), b"/c", str(target), options)
+    assert names(result) == (["a"], [])
+    assert [(file.name, file.reason) for file in result.left_out] == [
+        ("large", Reason.ABOVE_MAX_SIZE),
+        ("secret.tmp", Reason.EXCLUDED),
+        ("sub.tmp", Reason.EXCLUDED),
+    ]
+    assert (result.opened, result.failure(b"/c")) == (1, None)
+    assert server.requests[wire.FXP_OPEN] == 1
+
+
+@pytest.mark.parametrize("through_child", [False, True])
+def test_a_directory_in_which_everything_is_left_out_would_succeed_unless_it_has_no_file(
+    target: Path, through_child: bool
+) -> None:
+    options = StageOptions(exclude="*")
+    for files, succeeds in (({b"sub": Node(b"", mode=0o040755)}, False), ({b"a": Node(b"x", mode=0o100000)}, True)):
+        preview_target = PreviewTarget(str(target), options)
+        recorder = ChildLink(preview_target).child_target if through_child else preview_target
+        sftp_server.transport_to(KeepsSome(files)).pull(b"/c", recorder)
+        assert names(preview_target.preview) == ([], [])
+        assert len(preview_target.preview.left_out) == 1
+        assert (preview_target.preview.failure(b"/c") is None) == succeeds
+
+
+def test_limits_on_sizes_apply(target: Path) -> None:
+    server = FakeSFTPServer({b"a": Node(b"x"), b"large": Node(b"x" * 100)})
+    result = preview(sftp_server.transport_to(server), b"/c", str(target), limits=Limits(file_bytes=50))
+    assert names(result) == (["a"], ["large"])
+    assert result.refused[0].reason is Reason.FILE_TOO_LARGE
+    with pytest.raises(LimitExceeded, match="total_bytes"):
+        preview(sftp_server.transport_to(server), b"/c", str(target), limits=Limits(total_bytes=100))
+
+
+def test_after_a_lost_connection_the_last_sizes_decide_what_is_left_out(target: Path) -> None:
+    preview_target = PreviewTarget(str(target), StageOptions(max_size=50), Limits(total_bytes=100))
+    preview_target.admit([Entry(b"a", 50), Entry(b"b", 60), Entry(b"c", 40)])
+    preview_target.admit([Entry(b"a", 70), Entry(b"b", 45), Entry(b"c", 45)])
+    assert names(preview_target.preview) == (["b", "c"], [])
+    assert [file.name for file in preview_target.preview.left_out] == ["a"]
 
 
 def test_over_scp_files_are_opened_and_every_one_is_skipped(target: Path) -> None:

@@ -160,6 +160,66 @@ def test_dry_run_of_good_files_is_done_and_parses(command: Command, collect: Pat
     assert os.listdir(target) == []
 
 
+def test_files_are_selected_and_what_is_left_out_is_counted(command: Command, collect: Path, target: Path) -> None:
+    for name, size in (("a.gz", 10), ("b.gz", 2000), ("c.gz", 30), ("d.txt", 1)):
+        (collect / name).write_bytes(b"x" * size)
+    (collect / "lost+found").mkdir()
+    options = ["--include", "*.gz", "--include", "*.sum", "--exclude", "c*", "--max-size", "1K", command.spec(collect)]
+    done = command.reach("stage", "--dry-run", *options, target)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[:5] == [
+        "            10 a.gz",
+        "      left out b.gz: It is larger than the maximum size of 1024 bytes.",
+        "      left out c.gz: Its name matches the exclude pattern c*.",
+        "      left out d.txt: Its name matches no include pattern.",
+        "      left out lost+found: Its name matches no include pattern.",
+    ]
+    assert "1 files, 10 bytes would be staged, 0 would be refused, 4 left out; nothing" in done.stdout
+    listed = json.loads(command.reach("stage", "--dry-run", "--json", *options, target).stdout)
+    assert [file["reason"] for file in listed["left_out"]] == [
+        "above-max-size", "excluded", "not-included", "not-included",
+    ]  # fmt: skip
+    done = command.reach("stage", *options, target)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(" 0 not staged, 4 left out\n")
+    assert os.listdir(target) == ["a.gz"]
+    report = json.loads(command.reach("stage", "--json", *options, target).stdout)["report"]
+    assert sorted((file["name"], file["outcome"]) for file in report["left_out"]) == [
+        (name, "left-out") for name in ("b.gz", "c.gz", "d.txt", "lost+found")
+    ]
+    assert (
+        "left out c.gz: Its name matches the exclude pattern c*."
+        in command.reach("stage", "-v", *options, target).stderr
+    )
+
+
+def test_a_stage_that_leaves_out_every_file_is_done_with_a_warning(
+    command: Command, collect: Path, target: Path, assert_one_line: Callable[[str], None]
+) -> None:
+    (collect / "a").touch()
+    for options in ([], ["--dry-run"]):
+        assert command.reach("stage", *options, "--exclude", "*", command.spec(collect), target).returncode == 0
+    assert_one_line(command.reach("stage", "--exclude", "*", command.spec(collect), target).stderr)
+    assert os.listdir(target) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-size", "10X"], "--max-size is a number of bytes, or one with K, M, G or T: '10X'"),
+        (["--max-size", "0"], "--max-size must be a number of bytes above 0"),
+        (["--include", "a/b"], "--include must be patterns for names, which have no slash"),
+        (["--exclude", ""], "--exclude must be patterns"),
+    ],
+)
+def test_invalid_selections_are_wrong_usage(
+    command: Command, collect: Path, target: Path, options: list[str], message: str
+) -> None:
+    done = command.reach("stage", *options, command.spec(collect), target)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
 def test_incomplete_stage_keeps_the_good_files(
     command: Command, collect: Path, target: Path, assert_one_line: Callable[[str], None]
 ) -> None:

@@ -13,6 +13,7 @@ from peerstage.cli.diagnosis import Diagnosis
 from peerstage.cli.doctor_results import DoctorResult, StepResult
 from peerstage.cli.exit_codes import ExitCode
 from peerstage.records import Limits
+from peerstage.stage_options import StageOptions
 from peerstage.watchdog import Watchdog
 from support.containers import BenchPeer, FileTree
 
@@ -29,7 +30,7 @@ def test_doctor_finds_only_what_the_table_says(scenario: Scenario, bench_peer: B
     watchdog = Watchdog(access.limits)
     with contextlib.closing(watchdog):
         diagnosis = Diagnosis(spec.host, spec.user, access.ssh, watchdog, bench_peer.collect)
-        PeerChecks(access.transport_options(spec), diagnosis, b"cback.collect", steps.append).run()
+        PeerChecks(access.transport_options(spec), diagnosis, b"cback.collect", StageOptions(), steps.append).run()
     status = DoctorResult(peer=spec, steps=steps).exit
     failed = [step.step for step in steps if step.state == "failed"]
     if (scenario.kind.name, "mark") in UNSUPPORTED:

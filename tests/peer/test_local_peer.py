@@ -77,6 +77,17 @@ def test_a_local_peer_keeps_times_and_has_limits_if_they_are_given(collect: Path
         LocalPeer("here", str(collect), limits=Limits(entries=1)).stagePeer(str(target))
 
 
+def test_entries_that_are_left_out_do_not_make_a_stage_incomplete(collect: Path, target: Path) -> None:
+    write_files(collect, a=b"a", **{".hidden": b"h", "large": b"l" * 100})
+    (collect / "lost+found").mkdir()
+    (collect / "link").symlink_to("a")
+    peer = LocalPeer("here", str(collect), stage=StageOptions(exclude=(".*", "l?st+found", "link"), max_size=50))
+    assert peer.stagePeer(str(target)) == 1
+    assert os.listdir(target) == ["a"]
+    assert peer.last_report is not None
+    assert len(peer.last_report.left_out) == 4
+
+
 def test_an_empty_collect_directory_is_an_os_error(collect: Path, target: Path) -> None:
     with pytest.raises(OSError, match="no file"):
         LocalPeer("here", str(collect)).stagePeer(str(target))

@@ -167,14 +167,15 @@ def test_report_survives_json_and_rejects_anything_else() -> None:
         FileResult("b", error="no", reason=Reason.VANISHED),
         FileResult("c", 4, outcome="resumed"),
         FileResult("d", 5, outcome="linked"),
-        FileResult("e", 6, outcome="excluded"),
+        FileResult("e", 6, outcome="left-out"),
     )
-    report = StageReport("p", "sftp", "/t", files=files)
+    left_out = (FileResult("f", 7, error="no", outcome="left-out", reason=Reason.EXCLUDED),)
+    report = StageReport("p", "sftp", "/t", files=files, left_out=left_out)
     assert StageReport.from_json(report.to_json()) == report
     assert (report.count, report.bytes, len(report.failed)) == (3, 12, 1)
     assert json.loads(report.to_json())["schema"] == 1
     assert [one["outcome"] for one in json.loads(report.to_json())["files"]] == [
-        "staged", "failed", "resumed", "linked", "excluded",
+        "staged", "failed", "resumed", "linked", "left-out",
     ]  # fmt: skip
     for text in ("", "[]", "{}", '{"peer": 1}', "nonsense"):
         with pytest.raises(ValueError, match="report"):
@@ -189,6 +190,12 @@ def test_report_of_a_later_version_can_be_read() -> None:
     read = StageReport.from_json(json.dumps(later))
     assert read.schema == 2
     assert read.files == (FileResult("a", error="no", outcome="failed", reason=None),)
+
+
+def test_report_of_an_earlier_version_can_be_read() -> None:
+    earlier = json.loads(StageReport("p", "sftp", "/t").to_json())
+    del earlier["left_out"]
+    assert StageReport.from_json(json.dumps(earlier)) == StageReport("p", "sftp", "/t")
 
 
 @pytest.mark.parametrize("schema", ["1", None, True, []])

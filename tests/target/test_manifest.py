@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from peerstage import Reason, StageReport
 from peerstage.errors import TargetError
-from peerstage.records import EXCLUDED, FAILED, LINKED, RESUMED, STAGED, FileResult
+from peerstage.records import FAILED, LEFT_OUT, LINKED, RESUMED, STAGED, FileResult
 from peerstage.target import checksum_file, report_file
 from peerstage.target.checksum_file import format_checksum
 from peerstage.target.file_descriptors import open_directory
@@ -68,7 +68,7 @@ def test_the_file_has_the_form_of_a_report_for_every_reader_of_json() -> None:
 
 
 def test_only_files_that_are_in_the_directory_are_read() -> None:
-    files = [FileResult(outcome, outcome=outcome) for outcome in (STAGED, RESUMED, LINKED, EXCLUDED, FAILED, "future")]
+    files = [FileResult(outcome, outcome=outcome) for outcome in (STAGED, RESUMED, LINKED, LEFT_OUT, FAILED, "future")]
     data = written(*files, refused=(FileResult("refused"),), kept=(FileResult("kept"),))
     assert [result.name for result in read(data)] == [STAGED, RESUMED, LINKED, "kept"]
 

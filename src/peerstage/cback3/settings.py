@@ -15,10 +15,11 @@
     port = 2222
 
 The other keys are ``known_hosts``, ``host_key``, ``jump``, ``ssh_config``, ``connect_timeout``, ``elevate`` and
-``deadline``, and those of `StageOptions`: ``durable``, ``preserve_times``, ``checksums`` and ``bwlimit``, of which only
-the last does not apply to local peers; ``checksums`` means ``verify="sha256"``, too. Paths are separated by spaces;
-``none`` means no path. For keys that are not set, the ssh configuration of ``backup_user`` applies. Invalid settings
-raise an error with file and line before anything is connected.
+``deadline``, and those of `StageOptions`: ``durable``, ``preserve_times``, ``include``, ``exclude``, ``max_size``,
+``checksums`` and ``bwlimit``, of which only the last does not apply to local peers; ``checksums`` means
+``verify="sha256"``, too. Paths and patterns are separated by spaces; ``none`` means none. For keys that are not set,
+the ssh configuration of ``backup_user`` applies. Invalid settings raise an error with file and line before anything is
+connected.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _parse_parallel(text: str) -> int:
     return int(text)
 
 
-def _parse_paths(text: str) -> tuple[str, ...]:
+def _parse_words(text: str) -> tuple[str, ...]:
     return () if text == "none" else tuple(text.split())
 
 
@@ -80,11 +81,11 @@ def _parse_option(kind: type[Any], name: str, parse: Callable[[str], Any], text:
 #: Keys for fields of `SSHOptions`: the name of the field, and a parser; `SSHOptions` checks the value.
 _SSH: dict[str, tuple[str, Callable[[str], Any]]] = {
     "port": ("port", int),
-    "identity": ("identity", _parse_paths),
-    "known_hosts": ("known_hosts", _parse_paths),
+    "identity": ("identity", _parse_words),
+    "known_hosts": ("known_hosts", _parse_words),
     "host_key": ("host_key", str),
     "jump": ("jump", str),
-    "ssh_config": ("config", _parse_paths),
+    "ssh_config": ("config", _parse_words),
     "connect_timeout": ("connect_timeout", float),
     "elevate": ("elevate", str),
 }
@@ -92,6 +93,9 @@ _SSH: dict[str, tuple[str, Callable[[str], Any]]] = {
 _STAGE: dict[str, Callable[[str], Any]] = {
     "durable": _parse_flag,
     "preserve_times": _parse_flag,
+    "include": _parse_words,
+    "exclude": _parse_words,
+    "max_size": parse_size,
     "checksums": _parse_checksums,
     "manifest": _parse_flag,
     "bwlimit": parse_size,
@@ -142,13 +146,19 @@ class Settings:
         """Return the settings of the remote *peer*: those of its section override those of ``[stage]``.
 
         None stands for any local peer: it has no section.
+
+        Raises:
+            ConfigurationError: If settings contradict each other.
         """
         values = {**self._stage, **(self._peers.get(peer, {}) if peer is not None else {})}
         ssh = SSHOptions(**{name: values[key] for key, (name, _) in _SSH.items() if key in values})
-        stage = StageOptions(
-            **{name: values[name] for name in _STAGE if name in values},
-            verify="sha256" if values.get("checksums") is not None else "stable",
-        )
+        try:
+            stage = StageOptions(
+                **{name: values[name] for name in _STAGE if name in values},
+                verify="sha256" if values.get("checksums") is not None else "stable",
+            )
+        except ValueError as exc:
+            raise ConfigurationError(f"{peer or 'local peers'}: {exc}", path=self.path) from exc
         return PeerSettings(values.get("transport", "auto"), ssh, stage, Limits(deadline=values.get("deadline")))
 
     def require_known_peers(self, peers: set[str]) -> None:

@@ -22,6 +22,7 @@ from peerstage.reasons import Reason
 from peerstage.ssh.auth.key_files import abbreviate_home
 from peerstage.ssh.session import Session
 from peerstage.ssh.steps import OnStep, ignore_step
+from peerstage.stage_options import StageOptions
 from peerstage.transport.factory import TransportOptions, build_scp, build_sftp
 from peerstage.transport.scp.scp_transport import SCPTransport
 from peerstage.transport.sftp.sftp_transport import SFTPTransport
@@ -61,7 +62,8 @@ def run_checks(
         arguments["directory"] or "",
         local_user=arguments["local_user"],
     )
-    PeerChecks(options, diagnosis, os.fsencode(arguments["indicator"]), on_result).run()
+    stage_options = StageOptions.from_json(arguments["stage"])
+    PeerChecks(options, diagnosis, os.fsencode(arguments["indicator"]), stage_options, on_result).run()
 
 
 class PeerChecks:
@@ -71,6 +73,7 @@ class PeerChecks:
         options: How the peer is reached.
         diagnosis: What is known about the peer; without a directory, only the steps up to the transport are checked.
         indicator: The name of the collect indicator.
+        stage_options: Which files are wanted.
         on_result: Called with the result of each step.
     """
 
@@ -79,6 +82,7 @@ class PeerChecks:
         options: TransportOptions,
         diagnosis: Diagnosis,
         indicator: bytes,
+        stage_options: StageOptions,
         on_result: Callable[[StepResult], object],
     ) -> None:
         self._options = options
@@ -86,6 +90,7 @@ class PeerChecks:
         self._watchdog = diagnosis.watchdog
         self._directory = os.fsencode(diagnosis.directory)
         self._indicator = indicator
+        self._stage_options = stage_options
         self._on_result = on_result
         self._remaining = ["configuration", *(step for step in _CONNECT_STEPS.values() if step != "jump host")]
         self._remaining += _LATER_STEPS
@@ -246,7 +251,7 @@ class PeerChecks:
 
     def _check_files(self, transport: SFTPTransport | SCPTransport) -> None:
         """List the directory, and have the peer open files in it."""
-        found = preview(transport, self._directory, os.devnull)
+        found = preview(transport, self._directory, os.devnull, self._stage_options, self._watchdog.limits)
         if self._remaining[0] == "SCP":
             self._report_transport("SCP")
         self._report("directory", f"{len(found.files)} files, {found.size} bytes")

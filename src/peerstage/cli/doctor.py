@@ -18,6 +18,7 @@ from peerstage.cli.user_process import run_as_local_user
 from peerstage.paths import COLLECT_INDICATOR
 from peerstage.peer.attributes import validate_indicator_name
 from peerstage.records import Limits
+from peerstage.stage_options import StageOptions
 from peerstage.transport.scp.commands import require_unquoted
 
 #: Seconds for one reply, where ``--limit`` does not say otherwise: a person is waiting.
@@ -35,6 +36,7 @@ def doctor_verb(
     ],
     *,
     indicator: options.Indicator = COLLECT_INDICATOR,
+    stage_options: StageOptions,
     access: Access,
     output: Output,
 ) -> int:
@@ -45,7 +47,8 @@ def doctor_verb(
     an empty file .peerstage-doctor-... is written into the collect directory and removed, unless the peer is guarded or
     the login cannot remove files.
 
-    It connects once: --retries and --connect-retries have no effect.
+    It connects once: --retries and --connect-retries have no effect. Of the options for a stage, only those that select
+    files have.
     """
     if access.transport is TransportChoice.RCP or access.rcp_command is not None:
         raise ValueError("doctor checks SFTP and SCP; an rcp command connects by itself.")
@@ -69,7 +72,13 @@ def doctor_verb(
         StepResult,
         transport_options,
         access.limits,
-        {"user": spec.user, "directory": spec.directory, "indicator": indicator, "local_user": access.local_user},
+        {
+            "user": spec.user,
+            "directory": spec.directory,
+            "indicator": indicator,
+            "local_user": access.local_user,
+            "stage": stage_options.to_json(),
+        },
         show,
         cleanup_timeout=_REMOVAL_SECONDS,
     )

@@ -37,6 +37,7 @@ MEANINGS = {
 # fmt: off
 #: The reasons for each code but `ExitCode.UNREACHED`, which all other reasons have.
 REASONS: dict[ExitCode, tuple[Reason, ...]] = {
+    ExitCode.DONE: (Reason.EXCLUDED, Reason.NOT_INCLUDED, Reason.ABOVE_MAX_SIZE),
     ExitCode.USAGE: (
         Reason.INVALID_ARGUMENT, Reason.INVALID_CONFIGURATION, Reason.UNKNOWN_KEYWORD,
         Reason.UNSUPPORTED_KEYWORD, Reason.CONFIGURATION_UNREADABLE, Reason.INSECURE_CONFIGURATION,

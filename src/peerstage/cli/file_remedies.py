@@ -109,7 +109,7 @@ def _files(error: StageError, d: Diagnosis) -> Remedy:
         actions.append(f"run `chown {shlex.quote(d.login)} {paths} && chmod u+r {paths}` on the peer")
         if d.transport == "SFTP" and d.options.elevate is None:
             actions[-1] += f", or read as root with --elevate {_SFTP_SERVER!r}"
-    return Remedy("; ".join(causes), "; ".join(actions))
+    return Remedy("; ".join(causes), "; ".join(actions) + "; or give --exclude PATTERN for what is not wanted")
 
 
 def _names_of(files: list[FileResult]) -> str:

@@ -153,6 +153,17 @@ class VerifyChoice(str, Enum):
 def build_stage_options(
     durable: Annotated[bool, typer.Option(" /--no-durable", help="Do not sync the files to disk.")] = True,
     preserve_times: Annotated[bool, typer.Option("--preserve-times", help="Keep the peer's file times.")] = False,
+    include: Annotated[
+        list[str] | None,
+        option("PATTERN", "Stage only entries whose names match a shell pattern; repeatable.", "all"),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        option("PATTERN", "Leave out entries whose names match a shell pattern; repeatable.", "none"),
+    ] = None,
+    max_size: Annotated[
+        str | None, option("BYTES", "Leave out larger files; a number, or one with K, M, G or T.", "no maximum")
+    ] = None,
     verify: Annotated[
         VerifyChoice, typer.Option(help="sha256 compares every file with the peer's checksum file (--checksums).")
     ] = VerifyChoice.STABLE,
@@ -178,6 +189,9 @@ def build_stage_options(
     return StageOptions(
         durable=durable,
         preserve_times=preserve_times,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        max_size=_parse_size_option("max-size", max_size),
         verify=verify.value,
         checksums=checksums,
         manifest=manifest,

@@ -10,11 +10,13 @@ from typing import NamedTuple
 from peerstage.errors import EntryError, IncompleteStage, NothingToStage, StageError
 from peerstage.printable import escape
 from peerstage.reasons import Reason
-from peerstage.records import Entry, FileResult, StageReport
+from peerstage.records import Entry, FileResult, Limits, StageReport
 from peerstage.stage_options import StageOptions
 from peerstage.target.base import MAX_TRIAL_OPENS, Buffer, IncomingFile, Selection, Target
 from peerstage.target.manifest import NAMES as MANIFEST_NAMES
 from peerstage.target.manifest import reserved_name_error
+from peerstage.target.select import Selector
+from peerstage.target.size_limits import SizeLimits
 from peerstage.transport.base import Transport
 
 #: Entries that an error names.
@@ -28,11 +30,15 @@ class Preview(NamedTuple):
         files: Files that would be staged.
         refused: Entries that would not: they are not regular files, or cannot be opened.
         opened: How many of the files were opened on the peer; whether it can read the others is unknown.
+        left_out: Entries that the options leave out.
+        has_left_out_files: Whether a file is among these.
     """
 
     files: tuple[FileResult, ...]
     refused: tuple[FileResult, ...]
     opened: int
+    left_out: tuple[FileResult, ...] = ()
+    has_left_out_files: bool = False
 
     @property
     def size(self) -> int:
@@ -55,7 +61,7 @@ class Preview(NamedTuple):
             total = len(self.files) + len(self.refused)
             message = f"{len(self.refused)} of {total} entries would not be staged: {named}{more}"
             return IncompleteStage(message, path=directory, report=report)
-        if not self.files:
+        if not self.files and not self.has_left_out_files:
             return NothingToStage("It holds no files to stage.", path=directory)
         return None
 
@@ -66,25 +72,48 @@ class PreviewTarget(Target):
     Args:
         target: The directory that a stage would write to; an entry with the name of a directory there is refused.
         options: What is wanted of the stage; None means `StageOptions()`.
+        limits: Limits on sizes; None means `Limits()`.
     """
 
     selection = Selection.NONE
 
-    def __init__(self, target: str, options: StageOptions | None = None) -> None:
+    def __init__(self, target: str, options: StageOptions | None = None, limits: Limits | None = None) -> None:
+        options = options or StageOptions()
         self._target = target
-        self._reserved = MANIFEST_NAMES if options is not None and options.manifest else frozenset()
+        self._reserved = MANIFEST_NAMES if options.manifest else frozenset()
+        self._selector = Selector(options)
+        self._sizes = SizeLimits(limits or Limits())
         self._files: dict[bytes, _PreviewedFile] = {}
         self._refused: dict[bytes, FileResult] = {}
 
     def admit(self, entries: Sequence[Entry]) -> list[_PreviewedFile]:
-        """Record the files, and return the first `MAX_TRIAL_OPENS` to open. No space is needed."""
-        return [file for file in map(self._admit_entry, entries) if not file.is_finished]
+        """Record the files, and return the first `MAX_TRIAL_OPENS` to open. No space is needed.
+
+        Raises:
+            LimitExceeded: If the files exceed `Limits.total_bytes`.
+        """
+        wanted = [entry for entry in entries if not self._leaves_out(entry)]
+        return [file for file in map(self._admit_entry, wanted) if not file.is_finished]
+
+    def _leaves_out(self, entry: Entry) -> bool:
+        if not self._selector.leaves_out(entry):
+            return False
+        listed_before = self._files.pop(entry.name, None)
+        if listed_before is not None:
+            self._sizes.remove(listed_before.entry)
+        return True
 
     def _admit_entry(self, entry: Entry) -> _PreviewedFile:
         file = self._files.get(entry.name)
         if file is None or file.entry != entry:
+            if file is not None:
+                self._sizes.remove(file.entry)
+            self._sizes.add(entry)
             file = self._files[entry.name] = _PreviewedFile(entry, is_tried=len(self._files) < MAX_TRIAL_OPENS)
-            if _is_directory(os.path.join(self._target, os.fsdecode(entry.name))):
+            too_large = self._sizes.find_error(entry)
+            if too_large is not None:
+                file.fail(too_large)
+            elif _is_directory(os.path.join(self._target, os.fsdecode(entry.name))):
                 message = "A directory has this name in the target. Move it away, then stage again."
                 file.fail(EntryError(message, reason=Reason.NAME_TAKEN))
             elif entry.name in self._reserved:
@@ -93,7 +122,8 @@ class PreviewTarget(Target):
 
     def refuse(self, name: bytes, error: StageError) -> None:
         """See `Target.refuse`."""
-        self._refused[name] = FileResult(os.fsdecode(name), error=escape(error.message), reason=error.reason)
+        if not self._selector.leaves_out_refused(name, error):
+            self._refused[name] = FileResult(os.fsdecode(name), error=escape(error.message), reason=error.reason)
 
     @property
     def preview(self) -> Preview:
@@ -104,6 +134,8 @@ class PreviewTarget(Target):
             tuple(self._files[name].result for name in good),
             tuple(bad[name] for name in sorted(bad)),
             sum(self._files[name].was_opened for name in good),
+            tuple(result for _, result in sorted(self._selector.left_out.items())),
+            self._selector.has_left_out_files,
         )
 
 
@@ -150,13 +182,19 @@ class _PreviewedFile(IncomingFile):
         self.error = error
 
 
-def preview(transport: Transport, directory: bytes, target: str, options: StageOptions | None = None) -> Preview:
+def preview(
+    transport: Transport,
+    directory: bytes,
+    target: str,
+    options: StageOptions | None = None,
+    limits: Limits | None = None,
+) -> Preview:
     """Return what a stage of the peer's *directory* into *target*, with *options*, would bring.
 
     Raises:
-        StageError: If the listing fails.
+        StageError: If the listing fails, or exceeds a limit.
     """
-    recorder = PreviewTarget(target, options)
+    recorder = PreviewTarget(target, options, limits)
     transport.pull(directory, recorder)
     return recorder.preview
 

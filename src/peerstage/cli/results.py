@@ -143,7 +143,8 @@ class StageResult(Result):
             linked = f" ({report.linked} of them linked)" if report.linked else ""
             yield (
                 f"{self.peer.location} -> {escape(self.target)}: {report.count} files{linked}, {report.bytes} bytes "
-                f"in {report.seconds:.1f} s ({format_rate(report)} MB/s), {len(report.failed)} not staged",
+                f"in {report.seconds:.1f} s ({format_rate(report)} MB/s), {len(report.failed)} not staged"
+                f"{_format_left_out(report.left_out)}",
             )
 
     def to_terminal(self) -> Iterator[Line | Table]:
@@ -162,6 +163,8 @@ class StageResult(Result):
             yield ("linked", "dim"), f"{report.linked} files"
         for note in report.notes:
             yield ("note", "yellow"), note
+        if report.left_out:
+            yield ("left out", "dim"), str(len(report.left_out))
         for file in report.failed:
             yield ("not staged", "yellow"), describe_entry_failure(file)
 
@@ -176,7 +179,7 @@ class PreviewResult(Result):
 
     def to_json(self) -> list[dict[str, Any]]:
         preview = self.preview
-        reason_if_empty = None if preview.files else Reason.NOTHING_TO_STAGE
+        failure = preview.failure(b"")
         return [
             {
                 "verb": "stage",
@@ -188,26 +191,30 @@ class PreviewResult(Result):
                 "opened": preview.opened,
                 "files": [dataclasses.asdict(file) for file in preview.files],
                 "refused": [dataclasses.asdict(file) for file in preview.refused],
-                "reason": Reason.INCOMPLETE_STAGE if preview.refused else reason_if_empty,
+                "left_out": [dataclasses.asdict(file) for file in preview.left_out],
+                "reason": None if failure is None else failure.reason,
             }
         ]
 
     def to_lines(self) -> Iterator[Line]:
         for file in self.preview.files:
             yield (f"{file.size:>14} {escape(file.name)}",)
+        for file in self.preview.left_out:
+            yield (f"{'left out':>14} {describe_entry_failure(file)}",)
         yield from _refused_lines(self.preview.refused)
         yield (f"{self.peer.location} -> {escape(self.target)}: {self._summary(f'{self.preview.size} bytes')}",)
 
     def to_terminal(self) -> Iterator[Line | Table]:
         files = ((format_size(file.size), escape(file.name)) for file in self.preview.files)
+        left_out = ((("left out", "dim"), describe_entry_failure(file)) for file in self.preview.left_out)
         refused = ((("refused", "yellow"), describe_entry_failure(file)) for file in self.preview.refused)
-        yield Table(f"{self.peer.location} -> {escape(self.target)}", [*files, *refused], ("size", "name"))
+        yield Table(f"{self.peer.location} -> {escape(self.target)}", [*files, *left_out, *refused], ("size", "name"))
         yield (self._summary(format_size(self.preview.size)),)
 
     def _summary(self, size: str) -> str:
         return (
-            f"{len(self.preview.files)} files, {size} would be staged, {len(self.preview.refused)} would be refused; "
-            f"nothing was written; {self.preview.opened_files}"
+            f"{len(self.preview.files)} files, {size} would be staged, {len(self.preview.refused)} would be refused"
+            f"{_format_left_out(self.preview.left_out)}; nothing was written; {self.preview.opened_files}"
         )
 
 
@@ -247,6 +254,10 @@ def format_size(size: int) -> str:
     while number >= 1000 and (larger := next(units, "")):
         number, unit = number / 1000, larger
     return f"{size} bytes" if unit == "bytes" else f"{number:,.1f} {unit}"
+
+
+def _format_left_out(left_out: Sequence[FileResult]) -> str:
+    return f", {len(left_out)} left out" if left_out else ""
 
 
 def _refused_lines(refused: Iterable[FileResult]) -> Iterator[Line]:

@@ -156,7 +156,7 @@ def _preview(spec: PeerSpec, target: str, stage_options: StageOptions, access: A
     """Show what would be staged; the exit code is that of the stage, as far as it is known without reading a file."""
     directory = os.fsencode(spec.directory or "")
     with access.connect(spec) as transport:
-        found = preview(transport, directory, target, stage_options)
+        found = preview(transport, directory, target, stage_options, access.limits)
     output.show(PreviewResult(peer=spec, target=target, preview=found))
     failure = found.failure(directory)
     if failure is None:

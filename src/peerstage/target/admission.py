@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from peerstage.errors import EntryError, ProtocolError, TargetError
 from peerstage.reasons import Reason
@@ -15,6 +15,7 @@ from peerstage.target.link_dest import LinkSource
 from peerstage.target.manifest import reserved_name_error
 from peerstage.target.partial_file import PartialFile
 from peerstage.target.run_state import RunState
+from peerstage.target.select import Selector
 from peerstage.target.size_limits import SizeLimits
 
 
@@ -25,6 +26,7 @@ class Admission:
         run: State that the files of the run share.
         target_fd: Descriptor of the target.
         files: The files of the run by name, to which admitted ones are added.
+        selector: Decides which files are wanted, and keeps the results of the others.
         limits: Limits on sizes and on free space.
         reserved: Names that the run itself uses in the target.
         link_source: An earlier staging directory, from which unchanged files are taken; None without one.
@@ -35,6 +37,7 @@ class Admission:
         run: RunState,
         target_fd: int,
         files: dict[bytes, PartialFile],
+        selector: Selector,
         limits: Limits,
         reserved: Collection[bytes] = (),
         link_source: LinkSource | None = None,
@@ -43,6 +46,7 @@ class Admission:
         self._run = run
         self._target_fd = target_fd
         self._files = files
+        self._selector = selector
         self._free_bytes = limits.free_bytes
         self._sizes = SizeLimits(limits)
         self._link_source = link_source
@@ -59,7 +63,7 @@ class Admission:
             entries: Files that the peer has.
             needs_space: Whether their data is yet to be written. If not, they are on this file system already.
         """
-        admitted = [file for file in map(self._admit_entry, entries) if not file.is_finished]
+        admitted = [file for file in self._admit_entries(entries) if not file.is_finished]
         if needs_space and admitted:
             self._require_space()
         return admitted
@@ -70,29 +74,42 @@ class Admission:
         self._files[file.entry.name] = PartialFile(self._run, file.entry, file.number)
         self._is_second_fetch = True
 
+    def _admit_entries(self, entries: Iterable[Entry]) -> Iterable[PartialFile]:
+        """Yield the files for those of *entries* that are wanted; discard what was begun of the others."""
+        for entry in entries:
+            name = entry.name
+            if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+                raise ProtocolError("A file cannot have this name.", path=name)
+            if not self._selector.leaves_out(entry):
+                yield self._admit_entry(entry)
+            elif name in self._files:  # over an earlier connection, which listed another size
+                self.discard(self._files[name])
+
     def _admit_entry(self, entry: Entry) -> PartialFile:
         """Return the file for *entry*: the one that was begun if the entry is unchanged, or a new one."""
         name = entry.name
-        if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-            raise ProtocolError("A file cannot have this name.", path=name)
         begun = self._files.get(name)
         if begun is not None:
             if begun.entry == entry and (begun.is_finished or entry.mtime is not None):
                 if not (begun.is_finished and self._is_second_fetch):  # else no connection was lost
                     begun.resume()
                 return begun
-            begun.discard()
-            self._sizes.remove(begun.entry)
+            self.discard(begun)
         self._sizes.add(entry)
-        number = self._next_number if begun is None else begun.number
-        self._next_number += begun is None
-        file = self._files[name] = PartialFile(self._run, entry, number)
+        file = self._files[name] = PartialFile(self._run, entry, self._next_number)
+        self._next_number += 1
         error = self._sizes.find_error(entry) or self._find_name_error(name)
         if error is not None:
             file.fail(error)
         elif self._link_source is not None:
             file.link(self._link_source)
         return file
+
+    def discard(self, begun: PartialFile) -> None:
+        """Remove a file that is in a listing no longer, or is another file there."""
+        begun.discard()
+        self._sizes.remove(begun.entry)
+        del self._files[begun.entry.name]
 
     def _find_name_error(self, name: bytes) -> EntryError | None:
         """Return why a file with this name cannot be published, None if it can."""

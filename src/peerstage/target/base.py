@@ -18,6 +18,8 @@ from peerstage.records import Entry, Ownership
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
+#: The name for `Target.refuse` of an entry that the peer did not name.
+UNNAMED = b"*"
 #: Maximum number of files that are opened on the peer, without reading them, if only a list is wanted.
 MAX_TRIAL_OPENS = 1000
 
@@ -124,7 +126,12 @@ class Target(ABC):
 
     @abstractmethod
     def refuse(self, name: bytes, error: StageError) -> None:
-        """Record that the entry *name* was not read, and why it cannot be staged."""
+        """Record that the entry *name* was not read, and why it cannot be staged.
+
+        Args:
+            name: Its name, or `UNNAMED`.
+            error: The reason.
+        """
 
 
 class CommandTarget(Target):

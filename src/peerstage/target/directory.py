@@ -39,6 +39,7 @@ from peerstage.target.partial_file import PartialFile
 from peerstage.target.peer_checksums import find_differences
 from peerstage.target.private_directory import PrivateDirectory, require_posix
 from peerstage.target.run_state import Failure, RunState
+from peerstage.target.select import Selector
 from peerstage.target.sweep import sweep_directory
 from peerstage.target.workspace import NAME as WORKSPACE
 from peerstage.target.workspace import Workspace
@@ -65,6 +66,7 @@ class DirectoryTarget(CommandTarget):
 
     Attributes:
         published: Number of files that have their final names.
+        selector: Decides which entries are wanted, and has the results of the others.
 
     Raises:
         ValueError: If *permissions* is not an integer from 0 to 0o777.
@@ -87,8 +89,7 @@ class DirectoryTarget(CommandTarget):
         self.path = path
         self.options = options or StageOptions()
         self.limits = limits or Limits()
-        if self.limits.file_bytes is not None:
-            self.selection = Selection.SOME
+        self.selector = Selector(self.options)
         self.ownership = ownership
         self._attributes = StagedAttributes(
             path, ownership=ownership, permissions=permissions, preserve_times=self.options.preserve_times
@@ -96,7 +97,7 @@ class DirectoryTarget(CommandTarget):
         self.threads = threads
         self.digests = digests or self.options.manifest or self.options.verify == "sha256"
         self.published = 0
-        if self.options.link_dest is not None:
+        if self.selector.selects or self.limits.file_bytes is not None or self.options.link_dest is not None:
             self.selection = Selection.SOME
         self.peer = peer
         self._log = PeerLog("peerstage.target", peer)
@@ -128,7 +129,7 @@ class DirectoryTarget(CommandTarget):
             self._manifest = ManifestWriter(self._target_fd, self._private.fd, self.path, self._log)
         self._link_source = self._open_link_source()
         self._admission = Admission(
-            self._run, self._target_fd, self._files, self.limits, self._reserved_names, self._link_source
+            self._run, self._target_fd, self._files, self.selector, self.limits, self._reserved_names, self._link_source
         )
         return self
 
@@ -210,9 +211,9 @@ class DirectoryTarget(CommandTarget):
     def refuse(self, name: bytes, error: StageError) -> None:
         begun = self._files.get(name)
         if begun is not None and not begun.is_finished:  # not failed: a later listing may have the file again
-            begun.discard()
-            del self._files[name]
-        self._refused[name] = self._run.failures.intern(error)
+            self._admission.discard(begun)
+        if not self.selector.leaves_out_refused(name, error):
+            self._refused[name] = self._run.failures.intern(error)
 
     def create_workspace(self) -> str:
         self._prepare_workspace()

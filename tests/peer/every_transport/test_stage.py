@@ -96,6 +96,19 @@ def test_permissions_and_ownership_are_applied_and_times_are_kept_on_request(
     assert (target / "a").stat().st_mtime == 1_000_000_000
 
 
+def test_only_selected_files_are_staged(peer: RemotePeer, collect: Path, target: Path) -> None:
+    write_files(collect, **{"a.gz": b"a", "b.gz": b"b" * 100_000, "c.tmp": b"c", "cback.collect": b""})
+    if peer.rcpCommand is None:  # the command fails if it finds a directory
+        (collect / "lost+found").mkdir()
+    peer.stage = StageOptions(exclude=("*.tmp", "lost+found"), max_size=1000)
+    assert peer.stagePeer(str(target)) == 2
+    assert sorted(path.name for path in target.iterdir()) == ["a.gz", "cback.collect"]
+    assert peer.last_report is not None
+    left_out = {file.name: str(file.reason) for file in peer.last_report.left_out}
+    left_out.setdefault("lost+found", "excluded")
+    assert left_out == {"b.gz": "above-max-size", "c.tmp": "excluded", "lost+found": "excluded"}
+
+
 @pytest.mark.parametrize("connection", [*CONNECTIONS, "scp-isolated"], indirect=True)
 def test_files_are_compared_with_the_peers_checksum_file(peer: RemotePeer, collect: Path, target: Path) -> None:
     write_files(collect, a=b"a" * 3_000_000, empty=b"", changed=b"old", **{"cback.collect": b""})

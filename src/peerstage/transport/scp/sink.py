@@ -6,7 +6,7 @@ from peerstage.errors import ConnectionLost, EntryError, NotRegular, ProtocolErr
 from peerstage.reasons import Reason
 from peerstage.records import REPLY_BYTES, Entry
 from peerstage.ssh.stream import Stream
-from peerstage.target.base import IncomingFile, Selection, Target
+from peerstage.target.base import UNNAMED, IncomingFile, Selection, Target
 from peerstage.transport.names import ListedNames
 from peerstage.transport.refusals import entry_reason, with_advice
 from peerstage.transport.scp.message_reader import MessageReader
@@ -34,7 +34,7 @@ _ENCODED_NEWLINE = b"\\^J"
 #: The replies to a file message: an acknowledgement, and an error, upon which scp continues with the next file.
 _ACKNOWLEDGE, _DECLINE = b"\0", b"\1\n"
 
-#: The pattern that is requested; on the target, it stands for an entry that the peer does not name.
+#: The pattern that is requested.
 GLOB = b"*"
 
 
@@ -124,7 +124,7 @@ class SCPSink:
     def refuse_unnamed(self, message: str) -> None:
         """Record on the target that an entry that the peer did not name may be missing."""
         self._unnamed_error = f"{self._unnamed_error} {message}".lstrip()
-        self._target.refuse(GLOB, EntryError(self._unnamed_error, path=GLOB, reason=Reason.ENTRY_UNREADABLE))
+        self._target.refuse(UNNAMED, EntryError(self._unnamed_error, path=UNNAMED, reason=Reason.ENTRY_UNREADABLE))
 
     def _read_message(self) -> Message | None:
         line = self._reader.read_message()
