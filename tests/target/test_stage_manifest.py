@@ -22,7 +22,7 @@ from peerstage import LocalPeer, Reason, RemotePeer, StageReport, verify
 from peerstage.errors import EntryError, IncompleteStage, NothingToStage, TargetError
 from peerstage.records import Ownership
 from peerstage.stage_options import StageOptions
-from peerstage.target import durability
+from peerstage.target import durability, manifest_writer
 from peerstage.target.checksum_file import format_checksum
 from peerstage.target.file_descriptors import open_directory
 from peerstage.target.manifest import CHECKSUMS, REPORT, read_digests, read_results
@@ -414,6 +414,18 @@ def test_an_old_manifest_that_cannot_be_read_ends_the_run_with_nothing_published
     assert raised.value.reason is Reason.LOCAL_IO_ERROR
     assert raised.value.report is None
     assert files_in(target) == before
+
+
+def test_more_files_than_a_manifest_can_name_are_not_published(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage_with_manifest(target, memory_peer(one=b"1"))
+    before = files_in(target)
+    monkeypatch.setattr(manifest_writer, "MAX_LINES", 3)
+    with pytest.raises(TargetError) as raised:
+        stage_with_manifest(target, memory_peer(two=b"2", three=b"3", four=b"4"))
+    assert raised.value.reason is Reason.LIMIT_EXCEEDED
+    assert files_in(target) == before
+    stage_with_manifest(target, memory_peer(two=b"2", three=b"3"))
+    assert_exact(target)
 
 
 # Failing disks

@@ -388,7 +388,7 @@ class DirectoryTarget(CommandTarget):
             report,
             (self._result_of(file, can_resume=bool(report.resumed_bytes)) for file in self._files.values()),
             (_result_of_refused(name, failure) for name, failure in self._refused.items()),
-            {name for name, file in self._files.items() if file.is_ready},
+            {name: file.sha256 for name, file in self._files.items() if file.is_ready},
             finish,
         )
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import BinaryIO, TypeVar
 
 from peerstage.errors import TargetError
 from peerstage.peer_log import PeerLog
-from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.records import FileResult, StageReport
-from peerstage.target.checksum_file import format_checksum
+from peerstage.target.checksum_file import MAX_LINES, format_checksum
 from peerstage.target.file_descriptors import NO_FOLLOW
 from peerstage.target.manifest import CHECKSUMS, REPORT, read_digests, read_results
 from peerstage.target.report_file import write_report
@@ -44,7 +43,7 @@ class ManifestWriter:
         report: StageReport,
         files: Iterable[FileResult],
         refused: Iterable[FileResult],
-        staged: Collection[bytes],
+        staged: Mapping[bytes, bytes | None],
         finish: Callable[[int], object],
     ) -> None:
         """Write the manifest into the private directory; if it was written before, replace it.
@@ -53,28 +52,27 @@ class ManifestWriter:
             report: The report; its `files` and `refused` are not read.
             files: The results of the run's files; read once.
             refused: The results of entries that were not read; read once.
-            staged: The names of the files that the run staged.
+            staged: The SHA-256 of each file that the run staged, by name.
             finish: Called with the descriptor of each complete file, to set owner and mode and to sync it.
 
         Raises:
-            TargetError: If the old manifest cannot be read. One that is damaged is replaced, with a warning.
+            TargetError: If the old manifest cannot be read (one that is damaged is replaced, with a warning), or if
+                there are more files than a manifest can name.
             OSError: If the disk failed.
         """
         kept = self._read_kept(staged)
-        digests = {name: result.sha256 for name, result in kept.items()}
-
-        def collect_digests() -> Iterator[FileResult]:
-            for result in files:
-                if result.is_staged:
-                    digests[os.fsencode(result.name)] = result.sha256
-                yield result
-
+        if len(staged) + len(kept) > MAX_LINES:
+            advice = "Stage without StageOptions(manifest=True)."
+            message = f"A manifest can name {MAX_LINES} files, and there are more. {advice}"
+            raise TargetError(message, path=self._path, reason=Reason.LIMIT_EXCEEDED)
         with self._create(REPORT) as file:
-            write_report(file, report, collect_digests(), refused, kept.values())
+            write_report(file, report, files, refused, kept.values())
             file.flush()
             finish(file.fileno())
         with self._create(CHECKSUMS) as file:
-            file.writelines(format_checksum(name, digests[name] or "") for name in sorted(digests))
+            for name in sorted((*staged, *kept)):
+                digest = kept[name].sha256 if name in kept else (staged[name] or b"").hex()
+                file.write(format_checksum(name, digest or ""))
             file.flush()
             finish(file.fileno())
 
@@ -95,12 +93,13 @@ class ManifestWriter:
         for name, digest in digests.items():
             found = _stat(name, self._target_fd)
             if found is None or not stat.S_ISREG(found.st_mode):
-                self._log.info("%s is gone, and no longer in the manifest.", escape(name))
                 continue
             result = results.get(name)
             if result is None or result.sha256 != digest:  # the run that staged it was killed before the last rename
                 result = FileResult(os.fsdecode(name), found.st_size, sha256=digest)
             kept[name] = result
+        if len(kept) < len(digests):
+            self._log.info("%d files no longer exist, and leave the manifest.", len(digests) - len(kept))
         return kept
 
     def _read(
