@@ -330,15 +330,14 @@ class DirectoryTarget(CommandTarget):
                 file.fail(EntryError("The run ended before the file was renamed.", reason=Reason.NOT_PUBLISHED))
             raise disk_error(exc, self.path, published=self.published) from exc
 
-    def _find_differences(self, check: Callable[[], object]) -> list[tuple[PartialFile, EntryError]]:
-        """Complete the digests, if they are wanted; return the files that the peer's digest does not confirm."""
+    def _find_differences(self, check: Callable[[], object]) -> Iterator[tuple[PartialFile, EntryError]]:
+        """Complete the digests, if they are wanted; yield the files that the peer's digest does not confirm."""
         if self.digests:
             for file in self._files.values():
                 file.complete_digest(check)
         checksums = self.options.checksums
-        if checksums is None or not any(file.is_ready for file in self._files.values()):
-            return []
-        return list(find_differences(checksums, self._files, self._refused))
+        if checksums is not None and any(file.is_ready for file in self._files.values()):
+            yield from find_differences(checksums, self._files, self._refused)
 
     def _prepare_all(self, ready: Collection[PartialFile], check: Callable[[], object]) -> None:
         """Set owner, mode and time of every file but those that are links, and write the data to the disk."""
