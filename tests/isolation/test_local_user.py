@@ -15,7 +15,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from peerstage import RemotePeer, Retry
+from peerstage import RemotePeer, Retry, StageOptions, verify
 from peerstage.errors import (
     ConfigurationError,
     LoginError,
@@ -70,6 +70,21 @@ def test_the_users_own_keys_configuration_and_known_hosts_are_used(
     assert peer.last_report is not None
     assert peer.last_report.transport == ("scp" if transport == "guarded" else transport)
     assert not list(working.glob("peerstage-*")), "nothing is left in the working directory"
+
+
+@pytest.mark.parametrize("ownership", [None, (12, 34)])
+def test_the_manifest_belongs_to_the_owner_of_the_files(
+    sshd: Sshd, collect: Path, target: Path, user: Account, ownership: tuple[int, int] | None
+) -> None:
+    create_files(collect)
+    options, stage = options_by_value(sshd), StageOptions(manifest=True)
+    peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, None, user.name, ssh=options, stage=stage)
+    assert peer.stagePeer(str(target), ownership) == 2
+    assert verify(target).is_intact
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in target.iterdir()}
+    names = ("a", "cback.collect", "peerstage.json", "peerstage.sha256")
+    assert owners == dict.fromkeys(names, ownership or (user.uid, user.gid))
+    assert (target / "peerstage.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_one_login_serves_a_with_block_and_each_call_outside_it_logs_in(

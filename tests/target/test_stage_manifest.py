@@ -88,10 +88,10 @@ def test_a_manifest_names_every_staged_file_and_is_not_counted(target: Path) -> 
 
 
 def test_the_json_file_is_the_report(target: Path) -> None:
-    transport = memory_peer(one=b"1", two=b"22")
+    transport = memory_peer(one=b"1", two=b"22", unwanted=b"333")
     transport.directories[b"/c"][b"directory"] = MemoryFile(mode=stat.S_IFDIR | 0o755)
     with pytest.raises(IncompleteStage) as raised:
-        stage_with_manifest(target, transport)
+        stage_into(target, transport, options=StageOptions(manifest=True, exclude="unwanted"))
     assert raised.value.report is not None
     expected = json.loads(raised.value.report.to_json())
     written = json.loads((target / REPORT).read_bytes())
@@ -99,6 +99,7 @@ def test_the_json_file_is_the_report(target: Path) -> None:
     assert 0 <= written.pop("seconds") <= expected.pop("seconds")
     assert written == expected
     assert [file["mtime"] for file in written["files"]] == [1, 1]
+    assert [len(written[key]) for key in ("refused", "left_out")] == [1, 1]
 
 
 def test_without_the_option_nothing_is_written_or_digested(target: Path) -> None:
