@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import socket
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from peerstage import RemotePeer
+from peerstage import RemotePeer, Retry, StageOptions
+from peerstage.errors import ConnectionLost
 from peerstage.testing.contract import ODD_NAMES
 from support.programs import require_program
+from support.ssh_server import listening
 from support.sshd import Sshd
 
 MIB = 1 << 20
@@ -98,3 +103,71 @@ def tree(directory: Path) -> dict[bytes, tuple[int, bytes]]:
         with open(path, "rb") as file:
             found[name] = (stat.S_IMODE(os.stat(path).st_mode), file.read())
     return found
+
+
+class CutLine:
+    """Forwards to the server's port, and cuts each connection once it has carried *max_bytes* to the client.
+
+    Attributes:
+        max_bytes: As above; it may be changed.
+        carried: Bytes that all connections have carried to the client.
+    """
+
+    def __init__(self, port: int, max_bytes: int) -> None:
+        self.carried = 0
+        self._port = port
+        self.max_bytes = max_bytes
+
+    def carry(self, client: socket.socket) -> None:
+        left = self.max_bytes
+        with socket.create_connection(("127.0.0.1", self._port)) as server:
+            requests = threading.Thread(target=self._forward_requests, args=(client, server), daemon=True)
+            requests.start()
+            while left and (data := server.recv(min(left, MIB))):
+                client.sendall(data)
+                self.carried += len(data)
+                left -= len(data)
+            for sock in (client, server):
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+            requests.join()
+
+    @staticmethod
+    def _forward_requests(client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                server.sendall(data)
+            server.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.bulk
+@pytest.mark.timeout(1800)
+def test_five_gigabytes_that_are_interrupted_ten_times_are_hardly_transferred_twice(
+    sshd: Sshd, collect: Path, target: Path, tmp_path: Path
+) -> None:
+    """Each interruption costs at most what is in flight, 24 MiB, and what is compared, 2 MiB."""
+    size = 5 * 1024 * MIB
+    with (collect / "big").open("wb") as file:
+        for offset in range(0, size, 100 * MIB):
+            file.seek(offset)
+            file.write(os.urandom(MIB))
+        file.truncate(size)
+    stage = StageOptions(partial_dir=str(tmp_path / "partial"))
+    line = CutLine(sshd.port, size // 11)
+    for _ in range(10):
+        with listening(line.carry) as port:
+            ssh = sshd.options(port=port, host_key=sshd.host_key)
+            peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=ssh, stage=stage, retry=Retry(tries=1))
+            with pytest.raises(ConnectionLost):
+                peer.stagePeer(str(target))
+        assert os.listdir(target) == []
+    line.max_bytes = size
+    with listening(line.carry) as port:
+        peer.ssh = sshd.options(port=port, host_key=sshd.host_key)
+        assert peer.stagePeer(str(target)) == 1
+    print(f"{line.carried - size} bytes more than {size}, {(line.carried - size) / MIB:.1f} MiB")
+    assert line.carried < size + 10 * (24 + 2) * MIB
+    assert peer.last_report is not None
+    assert [result.outcome for result in peer.last_report.files] == ["resumed"]
+    assert list((tmp_path / "partial").iterdir()) == []
+    subprocess.run(["cmp", str(collect / "big"), str(target / "big")], check=True)

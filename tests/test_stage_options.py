@@ -22,6 +22,7 @@ OTHERS = StageOptions(
     verify="sha256",
     checksums="SHA256SUMS",
     link_dest="/srv/yesterday",
+    partial_dir="/srv/partial",
     bwlimit=1024,
 )
 

@@ -201,6 +201,7 @@ class Reason(str, Enum):
     TARGET_NOT_WRITABLE = "target-not-writable", "This user may not write to the target."
     TARGET_INTERFERED = "target-interfered", "Another process or user changed the private directory in the target."
     WORKING_DIRECTORY_UNUSABLE = "working-directory-unusable", "The local directory for temporary files cannot be used."
+    PARTIAL_DIR_UNUSABLE = "partial-dir-unusable", "The directory for the large files of failed runs cannot be used."
     OWNERSHIP_REFUSED = "ownership-refused", "The system does not let this user change files to that owner."
     LOCAL_IO_ERROR = "local-io-error", "A disk or device of this machine failed."
     LOCAL_FAILURE = (

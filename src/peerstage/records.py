@@ -78,9 +78,9 @@ class FileResult:
         mode: Permission bits in the target, or None if it is not staged.
         mtime: Modification time in whole seconds since the epoch, or None if the peer does not send it.
         error: Why it is not staged, in one line; None if it is.
-        outcome: "staged", "resumed" (staged, and some of its bytes survived a lost connection; only over transports
-            that can resume), "linked" (taken from an earlier staging directory, as a link or a copy), "left-out" (on
-            request) or "failed". The default follows from *error*.
+        outcome: "staged", "resumed" (staged, and some of its bytes survived a lost connection or were kept by an
+            earlier run; only over transports that can resume), "linked" (taken from an earlier staging directory, as a
+            link or a copy), "left-out" (on request) or "failed". The default follows from *error*.
         reason: Why it failed or was left out; None if it is staged.
         sha256: The SHA-256 of the staged file in hexadecimal; None if it was not computed, or the file is not staged.
     """
@@ -239,7 +239,8 @@ class StageReport(metaclass=Documented):
         refused: A result for each entry that was not read: directories, FIFOs, dangling symlinks ...
         left_out: A result for each entry that `StageOptions` leave out; the size of one that was not read is 0.
         retries: How many times a lost connection was re-established.
-        resumed_bytes: Bytes that survived a lost connection and were not sent again; each counts once.
+        resumed_bytes: Bytes that survived a lost connection, or were kept by an earlier run, and were not sent again;
+            each counts once.
         host_key: The SHA-256 fingerprint of the peer's host key, or None if the transport does not know it.
         verify: How the staged files were verified, as in `StageOptions`; "" in reports of earlier versions.
         notes: What the user should know although nothing failed, as sentences; each was logged as a warning.

@@ -50,6 +50,9 @@ class StageOptions(metaclass=Documented):
             are those of its manifest or, with *preserve_times*, of its files. A file that would get another owner, mode
             or time than the earlier one, or cannot be linked, is copied from it. If the directory is missing, or tells
             no times, every file is fetched, and the report's notes say so. None links nothing.
+        partial_dir: The absolute path of a local directory in which a failed run keeps its large files (8 MiB and more
+            have arrived), for the next run to continue; None keeps nothing. It has mode 0700, belongs to this process's
+            user, is on the target's file system, and is created if only it is missing. Not over SCP or rcp.
 
     Raises:
         ValueError: If a value is invalid.
@@ -65,6 +68,7 @@ class StageOptions(metaclass=Documented):
     manifest: bool = False
     bwlimit: int | None = None
     link_dest: str | None = None
+    partial_dir: str | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -179,4 +183,5 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "manifest": _check_flag,
     "bwlimit": _check_bwlimit,
     "link_dest": _check_directory,
+    "partial_dir": _check_directory,
 }

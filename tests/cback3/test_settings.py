@@ -106,6 +106,12 @@ def test_a_checksum_file_means_that_files_are_compared_with_it(path: Path) -> No
     assert settings.of_peer(None).stage == StageOptions(verify="sha256", checksums="SHA256SUMS")
 
 
+def test_a_peer_without_sftp_may_have_no_partial_dir(path: Path) -> None:
+    settings = read(path, "[stage]\npartial_dir = /srv/partial\n\n[peer db1]\npartial_dir = none\n")
+    assert settings.of_peer("db1").stage == StageOptions()
+    assert settings.of_peer("db2").stage == settings.of_peer(None).stage == StageOptions(partial_dir="/srv/partial")
+
+
 MISTAKES = {
     "an unknown key": ("[stage]\nparalel = 4\n", r"Line 2: unknown key 'paralel'; valid keys are .*parallel"),
     "a key of the stage for a peer": ("[peer db1]\nparallel = 4\n", "Line 2: unknown key 'parallel'"),
@@ -125,6 +131,10 @@ MISTAKES = {
         "Line 2: transport cannot be 'ftp': one of auto, sftp, scp",
     ),
     "an invalid deadline": ("[stage]\ndeadline = -1\n", "Line 2: deadline cannot be '-1'"),
+    "a relative directory": (
+        "[stage]\npartial_dir = partial\n",
+        "Line 2: partial_dir cannot be 'partial': .*an absolute path",
+    ),
     "a number for a flag": ("[stage]\ndurable = 1\n", "Line 2: durable cannot be '1': yes or no"),
     "a checksum file elsewhere": ("[stage]\nchecksums = a/b\n", "Line 2: checksums cannot be 'a/b': .*a directory"),
     "too low a bandwidth limit": ("[stage]\nbwlimit = 20\n", "Line 2: bwlimit cannot be '20': .*1024 or more"),

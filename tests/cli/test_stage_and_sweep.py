@@ -135,6 +135,34 @@ def test_a_bandwidth_that_cannot_be_limited_is_wrong_usage(
     assert message in done.stderr
 
 
+def test_a_transport_that_cannot_continue_files_is_wrong_usage(command: Command, collect: Path, target: Path) -> None:
+    options = ["--partial-dir", str(target.parent / "partial"), "--transport", "guarded"]
+    done = command.reach("stage", *options, command.spec(collect), target)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--partial-dir requires SFTP" in done.stderr
+
+
+def test_a_partial_dir_that_others_can_read_is_an_error_of_this_machine(
+    command: Command, collect: Path, target: Path
+) -> None:
+    (collect / "one").write_bytes(b"1")
+    done = command.reach("stage", "--json", "--partial-dir", str(collect), command.spec(collect), target)
+    assert done.returncode == 6
+    assert json.loads(done.stdout)["reason"] == "partial-dir-unusable"
+    assert "must be 0700. Run `chmod 700 " in json.loads(done.stdout)["error"]
+    assert os.listdir(target) == []
+
+
+def test_large_files_are_kept_in_a_directory_relative_to_this_one(
+    command: Command, collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (collect / "one").write_bytes(b"1")
+    monkeypatch.chdir(target.parent)
+    assert command.reach("stage", "--partial-dir", "partial", command.spec(collect), target).returncode == 0
+    assert stat.S_IMODE((target.parent / "partial").stat().st_mode) == 0o700
+    assert os.listdir(target) == ["one"]
+
+
 def test_dry_run_lists_what_would_come_and_writes_nothing(command: Command, collect: Path, target: Path) -> None:
     (collect / "one").write_bytes(b"1" * 1000)
     (collect / "sub").mkdir()

@@ -17,9 +17,13 @@ import pytest
 from target_cases import memory_peer_of, stage_into
 
 from peerstage import verify
+from peerstage.errors import ConnectionLost
+from peerstage.records import RESUMED, STAGED
 from peerstage.stage_options import StageOptions
 from peerstage.target import durability
 from peerstage.testing.contract import files_in
+from peerstage.testing.memory import MemoryFile
+from support.kept import Peer, scaled_down, stage_from
 
 pytestmark = pytest.mark.usefixtures("patience")
 
@@ -177,3 +181,34 @@ def test_a_run_that_is_killed_between_any_two_steps_leaves_a_manifest_that_is_ol
         step += 1
     order = [(0, True, True), (1, True, True), (2, True, True), (2, False, True), (2, False, False)]
     assert [phase for at, phase in enumerate(seen) if phase not in seen[:at]] == order
+
+
+def test_a_run_with_kept_files_that_is_killed_between_any_two_steps_leaves_nothing_wrong(
+    quick_target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed as it takes a file over, as it continues it, and as it keeps it; the next run may start over."""
+    target, partial_dir = quick_target / "target", quick_target / "partial"
+    target.mkdir()
+    files = {b"big": MemoryFile(hashlib.sha256(b"big").digest() * 500, mtime=1)}
+    step, outcomes, killed = 0, set(), True
+
+    def run_killed_before_the_step() -> None:
+        kill = KilledBefore(step)
+        for name in (*STEPS, "ftruncate", "chmod"):
+            setattr(os, name, kill.wrap(getattr(os, name)))
+        stage_from(Peer(files, 4000, chunk_size=1000), target, partial_dir)
+
+    with scaled_down():
+        while killed:
+            with pytest.raises(ConnectionLost):
+                stage_from(Peer(files, 8000, chunk_size=1000), target, partial_dir)
+            _, killed = in_a_process(run_killed_before_the_step)
+            report = stage_from(Peer(files), target, partial_dir)
+            outcomes.add(report.files[0].outcome)
+            assert files_in(target) == {b"big": files[b"big"].data}
+            assert os.listdir(target) == ["big"]
+            assert [name for name in os.listdir(partial_dir) if (partial_dir / name).stat().st_size] == []
+            (target / "big").unlink()
+            step += 1
+    assert outcomes == {STAGED, RESUMED}
+    assert step > 20

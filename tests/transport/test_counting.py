@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from peerstage.errors import ConnectionLost
 from peerstage.records import KIB, MIB, Entry
 from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget
 from peerstage.target.base import ranges_to_fetch
 from peerstage.transport.counting import CountingTarget
 from support.incoming import admit_one
+from support.kept import COMPARED, scaled_down, target_with
 
 SIZE = 6 * MIB
 DATA = random.Random(0).randbytes(SIZE)
@@ -69,3 +72,23 @@ def test_a_file_replaced_between_connections_counts_once(staging_target: Directo
     deliver(counting, DATA, 4 * MIB)
     deliver(counting, DATA[::-1], 2 * SIZE)
     assert (counting.files, counting.bytes, counting.high_water) == (1, SIZE, SIZE + 1)
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_what_an_earlier_run_has_kept_is_shown_but_extends_no_deadline(
+    target: Path, tmp_path: Path, is_same: bool
+) -> None:
+    """If it turns out to be of another version, all of the file counts as received."""
+    with scaled_down():
+        with contextlib.suppress(ConnectionLost), target_with(target, tmp_path / "partial") as staging_target:
+            fetch(CountingTarget(staging_target), DATA, 4 * MIB)
+            raise ConnectionLost("Gone.")
+        with target_with(target, tmp_path / "partial") as staging_target:
+            counting = CountingTarget(staging_target)
+            shown: list[int] = []
+            counting._on_change = lambda: shown.append(counting.bytes)
+            fetch(counting, DATA if is_same else bytes(SIZE), 2 * SIZE)
+    assert shown[0] >= 4 * MIB - COMPARED
+    assert (counting.files, counting.bytes) == (1, SIZE)
+    received = 2 * MIB if is_same else SIZE
+    assert received < counting.high_water <= received + COMPARED + 1

@@ -16,10 +16,10 @@
 
 The other keys are ``known_hosts``, ``host_key``, ``jump``, ``ssh_config``, ``connect_timeout``, ``elevate`` and
 ``deadline``, and those of `StageOptions`: ``durable``, ``preserve_times``, ``include``, ``exclude``, ``max_size``,
-``checksums`` and ``bwlimit``, of which only the last does not apply to local peers; ``checksums`` means
-``verify="sha256"``, too. Paths and patterns are separated by spaces; ``none`` means none. For keys that are not set,
-the ssh configuration of ``backup_user`` applies. Invalid settings raise an error with file and line before anything is
-connected.
+``checksums``, ``partial_dir`` and ``bwlimit``, of which only the last does not apply to local peers; ``checksums``
+means ``verify="sha256"``, too. Paths and patterns are separated by spaces; ``none`` means none. For keys that are not
+set, the ssh configuration of ``backup_user`` applies. Invalid settings raise an error with file and line before
+anything is connected.
 """
 
 from __future__ import annotations
@@ -74,6 +74,10 @@ def _parse_checksums(text: str) -> str | None:
     return None if text == "none" else StageOptions(verify="sha256", checksums=text).checksums
 
 
+def _parse_directory(text: str) -> str | None:
+    return None if text == "none" else text
+
+
 def _parse_option(kind: type[Any], name: str, parse: Callable[[str], Any], text: str) -> Any:
     return getattr(kind(**{name: parse(text)}), name)
 
@@ -99,6 +103,7 @@ _STAGE: dict[str, Callable[[str], Any]] = {
     "checksums": _parse_checksums,
     "manifest": _parse_flag,
     "bwlimit": parse_size,
+    "partial_dir": _parse_directory,
 }
 _KEYS: dict[str, Callable[[str], Any]] = {
     "transport": _parse_transport,

@@ -180,6 +180,10 @@ def build_stage_options(
     link_dest: Annotated[
         str | None, option("DIR", "Link to the files of this earlier staging directory that are unchanged.", "none")
     ] = None,
+    partial_dir: Annotated[
+        str | None,
+        option("DIR", "Keep the large files of a failed run in this directory, and continue them next time.", "none"),
+    ] = None,
 ) -> StageOptions:
     """Return what the options say that is wanted of a stage.
 
@@ -197,6 +201,7 @@ def build_stage_options(
         manifest=manifest,
         bwlimit=_parse_size_option("bwlimit", bwlimit),
         link_dest=None if link_dest is None else os.path.abspath(link_dest),
+        partial_dir=None if partial_dir is None else os.path.abspath(partial_dir),
     )
 
 

@@ -106,6 +106,7 @@ class LocalPeer(BackupPeer):
         with with_peer_name(self.name):
             target = validate_target_directory(targetDir)
         owner, mode = validate_ownership(ownership), validate_permissions(permissions)
+        directory = os.fsencode(self.collectDir)
         self._watchdog = watchdog = Watchdog(self.limits, peer=self.name)
         transport = LocalTransport(watchdog, include_hidden=True, follow_symlinks=False)
         try:
@@ -117,8 +118,9 @@ class LocalPeer(BackupPeer):
                     ownership=owner,
                     permissions=mode,
                     peer=self.name,
+                    directory=directory,
                 )
-                report = stage(transport, os.fsencode(self.collectDir), staging_target, watchdog=watchdog)
+                report = stage(transport, directory, staging_target, watchdog=watchdog)
         except StageError as exc:
             self.last_report = exc.report
             if not isinstance(exc, IncompleteStage):

@@ -23,6 +23,7 @@ from peerstage.peer.attributes import (
 )
 from peerstage.peer.base import records_last_error, validate_ownership
 from peerstage.peer.managed import ManagedPeer
+from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
 from peerstage.records import Limits, Progress, StrOrBytesPath, validate_permissions
 from peerstage.ssh.options import SSHOptions
@@ -202,6 +203,7 @@ class RemotePeer(ManagedPeer):
                     permissions=mode,
                     threads=not self.isolated and user is None,
                     peer=self.name,
+                    directory=directory,
                 )
                 self.last_report = stage(transport, directory, staging_target, watchdog=self._watchdog)
         except StageError as exc:
@@ -341,8 +343,13 @@ class RemotePeer(ManagedPeer):
             preserve_times=self.stage.preserve_times,
             bwlimit=self.stage.bwlimit,
             link_dest=self.stage.link_dest is not None,
+            needs_ranges=self.stage.partial_dir is not None and not self._has_no_sftp,
             working_directory=self.workingDir,
         )
 
     def _remember_missing_sftp(self) -> None:
         self._has_no_sftp = True
+        if self.stage.partial_dir is not None:
+            PeerLog("peerstage.peer", self.name).warning(
+                "SCP cannot fetch parts of files, so that no file is continued from the partial_dir."
+            )

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable, Sequence
 from peerstage.errors import EntryError, ProtocolError, TargetError
 from peerstage.reasons import Reason
 from peerstage.records import Entry, Limits
-from peerstage.target.disk_errors import NAME_ERRORS, disk_error, name_error
+from peerstage.target.disk_errors import NAME_ERRORS, disk_error, disk_errors, name_error
+from peerstage.target.kept_files import KeptFiles
 from peerstage.target.link_dest import LinkSource
 from peerstage.target.manifest import reserved_name_error
 from peerstage.target.partial_file import PartialFile
@@ -30,6 +31,7 @@ class Admission:
         limits: Limits on sizes and on free space.
         reserved: Names that the run itself uses in the target.
         link_source: An earlier staging directory, from which unchanged files are taken; None without one.
+        kept: The files that earlier runs have kept; None without a directory for them.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Admission:
         limits: Limits,
         reserved: Collection[bytes] = (),
         link_source: LinkSource | None = None,
+        kept: KeptFiles | None = None,
     ) -> None:
         self._reserved = reserved
         self._run = run
@@ -52,6 +55,7 @@ class Admission:
         self._link_source = link_source
         self._next_number = 0
         self._is_second_fetch = False
+        self._kept = kept
 
     def admit(self, entries: Sequence[Entry], *, needs_space: bool = True) -> list[PartialFile]:
         """Return the files to fetch; see `Target.admit`.
@@ -63,9 +67,15 @@ class Admission:
             entries: Files that the peer has.
             needs_space: Whether their data is yet to be written. If not, they are on this file system already.
         """
+        if self._kept is not None:
+            self._kept.note_listed(entries)
         admitted = [file for file in self._admit_entries(entries) if not file.is_finished]
         if needs_space and admitted:
-            self._require_space()
+            with disk_errors(self._run.target):
+                self._take_over_kept(admitted)
+                self._require_space()
+                if self._kept is not None:
+                    self._kept.sync()
         return admitted
 
     def start_over(self, file: PartialFile) -> None:
@@ -84,6 +94,12 @@ class Admission:
                 yield self._admit_entry(entry)
             elif name in self._files:  # over an earlier connection, which listed another size
                 self.discard(self._files[name])
+
+    def _take_over_kept(self, files: Sequence[PartialFile]) -> None:
+        if self._kept is not None and self._kept.has_candidates and not self._is_second_fetch:
+            for file in files:
+                if not file.has_begun:
+                    self._kept.take_over(file)
 
     def _admit_entry(self, entry: Entry) -> PartialFile:
         """Return the file for *entry*: the one that was begun if the entry is unchanged, or a new one."""
@@ -129,12 +145,12 @@ class Admission:
     def _require_space(self) -> None:
         """Raise `TargetError` unless the target's file system has space and inodes for all that is missing."""
         run = self._run
-        try:
-            found = os.fstatvfs(self._target_fd)
-        except OSError as exc:
-            raise disk_error(exc, run.target) from exc
+        found = os.fstatvfs(self._target_fd)
         is_root = os.geteuid() == 0
         free = (found.f_bfree if is_root else found.f_bavail) * found.f_frsize
+        excess = run.missing_bytes - (free - self._free_bytes)
+        if run.missing_bytes and excess > 0 and self._kept is not None:
+            free += self._kept.make_space(excess)
         if run.missing_bytes and run.missing_bytes > free - self._free_bytes:
             kept = f", and {self._free_bytes} are to be left (Limits.free_bytes)" if self._free_bytes else ""
             message = f"{run.missing_bytes} bytes are to be staged, but only {free} are free{kept}. Free some space"

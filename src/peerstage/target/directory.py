@@ -7,36 +7,29 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from peerstage.errors import EntryError, NotAvailable, StageError
 from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
-from peerstage.records import (
-    FAILED,
-    LINKED,
-    RESUMED,
-    STAGED,
-    Entry,
-    FileResult,
-    Limits,
-    Ownership,
-    StageReport,
-)
+from peerstage.records import Entry, FileResult, Limits, Ownership, StageReport
 from peerstage.stage_options import StageOptions
 from peerstage.target import durability
 from peerstage.target.admission import Admission
 from peerstage.target.attributes import StagedAttributes
 from peerstage.target.base import CommandTarget, Selection
 from peerstage.target.disk_errors import NAME_ERRORS, disk_error, disk_errors, name_error
-from peerstage.target.file_descriptors import NO_FOLLOW, close_quietly, open_directory
+from peerstage.target.file_descriptors import close_quietly, open_directory
+from peerstage.target.file_results import result_of, result_of_refused
+from peerstage.target.kept_files import KeptFiles
 from peerstage.target.link_dest import LinkSource
 from peerstage.target.manifest import NAMES as MANIFEST_NAMES
 from peerstage.target.manifest_writer import ManifestWriter, require_manifest_names
 from peerstage.target.name_collisions import find_collisions
 from peerstage.target.partial_file import PartialFile
 from peerstage.target.peer_checksums import find_differences
+from peerstage.target.prepare import prepare_all
 from peerstage.target.private_directory import PrivateDirectory, require_posix
 from peerstage.target.run_state import Failure, RunState
 from peerstage.target.select import Selector
@@ -50,7 +43,8 @@ _VANISHED = "The peer no longer lists it: it was removed. Let the peer finish co
 class DirectoryTarget(CommandTarget):
     """Stages files into an existing directory.
 
-    Use as a context manager: leaving the block without `commit` publishes nothing and leaves nothing behind.
+    Use as a context manager: leaving the block without `commit` publishes nothing, and leaves nothing behind but the
+    large files that are kept in `StageOptions.partial_dir`.
 
     Args:
         path: The directory. It is opened once, and everything is done relative to that descriptor, so a directory that
@@ -62,7 +56,8 @@ class DirectoryTarget(CommandTarget):
             where they are unknown.
         threads: Whether a thread may start writing data to the disk while more arrives, if the stage is durable.
         digests: Whether the report has the SHA-256 of every staged file.
-        peer: The peer's name, for the log and the report.
+        peer: The peer's name, for the log, the report, and to find kept files.
+        directory: The peer's directory, to find kept files.
 
     Attributes:
         published: Number of files that have their final names.
@@ -70,7 +65,8 @@ class DirectoryTarget(CommandTarget):
 
     Raises:
         ValueError: If *permissions* is not an integer from 0 to 0o777.
-        TargetError: If the target cannot be written to. Raised on entering.
+        TargetError: If the target cannot be written to, or `StageOptions.partial_dir` cannot be used. Raised on
+            entering.
         NotAvailable: If this is not a POSIX system. Raised on entering.
     """
 
@@ -85,6 +81,7 @@ class DirectoryTarget(CommandTarget):
         threads: bool = True,
         digests: bool = False,
         peer: str = "",
+        directory: bytes = b"",
     ) -> None:
         self.path = path
         self.options = options or StageOptions()
@@ -100,12 +97,14 @@ class DirectoryTarget(CommandTarget):
         if self.selector.selects or self.limits.file_bytes is not None or self.options.link_dest is not None:
             self.selection = Selection.SOME
         self.peer = peer
+        self.directory = directory
         self._log = PeerLog("peerstage.target", peer)
         self._files: dict[bytes, PartialFile] = {}
         self._refused: dict[bytes, Failure] = {}
         self._workspace: Workspace | None = None
         self._manifest: ManifestWriter | None = None
         self._reserved_names = MANIFEST_NAMES if self.options.manifest else frozenset()
+        self._kept: KeptFiles | None = None
 
     def __enter__(self) -> DirectoryTarget:
         require_posix()
@@ -116,6 +115,19 @@ class DirectoryTarget(CommandTarget):
                 if self.options.manifest:
                     require_manifest_names(self._target_fd, self.path)
                 self._private = PrivateDirectory(self._target_fd, self.path, self._log)
+                try:
+                    if self.options.partial_dir is not None:
+                        self._kept = KeptFiles(
+                            self.options.partial_dir,
+                            target_fd=self._target_fd,
+                            private_fd=self._private.fd,
+                            peer=self.peer,
+                            directory=self.directory,
+                            log=self._log,
+                        )
+                except BaseException:
+                    self._private.remove()
+                    raise
             except BaseException:
                 close_quietly(self._target_fd)
                 raise
@@ -129,8 +141,17 @@ class DirectoryTarget(CommandTarget):
             self._manifest = ManifestWriter(self._target_fd, self._private.fd, self.path, self._log)
         self._link_source = self._open_link_source()
         self._admission = Admission(
-            self._run, self._target_fd, self._files, self.selector, self.limits, self._reserved_names, self._link_source
+            self._run,
+            self._target_fd,
+            self._files,
+            self.selector,
+            self.limits,
+            self._reserved_names,
+            self._link_source,
+            self._kept,
         )
+        if self._kept is not None and self._kept.has_candidates:
+            self.selection = Selection.SOME
         return self
 
     def _open_link_source(self) -> LinkSource | None:
@@ -155,8 +176,12 @@ class DirectoryTarget(CommandTarget):
                 self._link_source.close()
             if self._workspace is not None:
                 self._workspace.close()
-            self._private.remove()
+            if self._kept is not None and self._private.belongs_to_this_process() and not self.published:
+                self._kept.keep(self._files.values(), error)
         finally:
+            self._private.remove()
+            if self._kept is not None:
+                self._kept.close()
             self._run.writeback.close()
             close_quietly(self._target_fd)
 
@@ -183,24 +208,13 @@ class DirectoryTarget(CommandTarget):
         """
         for name in list(self._files):
             file = self._files.pop(name)
-            yield self._result_of(file, can_resume=can_resume)
+            yield result_of(file, self._attributes.mode_of, can_resume=can_resume)
 
     def pop_refused(self) -> Iterator[FileResult]:
         """Yield the result of each refused entry, and free it."""
         refused, self._refused = self._refused, {}
         for name in list(refused):
-            yield _result_of_refused(name, refused.pop(name))
-
-    def _result_of(self, file: PartialFile, *, can_resume: bool) -> FileResult:
-        entry, failure, name = file.entry, file.failure, os.fsdecode(file.entry.name)
-        if failure is not None:
-            return FileResult(name, entry.size, None, entry.mtime, failure.text, FAILED, failure.reason)
-        outcome = RESUMED if can_resume and file.resumed_bytes else STAGED
-        outcome = outcome if file.linked is None else LINKED
-        sha256 = None if file.sha256 is None else file.sha256.hex()
-        return FileResult(
-            name, entry.size, self._attributes.mode_of(entry), entry.mtime, outcome=outcome, sha256=sha256
-        )
+            yield result_of_refused(name, refused.pop(name))
 
     def admit(self, entries: Sequence[Entry]) -> list[PartialFile]:
         if self._refused:  # over an earlier connection, which may have listed them otherwise
@@ -306,7 +320,7 @@ class DirectoryTarget(CommandTarget):
             for file, difference in self._find_differences(check):
                 file.fail(difference)
             ready = deque(file for file in ready if file.is_ready)
-            self._prepare_all(ready, check)
+            prepare_all(ready, self._attributes, self._private.fd, durable=self.options.durable, check=check)
             for file, error in find_collisions(ready, self._target_fd, self._private.fd, self._reserved_names):
                 file.fail(error)
             ready = deque(file for file in ready if file.is_ready)
@@ -323,6 +337,8 @@ class DirectoryTarget(CommandTarget):
                     self._write_manifest(self._manifest, summarize)
                 self._manifest.publish()
                 self._sync_names()
+            if self._kept is not None:
+                self._kept.remove_unlisted()
         except StageError:
             raise
         except OSError as exc:
@@ -338,26 +354,6 @@ class DirectoryTarget(CommandTarget):
         checksums = self.options.checksums
         if checksums is not None and any(file.is_ready for file in self._files.values()):
             yield from find_differences(checksums, self._files, self._refused)
-
-    def _prepare_all(self, ready: Collection[PartialFile], check: Callable[[], object]) -> None:
-        """Set owner, mode and time of every file but those that are links, and write the data to the disk."""
-        few = len(ready) <= durability.MAX_FSYNCS
-        sync_each = self.options.durable and (few or not durability.is_syncfs_reliable(self._target_fd))
-        for file in ready:
-            check()
-            self._prepare(file, sync=sync_each)
-        if self.options.durable and ready and not sync_each:
-            durability.syncfs(self._target_fd)
-
-    def _prepare(self, file: PartialFile, *, sync: bool) -> None:
-        fd = os.open(file.private_name, os.O_RDONLY | NO_FOLLOW, dir_fd=self._private.fd)
-        try:
-            if file.linked is None or file.linked.is_copy:
-                self._attributes.set(fd, file.entry)
-            if sync:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def _publish(self, file: PartialFile) -> bool:
         try:
@@ -385,12 +381,11 @@ class DirectoryTarget(CommandTarget):
 
         manifest.write(
             report,
-            (self._result_of(file, can_resume=bool(report.resumed_bytes)) for file in self._files.values()),
-            (_result_of_refused(name, failure) for name, failure in self._refused.items()),
+            (
+                result_of(file, self._attributes.mode_of, can_resume=bool(report.resumed_bytes))
+                for file in self._files.values()
+            ),
+            (result_of_refused(name, failure) for name, failure in self._refused.items()),
             {name: file.sha256 for name, file in self._files.items() if file.is_ready},
             finish,
         )
-
-
-def _result_of_refused(name: bytes, failure: Failure) -> FileResult:
-    return FileResult(os.fsdecode(name), 0, None, None, failure.text, FAILED, failure.reason)

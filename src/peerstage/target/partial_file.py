@@ -14,6 +14,7 @@ from peerstage.target.digest import PrefixDigest
 from peerstage.target.disk_errors import disk_error, disk_errors
 from peerstage.target.file_descriptors import NO_FOLLOW, closing
 from peerstage.target.link_dest import Linked, LinkSource
+from peerstage.target.ranges import Ranges
 from peerstage.target.received_data import ReceivedData
 from peerstage.target.run_state import Failure, RunState
 
@@ -29,12 +30,13 @@ _UNFINISHED = Failure("The run ended before it was complete.", Reason.INCOMPLETE
 class _Transfer:
     """State of a file that is needed only while its bytes arrive."""
 
-    __slots__ = ("data", "digest", "fd", "is_created")
+    __slots__ = ("data", "digest", "fd", "has_record", "is_created")
 
     def __init__(self, size: int, digest: PrefixDigest | None) -> None:
         self.data = ReceivedData(size)
         self.digest = digest
         self.is_created = False
+        self.has_record = False
         self.fd = -1
 
 
@@ -110,6 +112,46 @@ class PartialFile(IncomingFile):
             return tuple(self._transfer.data.missing())
         return () if self.is_finished or not self.entry.size else ((0, self.entry.size),)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is something of the file already."""
+        return self._transfer is not None
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the file was taken over, and nothing was written to it since."""
+        return self._transfer is not None and self._transfer.has_record
+
+    def ranges_to_keep(self) -> Ranges:
+        """Return what has arrived of one version of the file; nothing if it has failed."""
+        ranges = Ranges()
+        if self.linked is not None:  # a link shares its data with the earlier file, which must not change
+            pass
+        elif self.is_ready:
+            ranges.add(0, self.entry.size)
+        elif self._transfer is not None and not self._transfer.has_record:
+            ranges = self._transfer.data.consistent_ranges
+        return ranges
+
+    def take_over(self, ranges: Ranges, samples: Ranges) -> None:
+        """Begin with what an earlier run has kept, which is already in the private directory, with its record.
+
+        Args:
+            ranges: What was kept.
+            samples: Parts of it that are fetched again and compared.
+
+        Raises:
+            ProtocolError: If the run has too many ranges.
+        """
+        transfer = self._begin_transfer()
+        transfer.is_created = transfer.has_record = True
+        self._is_resumed = True
+        transfer.data.take_over(ranges, samples)
+        self._run.missing_bytes -= ranges.size
+        self._run.uncreated_files -= 1
+        self._run.count_ranges(transfer.data.range_count)
+        self.resumed_bytes = ranges.size - samples.size
+
     def resume(self) -> None:
         """Continue the file over another connection."""
         if self.linked is not None:
@@ -129,14 +171,22 @@ class PartialFile(IncomingFile):
             raise ProtocolError("The peer sent more bytes than the file's announced size.", path=self.entry.name)
         transfer = self._begin_transfer()
         data, digest = transfer.data, transfer.digest
+        ranges, received = data.range_count, data.received_bytes
         try:
             fd = self._open(transfer)
+            if transfer.has_record:
+                os.ftruncate(fd, self.entry.size)
+                transfer.has_record = False
+            if any(
+                _differs_from_disk(fd, offset, buffers, *part) for part in data.samples_within(offset, offset + length)
+            ):
+                data.drop_earlier()
+                self.resumed_bytes = 0
             if digest is not None:
                 digest.compare(fd, offset, buffers, length)
             _pwrite_all(fd, buffers, offset, length)
         except OSError as exc:
             raise disk_error(exc, self._run.target) from exc
-        ranges, received = data.range_count, data.received_bytes
         data.add(offset, buffers, length)
         self._run.missing_bytes -= data.received_bytes - received
         if data.received_bytes < received:  # the file was replaced on the peer; earlier bytes are dropped
@@ -272,6 +322,12 @@ class PartialFile(IncomingFile):
 
 def _too_short(size_on_disk: int, size: int) -> IncompleteFile:
     return IncompleteFile(f"{size_on_disk} of {size} bytes are on the disk. Stage again.")
+
+
+def _differs_from_disk(fd: int, offset: int, buffers: Sequence[Buffer], start: int, end: int) -> bool:
+    """Return whether *buffers*, to be written at *offset*, differ from the disk between *start* and *end*."""
+    arrived = b"".join(buffers)[start - offset : end - offset]
+    return os.pread(fd, end - start, start) != arrived
 
 
 def _pwrite_all(fd: int, buffers: Sequence[Buffer], offset: int, length: int) -> None:

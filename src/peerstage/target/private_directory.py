@@ -79,6 +79,10 @@ class PrivateDirectory:
             reason=Reason.TARGET_INTERFERED,
         )
 
+    def belongs_to_this_process(self) -> bool:
+        """Return False in a forked child."""
+        return self._owner.is_current()
+
     def remove(self) -> None:
         """Remove the directory with its content. If that fails, log it and leave the rest to the next sweep.
 

@@ -26,10 +26,20 @@ class Ranges:
         """Number of bytes from 0 on that are in the set without a gap."""
         return self._ends[0] if self._starts and not self._starts[0] else 0
 
+    @property
+    def size(self) -> int:
+        """Number of bytes in the set."""
+        return sum(self._ends) - sum(self._starts)
+
     def contains(self, start: int, end: int) -> bool:
         """Return whether all bytes from *start* up to *end* are in the set."""
         index = bisect_right(self._starts, start) - 1
         return start >= end or (index >= 0 and self._ends[index] >= end)
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Return whether any byte from *start* up to *end* is in the set."""
+        index = bisect_right(self._ends, start)
+        return start < end and index < len(self._starts) and self._starts[index] < end
 
     def add(self, start: int, end: int) -> int:
         """Add the bytes from *start* up to *end*; return how many of them are new."""
@@ -64,6 +74,18 @@ class Ranges:
             position = end
         if position < size:
             yield position, size
+
+    def without(self, other: Ranges) -> Ranges:
+        """Return the bytes of this set that *other* does not have."""
+        rest = Ranges()
+        gaps = [*other.missing(self._ends[-1])] if self._ends else []
+        for start, end in self:
+            index = bisect_right(gaps, (start, start)) - 1
+            for gap_start, gap_end in gaps[max(0, index) :]:
+                if gap_start >= end:
+                    break
+                rest.add(max(start, gap_start), min(end, gap_end))
+        return rest
 
     def covers(self, size: int) -> bool:
         """Return whether the set is exactly the bytes below *size*."""

@@ -6,7 +6,7 @@ and compared. If any differs, everything from earlier connections is dropped.
 
 Samples are the end of the first range that arrived, of the latest, and of the ranges at 1, 2, 4, 8 ... MiB. A replaced
 file with the same attributes that differs only elsewhere, such as a database file with a few changed pages, is not
-detected.
+detected. Of what an earlier run has kept, there are other samples, on the disk (see `kept_files`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from peerstage.target.ranges import Ranges
 SAMPLE_BYTES = 2 * KIB
 #: Samples of one file: the first one, and the latest others.
 _MAX_SAMPLES = 8
+_NOTHING = Ranges()
 
 
 class ReceivedData:
@@ -33,7 +34,10 @@ class ReceivedData:
         received_bytes: Bytes that have arrived and are kept.
     """
 
-    __slots__ = ("_confirmed", "_last_sample", "_next_sample", "_ranges", "_samples", "_size", "received_bytes")
+    __slots__ = (
+        *("_confirmed", "_kept_samples", "_last_sample", "_next_sample", "_ranges", "_samples", "_size"),
+        "received_bytes",
+    )
 
     def __init__(self, size: int) -> None:
         self.received_bytes = 0
@@ -43,6 +47,7 @@ class ReceivedData:
         self._samples: list[tuple[int, bytes]] = []
         self._last_sample: tuple[int, bytes] | None = None
         self._next_sample = 0
+        self._kept_samples = _NOTHING
 
     @property
     def range_count(self) -> int:
@@ -58,6 +63,37 @@ class ReceivedData:
     def is_complete(self) -> bool:
         """Whether every byte has arrived, and all samples of earlier connections are confirmed."""
         return self._ranges.covers(self._size) and not any(self._unconfirmed())
+
+    @property
+    def consistent_ranges(self) -> Ranges:
+        """What has arrived of one version of the file.
+
+        While samples are unconfirmed, what came over this connection may be of another version than what came before;
+        then it is the larger of the two.
+        """
+        if self._confirmed is None or not any(self._unconfirmed()):
+            return self._ranges
+        earlier = self._ranges.without(self._confirmed)
+        return max(earlier, self._confirmed, key=lambda ranges: ranges.size)
+
+    def take_over(self, ranges: Ranges, samples: Ranges) -> None:
+        """Begin with *ranges* that an earlier run has kept.
+
+        Args:
+            ranges: What was kept.
+            samples: Parts of it. When they arrive again, the caller compares them with the disk; see `samples_within`.
+        """
+        self._ranges, self._kept_samples, self._confirmed = ranges, samples, Ranges()
+        self.received_bytes = ranges.size
+
+    def samples_within(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of the kept samples within a range that has arrived, to be compared before it is written.
+
+        If one differs, the caller calls `drop_earlier`.
+        """
+        for low, high in self._kept_samples:
+            if low < end and offset < high:
+                yield max(low, offset), min(high, end)
 
     def resume(self) -> None:
         """Start another connection; data of earlier ones has to be confirmed."""
@@ -81,7 +117,7 @@ class ReceivedData:
         """Record that *buffers*, *length* bytes in all, have arrived at *offset*."""
         if self._confirmed is not None:
             if any(_differs(offset, buffers, length, *sample) for sample in self._samples):
-                self._drop_earlier()
+                self.drop_earlier()
             else:
                 self._confirmed.add(offset, offset + length)
         self.received_bytes += self._ranges.add(offset, offset + length)
@@ -94,12 +130,16 @@ class ReceivedData:
             for start, sample in self._samples:
                 if not self._confirmed.contains(start, start + len(sample)):
                     yield start, start + len(sample)
+            for start, end in self._kept_samples:
+                if not self._confirmed.contains(start, end):
+                    yield start, end
 
-    def _drop_earlier(self) -> None:
+    def drop_earlier(self) -> None:
         """Drop the data of earlier connections: it belongs to another version of the file."""
         self._ranges, self._confirmed = self._confirmed or Ranges(), None
-        self.received_bytes = sum(end - start for start, end in self._ranges)
+        self.received_bytes = self._ranges.size
         self._samples, self._last_sample, self._next_sample = [], None, 0
+        self._kept_samples = _NOTHING
 
     def _keep_sample(self, end: int, buffers: Sequence[Buffer]) -> None:
         sample = _tail(buffers)

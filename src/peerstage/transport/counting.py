@@ -22,7 +22,7 @@ class CountingTarget(CommandTarget):
     Attributes:
         files: Files that are complete or have failed.
         bytes: Bytes that the target has.
-        high_water: The highest sum of *files* and *bytes* so far.
+        high_water: The highest sum of *files* and *bytes* so far, without those bytes that an earlier run has kept.
     """
 
     def __init__(self, target: Target, on_change: Callable[[], object] = lambda: None) -> None:
@@ -33,6 +33,8 @@ class CountingTarget(CommandTarget):
         self._target = target
         self._on_change = on_change
         self._unfinished: dict[bytes, int] = {}  # bytes of each file that has some
+        self._kept: dict[bytes, int] = {}
+        self._all_kept = 0
 
     def admit(self, entries: Sequence[Entry]) -> Sequence[IncomingFile]:
         files = self._target.admit(entries)
@@ -43,7 +45,13 @@ class CountingTarget(CommandTarget):
     def _begin(self, file: IncomingFile) -> IncomingFile:
         name = file.entry.name
         received, count = _received_ranges(file)
-        self.bytes += count - self._unfinished.pop(name, 0)  # a file that starts over has nothing
+        before = self._unfinished.pop(name, 0)
+        if not count:
+            self._all_kept -= self._kept.pop(name, 0)
+        elif not before:
+            self._kept[name] = count
+            self._all_kept += count
+        self.bytes += count - before  # a file that starts over has nothing
         if count:
             self._unfinished[name] = count
         return _CountingFile(file, received, self)
@@ -70,24 +78,34 @@ class CountingTarget(CommandTarget):
     def count_file(self, name: bytes, *, has_failed: bool = False) -> None:
         """Count a file that is complete or has failed; the bytes of a failed one are subtracted."""
         size = self._unfinished.pop(name, 0)
+        kept = self._kept.pop(name, 0)
+        if has_failed:
+            self._all_kept -= kept
         self._add(1, -size if has_failed else 0)
+
+    def count_dropped(self, name: bytes, size: int) -> None:
+        """Count no longer the first *size* bytes of a file, which were of another version."""
+        self._unfinished[name] = self._unfinished.get(name, 0) - size
+        self._all_kept -= self._kept.pop(name, 0)
+        self._add(0, -size)
 
     def _add(self, files: int, size: int) -> None:
         self.files += files
         self.bytes += size
-        self.high_water = max(self.high_water, self.bytes + self.files)
+        self.high_water = max(self.high_water, self.bytes - self._all_kept + self.files)
         self._on_change()
 
 
 class _CountingFile(IncomingFile):
     """Counts each byte of a file once, although some arrive again, and over SCP all of them."""
 
-    __slots__ = ("_counting", "_file", "_received", "entry")
+    __slots__ = ("_counting", "_file", "_is_resumed", "_received", "entry")
 
     def __init__(self, file: IncomingFile, received: Ranges | None, counting: CountingTarget) -> None:
         self.entry = file.entry
         self._file = file
         self._received = received
+        self._is_resumed = received is not None
         self._counting = counting
 
     @property
@@ -95,7 +113,12 @@ class _CountingFile(IncomingFile):
         return self._file.is_finished
 
     def missing(self) -> Sequence[tuple[int, int]]:
-        return self._file.missing()
+        missing = self._file.missing()
+        if self._is_resumed and self._received is not None and any(self._received.overlaps(*pair) for pair in missing):
+            before = self._received.size
+            self._received, count = _ranges_beside(missing, self.entry.size)
+            self._counting.count_dropped(self.entry.name, before - count)
+        return missing
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         self._file.write(offset, buffers)
@@ -121,6 +144,11 @@ def _received_ranges(file: IncomingFile) -> tuple[Ranges | None, int]:
     size, missing = file.entry.size, file.missing()
     if not size or tuple(missing) == ((0, size),):  # most files: there may be a hundred thousand
         return None, 0
+    return _ranges_beside(missing, size)
+
+
+def _ranges_beside(missing: Sequence[tuple[int, int]], size: int) -> tuple[Ranges, int]:
+    """Return the ranges below *size* that are not *missing*, and their number of bytes."""
     received, position, count = Ranges(), 0, 0
     for start, end in (*missing, (size, size)):
         count += received.add(position, start)

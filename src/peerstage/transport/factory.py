@@ -45,6 +45,8 @@ class TransportOptions:
         preserve_times: Whether modification times are wanted.
         bwlimit: Bytes per second to receive at most, which the watchdog enforces; None for no limit.
         link_dest: Whether unchanged files are not to be sent, which takes modification times, too.
+        needs_ranges: Whether parts of files are wanted, which SCP and rcp-like commands cannot request. If the peer
+            turns out to have no SFTP, files are fetched as a whole.
         working_directory: A local directory for the temporary files of an rcp-like command.
     """
 
@@ -58,6 +60,7 @@ class TransportOptions:
     preserve_times: bool = False
     bwlimit: int | None = None
     link_dest: bool = False
+    needs_ranges: bool = False
     working_directory: str | None = None
 
     def validate(self) -> None:
@@ -83,6 +86,11 @@ class TransportOptions:
             raise ValueError(
                 "StageOptions(link_dest=...) needs the peer's modification times and asks before a file is sent, which "
                 "guarded=True and an rcp command do not allow. Omit it, or use SFTP or SCP."
+            )
+        if self.needs_ranges and (self.guarded or rcp or scp):
+            raise ValueError(
+                "StageOptions(partial_dir=...) requires SFTP: over SCP, rcp and guarded=True parts of a file cannot be "
+                "requested. Omit it, or use another transport."
             )
         if rcp:
             self.split_commands()
