@@ -34,7 +34,8 @@ class StageOptions(metaclass=Documented):
         preserve_times: Whether files keep the peer's modification times.
         include: Shell patterns (see `fnmatch.fnmatchcase`), or one, for names without a directory. Case counts.
         exclude: Patterns of the same kind.
-        max_size: Files with more bytes are left out, too. None means no maximum. (With `Limits.file_bytes` they fail.)
+        max_size: Files with more bytes are left out, too, except for `checksums`. None means no maximum. (With
+            `Limits.file_bytes` they fail.)
         verify: "stable": size and time of every file are compared before and after its transfer, as far as the
             transport can tell. "sha256": its SHA-256 is also compared with the one in `checksums`; a file that differs
             or has none fails, except for the checksum file itself and an empty ``cback.collect`` or ``cback.stage``.

@@ -90,9 +90,14 @@ def test_files_are_compared_with_the_peers_checksum_file(command: Command, colle
     assert files["one"] == (None, digest)
     assert files["two"] == ("digest-mismatch", None)
     assert sorted(os.listdir(target)) == ["SUMS", "one"]
-    done = command.reach("stage", "--verify", "sha256", "--checksums", "OTHER", command.spec(collect), target)
+    verify = ["--verify", "sha256", "--checksums", "OTHER"]
+    done = command.reach("stage", *verify, command.spec(collect), target)
     assert (done.returncode, done.stdout) == (5, "")
     assert "OTHER: The peer has no such file" in done.stderr
+    done = command.reach("stage", "--json", "--dry-run", *verify, command.spec(collect), target)
+    assert (done.returncode, json.loads(done.stdout.splitlines()[0])["reason"]) == (5, "checksum-file-missing")
+    done = command.reach("stage", "--dry-run", *verify[:-1], "SUMS", command.spec(collect), target)
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from target_cases import memory_peer, memory_peer_of, private_directory_of, stag
 from peerstage.errors import Cancelled, ConnectionLost, IncompleteStage, TargetError
 from peerstage.reasons import Reason
 from peerstage.records import Entry, Ownership
+from peerstage.staging import stage
 from peerstage.target import DirectoryTarget, digest, partial_file
 from peerstage.target.partial_file import PartialFile
 from peerstage.target.run_state import RunState
@@ -28,6 +29,13 @@ from peerstage.testing.memory import MemoryFile, MemoryTransport
 
 KIB = 1 << 10
 MIB = 1 << 20
+
+
+def target_for_digests(target: Path, **options: Any) -> DirectoryTarget:
+    """Return a target whose files get digests, although nothing is done with them."""
+    staging_target = DirectoryTarget(str(target), **options)
+    staging_target.wants_digests = True
+    return staging_target
 
 
 @contextlib.contextmanager
@@ -150,7 +158,7 @@ def test_an_overlap_after_a_reconnect_costs_no_second_pass(bytes_read: list[int]
 
 def test_what_is_far_behind_at_the_end_is_read_at_the_commit(target: Path, bytes_read: list[int]) -> None:
     content = random.Random(4).randbytes(12 * MIB)
-    with DirectoryTarget(str(target), digests=True) as staging_target:
+    with target_for_digests(target) as staging_target:
         (file,) = staging_target.admit([Entry(b"a", len(content), 0o644, 1)])
         file.write(4096, [content[4096:]])
         file.write(0, [content[:4096]])
@@ -167,7 +175,7 @@ def test_what_is_far_behind_at_the_end_is_read_at_the_commit(target: Path, bytes
 
 def test_the_report_has_the_digest_of_every_file(target: Path) -> None:
     files = {b"empty": b"", b"small": b"x", b"large": random.Random(5).randbytes(3 * MIB)}
-    report = stage_into(target, memory_peer_of(files), digests=True)
+    report = stage(memory_peer_of(files), b"/c", target_for_digests(target))
     assert {file.name.encode(): file.sha256 for file in report.files} == {
         name: hashlib.sha256(data).hexdigest() for name, data in files.items()
     }
@@ -181,7 +189,7 @@ def test_without_a_wish_for_digests_there_are_none(target: Path, bytes_read: lis
 def test_a_file_that_failed_has_no_digest(target: Path) -> None:
     peer = MemoryTransport({b"/c": {b"a": MemoryFile(b"12345", listed_size=6), b"b": MemoryFile(b"b")}})
     with pytest.raises(IncompleteStage) as failed:
-        stage_into(target, peer, digests=True)
+        stage(peer, b"/c", target_for_digests(target))
     assert failed.value.report is not None
     assert {file.name: file.sha256 is None for file in failed.value.report.files} == {"a": True, "b": False}
 
@@ -194,7 +202,7 @@ def test_a_file_that_is_resumed_has_the_digest_of_the_version_that_is_staged(tar
         if written >= MIB:
             raise ConnectionLost("lost")
 
-    with DirectoryTarget(str(target), digests=True) as staging_target:
+    with target_for_digests(target) as staging_target:
         with pytest.raises(ConnectionLost):
             memory_peer_of({b"a": old}, before_write=cut_off).pull(b"/c", staging_target)
         content = new if replaced else old
@@ -207,7 +215,7 @@ def test_a_file_that_is_resumed_has_the_digest_of_the_version_that_is_staged(tar
 
 @pytest.mark.parametrize("content", [b"", b"content", bytes(3 * MIB)])
 def test_a_file_from_a_workspace_is_read_for_its_digest(target: Path, content: bytes) -> None:
-    with DirectoryTarget(str(target), digests=True) as staging_target:
+    with target_for_digests(target) as staging_target:
         Path(staging_target.create_workspace(), "a").write_bytes(content)
         staging_target.import_file(b"a")
         staging_target.commit()
@@ -217,7 +225,7 @@ def test_a_file_from_a_workspace_is_read_for_its_digest(target: Path, content: b
 
 @pytest.mark.usefixtures("root")
 def test_a_file_that_is_copied_from_a_workspace_has_a_digest(target: Path, bytes_read: list[int]) -> None:
-    with DirectoryTarget(str(target), digests=True, ownership=Ownership(0, 0)) as staging_target:
+    with target_for_digests(target, ownership=Ownership(0, 0)) as staging_target:
         fd = staging_target.create_workspace_for(Ownership(65534, 65534))
         path = f"/proc/self/fd/{fd}/a"
         Path(path).write_bytes(b"content")
@@ -239,7 +247,7 @@ def test_a_run_that_is_cancelled_while_a_file_is_read_back_reads_no_further(
         if len(calls) == 2:
             raise Cancelled("cancelled")
 
-    with DirectoryTarget(str(target), digests=True) as staging_target:
+    with target_for_digests(target) as staging_target:
         Path(staging_target.create_workspace(), "a").write_bytes(bytes(4 * MIB))
         staging_target.import_file(b"a")
         with pytest.raises(Cancelled):
@@ -267,7 +275,7 @@ def test_a_disk_that_cannot_be_read_back_ends_the_run_and_publishes_nothing(
     actions: list[Callable[[DirectoryTarget], None]] = [stage_out_of_order, import_one]
     monkeypatch.setattr(digest.os, "pread", failing_pread)
     for action in actions:
-        with DirectoryTarget(str(target), digests=True) as staging_target:
+        with target_for_digests(target) as staging_target:
             with pytest.raises(TargetError) as failed:
                 action(staging_target)
             assert failed.value.reason is Reason.LOCAL_IO_ERROR
@@ -275,7 +283,7 @@ def test_a_disk_that_cannot_be_read_back_ends_the_run_and_publishes_nothing(
 
 
 def test_a_file_that_another_process_truncates_before_it_is_read_back_fails_alone(target: Path) -> None:
-    with DirectoryTarget(str(target), digests=True) as staging_target:
+    with target_for_digests(target) as staging_target:
         workspace = Path(staging_target.create_workspace())
         for name in ("a", "b"):
             (workspace / name).write_bytes(b"content")

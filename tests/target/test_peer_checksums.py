@@ -121,6 +121,16 @@ def test_hidden_files_of_a_local_peer_are_compared_and_the_checksum_file_may_be_
     assert set(files_in(target)) == {*CONTENT, b".sums"}
 
 
+def test_files_that_are_left_out_need_no_digest_and_the_checksum_file_may_be_larger_than_they(target: Path) -> None:
+    options = StageOptions(verify="sha256", checksums=NAME, exclude="*.tmp", max_size=100)
+    files = {b"a": b"a", b"b.tmp": b"b", b"large": bytes(101)}
+    sums = checksums_of({b"a": b"a", b"unknown": b""})
+    report = report_of(peer_with(files, sums, stage=options), target)
+    assert len(sums) > 100
+    assert files_in(target) == {b"a": b"a", NAME.encode(): sums}
+    assert {file.name for file in report.left_out} == {"b.tmp", "large"}
+
+
 # Files that are not
 
 

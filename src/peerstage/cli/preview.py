@@ -15,6 +15,7 @@ from peerstage.stage_options import StageOptions
 from peerstage.target.base import MAX_TRIAL_OPENS, Buffer, IncomingFile, Selection, Target
 from peerstage.target.manifest import NAMES as MANIFEST_NAMES
 from peerstage.target.manifest import reserved_name_error
+from peerstage.target.peer_checksums import missing_error
 from peerstage.target.select import Selector
 from peerstage.target.size_limits import SizeLimits
 from peerstage.transport.base import Transport
@@ -32,6 +33,7 @@ class Preview(NamedTuple):
         opened: How many of the files were opened on the peer; whether it can read the others is unknown.
         left_out: Entries that the options leave out.
         has_left_out_files: Whether a file is among these.
+        checksums: The checksum file that a stage needs, if any.
     """
 
     files: tuple[FileResult, ...]
@@ -39,6 +41,7 @@ class Preview(NamedTuple):
     opened: int
     left_out: tuple[FileResult, ...] = ()
     has_left_out_files: bool = False
+    checksums: str | None = None
 
     @property
     def size(self) -> int:
@@ -54,6 +57,9 @@ class Preview(NamedTuple):
 
     def failure(self, directory: bytes) -> StageError | None:
         """Return the error that a stage of *directory* would end with; None if it would succeed."""
+        if self.files and self.checksums is not None and self.checksums not in (file.name for file in self.files):
+            errors = [file.error for file in self.refused if file.name == self.checksums]
+            return missing_error(self.checksums, errors[0] if errors else None)
         if self.refused:
             named = "; ".join(f"{escape(file.name)}: {file.error}" for file in self.refused[:_MAX_NAMED])
             more = f" And {len(self.refused) - _MAX_NAMED} more." if len(self.refused) > _MAX_NAMED else ""
@@ -80,6 +86,7 @@ class PreviewTarget(Target):
     def __init__(self, target: str, options: StageOptions | None = None, limits: Limits | None = None) -> None:
         options = options or StageOptions()
         self._target = target
+        self._checksums = options.checksums
         self._reserved = MANIFEST_NAMES if options.manifest else frozenset()
         self._selector = Selector(options)
         self._sizes = SizeLimits(limits or Limits())
@@ -136,6 +143,7 @@ class PreviewTarget(Target):
             sum(self._files[name].was_opened for name in good),
             tuple(result for _, result in sorted(self._selector.left_out.items())),
             self._selector.has_left_out_files,
+            self._checksums,
         )
 
 

@@ -55,13 +55,13 @@ class DirectoryTarget(CommandTarget):
         permissions: Permission bits of every file (0o777 at most); None for the peer's mode & 0777 & ~umask, or 0600
             where they are unknown.
         threads: Whether a thread may start writing data to the disk while more arrives, if the stage is durable.
-        digests: Whether the report has the SHA-256 of every staged file.
         peer: The peer's name, for the log, the report, and to find kept files.
         directory: The peer's directory, to find kept files.
 
     Attributes:
         published: Number of files that have their final names.
         selector: Decides which entries are wanted, and has the results of the others.
+        wants_digests: Whether the report has the SHA-256 of every staged file.
 
     Raises:
         ValueError: If *permissions* is not an integer from 0 to 0o777.
@@ -79,7 +79,6 @@ class DirectoryTarget(CommandTarget):
         ownership: Ownership | None = None,
         permissions: int | None = None,
         threads: bool = True,
-        digests: bool = False,
         peer: str = "",
         directory: bytes = b"",
     ) -> None:
@@ -92,7 +91,7 @@ class DirectoryTarget(CommandTarget):
             path, ownership=ownership, permissions=permissions, preserve_times=self.options.preserve_times
         )
         self.threads = threads
-        self.digests = digests or self.options.manifest or self.options.verify == "sha256"
+        self.wants_digests = self.options.manifest or self.options.verify == "sha256"
         self.published = 0
         if self.selector.selects or self.limits.file_bytes is not None or self.options.link_dest is not None:
             self.selection = Selection.SOME
@@ -135,7 +134,7 @@ class DirectoryTarget(CommandTarget):
             self.path,
             self._private.fd,
             writeback=self.options.durable and self.threads,
-            wants_digests=self.digests,
+            wants_digests=self.wants_digests,
         )
         if self.options.manifest:
             self._manifest = ManifestWriter(self._target_fd, self._private.fd, self.path, self._log)
@@ -348,7 +347,7 @@ class DirectoryTarget(CommandTarget):
 
     def _find_differences(self, check: Callable[[], object]) -> Iterator[tuple[PartialFile, EntryError]]:
         """Complete the digests, if they are wanted; yield the files that the peer's digest does not confirm."""
-        if self.digests:
+        if self.wants_digests:
             for file in self._files.values():
                 file.complete_digest(check)
         checksums = self.options.checksums

@@ -47,7 +47,7 @@ def find_differences(
     checksum_file = files.get(name)
     if checksum_file is None or not checksum_file.is_ready:
         failure = refused.get(name) if checksum_file is None else checksum_file.failure
-        raise _missing(checksums, failure)
+        raise missing_error(checksums, None if failure is None else failure.text)
     confirmed: set[bytes] = set()
     differing: set[bytes] = set()
     for listed, digest in _read(checksums, checksum_file):
@@ -82,9 +82,10 @@ def _read(checksums: str, file: PartialFile) -> Iterator[tuple[bytes, str]]:
             raise _invalid(checksums, str(exc)) from None
 
 
-def _missing(checksums: str, failure: Failure | None) -> StageError:
+def missing_error(checksums: str, failure: str | None) -> StageError:
+    """Return the error of a stage without the checksum file; *failure* is why it cannot be staged, if it is there."""
     if failure is not None:
-        problem = f"It cannot be staged: {failure.text.rstrip('.')}"
+        problem = f"It cannot be staged: {failure.rstrip('.')}"
     elif checksums.startswith("."):
         problem = "It was not listed: hidden files of remote peers are not staged"
     else:

@@ -54,6 +54,7 @@ class Selector:
             for pattern in options.exclude
         ]
         self._max_size = options.max_size
+        self._checksums = None if options.checksums is None else os.fsencode(options.checksums)
         self._not_included = LeftOut("Its name matches no include pattern.", Reason.NOT_INCLUDED)
         self._too_large = LeftOut(
             f"It is larger than the maximum size of {options.max_size} bytes.", Reason.ABOVE_MAX_SIZE
@@ -101,7 +102,7 @@ class Selector:
     def check_file(self, name: bytes, size: int) -> LeftOut | None:
         """Return why the file *name* of *size* bytes is not wanted; None if it is."""
         left_out = self.check_name(name)
-        if left_out is None and self._max_size is not None and size > self._max_size:
+        if left_out is None and self._max_size is not None and size > self._max_size and name != self._checksums:
             return self._too_large
         return left_out
 
