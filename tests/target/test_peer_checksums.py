@@ -267,11 +267,11 @@ def version(seed: int) -> bytes:
 
 
 class ReplacedFile(MemoryHost):
-    """A host that loses the first connection after 2 MiB, and then has the next version of ``big``."""
+    """A host that loses the first connections after 2 MiB, and each time has the next version of ``big`` then."""
 
     def __init__(self, versions: list[bytes]) -> None:
         files = {b"a": b"a", b"big": MemoryFile(versions[0], mtime=1)}
-        super().__init__({"/collect": files}, lose_after=2 * MIB, faulty_connections=1)
+        super().__init__({"/collect": files}, lose_after=2 * MIB, faulty_connections=len(versions) - 1)
         self.versions = versions
 
     def connect(self) -> Transport:
@@ -307,6 +307,26 @@ def test_a_file_that_arrived_whole_is_not_fetched_again(target: Path) -> None:
     with pytest.raises(IncompleteStage):
         stage(transport, b"/c", DirectoryTarget(str(target), options=VERIFY))
     assert len(written) == 2
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=5), st.booleans())
+def test_whatever_the_peer_replaces_between_connections_only_confirmed_files_are_published(
+    seeds: list[int], checksums_first: bool
+) -> None:
+    host = ReplacedFile([version(seed) for seed in seeds])
+    if checksums_first:
+        host.directories[b"/collect"] = {NAME.encode(): MemoryFile(), **host.directories[b"/collect"]}
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            MemoryPeer(host, stage=VERIFY).stagePeer(directory)
+        except IncompleteStage as exc:
+            assert exc.report is not None
+            assert {file.reason for file in exc.report.failed} == {Reason.DIGEST_MISMATCH}
+            assert len(set(seeds)) > 1
+        published = files_in(Path(directory))
+    sums = published.pop(NAME.encode())
+    assert set(checksums_of(published).splitlines()) <= set(sums.splitlines())
 
 
 class Liar(ReplacedFile):
