@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerstage import LocalPeer, Reason, RemotePeer, StageError, StageOptions, StageReport
-from peerstage.errors import IncompleteStage, NothingToStage, RemoteError
+from peerstage.errors import ConnectionLost, IncompleteStage, NothingToStage, RemoteError
 from peerstage.staging import stage
 from peerstage.target import DirectoryTarget, peer_checksums
 from peerstage.testing import MemoryFile, MemoryHost, MemoryPeer, MemoryTransport, memory_peer
 from peerstage.testing.contract import files_in
 from peerstage.transport.base import Transport
+from support.child_link import ChildLink
 
 MIB = 1 << 20
 NAME = "SHA256SUMS"
@@ -307,6 +308,33 @@ def test_a_file_that_arrived_whole_is_not_fetched_again(target: Path) -> None:
     with pytest.raises(IncompleteStage):
         stage(transport, b"/c", DirectoryTarget(str(target), options=VERIFY))
     assert len(written) == 2
+
+
+def test_a_child_process_sends_only_the_resumed_file_that_differs_once_more(target: Path) -> None:
+    """Not what is confirmed, nor what arrived whole and differs: that would differ again."""
+    old, new = version(1), version(2)
+    sums = checksums_of({b"a": b"a", b"big": new, b"whole": b"other"})
+
+    def lose(written: int) -> None:
+        if written >= 2 * MIB:
+            raise ConnectionLost("lost")
+
+    def files_with(big: bytes) -> dict[bytes, dict[bytes, MemoryFile]]:
+        contents = {b"big": big, b"a": b"a", b"whole": b"whole", NAME.encode(): sums}
+        return {b"/c": {name: MemoryFile(data, mtime=1) for name, data in contents.items()}}
+
+    with DirectoryTarget(str(target), options=VERIFY) as staging_target:
+        link = ChildLink(staging_target, tries=2)
+        with pytest.raises(ConnectionLost):
+            MemoryTransport(files_with(old), before_write=lose).pull(b"/c", link.child_target)
+        MemoryTransport(files_with(new)).pull(b"/c", link.child_target)
+        assert staging_target.start_over_differing_files() == 1
+        link = ChildLink(staging_target)
+        MemoryTransport(files_with(new)).pull(b"/c", link.child_target)
+        assert link.sent_bytes == len(new)
+        assert staging_target.start_over_differing_files() == 0
+        staging_target.commit()
+    assert files_in(target) == {b"big": new, b"a": b"a", NAME.encode(): sums}
 
 
 @settings(max_examples=15, deadline=None)
