@@ -193,10 +193,11 @@ def test_nothing_is_kept_without_a_modification_time(target: Path, partial_dir: 
 
 
 def test_what_is_kept_is_not_used_for_a_file_without_a_modification_time(target: Path, partial_dir: Path) -> None:
-    fail({b"big": version()}, 12_000, target, partial_dir)
+    fail({b"big": version(mtime=0)}, 12_000, target, partial_dir)
     with target_with(target, partial_dir) as staging_target:
         (file,) = staging_target.admit([Entry(b"big", SIZE, 0o644, None)])
         assert list(file.missing()) == [(0, SIZE)]
+    assert len(names_in(partial_dir)) == 1
 
 
 def test_small_files_are_not_kept(target: Path, partial_dir: Path) -> None:
@@ -366,6 +367,24 @@ def test_a_digest_of_the_peer_detects_what_the_compared_blocks_do_not(
     report = stage_from(Peer(files), target, partial_dir, verify="sha256", checksums="SUMS")
     assert files_in(target) == {b"big": data, b"SUMS": sums}
     assert {file.outcome for file in report.files} == {STAGED}
+
+
+def test_a_linked_file_that_starts_over_is_fetched_whole_although_a_part_is_kept(
+    target: Path, partial_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = Ranges()
+    tail.add(11_800, 12_000)
+    monkeypatch.setattr(kept_files, "choose_samples", lambda ranges: tail)
+    fail({b"big": version()}, 12_000, target, partial_dir)
+    yesterday = tmp_path / "yesterday"
+    yesterday.mkdir()
+    stage_from(Peer({b"big": version()}), yesterday, None, preserve_times=True)
+    data = content(1)[:500] + b"other" + content(1)[505:]
+    sums = f"{hashlib.sha256(data).hexdigest()}  big\n".encode()
+    files = {b"big": MemoryFile(data, mtime=1), b"SUMS": MemoryFile(sums, mtime=1)}
+    options = {"verify": "sha256", "checksums": "SUMS", "preserve_times": True, "link_dest": str(yesterday)}
+    stage_from(Peer(files), target, partial_dir, **options)
+    assert files_in(target) == {b"big": data, b"SUMS": sums}
 
 
 def test_the_digest_of_a_continued_file_covers_what_was_kept(target: Path, partial_dir: Path) -> None:
@@ -592,12 +611,13 @@ def test_old_files_are_removed_and_unknown_ones_left(target: Path, partial_dir: 
         fail({b"big": version()}, 12_000, target, partial_dir, peer=peer)
         (kept[peer],) = set(names_in(partial_dir)) - set(kept.values())
         os.utime(partial_dir / kept[peer], (now - age, now - age))
+    (partial_dir / f".partial-{'ab' * 16}-{'cd' * 16}").mkdir()
     unknown = ["README", ".partial-x", f"{kept['old']}.txt", f"x{kept['old']}"]
     for name in unknown:
         (partial_dir / name).write_bytes(b"")
         os.utime(partial_dir / name, (1, 1))
     stage_from(Peer({b"big": version()}), target, partial_dir)
-    assert names_in(partial_dir) == sorted([*unknown, kept["new"]])
+    assert names_in(partial_dir) == sorted([*unknown, kept["new"], f".partial-{'ab' * 16}-{'cd' * 16}"])
 
 
 def test_what_the_peer_no_longer_has_is_removed_after_a_complete_run(target: Path, partial_dir: Path) -> None:
@@ -614,6 +634,16 @@ def test_what_the_peer_no_longer_has_is_removed_after_a_complete_run(target: Pat
     peer = Peer({b"big": version(3)})
     stage_from(peer, target, partial_dir, peer="other")
     assert peer.sent < SIZE
+
+
+def test_a_peer_that_fails_with_other_files_every_night_takes_the_space_of_one_night(
+    target: Path, partial_dir: Path
+) -> None:
+    for night in range(3):
+        fail({b"dump-%d" % night: version(night)}, 12_000, target, partial_dir)
+        assert len(names_in(partial_dir)) == 1
+    fail({b"dump-0": version(0), b"dump-2": version(2)}, 0, target, partial_dir)
+    assert len(names_in(partial_dir)) == 1
 
 
 class Statvfs:

@@ -125,7 +125,7 @@ class KeptDirectory:
         prefix = prefix_for(source)
         with os.scandir(self.fd) as entries:
             for entry in itertools.islice(entries, _MAX_ENTRIES):
-                if _NAME.match(entry.name):
+                if _NAME.match(entry.name) and not entry.is_dir(follow_symlinks=False):
                     with contextlib.suppress(FileNotFoundError):
                         found = entry.stat(follow_symlinks=False)
                         is_own = entry.name.startswith(prefix)

@@ -27,7 +27,7 @@ from peerstage.reasons import Reason
 from peerstage.records import KIB, MIB, Entry
 from peerstage.system_errors import is_machine_wide
 from peerstage.target import durability
-from peerstage.target.file_descriptors import NO_FOLLOW, closing
+from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING, closing
 from peerstage.target.kept_directory import MAX_AGE, KeptDirectory, prefix_for
 from peerstage.target.kept_record import MAX_RANGES, encode_record, hash_fields, read_record
 from peerstage.target.partial_file import PartialFile
@@ -165,6 +165,7 @@ class KeptFiles:
                     kept_bytes += ranges.size
             if count:
                 durability.sync_directory(self._directory.fd)
+                self.remove_unlisted()  # so that a peer with other names every night does not fill the disk
         except OSError as exc:
             self._log.warning("Not every large file could be kept in %s: %s.", escape(self._path), exc.strerror)
         if count:
@@ -197,7 +198,7 @@ class KeptFiles:
     def _read(self, private_name: str, entry: Entry) -> Ranges | None:
         """Return what the kept file holds; None if it is not one of *entry*."""
         try:
-            fd = os.open(private_name, os.O_RDONLY | os.O_NONBLOCK | NO_FOLLOW, dir_fd=self._private_fd)
+            fd = os.open(private_name, READ_WITHOUT_WAITING | NO_FOLLOW, dir_fd=self._private_fd)
         except OSError as exc:
             if is_machine_wide(exc):
                 raise
