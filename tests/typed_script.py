@@ -57,5 +57,7 @@ RemotePeer("db1", transport="ftp")  # type: ignore[arg-type]
 RemotePeer("db1", 5)  # type: ignore[arg-type]
 LocalPeer("here", None)  # type: ignore[arg-type]
 SSHOptions(identity=5)  # type: ignore[arg-type]
+StageOptions(include="*.gz", exclude=("lost+found", "*.tmp"), max_size=10 << 30)
 StageOptions(durable="no")  # type: ignore[arg-type]
+StageOptions(max_size="10G")  # type: ignore[arg-type]
 RemotePeer("db1", stage={"durable": False})  # type: ignore[arg-type]

@@ -260,6 +260,25 @@ def test_the_files_of_the_last_listing_that_are_wanted_are_staged_after_any_inte
     assert all(is_wanted(options, name, len(data)) for name, data in published.items())
 
 
+def test_a_file_that_is_no_longer_too_large_after_a_lost_connection_is_staged(target: Path) -> None:
+    with DirectoryTarget(str(target), options=StageOptions(max_size=5)) as staging_target:
+        assert staging_target.admit([Entry(b"a", 6, mtime=1)]) == []
+        (file,) = staging_target.admit([Entry(b"a", 5, mtime=2)])
+        file.write(0, [b"xxxxx"])
+        file.finish()
+        staging_target.commit()
+        assert staging_target.selector.left_out == {}
+    assert files_in(target) == {b"a": b"xxxxx"}
+
+
+def test_a_file_that_was_too_large_and_became_a_directory_is_a_failure(target: Path) -> None:
+    with DirectoryTarget(str(target), options=StageOptions(max_size=5)) as staging_target:
+        assert staging_target.admit([Entry(b"a", 6, mtime=1)]) == []
+        staging_target.refuse(b"a", EntryError("It is a directory.", reason=Reason.NOT_A_FILE))
+        assert reasons_of(list(staging_target.pop_refused())) == {"a": Reason.NOT_A_FILE}
+        assert staging_target.selector.left_out == {}
+
+
 def test_a_file_that_has_grown_too_large_after_a_lost_connection_is_left_out(target: Path) -> None:
     with DirectoryTarget(str(target), options=StageOptions(max_size=5)) as staging_target:
         for file in staging_target.admit([Entry(b"a", 5, mtime=1), Entry(b"b", 3, mtime=1)]):

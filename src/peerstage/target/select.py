@@ -62,13 +62,15 @@ class Selector:
 
     def leaves_out(self, entry: Entry) -> bool:
         """Return whether the file *entry* is not wanted; then keep its result."""
-        name = entry.name
+        if not self.selects:
+            return False
+        name, size = entry.name, entry.size
         self.left_out.pop(name, None)
-        left_out = self.check_file(name, entry.size) if self.selects else None
+        left_out = self.check_file(name, size)
         if left_out is None:
             return False
         text = os.fsdecode(name)
-        self.left_out[name] = FileResult(text, entry.size, None, entry.mtime, left_out.text, LEFT_OUT, left_out.reason)
+        self.left_out[name] = FileResult(text, size, None, entry.mtime, left_out.text, LEFT_OUT, left_out.reason)
         self.has_left_out_files = True
         return True
 
