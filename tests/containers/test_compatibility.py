@@ -83,6 +83,24 @@ def test_unstageable_entries_raise_after_the_others_were_staged(
 
 
 @run_on(WORKING)
+def test_only_selected_files_are_staged_and_a_directory_that_is_left_out_is_no_error(
+    scenario: Scenario, remote: RemotePeer, put: Callable[[FileTree], None], target: Path
+) -> None:
+    tree = FileTree(**{"a.gz": b"a" * 1000, "b.gz": b"b" * 300_000, "c.tmp": b"c" * 300_000, "z.gz": b"z"})
+    if scenario.transport != "rcp" and find_failure(scenario, "the rest") is None:
+        tree.add_directory("lost+found")
+    put(tree)
+    remote.stage = StageOptions(exclude=("*.tmp", "lost+found"), max_size=100_000)
+    assert remote.stagePeer(str(target)) == 2
+    assert files_in(target) == {b"a.gz": b"a" * 1000, b"z.gz": b"z"}
+    assert remote.last_report is not None
+    left_out = {one.name: str(one.reason) for one in remote.last_report.left_out}
+    assert {"lost+found": "excluded", **left_out} == {
+        "b.gz": "above-max-size", "c.tmp": "excluded", "lost+found": "excluded",
+    }  # fmt: skip
+
+
+@run_on(WORKING)
 def test_unlistable_directory_is_an_os_error(bench_peer: BenchPeer, remote: RemotePeer, target: Path) -> None:
     (target / "old").write_bytes(b"old")
     bench_peer.container.execute("install", "-d", "-o", "root", "-m", "700", "/srv/collect/closed")
