@@ -11,14 +11,24 @@ import threading
 import time
 import tracemalloc
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import paramiko
 import pytest
 from paramiko.buffered_pipe import BufferedPipe
-from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST, MSG_KEXINIT, MSG_NAMES, MSG_UNIMPLEMENTED
+from paramiko.common import (
+    MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EOF,
+    MSG_CHANNEL_FAILURE,
+    MSG_CHANNEL_WINDOW_ADJUST,
+    MSG_KEXINIT,
+    MSG_NAMES,
+    MSG_UNIMPLEMENTED,
+    cMSG_CHANNEL_REQUEST,
+)
 from paramiko.message import Message
 from paramiko.packet import NeedRekeyException
 from paramiko.transport import ChannelMap
@@ -45,7 +55,8 @@ class Echo(Policy):
         with contextlib.suppress(OSError):
             while data := channel.recv(1 << 20):
                 channel.sendall(data)
-        channel.close()
+        with contextlib.suppress(EOFError):  # the connection has ended
+            channel.close()
 
 
 class Pair:
@@ -427,3 +438,113 @@ def test_closing_a_channel_during_a_rekey_does_not_block(slow_rekey: Pair) -> No
         time.sleep(0.01)
     assert len(server._channels) == 0
     assert echoed(slow_rekey.open(), b"y" * 1000) == b"y" * 1000, "the connection still works"
+
+
+class WatchedLock:
+    """A lock that reports each acquisition before it waits, and each release afterwards."""
+
+    def __init__(self, lock: Any, before_acquire: Callable[[], object], after_release: Callable[[], object]) -> None:
+        self._lock, self._before_acquire, self._after_release = lock, before_acquire, after_release
+
+    def acquire(self, *args: Any, **kwargs: Any) -> bool:
+        self._before_acquire()
+        return bool(self._lock.acquire(*args, **kwargs))
+
+    def release(self) -> None:
+        self._lock.release()
+        self._after_release()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *args: object) -> None:
+        self.release()
+
+
+def rekey_at_the_first_chance(client: Any, sender: threading.Thread) -> None:
+    """Make a rekey due, and stop the traffic for it, once *sender* has found that it may send.
+
+    This is what another thread does after its message, unless *sender* holds the lock.
+    """
+    lock, clear_to_send = client.clear_to_send_lock, client.clear_to_send
+    is_set = clear_to_send.is_set
+
+    def stop_traffic(*, was_clear: bool) -> None:
+        if was_clear and threading.current_thread() is sender and lock.acquire(blocking=False):
+            clear_to_send.is_set, client.clear_to_send_lock = is_set, lock
+            client.packetizer._trigger_rekey()
+            clear_to_send.clear()
+            lock.release()
+
+    def look() -> bool:
+        was_clear = bool(is_set())
+        stop_traffic(was_clear=was_clear)
+        return was_clear
+
+    clear_to_send.is_set = look
+    client.clear_to_send_lock = WatchedLock(lock, lambda: None, lambda: stop_traffic(was_clear=True))
+
+
+def channel_of(server: Any) -> Any:
+    (channel,) = server._channels.values()
+    return channel
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair("aes128-gcm@openssh.com")
+    yield pair
+    pair.close()
+
+
+def test_a_reply_does_not_wait_for_the_rekey_that_only_its_own_thread_can_complete(pair: Pair) -> None:
+    channel, replied = pair.open(), threading.Event()
+    server: Any = pair.server
+    replies = {MSG_CHANNEL_FAILURE: lambda channel, message: replied.set()}
+    server._channel_handler_table = {**server._channel_handler_table, **replies}
+    request = Message()
+    request.add_byte(cMSG_CHANNEL_REQUEST)
+    request.add_int(channel_of(server).remote_chanid)
+    request.add("keepalive@openssh.com", True)
+    rekey_at_the_first_chance(pair.client, pair.client)
+    server._send_message(request)
+    assert replied.wait(10)
+    assert echoed(channel, b"x" * 1000) == b"x" * 1000, "the connection still works"
+
+
+def test_closing_a_channel_does_not_wait_for_a_rekey_that_begins_at_that_moment(pair: Pair) -> None:
+    channel = pair.open()
+    server: Any = pair.server
+    server._handler_table[MSG_KEXINIT] = lambda message: None
+    closing = threading.Thread(target=channel.close)
+    rekey_at_the_first_chance(pair.client, closing)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
+
+
+def test_data_that_is_being_sent_precedes_the_reply_to_the_close_of_its_channel(pair: Pair) -> None:
+    """After SSH_MSG_CHANNEL_CLOSE, a server would end the connection over it (RFC 4254, section 5.3)."""
+    channel, theirs = pair.open(), channel_of(pair.server)
+    client: Any = pair.client
+    send, sent, is_reply_due = client.packetizer.send_message, list[int](), threading.Event()
+
+    def before_acquire() -> None:
+        if threading.current_thread() is client:
+            is_reply_due.set()
+
+    def send_data_late(message: Message) -> None:
+        kind = message.asbytes()[0]
+        if kind == MSG_CHANNEL_DATA:
+            theirs.close()
+            assert is_reply_due.wait(10)
+        send(message)
+        sent.append(kind)
+        if kind == MSG_CHANNEL_CLOSE:
+            is_reply_due.set()
+
+    client.clear_to_send_lock = WatchedLock(client.clear_to_send_lock, before_acquire, lambda: None)
+    client.packetizer.send_message = send_data_late
+    channel.sendall(b"x")
+    wait_until(lambda: MSG_CHANNEL_CLOSE in sent)
+    assert [kind for kind in sent if kind != MSG_CHANNEL_EOF] == [MSG_CHANNEL_DATA, MSG_CHANNEL_CLOSE]

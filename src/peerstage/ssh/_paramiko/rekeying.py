@@ -43,9 +43,12 @@ class RekeyingTransport(TypedTransport):
         self._owner = OwnerProcess()
 
     def _send_user_message(self, data: Message) -> None:
-        if not self._owner.is_current() or self._defer_reply(data) or self._defer_channel_end(data):
+        if not self._owner.is_current():
             return
-        super()._send_user_message(data)
+        if threading.current_thread() is self or data.asbytes()[0] in _CHANNEL_ENDS:
+            self._send_or_defer(data)
+        else:
+            super()._send_user_message(data)
         if self.packetizer.need_rekey():  # stop now; until paramiko's thread notices, much more could be sent
             with self.clear_to_send_lock:
                 if self.packetizer.need_rekey():
@@ -55,6 +58,17 @@ class RekeyingTransport(TypedTransport):
         self.overrides_run.add("_send_message")
         if self._owner.is_current() and not self._defer_reply(data) and not self._is_for_closed_channel(data):
             super()._send_message(data)
+
+    def _send_or_defer(self, data: Message) -> None:
+        """Send *data*; during a key exchange, defer it rather than wait.
+
+        Any thread may stop the traffic, so the lock is held from the check until *data* is sent.
+        """
+        with self.clear_to_send_lock:
+            if not self.clear_to_send.is_set():
+                self._defer(data)
+            elif self.active:
+                self._send_message(data)
 
     def _send_deferred(self) -> None:
         """Send the deferred messages, after the key exchange."""
@@ -70,20 +84,14 @@ class RekeyingTransport(TypedTransport):
         if data.asbytes()[0] < _FIRST_AFTER_KEX:
             return False
         with self.clear_to_send_lock:
-            if len(self._deferred) >= _MAX_DEFERRED:
-                raise PeerViolation("the server keeps sending requests during the key exchange")
-            self._deferred.append(data)
+            self._defer(data)
         return True
 
-    def _defer_channel_end(self, data: Message) -> bool:
-        """Defer SSH_MSG_CHANNEL_EOF or SSH_MSG_CHANNEL_CLOSE during a key exchange; return whether it was deferred."""
-        if data.asbytes()[0] not in _CHANNEL_ENDS or not self.initial_kex_done:
-            return False
-        with self.clear_to_send_lock:
-            if self.clear_to_send.is_set():
-                return False
-            self._deferred.append(data)
-            return True
+    def _defer(self, data: Message) -> None:
+        """Send *data* after the key exchange. The caller holds `clear_to_send_lock`."""
+        if threading.current_thread() is self and len(self._deferred) >= _MAX_DEFERRED:
+            raise PeerViolation("the server keeps sending requests during the key exchange")
+        self._deferred.append(data)
 
     def _is_for_closed_channel(self, data: Message) -> bool:
         """Return whether *data* is for a channel that was closed while its sender waited (RFC 4254, section 5.3).
