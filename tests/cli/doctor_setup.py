@@ -105,7 +105,7 @@ class DoctorSetup:
 
     def doctor(self, *arguments: object, once: bool = False) -> dict[str, Any]:
         """Return the doctor's report; unless *once*, check that it does not depend on the text of messages."""
-        command = [*self.options, *arguments, f"{self.user}@db1:{self.directory}"]
+        command = [*self.options, *arguments, f"{self.user}@db1:{self.directory}".rstrip(":")]
         report = self._doctor(*command)
         if not once and report["failed"]:
             with reworded():

@@ -13,6 +13,7 @@ from cli.doctor_setup import DoctorSetup, beside, failed, state_of
 from cli.follow_remedy import follow
 from support.ssh_server import (
     RefusesChannels,
+    RefusesCommands,
     listening,
     paramiko_handler,
 )
@@ -124,6 +125,19 @@ def test_a_server_that_refuses_channels(setup: DoctorSetup) -> None:
         beside(setup, port)
         found = failed(setup.doctor("--port", port), "SFTP", "session-refused")
     assert "sshd_config" in found["remedy"]
+
+
+@pytest.mark.parametrize("directory", ["/srv/collect", ""])
+def test_a_server_that_refuses_the_elevated_command_is_to_allow_that_one(setup: DoctorSetup, directory: str) -> None:
+    setup.start()
+    setup.directory = directory
+    key = paramiko.Ed25519Key.from_private_key_file(str(setup.sshd.home / "host"))
+    with listening(paramiko_handler(RefusesCommands, key=key)) as port:
+        beside(setup, port)
+        found = failed(setup.doctor("--port", port, "--elevate", "sudo -n sftp-server"), "SFTP", "command-refused")
+    assert "--elevate" in found["cause"]
+    assert found["remedy"].startswith("let it run that command (command= in ")
+    assert "DIR" not in found["remedy"]
 
 
 @pytest.mark.parametrize("transport", ["sftp", "scp"])

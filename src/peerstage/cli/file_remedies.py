@@ -62,6 +62,10 @@ def _transport(error: StageError, d: Diagnosis) -> Remedy:
 
 
 def _forced_command(d: Diagnosis) -> Remedy:
+    where = f"(command= in {d.authorized_keys}, `ForceCommand` in {d.sshd_config})"
+    if d.options.elevate is not None:
+        cause = "the peer does not let this login run the command given with --elevate"
+        return Remedy(cause, f"let it run that command {where}")
     directory = os.fsencode(d.directory)
     allowed = ", ".join(
         f"`{os.fsdecode(command)}`"
@@ -73,8 +77,7 @@ def _forced_command(d: Diagnosis) -> Remedy:
     )
     return Remedy(
         "a forced command or a restricted shell refuses to copy from that directory",
-        f"give another DIR than {d.directory}, one that it allows; or let it run {allowed} "
-        f"(command= in {d.authorized_keys}, `ForceCommand` in {d.sshd_config})",
+        f"give another DIR than {d.directory}, one that it allows; or let it run {allowed} {where}",
     )
 
 
