@@ -46,7 +46,7 @@ _TRANSPORT_REMEDIES = {
 }
 
 
-def _transport(error: StageError, d: Diagnosis) -> Remedy:
+def _explain_transport(error: StageError, d: Diagnosis) -> Remedy:
     if d.works_over == "guarded":
         return Remedy(
             f"a forced command (command= in {d.authorized_keys}) runs only the three commands of CedarBackup2",
@@ -55,13 +55,13 @@ def _transport(error: StageError, d: Diagnosis) -> Remedy:
     template = _TRANSPORT_REMEDIES.get(error.reason)
     if error.reason is Reason.PROTOCOL_VIOLATION and d.step not in _LOGIN_SCRIPT_STEPS:
         template = _VIOLATION
-    remedy = _forced_command(d) if template is None else template.fill(d.terms(error))
+    remedy = _explain_forced_command(d) if template is None else template.fill(d.terms(error))
     if d.works_over is not None:
         return Remedy(remedy.cause, f"give `--transport {d.works_over}`, which works; or {remedy.action}")
     return remedy
 
 
-def _forced_command(d: Diagnosis) -> Remedy:
+def _explain_forced_command(d: Diagnosis) -> Remedy:
     where = f"(command= in {d.authorized_keys}, `ForceCommand` in {d.sshd_config})"
     if d.options.elevate is not None:
         cause = "the peer does not let this login run the command given with --elevate"
@@ -84,7 +84,7 @@ def _forced_command(d: Diagnosis) -> Remedy:
 # The directory, and the files in it.
 
 
-def _too_much(error: StageError, d: Diagnosis) -> Remedy:
+def _explain_exceeded_limit(error: StageError, d: Diagnosis) -> Remedy:
     limit = name_limit(error.limit) if isinstance(error, LimitExceeded) and error.limit else "--limit NAME"
     return Remedy(
         f"it holds more, or longer names, than {limit} allows",
@@ -92,7 +92,7 @@ def _too_much(error: StageError, d: Diagnosis) -> Remedy:
     )
 
 
-def _files(error: StageError, d: Diagnosis) -> Remedy:
+def _explain_files(error: StageError, d: Diagnosis) -> Remedy:
     """Return the remedy for the entries that would not be staged, by groups."""
     failed = error.report.failed if error.report is not None else ()
     if not failed:
@@ -150,7 +150,7 @@ WRITE_REMEDIES = {
 }
 
 FILE_REMEDIES: dict[Reason, Remedy | Callable[[StageError, Diagnosis], Remedy]] = {
-    **dict.fromkeys((*_TRANSPORT_REMEDIES, Reason.COMMAND_REFUSED, Reason.COMMAND_FAILED), _transport),
+    **dict.fromkeys((*_TRANSPORT_REMEDIES, Reason.COMMAND_REFUSED, Reason.COMMAND_FAILED), _explain_transport),
     Reason.ELEVATION_FAILED: Remedy(
         "the command given with --elevate asks for a password, is not allowed, or does not exist",
         "add `{login} ALL=(root) NOPASSWD: /usr/lib/openssh/sftp-server` to /etc/sudoers.d on the peer, and give "
@@ -174,12 +174,12 @@ FILE_REMEDIES: dict[Reason, Remedy | Callable[[StageError, Diagnosis], Remedy]] 
         "it is not a directory, or cannot be listed",
         "look at it on the peer: `ls -ld {directory}`; or {another_directory}",
     ),
-    Reason.LIMIT_EXCEEDED: _too_much,
+    Reason.LIMIT_EXCEEDED: _explain_exceeded_limit,
     Reason.NOTHING_TO_STAGE: Remedy(
         "nothing has been collected there yet, or {login} may not list it",
         "let the peer collect; look at it as {login} on the peer: `ls -la {directory}`",
     ),
-    Reason.INCOMPLETE_STAGE: _files,
+    Reason.INCOMPLETE_STAGE: _explain_files,
     Reason.NOT_READY: Remedy(
         "the peer has not finished collecting, or its indicator has another name",
         "let it collect (by hand: `touch {path}` on the peer), or name its indicator with --indicator",
