@@ -77,8 +77,8 @@ class SSHOptions(metaclass=Documented):
                 object.__setattr__(self, name, tuple(value))
         _require(self.port is None or (_is_int(self.port) and 1 <= self.port <= 65535), "port", "1 to 65535", self.port)
         key = self.host_key
-        is_valid = key is None or key in ("strict", "accept-new") or key.startswith("SHA256:")
-        _require(is_valid, "host_key", '"strict", "accept-new" or "SHA256:..."', key)
+        is_valid = isinstance(key, str) and (key in ("strict", "accept-new") or key.startswith("SHA256:"))
+        _require(key is None or is_valid, "host_key", '"strict", "accept-new" or "SHA256:..."', key)
         for name in ("connect_timeout", "keepalive_interval"):
             value = getattr(self, name)
             is_disabled = name == "keepalive_interval" and value == 0

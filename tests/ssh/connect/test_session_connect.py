@@ -146,6 +146,8 @@ def test_callers_transport_without_login_is_rejected(sshd: Sshd, ready: Path, ta
         {"port": 0},
         {"port": "22"},
         {"host_key": "yes"},
+        {"host_key": b"SHA256:" + b"A" * 43},
+        {"host_key": Path("SHA256:key")},
         {"connect_timeout": 0},
         {"connect_timeout": float("inf")},
         {"keepalive_count": -1},
