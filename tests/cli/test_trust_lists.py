@@ -204,6 +204,15 @@ def test_a_host_without_a_listed_key_is_not_listed(
     assert not known.exists()
 
 
+def test_a_search_for_a_listed_key_is_not_logged_as_one_for_a_pinned_key(
+    trust: Trust, three_keys: tuple[str, dict[str, str]]
+) -> None:
+    host, keys = three_keys
+    log = trust("--verbose", "--fingerprints", "-", host, stdin=f"{host} {of(keys['rsa'])}\n".encode()).stderr
+    assert "presents a key other than the wanted one; asking for" in log
+    assert "pinned" not in log
+
+
 def test_another_listed_key_of_a_host_does_not_confirm_its_known_key(
     trust: Trust, three_keys: tuple[str, dict[str, str]], known: Path
 ) -> None:

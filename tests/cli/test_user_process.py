@@ -29,7 +29,7 @@ SCAN = HostScan(
     presented=PRESENTED,
     error=UnknownHostKey("no key is known"),
     is_new_host=True,
-    other_keys=(PRESENTED,),
+    unwanted_keys=(PRESENTED,),
 )
 
 
@@ -50,7 +50,7 @@ def test_a_scan_arrives_as_it_was_sent() -> None:
     outcome = ScanOutcome.from_message(through_a_pipe(ScanOutcome(SCAN, None).to_message()))
     assert outcome.scan is not None
     assert str(outcome.scan.error) == str(SCAN.error)
-    for name in ("names", "port", "new_keys_file", "presented", "basis", "is_new_host", "other_keys"):
+    for name in ("names", "port", "new_keys_file", "presented", "basis", "is_new_host", "unwanted_keys"):
         assert getattr(outcome.scan, name) == getattr(SCAN, name)
 
 

@@ -40,7 +40,7 @@ class HostScan:
         error: Why it is not trusted; None if it is.
         conflicting_line: The line of known_hosts that contradicts it; "" if there is none.
         is_new_host: Whether no known_hosts file has a key of the host.
-        other_keys: Every other key that the host presented.
+        unwanted_keys: Every key that the host presented, if none of them is wanted; `presented` is the first.
     """
 
     names: HostNames
@@ -51,7 +51,7 @@ class HostScan:
     error: HostKeyError | None = None
     conflicting_line: str = ""
     is_new_host: bool = False
-    other_keys: tuple[bytes, ...] = ()
+    unwanted_keys: tuple[bytes, ...] = ()
 
     @property
     def key(self) -> bytes:
@@ -77,7 +77,7 @@ class ScanOutcome(NamedTuple):
             else {
                 **{field.name: getattr(scan, field.name) for field in dataclasses.fields(scan)},
                 "presented": _encode(scan.presented),
-                "other_keys": [_encode(key) for key in scan.other_keys],
+                "unwanted_keys": [_encode(key) for key in scan.unwanted_keys],
                 "error": None if scan.error is None else encode_error(scan.error),
             },
         }
@@ -108,9 +108,9 @@ def _scan_from(raw: dict[str, Any]) -> HostScan:
         error=error,
         conflicting_line=str(raw["conflicting_line"]),
         is_new_host=bool(raw["is_new_host"]),
-        other_keys=tuple(map(base64.b64decode, raw["other_keys"])),
+        unwanted_keys=tuple(map(base64.b64decode, raw["unwanted_keys"])),
     )
-    for presented in (scan.presented, *scan.other_keys):
+    for presented in (scan.presented, *scan.unwanted_keys):
         parse_presented(presented)
     return scan
 
@@ -166,7 +166,7 @@ def _scan(host: PeerSpec, options: SSHOptions, watchdog: Watchdog, listed: Finge
             error=found.error,
             conflicting_line=str(found.conflicting_line or ""),
             is_new_host=found.is_new_host,
-            other_keys=found.other_keys,
+            unwanted_keys=found.unwanted_keys,
         )
 
 

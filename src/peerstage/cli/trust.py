@@ -172,7 +172,7 @@ def _describe_added(result: HostKeyResult, added: ScanOutcome) -> HostKeyResult:
 
 
 def _not_listed_error(host: PeerSpec, scan: HostScan, listed_as: str) -> HostKeyError:
-    keys = [scan.key] if listed_as else [scan.key, *(parse_presented(key)[1] for key in scan.other_keys)]
+    keys = [scan.key] if listed_as else [scan.key, *(parse_presented(key)[1] for key in scan.unwanted_keys)]
     message = f"The host presents {describe_keys(keys)}, "
     if listed_as:
         message += (

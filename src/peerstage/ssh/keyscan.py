@@ -23,7 +23,7 @@ class ScannedHost(NamedTuple):
         error: Why the key is not trusted; None if it is.
         conflicting_line: The line of known_hosts to correct if the key is right, if any.
         is_new_host: Whether no known_hosts file has a key of the host.
-        other_keys: Every key that the host presented, if it has none that is wanted.
+        unwanted_keys: Every key that the host presented, if none of them is wanted; `presented_key` is the first.
     """
 
     presented_key: bytes
@@ -31,7 +31,7 @@ class ScannedHost(NamedTuple):
     error: HostKeyError | None
     conflicting_line: Location | None
     is_new_host: bool
-    other_keys: tuple[bytes, ...]
+    unwanted_keys: tuple[bytes, ...]
 
 
 def scan_host_key(
@@ -62,10 +62,10 @@ def scan_host_key(
     )
     connection.close()
     key = connection.transport.presented_key
-    other_keys = tuple(verifier.other_keys) if key in verifier.other_keys else ()
-    if other_keys:
-        key = other_keys[0]
+    unwanted_keys = tuple(verifier.unwanted_keys) if key in verifier.unwanted_keys else ()
+    if unwanted_keys:
+        key = unwanted_keys[0]
     try:
-        return ScannedHost(key, verifier.check(key), None, None, verifier.is_new_host, other_keys)
+        return ScannedHost(key, verifier.check(key), None, None, verifier.is_new_host, unwanted_keys)
     except HostKeyError as exc:
-        return ScannedHost(key, None, exc, verifier.conflicting_line(key), verifier.is_new_host, other_keys)
+        return ScannedHost(key, None, exc, verifier.conflicting_line(key), verifier.is_new_host, unwanted_keys)

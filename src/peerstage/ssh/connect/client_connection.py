@@ -75,9 +75,9 @@ def open_client_connection(
 ) -> ClientConnection:
     """Connect to *destination* and exchange keys; send nothing after that.
 
-    A host may have several keys, and presents one of the requested type. If a fingerprint is pinned and the host
-    presents another key, ask for each of its other types in turn, on a new connection each. All of these together may
-    take the destination's time to connect once more.
+    A host may have several keys, and presents one of the requested type. If the verifier wants another key (a pinned
+    one, or see `HostKeyVerifier.search_for`), ask for each of the host's other types in turn, on a new connection each.
+    All of these together may take the destination's time to connect once more.
 
     For the other arguments and the errors see `Session.connect`.
 
@@ -110,9 +110,9 @@ def open_client_connection(
     connection, other_types = connect(verifier.order_algorithms(destination.algorithms.host_keys), on_step)
     if not other_types or options.sock is not None:  # the caller's socket cannot be connected again
         return connection
-    with watchdog.phase("present the pinned host key", destination.connect_timeout, Reason.CONNECT_TIMEOUT):
+    with watchdog.phase("present the wanted host key", destination.connect_timeout, Reason.CONNECT_TIMEOUT):
         while other_types:
-            destination.log.info("presents a key other than the pinned one; asking for %s.", ", ".join(other_types))
+            destination.log.info("presents a key other than the wanted one; asking for %s.", ", ".join(other_types))
             connection.close()
             connection, other_types = connect(other_types, ignore_step)
     return connection

@@ -52,7 +52,7 @@ class HostKeyVerifier:
         self._is_wanted = None if pinned is None else lambda key: fingerprint(key) == pinned
         self._untried_algorithms: tuple[str, ...] = ()
         #: The keys and certificates that the host presented and that were not wanted.
-        self.other_keys: list[bytes] = []
+        self.unwanted_keys: list[bytes] = []
 
     @classmethod
     def read(cls, destination: Destination) -> HostKeyVerifier:
@@ -100,7 +100,7 @@ class HostKeyVerifier:
         """
         if self._is_wanted is None or self._is_wanted(parse_presented(presented)[1]):
             return ()
-        self.other_keys.append(presented)
+        self.unwanted_keys.append(presented)
         presented_type = parse_key_type(presented)
         self._untried_algorithms = tuple(
             name for name in asked if name in offered and signing_key_type(name) != presented_type
@@ -170,7 +170,7 @@ class HostKeyVerifier:
         return Verdict(fingerprint(key), f"known in {self._check_known(key)}")
 
     def _not_pinned_error(self, key: bytes) -> MismatchedHostKey:
-        presented = describe_keys([*(parse_presented(other)[1] for other in self.other_keys), key])
+        presented = describe_keys([*(parse_presented(other)[1] for other in self.unwanted_keys), key])
         advice = (
             "Compare it with what `ssh-keygen -lf` prints for the .pub files in /etc/ssh on the host itself. If it is "
             "there, correct the pinned fingerprint (the option host key); if not, this may be a man-in-the-middle "
