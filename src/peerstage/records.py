@@ -22,6 +22,9 @@ TIB = 1024 * 1024 * MIB
 REPLY_BYTES = 256
 #: The schema of reports. It changes if a key is removed or changes its meaning, not if one is added.
 SCHEMA = 1
+#: A file that was modified at most this many seconds before the newest one in a listing is racy: times are in whole
+#: seconds, on some file systems in two, so that a later listing may not show another change.
+RACY_SECONDS = 2
 #: The outcomes of an entry.
 STAGED, RESUMED, LINKED, LEFT_OUT, FAILED = "staged", "resumed", "linked", "left-out", "failed"
 
@@ -83,6 +86,8 @@ class FileResult:
             link or a copy), "left-out" (on request) or "failed". The default follows from *error*.
         reason: Why it failed or was left out; None if it is staged.
         sha256: The SHA-256 of the staged file in hexadecimal; None if it was not computed, or the file is not staged.
+        racy: Whether the file was modified within two seconds of the newest one in the listing, so that a change in the
+            same second, without a change of its size, could go unnoticed.
     """
 
     name: str
@@ -93,6 +98,7 @@ class FileResult:
     outcome: str = ""
     reason: Reason | None = None
     sha256: str | None = None
+    racy: bool = False
 
     def __post_init__(self) -> None:
         if not self.outcome:
@@ -244,6 +250,8 @@ class StageReport(metaclass=Documented):
         host_key: The SHA-256 fingerprint of the peer's host key, or None if the transport does not know it.
         verify: How the staged files were verified, as in `StageOptions`; "" in reports of earlier versions.
         notes: What the user should know although nothing failed, as sentences; each was logged as a warning.
+        appeared: The names, 1000 at most, of files that the peer had at the end, and not in its first listing: it was
+            still collecting. They are not staged. Only transports that can list find them.
         schema: The version of the JSON form, an integer from 1.
     """
 
@@ -260,6 +268,7 @@ class StageReport(metaclass=Documented):
     host_key: str | None = None
     verify: str = ""
     notes: tuple[str, ...] = ()
+    appeared: tuple[str, ...] = field(default=(), repr=False)
     schema: int = SCHEMA
 
     @property
@@ -303,9 +312,10 @@ class StageReport(metaclass=Documented):
                     raw[results] = tuple(FileResult.from_dict(result) for result in raw[results])
             if isinstance(raw.get("schema", SCHEMA), bool) or not isinstance(raw.get("schema", SCHEMA), int):
                 raise ValueError("its schema is not a number")
-            notes = raw["notes"] = tuple(raw.get("notes", ()))
-            if not all(isinstance(note, str) for note in notes):
-                raise ValueError("its notes are not text")
+            for texts in ("notes", "appeared"):
+                raw[texts] = tuple(raw.get(texts, ()))
+                if not all(isinstance(text, str) for text in raw[texts]):
+                    raise ValueError(f"its {texts} are not text")
             return cls(**raw)
         except (AttributeError, TypeError, KeyError, ValueError) as exc:
             raise ValueError(f"Not a stage report: {escape(str(exc))}") from None

@@ -16,7 +16,7 @@ from peerstage.paths import validate_path
 from peerstage.printable import escape
 
 #: How staged files are verified, for `StageOptions.verify`.
-Verification: TypeAlias = Literal["stable", "sha256"]
+Verification: TypeAlias = Literal["size", "stable", "sha256"]
 #: Below this, protocol headers would take most of the bandwidth.
 _MIN_BWLIMIT = 1024
 
@@ -36,9 +36,12 @@ class StageOptions(metaclass=Documented):
         exclude: Patterns of the same kind.
         max_size: Files with more bytes are left out, too, except for `checksums`. None means no maximum. (With
             `Limits.file_bytes` they fail.)
-        verify: "stable": size and time of every file are compared before and after its transfer, as far as the
-            transport can tell. "sha256": its SHA-256 is also compared with the one in `checksums`; a file that differs
-            or has none fails, except for the checksum file itself and an empty ``cback.collect`` or ``cback.stage``.
+        verify: "size": every file has the size that the peer announced. "stable": it also did not change before the end
+            of its transfer. Over SFTP and from a local peer, the directory is listed again at the end; a file whose
+            size or time has changed is fetched once more, and fails if it changes again. SCP and rcp commands cannot
+            list, and verify sizes only. "sha256": its SHA-256 is also compared with the one in `checksums`; a file that
+            differs or has none fails, except for the checksum file itself and an empty ``cback.collect`` or
+            ``cback.stage``.
         checksums: The name of the checksum file, which the peer collects with the others, in the format of
             sha256sum(1). Required with verify="sha256", and only allowed with it.
         manifest: Whether the target gets a manifest of its files: ``peerstage.sha256``, for `verify` and sha256sum(1),

@@ -62,6 +62,7 @@ def stage(
             host_key=transport.host_key,
             verify=target.options.verify,
             notes=target.notes,
+            appeared=tuple(map(os.fsdecode, sorted(target.stability.appeared))),
         )
 
     def report_results() -> StageReport:

@@ -27,7 +27,12 @@ class ChildLink:
 
     def __init__(self, target: Target, *, limits: Limits | None = None, tries: int = 1) -> None:
         self.receiver = FrameReceiver(target, limits or Limits(), tries=tries, answer=self._answer)
-        self.child_target = ChildTarget(cast(Any, self), self._receive_answer, selection=target.selection)
+        self.child_target = ChildTarget(
+            cast(Any, self),
+            self._receive_answer,
+            selection=target.selection,
+            verifies_stability=target.verifies_stability,
+        )
         self.questions: list[Frame] = []
         self.sent_bytes = 0
         self.max_unread = 0

@@ -146,6 +146,7 @@ def _parse_limit(text: str) -> tuple[str, Any]:
 class VerifyChoice(str, Enum):
     """How staged files are verified."""
 
+    SIZE = "size"
     STABLE = "stable"
     SHA256 = "sha256"
 
@@ -165,7 +166,10 @@ def build_stage_options(
         str | None, option("BYTES", "Leave out larger files; a number, or one with K, M, G or T.", "no maximum")
     ] = None,
     verify: Annotated[
-        VerifyChoice, typer.Option(help="sha256 compares every file with the peer's checksum file (--checksums).")
+        VerifyChoice,
+        typer.Option(
+            help="size: as the peer announced. stable: and unchanged at the end. sha256: and as in --checksums."
+        ),
     ] = VerifyChoice.STABLE,
     checksums: Annotated[
         str | None,

@@ -10,7 +10,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from peerstage.errors import EntryError, NotAvailable, StageError
 from peerstage.reasons import Reason
@@ -20,6 +20,8 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 #: The name for `Target.refuse` of an entry that the peer did not name.
 UNNAMED = b"*"
+#: What to do about a file that changes.
+CHANGED_ADVICE = "Let the peer finish collecting first: it must write its indicator last."
 #: Maximum number of files that are opened on the peer, without reading them, if only a list is wanted.
 MAX_TRIAL_OPENS = 1000
 
@@ -35,6 +37,20 @@ class Selection(Enum):
     #: Only a list of the files. No file has missing ranges: a transport opens it on the peer, closes it, and calls
     #: `IncomingFile.finish`.
     NONE = auto()
+
+
+class ListingChanges(NamedTuple):
+    """What a later listing shows of a directory whose files have been fetched.
+
+    Attributes:
+        changed: Files with another size or modification time than before, as they are now.
+        vanished: Files that are not listed any more, as they were listed.
+        appeared: Files that were not listed before.
+    """
+
+    changed: Sequence[Entry] = ()
+    vanished: Sequence[Entry] = ()
+    appeared: Sequence[Entry] = ()
 
 
 class IncomingFile(ABC):
@@ -104,9 +120,12 @@ class Target(ABC):
 
     Attributes:
         selection: How much of what the peer has is wanted. It does not change during a pull.
+        verifies_stability: Whether a transport that can list compares another listing with the first one, once every
+            file is finished or failed, and passes the differences to `recheck`.
     """
 
     selection: Selection = Selection.ALL
+    verifies_stability: bool = False
 
     @abstractmethod
     def admit(self, entries: Sequence[Entry]) -> Sequence[IncomingFile]:
@@ -123,6 +142,16 @@ class Target(ABC):
             TargetError: If there is not enough space for what is missing, or the local side failed; the run ends.
             ProtocolError: If no file in a directory can have one of the names.
         """
+
+    def recheck(self, changes: ListingChanges) -> Sequence[IncomingFile]:
+        """Return the files to fetch again, which start over: those that changed for the first time.
+
+        A file that changes a second time fails. The changes of one listing may be passed in several parts.
+
+        Raises:
+            TargetError, ProtocolError: As `admit`.
+        """
+        return ()
 
     @abstractmethod
     def refuse(self, name: bytes, error: StageError) -> None:

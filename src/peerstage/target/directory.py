@@ -18,7 +18,7 @@ from peerstage.stage_options import StageOptions
 from peerstage.target import durability
 from peerstage.target.admission import Admission
 from peerstage.target.attributes import StagedAttributes
-from peerstage.target.base import CommandTarget, Selection
+from peerstage.target.base import CommandTarget, ListingChanges, Selection
 from peerstage.target.disk_errors import NAME_ERRORS, disk_error, disk_errors, name_error
 from peerstage.target.file_descriptors import close_quietly, open_directory
 from peerstage.target.file_results import result_of, result_of_refused
@@ -33,6 +33,7 @@ from peerstage.target.prepare import prepare_all
 from peerstage.target.private_directory import PrivateDirectory, require_posix
 from peerstage.target.run_state import Failure, RunState
 from peerstage.target.select import Selector
+from peerstage.target.stability_check import StabilityCheck
 from peerstage.target.sweep import sweep_directory
 from peerstage.target.workspace import NAME as WORKSPACE
 from peerstage.target.workspace import Workspace
@@ -61,6 +62,7 @@ class DirectoryTarget(CommandTarget):
     Attributes:
         published: Number of files that have their final names.
         selector: Decides which entries are wanted, and has the results of the others.
+        stability: What later listings showed about the files.
         wants_digests: Whether the report has the SHA-256 of every staged file.
 
     Raises:
@@ -95,11 +97,13 @@ class DirectoryTarget(CommandTarget):
         self.published = 0
         if self.selector.selects or self.limits.file_bytes is not None or self.options.link_dest is not None:
             self.selection = Selection.SOME
+        self.verifies_stability = self.options.verify != "size"
         self.peer = peer
         self.directory = directory
         self._log = PeerLog("peerstage.target", peer)
         self._files: dict[bytes, PartialFile] = {}
         self._refused: dict[bytes, Failure] = {}
+        self.stability = StabilityCheck(self._files, self.selector)
         self._workspace: Workspace | None = None
         self._manifest: ManifestWriter | None = None
         self._reserved_names = MANIFEST_NAMES if self.options.manifest else frozenset()
@@ -197,7 +201,7 @@ class DirectoryTarget(CommandTarget):
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know although nothing failed, as sentences."""
-        return () if self._link_source is None else self._link_source.notes
+        return (*(() if self._link_source is None else self._link_source.notes), *self.stability.notes)
 
     def pop_results(self, *, can_resume: bool = True) -> Iterator[FileResult]:
         """Yield the result of each admitted file, and drop its `PartialFile`: keeping both would take much memory.
@@ -207,7 +211,10 @@ class DirectoryTarget(CommandTarget):
         """
         for name in list(self._files):
             file = self._files.pop(name)
-            yield result_of(file, self._attributes.mode_of, can_resume=can_resume)
+            yield self._result_of(file, can_resume=can_resume)
+
+    def _result_of(self, file: PartialFile, *, can_resume: bool) -> FileResult:
+        return result_of(file, self._attributes.mode_of, self.stability.is_racy, can_resume=can_resume)
 
     def pop_refused(self) -> Iterator[FileResult]:
         """Yield the result of each refused entry, and free it."""
@@ -219,7 +226,11 @@ class DirectoryTarget(CommandTarget):
         if self._refused:  # over an earlier connection, which may have listed them otherwise
             for entry in entries:
                 self._refused.pop(entry.name, None)
+        self.stability.note_listing(entries)
         return self._admission.admit(entries)
+
+    def recheck(self, changes: ListingChanges) -> list[PartialFile]:
+        return self._admission.admit(self.stability.find_changed(changes))
 
     def refuse(self, name: bytes, error: StageError) -> None:
         begun = self._files.get(name)
@@ -314,6 +325,7 @@ class DirectoryTarget(CommandTarget):
         for file in self._files.values():
             if not file.is_finished:
                 file.fail(EntryError(_VANISHED, reason=Reason.VANISHED))
+        self.stability.write_notes(self._log)
         ready = deque(file for file in self._files.values() if file.is_ready)
         try:
             for file, difference in self._find_differences(check):
@@ -380,10 +392,7 @@ class DirectoryTarget(CommandTarget):
 
         manifest.write(
             report,
-            (
-                result_of(file, self._attributes.mode_of, can_resume=bool(report.resumed_bytes))
-                for file in self._files.values()
-            ),
+            (self._result_of(file, can_resume=bool(report.resumed_bytes)) for file in self._files.values()),
             (result_of_refused(name, failure) for name, failure in self._refused.items()),
             {name: file.sha256 for name, file in self._files.items() if file.is_ready},
             finish,

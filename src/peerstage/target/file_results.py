@@ -10,12 +10,15 @@ from peerstage.target.partial_file import PartialFile
 from peerstage.target.run_state import Failure
 
 
-def result_of(file: PartialFile, mode_of: Callable[[Entry], int], *, can_resume: bool) -> FileResult:
+def result_of(
+    file: PartialFile, mode_of: Callable[[Entry], int], is_racy: Callable[[Entry], bool], *, can_resume: bool
+) -> FileResult:
     """Return the result of an admitted file.
 
     Args:
         file: The file.
         mode_of: Returns the permission bits of a staged file.
+        is_racy: Returns whether a change of a file that was fetched could have gone unnoticed.
         can_resume: Whether the transport fetches only the rest of a file that has begun.
     """
     entry, failure, name = file.entry, file.failure, os.fsdecode(file.entry.name)
@@ -24,7 +27,8 @@ def result_of(file: PartialFile, mode_of: Callable[[Entry], int], *, can_resume:
     outcome = RESUMED if can_resume and file.resumed_bytes else STAGED
     outcome = outcome if file.linked is None else LINKED
     sha256 = None if file.sha256 is None else file.sha256.hex()
-    return FileResult(name, entry.size, mode_of(entry), entry.mtime, outcome=outcome, sha256=sha256)
+    racy = file.linked is None and is_racy(entry)
+    return FileResult(name, entry.size, mode_of(entry), entry.mtime, outcome=outcome, sha256=sha256, racy=racy)
 
 
 def result_of_refused(name: bytes, failure: Failure) -> FileResult:

@@ -131,6 +131,21 @@ class _DecliningTarget(DirectoryTarget):
         return super().admit([entry for entry in entries if not entry.name.startswith(b"unwanted")])
 
 
+class _ChangingTarget(DirectoryTarget):
+    """Calls *change* between the first listing of the peer and the first request for a file."""
+
+    selection = Selection.SOME  # a transport waits for the answer
+
+    def __init__(self, path: str, change: Callable[[], object]) -> None:
+        super().__init__(path, options=StageOptions(durable=False))
+        self._change = change
+
+    def admit(self, entries: Sequence[Entry]) -> list[PartialFile]:
+        files = super().admit(entries)
+        self._change()
+        return files
+
+
 class TransportContract:
     """Inherit, and provide the fixtures ``source`` and ``transport``; ``target`` is an empty directory.
 
@@ -256,6 +271,23 @@ class TransportContract:
         assert sorted(file.name for file in report.files) == ["a", "z"]
         assert report.refused == ()
         assert files_in(target) == {name: name * 1000 for name in (b"a", b"z")}
+
+    def test_a_file_that_changes_after_it_was_listed_is_fetched_once_more(
+        self, transport: Transport, source: Source, target: Path
+    ) -> None:
+        if not transport.capabilities.can_list:
+            return
+
+        def change() -> None:
+            source.write(b"dump", b"new" * 2000)
+            source.write(b"late", b"")
+
+        source.write(b"dump", b"old")
+        source.write(b"same", b"same")
+        report = stage(transport, source.directory, _ChangingTarget(str(target), change))
+        assert files_in(target) == {b"dump": b"new" * 2000, b"same": b"same"}
+        assert report.appeared == ("late",)
+        assert any("still collecting" in note for note in report.notes)
 
     def test_exists_is_true_only_for_a_regular_file(self, transport: Transport, source: Source) -> None:
         source.write(b"cback.collect", b"")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from peerstage.documented import Documented
-from peerstage.errors import IncompleteFile, RemoteError, RemoteNotFound, StageError
+from peerstage.errors import EntryError, IncompleteFile, RemoteError, RemoteNotFound, StageError
 from peerstage.reasons import Reason
 from peerstage.records import Capabilities, Entry
 from peerstage.target.base import IncomingFile, Target, ranges_to_fetch
 from peerstage.transport.base import Transport
 from peerstage.transport.names import is_hidden
 from peerstage.transport.refusals import NO_DIRECTORY, not_regular
+from peerstage.transport.stability import fetch_stable
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,15 @@ class MemoryTransport(Transport):
         self._written = 0
 
     def pull(self, directory: bytes, target: Target) -> None:
-        files = {name: file for name, file in self._entries(directory).items() if not is_hidden(name)}
-        entries = []
-        for name, file in files.items():
-            if stat.S_ISREG(file.mode):
-                size = len(file.data) if file.listed_size is None else file.listed_size
-                entries.append(Entry(name, size, stat.S_IMODE(file.mode), file.mtime))
-            else:
+        for name, file in self._entries(directory).items():
+            if not is_hidden(name) and not stat.S_ISREG(file.mode):
                 target.refuse(name, not_regular(name))
-        for incoming in target.admit(entries):
-            self._copy(files[incoming.entry.name], incoming)
+
+        def fetch(files: Sequence[IncomingFile]) -> None:
+            for incoming in files:
+                self._copy(directory, incoming)
+
+        fetch_stable(target, self._list_files(directory), fetch=fetch, relist=lambda: self._list_files(directory))
 
     def exists(self, path: bytes) -> bool:
         directory, _, name = path.rpartition(b"/")
@@ -93,7 +93,24 @@ class MemoryTransport(Transport):
             raise RemoteNotFound(NO_DIRECTORY, path=directory)
         return self.directories[directory]
 
-    def _copy(self, file: MemoryFile, incoming: IncomingFile) -> None:
+    def _list_files(self, directory: bytes) -> list[Entry]:
+        """Return the files in *directory*, as they are now."""
+        return [
+            Entry(
+                name,
+                len(file.data) if file.listed_size is None else file.listed_size,
+                stat.S_IMODE(file.mode),
+                file.mtime,
+            )
+            for name, file in self._entries(directory).items()
+            if not is_hidden(name) and stat.S_ISREG(file.mode)
+        ]
+
+    def _copy(self, directory: bytes, incoming: IncomingFile) -> None:
+        file = self._entries(directory).get(incoming.entry.name)
+        if file is None:
+            incoming.fail(EntryError("It was removed while it was staged.", reason=Reason.VANISHED))
+            return
         if file.error is not None:
             incoming.fail(file.error)
             return

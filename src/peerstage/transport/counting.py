@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 
 from peerstage.errors import StageError
 from peerstage.records import Entry, Ownership
-from peerstage.target.base import Buffer, CommandTarget, IncomingFile, Selection, Target, require_command_target
+from peerstage.target.base import (
+    Buffer,
+    CommandTarget,
+    IncomingFile,
+    ListingChanges,
+    Selection,
+    Target,
+    require_command_target,
+)
 from peerstage.target.ranges import Ranges
 
 
@@ -27,6 +35,7 @@ class CountingTarget(CommandTarget):
 
     def __init__(self, target: Target, on_change: Callable[[], object] = lambda: None) -> None:
         self.selection = target.selection
+        self.verifies_stability = target.verifies_stability
         self.files = 0
         self.bytes = 0
         self.high_water = 0
@@ -41,6 +50,10 @@ class CountingTarget(CommandTarget):
         if self.selection is Selection.NONE:
             return files
         return [self._begin(file) for file in files]
+
+    def recheck(self, changes: ListingChanges) -> Sequence[IncomingFile]:
+        """See `Target.recheck`. A file that is fetched again counts again."""
+        return [self._begin(file) for file in self._target.recheck(changes)]
 
     def _begin(self, file: IncomingFile) -> IncomingFile:
         name = file.entry.name

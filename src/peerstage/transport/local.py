@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from peerstage.errors import (
     ChangedFile,
@@ -21,11 +21,12 @@ from peerstage.paths import join_path, parent_directory
 from peerstage.reasons import Reason
 from peerstage.records import Capabilities, Entry, Ownership, validate_permissions
 from peerstage.system_errors import entry_reason_of, reason_of
-from peerstage.target.base import IncomingFile, Target, ranges_to_fetch, read_errors_fail
+from peerstage.target.base import CHANGED_ADVICE, IncomingFile, Target, ranges_to_fetch, read_errors_fail
 from peerstage.target.file_descriptors import CREATE_NEW, NO_FOLLOW, READ_WITHOUT_WAITING, closing, open_directory
 from peerstage.transport.base import Transport
 from peerstage.transport.names import ListedNames, is_hidden
 from peerstage.transport.refusals import not_regular
+from peerstage.transport.stability import fetch_stable
 from peerstage.watchdog import Watchdog
 
 _CHUNK = 1024 * 1024
@@ -52,24 +53,14 @@ class LocalTransport(Transport):
         self._copied = 0
 
     def pull(self, directory: bytes, target: Target) -> None:
-        entries: list[Entry] = []
-        for name in self._list(directory):
-            self._watchdog.raise_if_failed()
-            if is_hidden(name) and not self._include_hidden:
-                continue
-            try:
-                found = os.stat(join_path(directory, name), follow_symlinks=self._follow_symlinks)
-            except OSError as exc:
-                message = f"Its attributes cannot be read: {exc.strerror}."
-                target.refuse(name, NotRegular(message, path=name, reason=entry_reason_of(exc)))
-                continue
-            if stat.S_ISREG(found.st_mode):
-                entries.append(Entry(name, found.st_size, stat.S_IMODE(found.st_mode), int(found.st_mtime)))
-            else:
-                target.refuse(name, not_regular(name))
+        entries = list(self._list_files(directory, target.refuse))
         self._watchdog.extend_deadline_by(lambda: self._copied)
-        for file in target.admit(entries):
-            self._copy(directory, file)
+        fetch_stable(
+            target,
+            entries,
+            fetch=lambda files: self._copy_all(directory, files),
+            relist=lambda: self._list_files(directory, lambda name, error: None),
+        )
 
     def exists(self, path: bytes) -> bool:
         try:
@@ -126,6 +117,23 @@ class LocalTransport(Transport):
     def close(self) -> None:
         pass
 
+    def _list_files(self, directory: bytes, refuse: Callable[[bytes, StageError], object]) -> Iterator[Entry]:
+        """Yield the files in *directory* by name, and pass the other entries to *refuse*."""
+        for name in self._list(directory):
+            self._watchdog.raise_if_failed()
+            if is_hidden(name) and not self._include_hidden:
+                continue
+            try:
+                found = os.stat(join_path(directory, name), follow_symlinks=self._follow_symlinks)
+            except OSError as exc:
+                message = f"Its attributes cannot be read: {exc.strerror}."
+                refuse(name, NotRegular(message, path=name, reason=entry_reason_of(exc)))
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield Entry(name, found.st_size, stat.S_IMODE(found.st_mode), int(found.st_mtime))
+            else:
+                refuse(name, not_regular(name))
+
     def _list(self, directory: bytes) -> list[bytes]:
         """Return the sorted names in *directory*, which are read one by one so that the limits apply."""
         names = ListedNames(directory, self._watchdog.limits)
@@ -140,6 +148,10 @@ class LocalTransport(Transport):
         except OSError as exc:
             raise _refusal(exc, directory) from exc
         return sorted(names)
+
+    def _copy_all(self, directory: bytes, files: Iterable[IncomingFile]) -> None:
+        for file in files:
+            self._copy(directory, file)
 
     def _copy(self, directory: bytes, file: IncomingFile) -> None:
         name = file.entry.name
@@ -182,7 +194,7 @@ def _require_unchanged(fd: int, entry: Entry) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise not_regular(entry.name)
     if (found.st_size, int(found.st_mtime)) != (entry.size, entry.mtime):
-        raise ChangedFile("It changed while it was staged. Let the peer finish collecting first.")
+        raise ChangedFile(f"It changed while it was staged. {CHANGED_ADVICE}")
 
 
 def _create(name: bytes, directory: int, path: bytes) -> int:

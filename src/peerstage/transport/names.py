@@ -17,12 +17,15 @@ class ListedNames:
     Args:
         directory: The directory, for messages.
         limits: Bounds for their number and size.
+        detects_repetition: Whether a repeated name is detected here. Otherwise names are counted and not kept.
     """
 
-    def __init__(self, directory: bytes, limits: Limits) -> None:
+    def __init__(self, directory: bytes, limits: Limits, *, detects_repetition: bool = True) -> None:
         self._directory = directory
         self._limits = limits
+        self._detects_repetition = detects_repetition
         self._names: set[bytes] = set()
+        self._count = 0
         self._bytes = 0
 
     def __iter__(self) -> Iterator[bytes]:
@@ -43,9 +46,11 @@ class ListedNames:
         """
         if name in self._names:
             raise ProtocolError("The peer listed this name twice.", path=name)
-        self._names.add(name)
+        if self._detects_repetition:
+            self._names.add(name)
+        self._count += 1
         self._bytes += len(name) + sys.getsizeof(os.fsdecode(name))  # text may take four times its bytes
-        if len(self._names) > self._limits.entries:
+        if self._count > self._limits.entries:
             raise _exceeded(f"The directory has more than {self._limits.entries} entries", "entries", self._directory)
         self.check_listing_size(self._bytes)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from peerstage.records import Entry, Progress
-from peerstage.target.base import IncomingFile, Target
+from peerstage.target.base import IncomingFile, ListingChanges, Target
 from peerstage.transport.base import Transport, TransportWrapper
 from peerstage.transport.counting import CountingTarget
 
@@ -56,6 +56,7 @@ class _ProgressTarget(CountingTarget):
         self._due = clock()
         self._sizes: dict[bytes, int] = {}
         self._total_size = 0
+        self._fetched_again = 0
 
     def admit(self, entries: Sequence[Entry]) -> Sequence[IncomingFile]:
         files = super().admit(entries)
@@ -64,11 +65,17 @@ class _ProgressTarget(CountingTarget):
             self._sizes[entry.name] = entry.size
         return files
 
+    def recheck(self, changes: ListingChanges) -> Sequence[IncomingFile]:
+        files = super().recheck(changes)
+        self._fetched_again += len(files)
+        self._total_size += sum(file.entry.size for file in files)
+        return files
+
     def report(self) -> None:
         """Report now."""
         self._due = self._clock() + _INTERVAL
         is_listed = self._transport.capabilities.can_list
-        totals = (len(self._sizes), self._total_size) if is_listed else (None, None)
+        totals = (len(self._sizes) + self._fetched_again, self._total_size) if is_listed else (None, None)
         self._on_progress(Progress(self.files, totals[0], self.bytes, totals[1]))
 
     def _report_if_due(self) -> None:

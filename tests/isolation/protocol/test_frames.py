@@ -17,6 +17,7 @@ from peerstage.isolation.protocol.frames import (
     MAX_DATA,
     Admit,
     Alive,
+    Appeared,
     AskMissing,
     Data,
     Fail,
@@ -29,6 +30,7 @@ from peerstage.isolation.protocol.frames import (
     Log,
     Refuse,
     Reply,
+    Vanished,
     encode_frame,
 )
 from peerstage.reasons import Reason
@@ -40,8 +42,11 @@ NAMES = st.binary(min_size=1, max_size=255).filter(
 SIZES = st.integers(0, 2**63 - 1)
 FILE_NUMBERS = st.integers(0, 2**32 - 1)
 ENTRIES = st.builds(Entry, NAMES, SIZES, st.none() | st.integers(0, 0o7777), st.none() | st.integers(0, 2**40))
+PARTS = st.lists(ENTRIES, min_size=1, max_size=5).map(tuple)
 FRAMES = st.one_of(
-    st.builds(Admit, FILE_NUMBERS, st.lists(ENTRIES, min_size=1, max_size=5).map(tuple), st.booleans(), st.booleans()),
+    st.builds(Admit, FILE_NUMBERS, PARTS, st.booleans(), st.booleans(), st.booleans()),
+    st.builds(Appeared, st.just(()) | PARTS),
+    st.builds(Vanished, PARTS),
     st.builds(AskMissing, FILE_NUMBERS),
     st.builds(Finish, FILE_NUMBERS),
     st.builds(ImportFile, NAMES),
@@ -120,12 +125,17 @@ ERROR = {"kind": "NotRegular", "reason": "not-a-file", "message": "x", "path": N
         pack(255, 1, 1),
         pack(Kind.ADMIT),
         pack(Kind.ADMIT, body=b"\0"),
-        pack(Kind.ADMIT, body=b"\4" + pack_entry(b"a")),
+        pack(Kind.ADMIT, body=b"\10" + pack_entry(b"a")),
         pack(Kind.ADMIT, body=b"\0" + pack_entry(b"a", length=2)),
         pack(Kind.ADMIT, body=b"\0" + pack_entry(b"a", length=2**32 - 1)),
         pack(Kind.ADMIT, body=b"\0" + pack_entry(b"a") + b"b"),
         pack(Kind.ADMIT, body=b"\0" + b"".join(pack_entry(b"%d" % at) for at in range(MAX_ENTRIES + 1))),
         pack(Kind.ADMIT, 0, 1, b"\0" + pack_entry(b"a")),
+        pack(Kind.APPEARED, 1, 0, pack_entry(b"a")),
+        pack(Kind.APPEARED, body=b"x"),
+        pack(Kind.APPEARED, body=pack_entry(b"a/b")),
+        pack(Kind.VANISHED),
+        pack(Kind.VANISHED, 0, 1, pack_entry(b"a")),
         pack(Kind.ASK_MISSING, 0, 1),
         pack(Kind.ASK_MISSING, body=b"x"),
         pack_admit(b""),

@@ -158,11 +158,11 @@ def test_after_a_lost_connection_only_missing_ranges_and_a_few_samples_are_reque
         }
 
 
-def test_many_files_are_in_flight_with_one_listing_and_few_sends(target: Path) -> None:
+def test_many_files_are_in_flight_with_two_listings_and_few_sends(target: Path) -> None:
     files = {b"%04d" % number: Node(b"x" * 100) for number in range(1000)}
     server = FakeSFTPServer(files, max_handles=400)
     stage_from(server, target)
-    assert server.listings == 1
+    assert server.listings == 2
     assert 200 < server.peak_handles <= 401
     assert server.sends < 600
 

@@ -14,9 +14,19 @@ from typing import Any
 from peerstage.errors import NotAvailable, ProtocolError, StageError
 from peerstage.isolation.child.frame_writer import FrameWriter
 from peerstage.isolation.protocol.entry_codec import split_entries
-from peerstage.isolation.protocol.frames import MAX_UNANSWERED, Admit, AskMissing, Fail, Finish, ImportFile, Refuse
+from peerstage.isolation.protocol.frames import (
+    MAX_UNANSWERED,
+    Admit,
+    Appeared,
+    AskMissing,
+    Fail,
+    Finish,
+    ImportFile,
+    Refuse,
+    Vanished,
+)
 from peerstage.records import Entry
-from peerstage.target.base import MAX_TRIAL_OPENS, Buffer, CommandTarget, IncomingFile, Selection
+from peerstage.target.base import MAX_TRIAL_OPENS, Buffer, CommandTarget, IncomingFile, ListingChanges, Selection
 from peerstage.target.ranges import Ranges
 
 
@@ -27,6 +37,7 @@ class ChildTarget(CommandTarget):
         writer: The pipe to the parent.
         receive_answer: Waits for the parent's next answer, and returns it.
         selection: As for `Target`.
+        verifies_stability: As for `Target`.
         workspace: Descriptor of the directory that a command may fill, or -1.
     """
 
@@ -36,14 +47,17 @@ class ChildTarget(CommandTarget):
         receive_answer: Callable[[], dict[str, Any]],
         *,
         selection: Selection = Selection.ALL,
+        verifies_stability: bool = False,
         workspace: int = -1,
     ) -> None:
         self.selection = selection
+        self.verifies_stability = verifies_stability
         self._writer = writer
         self._receive_answer = receive_answer
         self._workspace = workspace
         self._asks = selection is Selection.SOME
         self._listed: set[bytes] = set()
+        self._fetched_again: set[bytes] = set()
         self._next_number = 0
         self._trial_opens_left = MAX_TRIAL_OPENS
 
@@ -54,10 +68,31 @@ class ChildTarget(CommandTarget):
             self._asks = True
             self._listed.clear()
         self._listed.update(entry.name for entry in entries)
+        admitted = self._send_entries(entries, is_new_listing=is_new_listing)
+        if self.selection is Selection.NONE and not self._asks:
+            del admitted[self._trial_opens_left :]
+            self._trial_opens_left -= len(admitted)
+        return admitted
+
+    def recheck(self, changes: ListingChanges) -> list[ChildFile]:
+        """See `Target.recheck`. The parent, too, knows which files changed before, and fails them."""
+        for part in split_entries(changes.vanished):
+            self._writer.put(Vanished(part))
+        for part in split_entries(changes.appeared) if changes.appeared else ((),):
+            self._writer.put(Appeared(part))
+        files = self._send_entries(changes.changed, is_new_listing=True, have_changed=True)
+        again = [file for file in files if file.entry.name not in self._fetched_again]
+        self._fetched_again.update(file.entry.name for file in again)
+        return again
+
+    def _send_entries(
+        self, entries: Sequence[Entry], *, is_new_listing: bool, have_changed: bool = False
+    ) -> list[ChildFile]:
+        """Send files under new numbers, and return those that are not declined."""
         admitted: list[ChildFile] = []
         unanswered: deque[list[ChildFile]] = deque()
         for part in split_entries(entries):
-            self._writer.put(Admit(self._next_number, part, is_new_listing, self._asks))
+            self._writer.put(Admit(self._next_number, part, is_new_listing, self._asks, have_changed))
             is_new_listing = False
             files = [ChildFile(self, self._next_number + index, entry) for index, entry in enumerate(part)]
             self._next_number += len(part)
@@ -70,9 +105,6 @@ class ChildTarget(CommandTarget):
                 admitted += self._receive_admitted(unanswered.popleft())
         for files in unanswered:
             admitted += self._receive_admitted(files)
-        if self.selection is Selection.NONE and not self._asks:
-            del admitted[self._trial_opens_left :]
-            self._trial_opens_left -= len(admitted)
         return admitted
 
     def refuse(self, name: bytes, error: StageError) -> None:

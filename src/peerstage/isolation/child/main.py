@@ -131,7 +131,13 @@ class _JobRunner:
         operation, path = job["operation"], text_to_bytes(job["path"])  # for "execute" a command line
         if operation == "pull":
             selection = Selection[job["selection"]]
-            target = ChildTarget(self._writer, self._receive_answer, selection=selection, workspace=fd)
+            target = ChildTarget(
+                self._writer,
+                self._receive_answer,
+                selection=selection,
+                verifies_stability=bool(job["verifies_stability"]),
+                workspace=fd,
+            )
             return transport.pull(path, target)
         if operation == "exists":
             return transport.exists(path)

@@ -15,7 +15,7 @@ from peerstage.isolation.protocol import frames
 from peerstage.isolation.protocol.values import child_violation
 from peerstage.printable import escape
 from peerstage.records import KIB, REPLY_BYTES, Entry, Limits
-from peerstage.target.base import IncomingFile, Selection, Target
+from peerstage.target.base import IncomingFile, ListingChanges, Selection, Target
 from peerstage.transport.counting import CountingTarget
 from peerstage.transport.names import ListedNames, check_name_length
 
@@ -24,6 +24,8 @@ from peerstage.transport.names import ListedNames, check_name_length
 _MAX_BEGUN_FILES = 4 * KIB
 #: Log lines of one job.
 _MAX_LOG_LINES = 1000
+#: Listings of one connection: the first, and those that are compared with it.
+_MAX_LISTINGS = 3
 #: Replies of a peer for one file, in addition to its data.
 _REPLIES_PER_FILE = 8
 
@@ -86,7 +88,9 @@ class FrameReceiver:
         self._first_number = 0
         self._files: list[_AdmittedFile | None] = []  # of the current listing, from the first number on
         self._listed: set[bytes] = set()
-        self._listings = 1
+        self._connections = 1
+        self._rechecks = 0
+        self._rechecked: set[bytes] = set()
         self._begun: set[bytes] = set()
         self._ended_files = 0
         self._last_progress = 0
@@ -100,7 +104,8 @@ class FrameReceiver:
         """
         stored = 0 if self._target is None else self._target.high_water
         files = min(self._ended_files + len(self._begun), self._limits.entries)
-        return stored + self._limits.listing_bytes + _REPLIES_PER_FILE * REPLY_BYTES * files
+        listings = _MAX_LISTINGS if self._target is not None and self._target.verifies_stability else 1
+        return stored + listings * self._limits.listing_bytes + _REPLIES_PER_FILE * REPLY_BYTES * files
 
     def handle(self, frame: frames.Frame) -> None:
         """Act on *frame*.
@@ -140,6 +145,10 @@ class FrameReceiver:
                     file.fail(error)
             case frames.Admit():
                 self._admit(frame, target)
+            case frames.Appeared(entries):
+                self._recheck(ListingChanges(appeared=self._check_appeared(entries)), target)
+            case frames.Vanished(entries):
+                self._recheck(ListingChanges(vanished=self._check_vanished(entries)), target)
             case frames.AskMissing(number):
                 file = self._admitted_file(number).file
                 self._answer({"missing": [] if file is None else list(file.missing())})
@@ -152,16 +161,18 @@ class FrameReceiver:
                 raise child_violation("The child process sent an unexpected frame.")
 
     def _admit(self, frame: frames.Admit, target: CountingTarget) -> None:
-        if frame.is_new_listing:
+        if frame.has_changed:
+            self._check_changed(frame, target)
+        elif frame.is_new_listing:
             self._begin_listing(target)
         if frame.first_number != self._first_number + len(self._files):
             raise child_violation("The child process skipped or repeated a file number.")
-        for entry in frame.entries:
-            if entry.name in self._listed:
-                raise child_violation("The child process sent a file name twice.", path=entry.name)
-            self._listed.add(entry.name)
-            self._check_name(entry.name)
-        files = {file.entry.name: file for file in target.admit(frame.entries)}
+        if frame.has_changed:
+            admitted = self._recheck(ListingChanges(changed=frame.entries), target)
+        else:
+            self._add_listed(frame.entries)
+            admitted = target.admit(frame.entries)
+        files = {file.entry.name: file for file in admitted}
         drops_declined = target.selection is not Selection.SOME and not frame.wants_answer
         for entry in frame.entries:
             file = files.get(entry.name)
@@ -174,13 +185,52 @@ class FrameReceiver:
         """Forget the numbers of a lost connection. After progress, allow as many further connections as at first."""
         if target.high_water > self._last_progress:
             self._last_progress = target.high_water
-            self._listings = 0
-        self._listings += 1
-        if self._listings > self._tries:
+            self._connections = 0
+        self._connections += 1
+        if self._connections > self._tries:
             raise child_violation("The child process listed files more often than it may connect.")
+        self._forget_numbers()
+        self._listed.clear()
+        self._rechecks = 0
+
+    def _forget_numbers(self) -> None:
         self._first_number += len(self._files)
         self._files.clear()
-        self._listed.clear()
+
+    def _add_listed(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.name in self._listed:
+                raise child_violation("The child process sent a file name twice.", path=entry.name)
+            self._listed.add(entry.name)
+            self._check_name(entry.name)
+
+    def _check_changed(self, frame: frames.Admit, target: CountingTarget) -> None:
+        """Require that files which changed were listed and have ended, and that the peer was not listed too often."""
+        if frame.is_new_listing:
+            self._rechecks += 1
+            if self._rechecks >= _MAX_LISTINGS or any(file is not None for file in self._files):
+                raise child_violation("The child process listed files again too often, or before it had ended them.")
+            self._forget_numbers()
+            self._rechecked.clear()
+        for entry in frame.entries:
+            if not self._rechecks or entry.name not in self._listed or entry.name in self._rechecked:
+                raise child_violation("The child process sent a change of a file that was not listed.", path=entry.name)
+            self._rechecked.add(entry.name)
+
+    def _check_appeared(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        self._add_listed(entries)
+        return entries
+
+    def _check_vanished(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        for entry in entries:
+            if entry.name not in self._listed:
+                raise child_violation("The child process sent a file as vanished that was not listed.", path=entry.name)
+        return entries
+
+    def _recheck(self, changes: ListingChanges, target: CountingTarget) -> Sequence[IncomingFile]:
+        if not target.verifies_stability:
+            raise child_violation("The child process listed files again, although this was not requested.")
+        return target.recheck(changes)
 
     def _write(self, frame: frames.Data) -> None:
         admitted = self._admitted_file(frame.file_number)

@@ -114,7 +114,12 @@ class IsolatedTransport(Transport):
 
     def pull(self, directory: bytes, target: Target) -> None:
         """See `Transport.pull`. A command fills a workspace of the target that belongs to the child's user."""
-        job = {"operation": "pull", "path": bytes_to_text(directory), "selection": target.selection.name}
+        job = {
+            "operation": "pull",
+            "path": bytes_to_text(directory),
+            "selection": target.selection.name,
+            "verifies_stability": target.verifies_stability,
+        }
         if not self._options.uses_rcp_command:
             receiver = FrameReceiver(
                 target, self._limits, tries=self._retry.tries, answer=self._answer, directory=directory

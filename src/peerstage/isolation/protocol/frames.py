@@ -44,7 +44,9 @@ MAX_LOG_LINE = 4096
 
 
 #: The kind of a frame, its first byte.
-Kind = IntEnum("Kind", "ADMIT ASK_MISSING DATA FINISH FAIL REFUSE IMPORT LOG REPLY OUTPUT ALIVE FALLBACK")
+Kind = IntEnum(
+    "Kind", "ADMIT ASK_MISSING DATA FINISH FAIL REFUSE IMPORT LOG REPLY OUTPUT ALIVE FALLBACK APPEARED VANISHED"
+)
 
 
 class Admit(NamedTuple):
@@ -53,15 +55,30 @@ class Admit(NamedTuple):
     Attributes:
         first_number: The number of the first of *entries*.
         entries: From 1 to `MAX_ENTRIES` files.
-        is_new_listing: Whether the files that were numbered before belong to a lost connection.
+        is_new_listing: Whether the files that were numbered before belong to an earlier listing: of a lost connection,
+            or if *has_changed* is set of this one.
         wants_answer: Whether the parent answers which of the files are declined, and of which it wants only ranges.
             Otherwise the child fetches all of them, and the parent drops the data of those that it declines.
+        has_changed: Whether these are files of the earlier listing that changed; see `Target.recheck`.
     """
 
     first_number: int
     entries: tuple[Entry, ...]
     is_new_listing: bool = False
     wants_answer: bool = False
+    has_changed: bool = False
+
+
+class Appeared(NamedTuple):
+    """Files that only a later listing has; none if it was only compared. See `Target.recheck`."""
+
+    entries: tuple[Entry, ...]
+
+
+class Vanished(NamedTuple):
+    """Files that a later listing does not have any more; see `Target.recheck`."""
+
+    entries: tuple[Entry, ...]
 
 
 class AskMissing(NamedTuple):
@@ -133,16 +150,21 @@ class Reply(NamedTuple):
 
 
 Frame: TypeAlias = (
-    "Admit | AskMissing | Data | Finish | Fail | Refuse | ImportFile | Log | Output | Alive | Fallback | Reply"
+    "Admit | Appeared | Vanished | AskMissing | Data | Finish | Fail | Refuse | ImportFile | Log | Output | Alive | "
+    "Fallback | Reply"
 )
 
 
 def encode_frame(frame: Frame) -> bytes:
     """Return *frame* as bytes."""
     match frame:
-        case Admit(number, entries, is_new_listing, wants_answer):
-            flags = bytes([is_new_listing | wants_answer << 1])
+        case Admit(number, entries, is_new_listing, wants_answer, has_changed):
+            flags = bytes([is_new_listing | wants_answer << 1 | has_changed << 2])
             return _pack(Kind.ADMIT, number, body=flags + encode_entries(entries))
+        case Appeared(entries):
+            return _pack(Kind.APPEARED, body=encode_entries(entries))
+        case Vanished(entries):
+            return _pack(Kind.VANISHED, body=encode_entries(entries))
         case AskMissing(number):
             return _pack(Kind.ASK_MISSING, number)
         case Data(number, offset, data):
@@ -228,8 +250,8 @@ class FrameParser:
 
 
 def _decode(kind: int, number: int, offset: int, body: bytes) -> Frame:
-    if not offset and kind == Kind.ADMIT and body and body[0] < 4:
-        return Admit(number, decode_entries(body, 1), bool(body[0] & 1), bool(body[0] & 2))
+    if not offset and kind == Kind.ADMIT and body and body[0] < 8:
+        return Admit(number, decode_entries(body, 1), bool(body[0] & 1), bool(body[0] & 2), bool(body[0] & 4))
     if not offset and kind == Kind.ASK_MISSING and not body:
         return AskMissing(number)
     if not offset and kind == Kind.FINISH and not body:
@@ -245,6 +267,10 @@ def _decode_without_file(kind: int, body: bytes) -> Frame:
     if kind == Kind.REFUSE:
         name, error = parse_items(decode_json(body), 2, exactly=True)
         return Refuse(parse_name(parse_bytes(name, "name", MAX_BODY)), decode_error(error))
+    if kind == Kind.APPEARED:
+        return Appeared(decode_entries(body, 0) if body else ())
+    if kind == Kind.VANISHED:
+        return Vanished(decode_entries(body, 0))
     if kind == Kind.IMPORT:
         return ImportFile(parse_name(body))
     if kind == Kind.LOG:

@@ -3,8 +3,9 @@
 The requests for each file go out in this order. A server must process the requests for one file in the order in which
 it receives them (draft-ietf-secsh-filexfer-02, section 6.1), whatever the order of its replies::
 
-    OPEN ── handle ──> FSTAT*, READ, READ, ..., FSTAT ── complete, unchanged ──> CLOSE
-                         * only for files that take more than one READ
+    OPEN ── handle ──> FSTAT¹, READ, READ, ..., FSTAT² ── complete, unchanged ──> CLOSE
+                         ¹ only for files that take more than one READ, so that no other version of them is read
+                         ² only for racy files; for the others, another listing shows later whether they changed
 
 READs of one file follow those of another without a pause, so that the line never idles for a round trip. A `Window`
 bounds the bytes in flight.
@@ -22,7 +23,7 @@ from peerstage.errors import ChangedFile, EntryError, IncompleteFile, NotRegular
 from peerstage.paths import join_path
 from peerstage.records import MIB, Entry
 from peerstage.ssh.data_types import pack_string
-from peerstage.target.base import IncomingFile
+from peerstage.target.base import CHANGED_ADVICE, IncomingFile
 from peerstage.transport.names import check_path_length
 from peerstage.transport.refusals import entry_reason
 from peerstage.transport.sftp import wire
@@ -33,8 +34,6 @@ from peerstage.transport.sftp.window import SendMark, Window
 _MAX_BACKLOG = 32 * MIB
 #: The bytes of a reply before its body: length, type, request id (section 3).
 _REPLY_HEADER_BYTES = 9
-#: What to do about a file that changes.
-_CHANGED_ADVICE = "Let the peer finish collecting first: it must write its indicator last."
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +44,7 @@ class _Transfer:
         path: The file's path on the peer.
         ranges: What is missing and not requested yet, as (start, end).
         outstanding: The number of its READs and FSTATs without a reply.
+        is_racy: Whether its attributes are compared again after its last READ.
         needs_fstat: Whether an FSTAT must follow the last READ.
         failed_opens: How many OPENs failed, possibly at the handle limit.
         is_refetch: Whether its data had to be requested a second time.
@@ -55,7 +55,8 @@ class _Transfer:
     ranges: deque[tuple[int, int]]
     handle: bytes = b""
     outstanding: int = 0
-    needs_fstat: bool = True
+    is_racy: bool = False
+    needs_fstat: bool = False
     failed_opens: int = 0
     is_refetch: bool = False
 
@@ -75,11 +76,15 @@ class Fetcher:
         client: A client without outstanding requests.
         directory: The collect directory.
         window: Sets the number of bytes to keep in flight.
+        racy_from: The modification time from which files are racy; None to compare no file's attributes.
     """
 
-    def __init__(self, client: SFTPClient, directory: bytes, window: Window | None = None) -> None:
+    def __init__(
+        self, client: SFTPClient, directory: bytes, window: Window | None = None, *, racy_from: float | None = None
+    ) -> None:
         self._client = client
         self._directory = directory
+        self._racy_from = racy_from
         self._window = window or Window(client.limits, bandwidth=client.bandwidth)
         self._to_reopen: deque[_Transfer] = deque()
         self._to_reopen_serially: deque[_Transfer] = deque()
@@ -130,7 +135,9 @@ class Fetcher:
             return None
         path = join_path(self._directory, file.entry.name)
         check_path_length(path, self._client.limits)
-        return _Transfer(path, file, deque(file.missing()))
+        mtime, racy_from = file.entry.mtime, self._racy_from
+        is_racy = mtime is not None and racy_from is not None and mtime >= racy_from
+        return _Transfer(path, file, deque(file.missing()), is_racy=is_racy, needs_fstat=is_racy)
 
     def _send_open(self, transfer: _Transfer) -> None:
         self._open_count += 1
@@ -177,13 +184,15 @@ class Fetcher:
             self._backlog -= transfer.backlog
             self._handle_open_error(transfer, exc, reply.expect_status())
             return
-        if transfer.backlog > self._client.max_read_length:
+        if self._racy_from is not None and transfer.backlog > self._client.max_read_length:
             self._send_fstat(transfer)
         if transfer.ranges:
             self._readable.append(transfer)
-        else:
+        elif transfer.needs_fstat:
             self._send_fstat(transfer)
             transfer.needs_fstat = False
+        else:
+            self._close_if_done(transfer)
 
     def _handle_open_error(self, transfer: _Transfer, error: RemoteError, status: wire.Status) -> None:
         """Fail the file, unless SSH_FX_FAILURE may mean the handle limit.
@@ -230,7 +239,7 @@ class Fetcher:
                 self._readable.appendleft(transfer)
             transfer.ranges.appendleft((start + received, start + length))
             self._backlog += length - received
-            transfer.needs_fstat = True
+            transfer.needs_fstat = transfer.is_racy
 
     def _handle_fstat(self, transfer: _Transfer, reply: Reply) -> None:
         self._check_attributes(transfer, reply)
@@ -248,9 +257,9 @@ class Fetcher:
             self._fail(transfer, NotRegular("The opened file is not a regular file, although it was listed as one."))
         elif found.size is not None and found.size != listed.size:
             changed = f"Its size changed from {listed.size} to {found.size} bytes while it was staged."
-            self._fail(transfer, ChangedFile(f"{changed} {_CHANGED_ADVICE}"))
+            self._fail(transfer, ChangedFile(f"{changed} {CHANGED_ADVICE}"))
         elif None not in (found.mtime, listed.mtime) and found.mtime != listed.mtime:
-            self._fail(transfer, ChangedFile(f"It was modified while it was staged. {_CHANGED_ADVICE}"))
+            self._fail(transfer, ChangedFile(f"It was modified while it was staged. {CHANGED_ADVICE}"))
 
     def _fail_truncated(self, transfer: _Transfer, end: int) -> None:
         message = f"It ends at byte {end}, but was listed with {transfer.entry.size} bytes."
@@ -273,13 +282,17 @@ class Fetcher:
         transfer.is_refetch = True
         transfer.ranges.extend(missing)
         self._backlog += transfer.backlog
-        transfer.needs_fstat = True
+        transfer.needs_fstat = transfer.is_racy
         self._readable.append(transfer)
         return True
 
     def _end_request(self, transfer: _Transfer) -> None:
-        """Count the reply to a READ or FSTAT; after the last one, close the file unless data must be fetched again."""
+        """Count the reply to a READ or FSTAT."""
         transfer.outstanding -= 1
+        self._close_if_done(transfer)
+
+    def _close_if_done(self, transfer: _Transfer) -> None:
+        """Close the file after its last reply, unless data must be fetched again."""
         if transfer.outstanding or transfer.ranges or self._refetch(transfer):
             return
         self._client.queue_request(wire.FXP_CLOSE, pack_string(transfer.handle), Reply.expect_status)

@@ -89,29 +89,49 @@ def list_directory(client: SFTPClient, directory: bytes) -> Listing:
         LimitExceeded: If there are more entries, longer names, or more bytes than the client's limits allow.
     """
     listing = Listing()
+    for _ in _fill(listing, client, directory, ListedNames(directory, client.limits)):
+        pass
+    listing.hidden.sort()
+    return listing
+
+
+def list_files(client: SFTPClient, directory: bytes) -> Iterator[Entry]:
+    """Yield the files that `list_directory` would list, as they arrive. None is held in memory, so one may come twice.
+
+    Raises:
+        RemoteError, ProtocolError, LimitExceeded: As `list_directory`.
+    """
+    listing = Listing()
+    for _ in _fill(listing, client, directory, ListedNames(directory, client.limits, detects_repetition=False)):
+        yield from listing.entries
+        listing.entries.clear()
+        listing.refused.clear()
+
+
+def _fill(listing: Listing, client: SFTPClient, directory: bytes, names: ListedNames) -> Iterator[None]:
+    """Add the entries of *directory* to *listing*, and yield after each of them."""
     to_stat: list[bytes] = []
-    for name, attributes in _read_names(client, directory):
+    for name, attributes in _read_names(client, directory, names):
         if is_hidden(name):
             listing.add_hidden(name)
         elif attributes.mode is None or attributes.size is None or stat.S_ISLNK(attributes.mode):
             to_stat.append(name)
         else:
             listing.add(name, attributes)
+        yield
     for name, found in _stat_names(client, directory, to_stat):
         if isinstance(found, Refusal):
             listing.refused.append((name, found))
         else:
             listing.add(name, found)
-    listing.hidden.sort()
-    return listing
+        yield
 
 
-def _read_names(client: SFTPClient, directory: bytes) -> Iterator[tuple[bytes, wire.Attributes]]:
+def _read_names(client: SFTPClient, directory: bytes, names: ListedNames) -> Iterator[tuple[bytes, wire.Attributes]]:
     """Yield the names other than ``.`` and ``..``, with their attributes, as they arrive."""
     limits = client.limits
     check_path_length(directory, limits)
     body = pack_string(_open_directory(client, directory))
-    names = ListedNames(directory, limits)
     received_before = client.reader.received
     at_end = False
     error: RemoteError | None = None

@@ -24,7 +24,8 @@ from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
 from peerstage.transport.sftp.elevate import start_elevated
 from peerstage.transport.sftp.fetch import Fetcher
-from peerstage.transport.sftp.listing import list_directory, require_directory
+from peerstage.transport.sftp.listing import list_directory, list_files, require_directory
+from peerstage.transport.stability import fetch_stable, find_racy_time
 from peerstage.watchdog import Watchdog
 
 log = logging.getLogger("peerstage.transport")
@@ -64,7 +65,13 @@ class SFTPTransport(Transport):
             log.info("%s: hidden entries are not staged: %s%s.", escape(self._peer), names, rest)
         for name, (reason, message) in listing.refused:
             target.refuse(name, NotRegular(message, path=name, reason=reason))
-        Fetcher(client, directory).run(target.admit(listing.entries))
+        racy_from = find_racy_time(listing.entries) if target.verifies_stability else None
+        fetch_stable(
+            target,
+            listing.entries,
+            fetch=Fetcher(client, directory, racy_from=racy_from).run,
+            relist=lambda: list_files(client, directory),
+        )
 
     def exists(self, path: bytes) -> bool:
         client = self._client_for(path)
