@@ -284,13 +284,13 @@ class DirectoryTarget(CommandTarget):
             StageError: If the peer's checksum file is missing or invalid.
             TargetError: If the disk failed.
         """
-        if all(file.is_fetched_at_once for file in self._files.values()):
+        if all(file.is_from_one_connection for file in self._files.values()):
             return 0
         with disk_errors(self.path):
             differing = [
                 file
                 for file, error in self._find_differences(check)
-                if error.reason is Reason.DIGEST_MISMATCH and not file.is_fetched_at_once
+                if error.reason is Reason.DIGEST_MISMATCH and not file.is_from_one_connection
             ]
         for file in differing:
             self._admission.start_over(file)

@@ -19,9 +19,9 @@ from peerstage.target.received_data import ReceivedData
 from peerstage.target.run_state import Failure, RunState
 
 _IOV_MAX = 512
-#: Bytes that are read back for the digest as other bytes arrive, for each of those, and when the file is complete. The
-#: rest is read back at the commit, where nothing waits for the peer.
+#: Bytes to read back for the digest, at most, for each byte that arrives: reading back delays the transfer.
 _READ_BACK_FACTOR = 2
+#: Bytes to read back when a file is complete; a longer rest is read back at the commit, after the transfer.
 _MAX_READ_BACK = 8 * MIB
 
 _UNFINISHED = Failure("The run ended before it was complete.", Reason.INCOMPLETE_FILE)
@@ -91,7 +91,7 @@ class PartialFile(IncomingFile):
         return self._is_complete and self._failure is None
 
     @property
-    def is_fetched_at_once(self) -> bool:
+    def is_from_one_connection(self) -> bool:
         """Whether all its bytes come from one connection, so that it is not an earlier version or a mixture of two."""
         return self.linked is None and not self._is_resumed
 
@@ -240,7 +240,7 @@ class PartialFile(IncomingFile):
         return os.open(self.private_name, os.O_RDONLY | NO_FOLLOW, dir_fd=self._run.descriptors.dir_fd)
 
     def complete_digest(self, check: Callable[[], object]) -> None:
-        """Read back what `sha256` does not cover yet of a complete file; if that is not possible, fail the file.
+        """Compute `sha256` of a complete file, unless it is known; fail the file if it is too short on the disk.
 
         Args:
             check: Called from time to time; an exception that it raises ends the run.

@@ -68,7 +68,7 @@ class DescriptorPool:
 
     Attributes:
         dir_fd: Descriptor of the directory.
-        max_open: Maximum number of open files: a quarter of the process's limit.
+        max_open: Maximum number of open files: a quarter of the process's limit, from 4 to 256.
     """
 
     def __init__(self, dir_fd: int) -> None:
@@ -124,7 +124,7 @@ class Failures:
         failure = Failure(escape(error.message), error.reason)
         if failure not in self._known:
             if self._chars + len(failure.text) > _MAX_CHARS:
-                text = f"{type(error).__name__}; too many entries failed to keep every reason."
+                text = f"{type(error).__name__} (no further details are kept, because too many entries failed)."
                 failure = Failure(text, error.reason)
             self._chars += len(failure.text)
         return self._known.setdefault(failure, failure)
