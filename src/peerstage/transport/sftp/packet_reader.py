@@ -15,7 +15,6 @@ from peerstage.transport.sftp.wire import FXP_DATA, FXP_VERSION
 
 _version_head = struct.Struct(">IB")
 _packet_head = struct.Struct(">IBI")
-_data_head = struct.Struct(">IBII")
 _u32 = struct.Struct(">I")
 
 
@@ -56,6 +55,7 @@ class PacketReader(ChunkReader):
         Raises:
             NoSFTP: If the server closed the channel without sending a byte.
             ProtocolError: If it sent anything else. Text, such as the output of a login script, is quoted.
+            ConnectionLost: If the stream ended within the packet.
         """
         head = self._take_up_to(_version_head.size)
         if not head:
@@ -83,7 +83,7 @@ class PacketReader(ChunkReader):
             ConnectionLost: If the stream ended.
         """
         chunk, at = self._chunk, self._position
-        if len(chunk) - at >= _data_head.size:  # fast path: most packets lie in one chunk
+        if len(chunk) - at >= _packet_head.size:  # fast path: most packets lie in one chunk
             length, packet_type, request_id = _packet_head.unpack_from(chunk, at)
             end = at + 4 + length
             if end <= len(chunk) and packet_type != FXP_DATA and 5 <= length <= self._max_packet_bytes:
