@@ -75,7 +75,7 @@ def end_by_signal(signum: int) -> None:
 
 @contextlib.contextmanager
 def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Install *handler*, except for signals that are ignored (nohup), and for all once the process is cleaning up."""
+    """Install *handler* for each signal that is not ignored (nohup); for none once the process is cleaning up."""
     before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
     is_cleaning_up = _ignore_one in before.values()
     handled = [signum for signum, old in before.items() if not is_cleaning_up and old not in (signal.SIG_IGN, None)]

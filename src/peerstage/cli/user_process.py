@@ -63,8 +63,9 @@ def run_as_local_user(
 
     Args:
         function: A function of a module that can be imported without the extra ``cli``.
-        seconds: The deadline of the whole call; by default that of one operation.
-        cleanup_timeout: Seconds that a cancelled function has to clean up in.
+        seconds: The deadline of the whole call in a child process; by default that of one operation. In this process
+            only *limits* apply.
+        cleanup_timeout: Seconds that the child has to clean up after SIGTERM.
 
     Raises:
         NotAvailable: If another user is named, and this process is not root's.

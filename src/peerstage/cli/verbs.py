@@ -88,7 +88,7 @@ def stage_verb(
     """
     spec = parse_peer(peer)
     mode, ownership = parse_permissions(permissions), validate_ownership(parse_owner(owner))
-    access.peer(spec)
+    access.peer(spec)  # raises for an invalid option or directory, also before a dry run
     directory = validate_target_directory(os.path.abspath(target))
     if dry_run:
         return _preview(spec, directory, stage_options, access, output)

@@ -40,8 +40,8 @@ class SSHOptions(metaclass=Documented):
         jump: A ProxyJump value, ``[user@]host[:port],...``, which replaces a configured ProxyJump or ProxyCommand; or
             ``"none"``, which disables a configured ProxyJump but not a ProxyCommand. Jump hosts share keys, agent,
             configuration and known_hosts with the peer, but not port, password and pinned host key.
-        connect_timeout: Seconds for name lookup, TCP connection and key exchange, for each of the configured
-            ConnectionAttempts (15 if not configured).
+        connect_timeout: Seconds (15 if not configured) for name lookup, TCP connection and key exchange; each of the
+            configured ConnectionAttempts has this time.
         keepalive_interval: Seconds of silence before a keepalive is sent (15 if not configured); 0 for never.
         keepalive_count: Keepalives that may stay unanswered (3 if not configured).
         elevate: A command line for the peer's shell that starts an SFTP server, so that a login that is not root can

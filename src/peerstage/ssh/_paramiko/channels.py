@@ -99,7 +99,7 @@ def was_refused(channel: paramiko.Channel) -> bool:
 
 
 def has_received_eof(channel: paramiko.Channel) -> bool:
-    """Return whether the peer sent SSH_MSG_CHANNEL_EOF or closed *channel*."""
+    """Return whether the peer sent SSH_MSG_CHANNEL_EOF; a peer may close *channel* without it."""
     return bool(_internals(channel).eof_received)
 
 

@@ -32,7 +32,7 @@ class Destination:
         address_family: Address family to connect with.
         bind_address: Local address or name to connect from, None for any.
         connection_attempts: Number of attempts to connect, a second apart.
-        connect_timeout: Seconds for look-up and connection, for each attempt.
+        connect_timeout: Seconds for name lookup, connection and key exchange, for each attempt.
         server_alive_interval: Seconds of silence before a keepalive is sent; 0 for never.
         server_alive_count_max: Keepalives that may stay unanswered.
         hops: Jump hosts, the nearest first.

@@ -39,7 +39,8 @@ class RekeyLimit(NamedTuple):
 
     Attributes:
         size: Bytes; 0 for the default.
-        seconds: Seconds; 0 for never, infinite for "none", None if the argument is absent.
+        seconds: Seconds; 0 for never; infinite for "none", which a later line may replace; None if the argument is
+            absent.
     """
 
     size: int
