@@ -170,11 +170,25 @@ REJECTED = [
 def test_invalid_and_unsupported_lines_are_rejected_with_file_and_line(config: Path, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         resolve_with(f"# a comment\n\n{text}\n", config)
-    message = str(caught.value)
+    _assert_located(caught.value, config)
+
+
+@pytest.mark.parametrize(
+    "keyword", ["Port", "ConnectTimeout", "ConnectionAttempts", "RekeyLimit", "RekeyLimit 1G", "ProxyJump gate:"]
+)
+def test_more_digits_than_python_converts_are_rejected_with_file_and_line(config: Path, keyword: str) -> None:
+    space = "" if keyword.endswith(":") else " "
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_with(f"\n\n{keyword}{space}{'9' * 5000}\n", config)
+    _assert_located(caught.value, config)
+
+
+def _assert_located(error: ConfigurationError, config: Path) -> None:
+    message = str(error)
     assert f"{config}:3" in message or f"{config}:4" in message
-    assert str(caught.value.location) in message
-    assert caught.value.location is not None
-    assert caught.value.location.path == str(config)
+    assert str(error.location) in message
+    assert error.location is not None
+    assert error.location.path == str(config)
     assert "Correct or remove the line" in message
     assert "SSHOptions" not in message
     assert message.isprintable()

@@ -27,6 +27,8 @@ HOST_KEY_CHECKING = {
 _CANONICALIZE = {**YES_NO, "always": True}
 
 _MAX_INT = (1 << 31) - 1
+#: Digits that every Python converts.
+_MAX_DIGITS = 640
 #: Characters of an invalid argument that an error shows.
 _MAX_SHOWN = 60
 _TIME = re.compile(r"([0-9]+)([smhdw]?)", re.IGNORECASE)
@@ -50,8 +52,8 @@ class RekeyLimit(NamedTuple):
 def parse_port(line: ConfigLine) -> int:
     """Return a TCP port, given as a number or as the name of a service."""
     text = line.arguments[0]
-    if text.isascii() and text.isdigit() and 1 <= int(text) <= 65535:
-        return int(text)
+    if text.isascii() and text.isdigit() and 1 <= _to_int(text) <= 65535:
+        return _to_int(text)
     try:
         return socket.getservbyname(text, "tcp")
     except (OSError, UnicodeError):
@@ -61,9 +63,9 @@ def parse_port(line: ConfigLine) -> int:
 def parse_number(line: ConfigLine) -> int:
     """Return a count."""
     text = line.arguments[0]
-    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_INT):
+    if not (text.isascii() and text.isdigit() and _to_int(text) <= _MAX_INT):
         raise config_error(line, f"{line.keyword}: {text[:_MAX_SHOWN]!r} is not a number")
-    return int(text)
+    return _to_int(text)
 
 
 def parse_seconds(line: ConfigLine) -> float:
@@ -90,9 +92,14 @@ def parse_rekey_limit(line: ConfigLine) -> RekeyLimit:
     return RekeyLimit(size, math.inf if times[0] == "none" else _parse_time(line, times[0]))
 
 
+def _to_int(digits: str) -> int:
+    """Return *digits* as a number, or one beyond every bound if they are more than Python may convert."""
+    return int(digits) if len(digits) <= _MAX_DIGITS else 10**_MAX_DIGITS
+
+
 def _parse_time(line: ConfigLine, text: str) -> float:
     parts = _TIME.findall(text)
-    total = sum(int(number) * _UNIT_SECONDS[unit.lower()] for number, unit in parts)
+    total = sum(_to_int(number) * _UNIT_SECONDS[unit.lower()] for number, unit in parts)
     if not parts or "".join(number + unit for number, unit in parts) != text or total > _MAX_INT:
         raise config_error(line, f"{line.keyword}: {text[:_MAX_SHOWN]!r} is not a time such as 90 or 1m30s")
     return float(total)
@@ -105,7 +112,7 @@ def _parse_size(line: ConfigLine, text: str) -> int:
     sign, whole, fraction, unit = match.groups()
     scale: int = 1024 ** "bkmgtpe".index((unit or "b").lower())
     fraction = (fraction or "")[:9]  # enough for one byte of a gigabyte
-    size = int(whole) * scale + (int(fraction) * scale // 10 ** len(fraction) if fraction else 0)
+    size = _to_int(whole) * scale + (int(fraction) * scale // 10 ** len(fraction) if fraction else 0)
     if sign == "-" or 0 < size < 16 or size >= 1 << 63:
         raise config_error(line, "RekeyLimit must be 0, or at least 16 bytes")
     return size
