@@ -95,6 +95,18 @@ def test_the_next_call_after_a_killed_child_starts_another(isolated_peer: Remote
     assert (target / "big").stat().st_size == 128 * MIB
 
 
+def test_a_child_that_died_between_two_calls_is_replaced(isolated_peer: RemotePeer, collect: Path) -> None:
+    with isolated_peer:
+        isolated_peer.checkCollectIndicator()
+        (child,) = isolated_children()
+        os.kill(child, signal.SIGKILL)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        isolated_peer.writeStageIndicator()
+        assert is_reaped(child)
+    assert (collect / "cback.stage").exists()
+    assert isolated_children() == []
+
+
 def test_the_parent_enforces_the_stall_timeout_on_a_stopped_child(isolated_peer: RemotePeer, old: Path) -> None:
     isolated_peer.on_progress = once = Once(send_signal(signal.SIGSTOP))
     isolated_peer.limits = Limits(stall_timeout=1.0)

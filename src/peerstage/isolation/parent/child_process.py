@@ -93,6 +93,14 @@ class ChildProcess:
         with self._report_exit(remaining):
             return self.channel.receive(remaining)
 
+    def has_exited(self) -> bool:
+        """Return whether the child has exited; it stays unreaped until `end`."""
+        try:
+            return has_exited(self._process)
+        except ChildProcessError:  # the caller ignores SIGCHLD, or reaps children that it did not start
+            self._reaped_elsewhere = True
+            return True
+
     def kill_orphans(self) -> None:
         """Kill the processes that the child has started and that have left its process group, but not the child."""
         kill_marked_processes(self._marker, self._process.pid)
@@ -162,17 +170,10 @@ class ChildProcess:
         """Wait for the child to exit, reading its stderr; return whether it has, leaving it unreaped."""
         until = time.monotonic() + seconds
         with contextlib.suppress(StageError):
-            while not self._has_exited() and (remaining := until - time.monotonic()) > 0:
+            while not self.has_exited() and (remaining := until - time.monotonic()) > 0:
                 self.channel.read_stderr(min(remaining, _EXIT_CHECK_INTERVAL))
             self.channel.read_stderr()
-        return self._has_exited()
-
-    def _has_exited(self) -> bool:
-        try:
-            return has_exited(self._process)
-        except ChildProcessError:  # the caller ignores SIGCHLD, or reaps children that it did not start
-            self._reaped_elsewhere = True
-            return True
+        return self.has_exited()
 
 
 def _child_command() -> list[str]:

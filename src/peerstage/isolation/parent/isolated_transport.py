@@ -69,7 +69,8 @@ def build_isolated_transport(
 class IsolatedTransport(Transport):
     """Runs the transport in a child process, and checks everything that the child sends. It starts no thread here.
 
-    If the child has exited, the next operation starts another. No process outlives `close`.
+    If the child has exited, during an operation or after it, the next operation starts another. No process outlives
+    `close`.
 
     Args:
         options: How the peer is reached.
@@ -231,6 +232,8 @@ class IsolatedTransport(Transport):
         if self._child is not None:
             self._child.require_same_process()
         time_limits.remaining()
+        if self._child is not None and self._child.has_exited():
+            self._end_child(is_idle=True)
         if self._child is not None:
             return self._child
         environment = dict(os.environ) if self._user is None else self._user.environment()
