@@ -326,7 +326,8 @@ def test_a_connection_that_is_lost_before_everything_is_compared_keeps_one_versi
 class Reordered(Peer):
     """Sends what is missing backwards, so that what is compared arrives last."""
 
-    def _copy(self, file: MemoryFile, incoming: IncomingFile) -> None:
+    def _copy(self, directory: bytes, incoming: IncomingFile) -> None:
+        file = self.directories[directory][incoming.entry.name]
         for ranges in (incoming.missing, incoming.missing):
             for start, end in reversed(list(ranges())):
                 self._cut(self.sent)
