@@ -185,6 +185,16 @@ def test_a_disk_that_fails_while_files_are_kept_keeps_nothing_and_hides_no_error
     assert names_in(partial_dir) == []
 
 
+def test_ranges_that_ctrl_c_has_left_half_changed_are_not_kept(target: Path, partial_dir: Path) -> None:
+    with ends_by(KeyboardInterrupt(), target, partial_dir) as staging_target:
+        (file,) = staging_target.admit([Entry(b"big", SIZE, 0o644, 1)])
+        file.write(0, [content(1)[:9000]])
+        file._transfer.data._ranges._starts.insert(0, 0)
+        file._transfer.data._ranges._ends[0] += 100
+    assert names_in(partial_dir) == []
+    assert files_in(target) == {}
+
+
 def test_nothing_is_kept_without_a_modification_time(target: Path, partial_dir: Path) -> None:
     with ends_by(GONE, target, partial_dir) as staging_target:
         (file,) = staging_target.admit([Entry(b"big", SIZE, 0o644, None)])

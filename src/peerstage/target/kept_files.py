@@ -154,10 +154,10 @@ class KeptFiles:
                     self._rename(file)
         if error is None or not _may_keep(error):
             return
-        large = [(ranges, file) for file in unpublished if (ranges := file.ranges_to_keep()).size >= MIN_BYTES]
-        large.sort(key=lambda item: item[0].size, reverse=True)
         count = kept_bytes = 0
         try:
+            large = [(ranges, file) for file in unpublished if (ranges := file.ranges_to_keep()).size >= MIN_BYTES]
+            large.sort(key=lambda item: item[0].size, reverse=True)
             for ranges, file in large[:MAX_FILES]:
                 if file.entry.mtime is not None:
                     self._write(file, ranges)
@@ -168,6 +168,8 @@ class KeptFiles:
                 self.remove_unlisted()  # so that a peer with other names every night does not fill the disk
         except OSError as exc:
             self._log.warning("Not every large file could be kept in %s: %s.", escape(self._path), exc.strerror)
+        except ValueError:  # Ctrl-C has interrupted a change of the ranges
+            self._log.warning("Not every large file could be kept in %s: it was interrupted.", escape(self._path))
         if count:
             self._log.info(
                 "%d large files are kept in %s, %d bytes, for the next run within %d days.",
