@@ -281,6 +281,7 @@ class TransportContract:
         def change() -> None:
             source.write(b"dump", b"new" * 2000)
             source.write(b"late", b"")
+            assert source.read(b"late") == b"", "a source may buffer what is written until it is read"
 
         source.write(b"dump", b"old")
         source.write(b"same", b"same")
