@@ -209,9 +209,10 @@ class DirectoryTarget(CommandTarget):
         Args:
             can_resume: Whether the transport fetches only the rest of a file after a lost connection.
         """
-        for name in list(self._files):
-            file = self._files.pop(name)
-            yield self._result_of(file, can_resume=can_resume)
+        files = list(reversed(self._files.values()))
+        self._files.clear()
+        while files:
+            yield self._result_of(files.pop(), can_resume=can_resume)
 
     def _result_of(self, file: PartialFile, *, can_resume: bool) -> FileResult:
         return result_of(file, self._attributes.mode_of, self.stability.is_racy, can_resume=can_resume)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from peerstage.documented import Documented
@@ -66,7 +66,7 @@ class MemoryTransport(Transport):
             if not is_hidden(name) and not stat.S_ISREG(file.mode):
                 target.refuse(name, not_regular(name))
 
-        def fetch(files: Sequence[IncomingFile]) -> None:
+        def fetch(files: Iterable[IncomingFile]) -> None:
             for incoming in files:
                 self._copy(directory, incoming)
 

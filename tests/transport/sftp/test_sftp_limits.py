@@ -21,6 +21,7 @@ from peerstage.stage_options import StageOptions
 from peerstage.staging import stage
 from peerstage.target import DirectoryTarget
 from peerstage.testing.contract import files_in
+from peerstage.transport import stability
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
 from peerstage.transport.sftp.fetch import Fetcher
@@ -150,21 +151,40 @@ class ServesEveryFile(ListsMany):
         return [pack_packet(wire.FXP_DATA, request_id, pack_string(b"x"))]
 
 
+class ChangesEveryFile(ServesEveryFile):
+    """Has other sizes in every listing, and serves no file as large."""
+
+    def opendir(self, request_id: int, path: bytes, rest: bytes) -> list[bytes]:
+        self.size = 1 + self.requests[wire.FXP_OPENDIR]
+        return super().opendir(request_id, path, rest)
+
+
+class RenamesEveryFile(ServesEveryFile):
+    """Has other names in every listing."""
+
+    def opendir(self, request_id: int, path: bytes, rest: bytes) -> list[bytes]:
+        replies = super().opendir(request_id, path, rest)
+        first = self.requests[wire.FXP_OPENDIR] * 100_000
+        self.indexes = iter(range(first, first + (self.count or 0)))
+        return replies
+
+
 @pytest.mark.usefixtures("patience")
-@pytest.mark.parametrize("server_class", [RefusesEveryOpen, ServesEveryFile])
+@pytest.mark.parametrize("server_class", [RefusesEveryOpen, ServesEveryFile, ChangesEveryFile, RenamesEveryFile])
 @pytest.mark.parametrize(("count", "length"), [(3_800, 60), (1_300, 255)])
 def test_staging_the_longest_listing_takes_at_most_64_mib(
-    target: Path, server_class: type[ListsMany], count: int, length: int
+    target: Path, server_class: type[ListsMany], count: int, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stability, "_MAX_APPEARED", stability._MAX_APPEARED // 30)
     part = Limits(entries=Limits().entries // 30, listing_bytes=Limits().listing_bytes // 30)
     server = server_class()
     server.count, server.length = count, length
     reasons = MIB // 2  # as many are kept for a part as for the whole
     with memory_limit((64 * MIB - reasons) // 30 + reasons):
-        if server_class is ServesEveryFile:
+        if server_class in (ServesEveryFile, RenamesEveryFile):
             assert stage_from(server, target, part).count == count
         else:
-            with pytest.raises(IncompleteStage, match="could not be opened") as caught:
+            with pytest.raises(IncompleteStage, match=r"could not be opened|It changed while") as caught:
                 stage_from(server, target, part)
             assert caught.value.report is not None
             assert len(caught.value.report.failed) == count
