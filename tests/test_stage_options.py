@@ -74,6 +74,13 @@ def test_the_checksum_file_must_be_selected() -> None:
             StageOptions(verify="sha256", checksums="SHA256SUMS", **patterns)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["peerstage.sha256", "peerstage.json"])
+def test_the_checksum_file_is_not_the_manifest_that_is_written(name: str) -> None:
+    with pytest.raises(ValueError, match="StageOptions: manifest must be False if checksums is one of its names"):
+        StageOptions(verify="sha256", checksums=name, manifest=True)
+    assert StageOptions(verify="sha256", checksums=name).checksums == name
+
+
 def test_a_pattern_may_stand_alone_and_several_in_a_list() -> None:
     options = StageOptions(include="*.gz", exclude=["a", "b"])
     assert (options.include, options.exclude) == (("*.gz",), ("a", "b"))

@@ -14,6 +14,8 @@ from peerstage.system_errors import is_machine_wide, system_error, target_reason
 #: The file that a peer creates once it has collected, and the one that the master creates once it has staged.
 COLLECT_INDICATOR = "cback.collect"
 STAGE_INDICATOR = "cback.stage"
+#: The files of a manifest: digests, and the report.
+MANIFEST_NAMES = ("peerstage.sha256", "peerstage.json")
 
 
 def validate_target_directory(target: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> str:

@@ -163,7 +163,7 @@ class Reason(str, Enum):
     NAME_NOT_REPRESENTABLE = "name-not-representable", "The target's file system cannot hold the name."
     NAME_COLLISION = "name-collision", "The target's file system does not distinguish the name from another file's."
     NAME_TAKEN = "name-taken", "The target has a directory of that name."
-    NAME_RESERVED = "name-reserved", "The manifest of the target has that name."
+    NAME_RESERVED = "name-reserved", "That name is reserved for the manifest of the target."
     NOT_PUBLISHED = "not-published", "The file is complete, but the run ended before it was renamed."
 
     # Entries that were left out on request. No operation fails for these.

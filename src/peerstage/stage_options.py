@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from peerstage.documented import Documented
-from peerstage.paths import validate_path
+from peerstage.paths import MANIFEST_NAMES, validate_path
 from peerstage.printable import escape
 
 #: How staged files are verified, for `StageOptions.verify`.
@@ -45,7 +45,8 @@ class StageOptions(metaclass=Documented):
         checksums: The name of the checksum file, which the peer collects with the others, in the format of
             sha256sum(1). Required with verify="sha256", and only allowed with it.
         manifest: Whether the target gets a manifest of its files: ``peerstage.sha256``, for `verify` and sha256sum(1),
-            and ``peerstage.json``, the report. A file of the peer with one of these names fails.
+            and ``peerstage.json``, the report. With or without it, a file of the peer that has one of these names
+            fails, except for `checksums`, which may have one if no manifest is written.
         bwlimit: Bytes per second to receive from a remote peer, 1024 or more; None for no limit. The time that it takes
             counts for no limit of `Limits`, except that bytes which do not extend the deadline count for that. An rcp
             command and a local peer cannot be limited.
@@ -81,6 +82,8 @@ class StageOptions(metaclass=Documented):
             _require(self.checksums is not None, "checksums", "the name of a file if verify is 'sha256'", None)
         else:
             _require(self.checksums is None, "verify", "'sha256' if checksums names a file", self.verify)
+        if self.manifest:
+            _require(self.checksums not in MANIFEST_NAMES, "manifest", "False if checksums is one of its names", True)
         if self.checksums is not None:
             is_included = not self.include or _matches(self.checksums, self.include)
             _require(is_included, "include", "patterns of which one matches the checksum file", self.include)

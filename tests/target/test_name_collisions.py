@@ -120,9 +120,8 @@ def test_of_two_names_that_differ_in_case_the_first_is_staged_and_the_second_fai
 
 
 @pytest.mark.parametrize("kind", BY_CASE)
-def test_a_file_that_would_be_lost_to_the_manifest_fails(target: Path, kind: str) -> None:
-    options = StageOptions(manifest=True)
-    for _ in range(2):
+def test_a_file_that_would_be_lost_to_the_manifest_or_replace_it_fails(target: Path, kind: str) -> None:
+    for options in (StageOptions(manifest=True), StageOptions(manifest=True), StageOptions()):
         with pytest.raises(IncompleteStage) as raised:
             stage_into(target, memory_peer_of({b"Peerstage.JSON": b"theirs", b"other": b"1"}), options=options)
         assert raised.value.report is not None

@@ -150,9 +150,30 @@ def test_a_collected_file_with_a_name_of_the_manifest_fails_alone(target: Path, 
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_without_the_option_these_names_are_like_any_other(target: Path, name: bytes) -> None:
-    stage_into(target, memory_peer_of({name: b"theirs"}))
-    assert files_in(target) == {name: b"theirs"}
+def test_without_the_option_a_peer_cannot_deliver_a_manifest_either(target: Path, name: bytes) -> None:
+    files = {name: format_checksum(b"one", digest(b"1")), b"one": b"1"}
+    with pytest.raises(IncompleteStage) as raised:
+        stage_into(target, memory_peer_of(files))
+    assert raised.value.report is not None
+    assert [result.reason for result in raised.value.report.failed] == [Reason.NAME_RESERVED]
+    assert files_in(target) == {b"one": b"1"}
+    report = stage_into(target, memory_peer_of(files), options=StageOptions(exclude=os.fsdecode(name)))
+    assert report.failed == ()
+
+
+def test_a_peers_manifest_may_be_the_checksum_file_that_every_file_is_compared_with(target: Path) -> None:
+    manifest = format_checksum(b"one", digest(b"1"))
+    files = {os.fsencode(CHECKSUMS): manifest, os.fsencode(REPORT): b"theirs", b"one": b"1", b"two": b"2"}
+    options = StageOptions(verify="sha256", checksums=CHECKSUMS)
+    with pytest.raises(IncompleteStage) as raised:
+        stage_into(target, memory_peer_of(files), options=options)
+    assert raised.value.report is not None
+    assert {result.name: result.reason for result in raised.value.report.failed} == {
+        REPORT: Reason.NAME_RESERVED,
+        "two": Reason.NO_DIGEST,
+    }
+    assert files_in(target) == {b"one": b"1", os.fsencode(CHECKSUMS): manifest}
+    assert verify(target).is_intact
 
 
 @pytest.mark.parametrize("name", [CHECKSUMS, REPORT])
@@ -198,7 +219,7 @@ def test_a_local_stage_writes_a_manifest(collect: Path, target: Path) -> None:
     (collect / "one").write_bytes(b"1")
     assert LocalPeer("here", collect, stage=MANIFEST).stagePeer(target) == 1
     assert_exact(target)
-    with pytest.raises(IncompleteStage, match=r"peerstage.json: The manifest has this name"):
+    with pytest.raises(IncompleteStage, match=r"peerstage.json: This name is reserved for the manifest"):
         LocalPeer("here", target, stage=MANIFEST).stagePeer(collect)
 
 

@@ -13,8 +13,7 @@ from peerstage.reasons import Reason
 from peerstage.records import Entry, FileResult, Limits, StageReport
 from peerstage.stage_options import StageOptions
 from peerstage.target.base import MAX_TRIAL_OPENS, Buffer, IncomingFile, Selection, Target
-from peerstage.target.manifest import NAMES as MANIFEST_NAMES
-from peerstage.target.manifest import reserved_name_error
+from peerstage.target.manifest import reserved_name_error, reserved_names
 from peerstage.target.peer_checksums import missing_error
 from peerstage.target.select import Selector
 from peerstage.target.size_limits import SizeLimits
@@ -87,7 +86,7 @@ class PreviewTarget(Target):
         options = options or StageOptions()
         self._target = target
         self._checksums = options.checksums
-        self._reserved = MANIFEST_NAMES if options.manifest else frozenset()
+        self._reserved = reserved_names(options.checksums)
         self._selector = Selector(options)
         self._sizes = SizeLimits(limits or Limits())
         self._files: dict[bytes, _PreviewedFile] = {}

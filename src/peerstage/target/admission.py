@@ -29,7 +29,7 @@ class Admission:
         files: The files of the run by name, to which admitted ones are added.
         selector: Decides which files are wanted, and keeps the results of the others.
         limits: Limits on sizes and on free space.
-        reserved: Names that the run itself uses in the target.
+        reserved: Names of the manifest, which no file may have.
         link_source: An earlier staging directory, from which unchanged files are taken; None without one.
         kept: The files that earlier runs have kept; None without a directory for them.
     """

@@ -24,7 +24,7 @@ from peerstage.target.file_descriptors import close_quietly, open_directory
 from peerstage.target.file_results import result_of, result_of_refused
 from peerstage.target.kept_files import KeptFiles
 from peerstage.target.link_dest import LinkSource
-from peerstage.target.manifest import NAMES as MANIFEST_NAMES
+from peerstage.target.manifest import reserved_names
 from peerstage.target.manifest_writer import ManifestWriter, require_manifest_names
 from peerstage.target.name_collisions import find_collisions
 from peerstage.target.partial_file import PartialFile
@@ -106,7 +106,7 @@ class DirectoryTarget(CommandTarget):
         self.stability = StabilityCheck(self._files, self.selector)
         self._workspace: Workspace | None = None
         self._manifest: ManifestWriter | None = None
-        self._reserved_names = MANIFEST_NAMES if self.options.manifest else frozenset()
+        self._reserved_names = reserved_names(self.options.checksums)
         self._kept: KeptFiles | None = None
 
     def __enter__(self) -> DirectoryTarget:

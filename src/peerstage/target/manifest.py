@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import BinaryIO, TypeVar
 
 from peerstage.errors import EntryError, TargetError
-from peerstage.paths import is_plain_name
+from peerstage.paths import MANIFEST_NAMES, is_plain_name
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.records import FileResult
@@ -21,8 +21,7 @@ from peerstage.target.checksum_file import read_checksums
 from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING
 from peerstage.target.report_file import read_report
 
-CHECKSUMS = "peerstage.sha256"
-REPORT = "peerstage.json"
+CHECKSUMS, REPORT = MANIFEST_NAMES
 #: The names that the manifest takes in a staging directory.
 NAMES = frozenset({os.fsencode(CHECKSUMS), os.fsencode(REPORT)})
 
@@ -31,9 +30,20 @@ _OPTION = "StageOptions(manifest=True)"
 T = TypeVar("T")
 
 
+def reserved_names(checksums: str | None) -> frozenset[bytes]:
+    """Return the names that no collected file may have, with or without a manifest: a peer must not deliver one.
+
+    Args:
+        checksums: `StageOptions.checksums`. That file may be the manifest of the peer's directory, since every file is
+            compared with it.
+    """
+    return NAMES if checksums is None else NAMES - {os.fsencode(checksums)}
+
+
 def reserved_name_error() -> EntryError:
-    """Return the error of a collected file that has one of `NAMES`."""
-    return EntryError("The manifest has this name. Rename the file on the peer.", reason=Reason.NAME_RESERVED)
+    """Return the error of a collected file that has a reserved name."""
+    message = "This name is reserved for the manifest. Exclude the file, or rename it on the peer."
+    return EntryError(message, reason=Reason.NAME_RESERVED)
 
 
 def read_digests(dir_fd: int, path: str, without: Collection[bytes] = ()) -> dict[bytes, str]:

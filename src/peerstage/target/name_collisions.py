@@ -40,7 +40,7 @@ def find_collisions(
         files: The files to publish.
         target_fd: Descriptor of the target.
         private_fd: Descriptor of the private directory.
-        reserved: Names that the run itself publishes afterwards, and that are none of *files*.
+        reserved: Names of the manifest, which none of *files* has.
 
     Raises:
         OSError: If the disk fails.
