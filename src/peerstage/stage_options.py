@@ -57,7 +57,8 @@ class StageOptions(metaclass=Documented):
             no times, every file is fetched, and the report's notes say so. None links nothing.
         partial_dir: The absolute path of a local directory in which a failed run keeps its large files (8 MiB and more
             have arrived), for the next run to continue; None keeps nothing. It has mode 0700, belongs to this process's
-            user, is on the target's file system, and is created if only it is missing. Not over SCP or rcp.
+            user, is on the target's file system but not in the target, and is created if only it is missing. Not over
+            SCP or rcp.
 
     Raises:
         ValueError: If a value is invalid.

@@ -202,6 +202,20 @@ def test_nothing_is_kept_without_a_modification_time(target: Path, partial_dir: 
     assert names_in(partial_dir) == []
 
 
+def test_a_note_says_once_that_nothing_is_kept_without_modification_times(
+    target: Path, partial_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    note = "The modification times of the peer's files are unknown, so that none is kept in or continued from "
+    note += f"{partial_dir}."
+    with target_with(target, partial_dir) as staging_target:
+        staging_target.admit([Entry(b"small", MIN_BYTES - 1, 0o644, None), Entry(b"timed", SIZE, 0o644, 1)])
+        assert staging_target.notes == ()
+        for name in (b"big", b"bigger"):
+            staging_target.admit([Entry(name, MIN_BYTES, 0o644, None)])
+        assert staging_target.notes == (note,)
+    assert caplog.messages.count(f"peer: {note}") == 1
+
+
 def test_what_is_kept_is_not_used_for_a_file_without_a_modification_time(target: Path, partial_dir: Path) -> None:
     fail({b"big": version(mtime=0)}, 12_000, target, partial_dir)
     with target_with(target, partial_dir) as staging_target:
@@ -253,6 +267,52 @@ def test_a_run_asks_before_it_fetches_only_if_something_is_kept(target: Path, pa
         assert staging_target.selection is Selection.ALL
     with target_with(target, partial_dir) as staging_target:
         assert staging_target.selection is Selection.SOME
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_a_continued_file_has_the_group_of_a_new_one_or_starts_over(
+    is_allowed: bool, target: Path, partial_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here fstat(2) tells another group for what is kept, which a process without root could not arrange."""
+    fail({b"big": version()}, 12_000, target, partial_dir)
+    (kept,) = partial_dir.iterdir()
+    of_another_group = {kept.stat().st_ino}
+    original = os.fstat
+
+    def fstat(fd: int) -> os.stat_result:
+        found = original(fd)
+        if found.st_ino not in of_another_group:
+            return found
+        return os.stat_result((*found[:5], found.st_gid + 1, *found[6:10]))
+
+    def fchown(fd: int, user: int, group: int) -> None:
+        found = original(fd)
+        assert (user, group) == (-1, found.st_gid)
+        if not is_allowed:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        of_another_group.discard(found.st_ino)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    monkeypatch.setattr(os, "fchown", fchown)
+    report = stage_from(Peer({b"big": version()}), target, partial_dir)
+    assert [result.outcome for result in report.files] == [RESUMED if is_allowed else STAGED]
+    assert bool(of_another_group) is not is_allowed
+    assert files_in(target) == {b"big": content(1)}
+
+
+@pytest.mark.usefixtures("root")
+def test_a_file_that_is_continued_in_a_target_of_another_group_has_that_group(
+    tmp_path: Path, partial_dir: Path
+) -> None:
+    targets = {12345: tmp_path / "first", 12346: tmp_path / "second"}
+    for group, path in targets.items():
+        path.mkdir()
+        os.chown(path, -1, group)
+        path.chmod(0o2775)
+    fail({b"big": version()}, 12_000, targets[12345], partial_dir)
+    report = stage_from(Peer({b"big": version(), b"new": version(2)}), targets[12346], partial_dir)
+    assert {result.name: result.outcome for result in report.files} == {"big": RESUMED, "new": STAGED}
+    assert {path.stat().st_gid for path in targets[12346].iterdir()} == {12346}
 
 
 # Another version
@@ -564,7 +624,7 @@ def first_pull_is_never_reached(target: Path, partial_dir: Path, match: str) -> 
         stage_from(Unreached({}), target, partial_dir)
     assert caught.value.reason is Reason.PARTIAL_DIR_UNUSABLE
     assert os.fsdecode(caught.value.path or "") == str(partial_dir)
-    assert files_in(target) == {}
+    assert [path for path in target.iterdir() if not path.is_dir()] == []
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o600, 0o500])
@@ -595,9 +655,21 @@ def test_a_symlink_a_file_and_a_directory_without_a_parent_are_refused(target: P
     first_pull_is_never_reached(target, real / "missing" / "below", "cannot be used: No such file")
 
 
-def test_the_target_itself_is_refused(target: Path) -> None:
-    target.chmod(0o700)
-    first_pull_is_never_reached(target, target, "It is the target itself")
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_the_target_is_refused_whatever_its_mode(mode: int, target: Path) -> None:
+    target.chmod(mode)
+    first_pull_is_never_reached(target, target, "It is the target, or in it")
+    assert stat.S_IMODE(target.stat().st_mode) == mode
+
+
+def test_a_directory_in_the_target_is_refused_and_not_created(target: Path, tmp_path: Path) -> None:
+    first_pull_is_never_reached(target, target / "partial", "It is the target, or in it")
+    assert names_in(target) == []
+    (target / "below" / "partial").mkdir(mode=0o700, parents=True)
+    (tmp_path / "link").symlink_to(target / "below")
+    for path in (target / "below" / "partial", tmp_path / "link" / "partial", tmp_path / "link" / "missing"):
+        first_pull_is_never_reached(target, path, "It is the target, or in it")
+    assert names_in(target / "below") == ["partial"]
 
 
 def test_another_file_system_is_refused(target: Path, partial_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -667,19 +739,42 @@ class Statvfs:
         return type("Found", (), self._found)
 
 
-def test_a_stage_that_needs_their_space_removes_the_oldest_of_other_peers_first(
+def keep_three(target: Path, partial_dir: Path) -> list[str]:
+    """Keep 50,000 bytes of each of three files of one peer; return the names of what is kept, the oldest first."""
+    kept: list[str] = []
+    for name in (b"older", b"old", b"big"):
+        with ends_by(GONE, target, partial_dir) as staging_target:
+            files = staging_target.admit([Entry(name, 60_000, 0o644, 1) for name in (b"older", b"old", b"big")])
+            next(file for file in files if file.entry.name == name).write(0, [content(name, 50_000)])
+        kept += set(names_in(partial_dir)) - set(kept)
+    for age, found in enumerate(reversed(kept)):
+        os.utime(partial_dir / found, (time.time() - 100 * age,) * 2)
+    assert len(kept) == 3
+    return kept
+
+
+def test_a_stage_that_needs_their_space_removes_the_oldest_of_the_same_peer_first(
     target: Path, partial_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: dict[str, str] = {}
-    for age, peer in enumerate(["own", "newer", "older"]):
-        fail({b"big": version(size=200_000)}, 150_000, target, partial_dir, peer=peer)
-        (kept[peer],) = set(names_in(partial_dir)) - set(kept.values())
-        os.utime(partial_dir / kept[peer], (time.time() - 100 * age,) * 2)
-    files = {b"big": version(size=200_000), b"new": version("new", size=60_000)}
-    monkeypatch.setattr(os, "fstatvfs", Statvfs(100_000))  # 110,000 are missing
-    report = stage_from(Peer(files), target, partial_dir, peer="own")
-    assert {result.name: result.outcome for result in report.files} == {"big": RESUMED, "new": STAGED}
-    assert names_in(partial_dir) == [kept["newer"]]
+    older, old, _ = keep_three(target, partial_dir)
+    monkeypatch.setattr(os, "fstatvfs", Statvfs(30_000))  # 70,000 are missing
+    with target_with(target, partial_dir) as staging_target:
+        files = staging_target.admit([Entry(b"big", 60_000, 0o644, 1), Entry(b"new", 60_000, 0o644, 1)])
+        assert [file.received_bytes for file in files] == [50_000, 0]
+        assert names_in(partial_dir) == [old]
+    assert older not in names_in(partial_dir)
+
+
+def test_a_peer_that_announces_a_large_file_removes_no_kept_file_of_another_peer(
+    target: Path, partial_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail({b"big": version(size=200_000)}, 150_000, target, partial_dir, peer="good")
+    before = {path.name: path.read_bytes() for path in partial_dir.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstatvfs", Statvfs(100_000))
+        with pytest.raises(TargetError, match=r"Free some space \(files of failed runs take \d+ bytes in /.*\), or"):
+            stage_from(Peer({b"lie": MemoryFile(b"", mtime=1, listed_size=120_000)}), target, partial_dir)
+    assert {path.name: path.read_bytes() for path in partial_dir.iterdir()} == before
 
 
 def test_nothing_is_removed_or_lost_if_there_is_too_little_space_anyway(

@@ -154,6 +154,7 @@ class Admission:
         if run.missing_bytes and run.missing_bytes > free - self._free_bytes:
             kept = f", and {self._free_bytes} are to be left (Limits.free_bytes)" if self._free_bytes else ""
             message = f"{run.missing_bytes} bytes are to be staged, but only {free} are free{kept}. Free some space"
+            message += "" if self._kept is None else self._kept.describe_space()
             raise _no_space(message, run.target, Reason.NO_SPACE)
         inodes = found.f_ffree if is_root else found.f_favail
         if found.f_files and run.uncreated_files > inodes:

@@ -201,7 +201,7 @@ class DirectoryTarget(CommandTarget):
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know although nothing failed, as sentences."""
-        return (*(() if self._link_source is None else self._link_source.notes), *self.stability.notes)
+        return tuple(note for part in (self._link_source, self._kept, self.stability) if part for note in part.notes)
 
     def pop_results(self, *, can_resume: bool = True) -> Iterator[FileResult]:
         """Yield the result of each admitted file, and drop its `PartialFile`: keeping both would take much memory.

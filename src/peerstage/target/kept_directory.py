@@ -20,7 +20,7 @@ from peerstage.errors import StageError, TargetError
 from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
 from peerstage.system_errors import is_machine_wide, target_reason_of
-from peerstage.target.file_descriptors import CREATE_NEW, close_quietly, open_directory
+from peerstage.target.file_descriptors import CREATE_NEW, close_quietly, closing, open_directory
 
 #: Seconds after which a kept file is removed: a fortnight covers holidays, and few backups are still wanted after it.
 MAX_AGE = 14 * 24 * 3600
@@ -38,25 +38,27 @@ def prefix_for(source: str) -> str:
 
 
 class _Found(NamedTuple):
-    """A kept file, sorted by the order in which files are removed if there is too little space."""
+    """A kept file; the oldest sorts first."""
 
-    is_own: bool
     mtime: float
     name: str
     allocated: int
+    is_own: bool
 
 
 class KeptDirectory:
     """The directory, open. Creating this object checks it, and creates it if only it is missing.
 
     Args:
-        path: The directory: on the target's file system, with mode 0700, and belonging to this process.
-        target_fd: Descriptor of the target, which must be another directory.
+        path: The directory: on the target's file system, outside the target, with mode 0700, and belonging to this
+            process.
+        target_fd: Descriptor of the target.
         private_fd: Descriptor of the private directory.
         log: The log.
 
     Attributes:
         fd: Its descriptor.
+        new_group: The group that a new file in the private directory gets.
 
     Raises:
         TargetError: If the directory cannot be used.
@@ -67,11 +69,9 @@ class KeptDirectory:
         self._private_fd = private_fd
         self._log = log
         with self._as_target_error():
-            self.fd = _open_private(path)
+            self.fd = _open_private(path, target_fd)
             try:
-                if os.path.sameopenfile(self.fd, target_fd):
-                    raise _unusable("It is the target itself. Give another one.", path)
-                self._require_same_file_system()
+                self.new_group = self._move_probe()
             except BaseException:
                 self.close()
                 raise
@@ -98,14 +98,18 @@ class KeptDirectory:
         return names
 
     def make_space(self, needed: int, source: str) -> int:
-        """Remove kept files, the oldest first, and those of *source* last; return the bytes that they took.
+        """Remove kept files of *source*, the oldest first; return the bytes that they took.
+
+        Files of other sources stay until they are too old: otherwise a peer that announces a large file, without
+        having it, would remove them.
 
         Args:
-            needed: The bytes to free. If all kept files together take fewer, none is removed.
+            needed: The bytes to free. If all kept files of *source* together take fewer, none is removed.
+            source: A hash of peer and directory.
         """
         freed = 0
         with contextlib.suppress(OSError):
-            found = sorted(self._list(source))
+            found = sorted(file for file in self._list(source) if file.is_own)
             if sum(file.allocated for file in found) < needed:
                 return 0
             for file in found:
@@ -115,6 +119,12 @@ class KeptDirectory:
                 self.unlink(file.name)
                 freed += file.allocated
         return freed
+
+    def allocated_bytes(self) -> int:
+        """Return how many bytes the kept files of all sources take; 0 if the directory cannot be read."""
+        with contextlib.suppress(OSError):
+            return sum(file.allocated for file in self._list(""))
+        return 0
 
     def unlink(self, name: str) -> None:
         """Remove the file *name*, unless another run does so or takes it over; errors do not matter."""
@@ -129,12 +139,17 @@ class KeptDirectory:
                     with contextlib.suppress(FileNotFoundError):
                         found = entry.stat(follow_symlinks=False)
                         is_own = entry.name.startswith(prefix)
-                        yield _Found(is_own, found.st_mtime, entry.name, found.st_blocks * 512)
+                        yield _Found(found.st_mtime, entry.name, found.st_blocks * 512, is_own)
 
-    def _require_same_file_system(self) -> None:
-        """Raise `TargetError` unless files can be moved here, which device numbers do not tell of bind mounts."""
+    def _move_probe(self) -> int:
+        """Move a new file from the private directory to this one, and remove it; return the group that it got.
+
+        Raises:
+            TargetError: If files cannot be moved here, which device numbers do not tell of bind mounts.
+        """
         probe = "probe"
-        os.close(os.open(probe, CREATE_NEW, 0o600, dir_fd=self._private_fd))
+        with closing(os.open(probe, CREATE_NEW, 0o600, dir_fd=self._private_fd)) as fd:
+            group = os.fstat(fd).st_gid
         moved = f".partial-{secrets.token_hex(16)}-{secrets.token_hex(16)}"
         try:
             os.rename(probe, moved, src_dir_fd=self._private_fd, dst_dir_fd=self.fd)
@@ -147,6 +162,7 @@ class KeptDirectory:
                 self._path,
             ) from exc
         self.unlink(moved)
+        return group
 
     @contextlib.contextmanager
     def _as_target_error(self) -> Iterator[None]:
@@ -163,17 +179,19 @@ class KeptDirectory:
             ) from exc
 
 
-def _open_private(path: str) -> int:
+def _open_private(path: str, target_fd: int) -> int:
     """Return a descriptor of the directory *path*, created if only it is missing.
 
     Raises:
-        TargetError: If others can reach it, or it is not this process's.
+        TargetError: If it is the target or in it, others can reach it, or it is not this process's.
         OSError: If it cannot be created or opened.
     """
     try:
         try:
             fd = open_directory(path)
         except FileNotFoundError:
+            with closing(open_directory(os.path.dirname(path.rstrip("/")), follow=True)) as parent_fd:
+                _require_outside(parent_fd, target_fd, path)
             with contextlib.suppress(FileExistsError):  # created by another run
                 os.mkdir(path, 0o700)
             fd = open_directory(path)
@@ -181,6 +199,28 @@ def _open_private(path: str) -> int:
         if exc.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
         raise _unusable("It is a symlink, or not a directory. Give a directory.", path) from exc
+    try:
+        _require_outside(fd, target_fd, path)
+        _require_private(fd, path)
+    except BaseException:
+        close_quietly(fd)
+        raise
+    return fd
+
+
+def _require_outside(fd: int, target_fd: int, path: str) -> None:
+    """Raise `TargetError` if the directory *fd* is the target or below it, where its files would seem to be staged."""
+    target, found, above = os.fstat(target_fd), os.fstat(fd), ".."
+    while not os.path.samestat(found, target):
+        parent = os.stat(above, dir_fd=fd)
+        if os.path.samestat(parent, found):  # the root
+            return
+        found, above = parent, f"{above}/.."
+    raise _unusable("It is the target, or in it. Give a directory next to the target.", path)
+
+
+def _require_private(fd: int, path: str) -> None:
+    """Raise `TargetError` if others can reach the directory *fd*, or it is not this process's."""
     found = os.fstat(fd)
     message = ""
     if found.st_uid != os.geteuid():
@@ -188,9 +228,7 @@ def _open_private(path: str) -> int:
     elif found.st_mode & 0o777 != 0o700:
         message = f"Its mode is {found.st_mode & 0o777:04o}, and must be 0700. Run `chmod 700 {shlex.quote(path)}`."
     if message:
-        close_quietly(fd)
         raise _unusable(message, path)
-    return fd
 
 
 def _unusable(message: str, path: str) -> TargetError:

@@ -55,6 +55,9 @@ class KeptFiles:
         directory: The peer's directory.
         log: The log.
 
+    Attributes:
+        notes: Why no file can be kept or continued, as sentences; empty if files can.
+
     Raises:
         TargetError: If the directory cannot be used.
     """
@@ -75,6 +78,7 @@ class KeptFiles:
         self._unlisted = set(self._candidates)
         self._is_listed = False
         self._taken = 0
+        self.notes: tuple[str, ...] = ()
         self._needs_sync = False
 
     @property
@@ -87,8 +91,12 @@ class KeptFiles:
         self._directory.close()
 
     def note_listed(self, entries: Sequence[Entry]) -> None:
-        """Note which files the peer still has."""
+        """Note which files the peer still has, and whether the times of large ones are unknown."""
         self._is_listed = self._is_listed or bool(entries)
+        if not self.notes and any(entry.mtime is None and entry.size >= MIN_BYTES for entry in entries):
+            text = "The modification times of the peer's files are unknown, so that none is kept in or continued from "
+            self.notes = (f"{text}{escape(self._path)}.",)
+            self._log.warning("%s", self.notes[0])
         if self._unlisted:
             self._unlisted.difference_update(self._name_of(entry) for entry in entries)
 
@@ -115,7 +123,8 @@ class KeptFiles:
         ranges = self._read(file.private_name, entry)
         if ranges is None:
             os.unlink(file.private_name, dir_fd=self._private_fd)
-            self._log.info("What was kept of %s is of another version, or damaged, and is removed.", escape(entry.name))
+            self._log.info("What was kept of %s is of another version, damaged, or of a group that this process cannot "
+                           "change, and is removed.", escape(entry.name))  # fmt: skip
             return
         self._taken += 1
         file.take_over(ranges, choose_samples(ranges))
@@ -134,8 +143,13 @@ class KeptFiles:
             self._needs_sync = False
 
     def make_space(self, needed: int) -> int:
-        """See `KeptDirectory.make_space`."""
+        """See `KeptDirectory.make_space`; only files of this peer's directory are removed."""
         return self._directory.make_space(needed, self._source)
+
+    def describe_space(self) -> str:
+        """Return how much space the kept files of all peers take, in parentheses; an empty string if none."""
+        allocated = self._directory.allocated_bytes()
+        return f" (files of failed runs take {allocated} bytes in {self._path})" if allocated else ""
 
     def remove_unlisted(self) -> None:
         """Remove what is kept of files that the peer no longer has. A peer without any file may have lost a disk."""
@@ -198,7 +212,7 @@ class KeptFiles:
         )
 
     def _read(self, private_name: str, entry: Entry) -> Ranges | None:
-        """Return what the kept file holds; None if it is not one of *entry*."""
+        """Return what the kept file holds; None if it is not one of *entry*, or cannot get the group of a new file."""
         try:
             fd = os.open(private_name, READ_WITHOUT_WAITING | NO_FOLLOW, dir_fd=self._private_fd)
         except OSError as exc:
@@ -209,7 +223,20 @@ class KeptFiles:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
                 return None
-            return read_record(fd, entry, self._binding(entry))
+            ranges = read_record(fd, entry, self._binding(entry))
+            if ranges is not None and found.st_gid != self._directory.new_group and not self._set_group(fd):
+                return None
+            return ranges
+
+    def _set_group(self, fd: int) -> bool:
+        """Give a kept file the group that a new one gets in this target; return False if that is refused."""
+        try:
+            os.fchown(fd, -1, self._directory.new_group)
+        except OSError as exc:
+            if exc.errno not in (errno.EPERM, errno.EINVAL):
+                raise
+            return False
+        return True
 
     def _name_of(self, entry: Entry) -> str:
         return prefix_for(self._source) + hash_fields(entry.name)[:32]
