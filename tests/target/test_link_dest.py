@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import os
 import random
 import stat
@@ -20,6 +22,8 @@ from peerstage.stage_options import StageOptions
 from peerstage.staging import stage
 from peerstage.target import DirectoryTarget
 from peerstage.target.attributes import current_umask
+from peerstage.target.checksum_file import format_checksum
+from peerstage.target.manifest_writer import ManifestWriter
 from peerstage.target.report_file import write_report
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
@@ -57,13 +61,30 @@ def file_of(data: bytes, mtime: int = YESTERDAY, mode: int = 0o644) -> MemoryFil
     return MemoryFile(data, mode=stat.S_IFREG | mode, mtime=mtime)
 
 
-def write_manifest(directory: Path, files: dict[bytes, MemoryFile], sha256: str | None = None) -> None:
+def write_manifest(
+    directory: Path, files: dict[bytes, MemoryFile], *, peer: str = "", staged_mtime_ns: bool = True
+) -> None:
     """Write the manifest that a stage of *files* into *directory* would leave."""
+
+    def mtime_ns_of(result: FileResult) -> int | None:
+        return (directory / result.name).stat().st_mtime_ns if staged_mtime_ns else None
+
+    digests = {name: hashlib.sha256(file.data).hexdigest() for name, file in files.items()}
     results = [
-        FileResult(os.fsdecode(name), len(file.data), 0o644, file.mtime, sha256=sha256) for name, file in files.items()
+        FileResult(os.fsdecode(name), len(file.data), 0o644, file.mtime, sha256=digests[name])
+        for name, file in files.items()
     ]
-    with (directory / "peerstage.json").open("wb") as file:
-        write_report(file, StageReport("peer", "sftp", str(directory)), results, (), ())
+    with (directory / "peerstage.json").open("wb") as report_file:
+        write_report(report_file, StageReport(peer, "sftp", str(directory)), results, (), (), mtime_ns_of)
+    lines = [format_checksum(name, digest) for name, digest in digests.items()]
+    (directory / "peerstage.sha256").write_bytes(b"".join(lines))
+
+
+def change_in_place(path: Path, data: bytes, *, keep_time: bool = False) -> None:
+    """Replace the content of a staged file, with a later time or, as a disk that rots, with the same."""
+    mtime_ns = path.stat().st_mtime_ns + (0 if keep_time else 1)
+    path.write_bytes(data)
+    os.utime(path, ns=(mtime_ns, mtime_ns))
 
 
 def inodes_of(directory: Path) -> dict[str, int]:
@@ -251,7 +272,8 @@ def test_an_earlier_file_that_is_not_what_the_manifest_says_is_not_linked(
     replace: Any, earlier: Path, target: Path
 ) -> None:
     files = {b"same": file_of(b"data")}
-    write_manifest(earlier, files)
+    stage_files(files, earlier, manifest=True)
+    (earlier / "same").unlink()
     replace(earlier / "same")
     _, linked = stage_files(files, target, link_dest=str(earlier))
     assert linked == set()
@@ -282,6 +304,100 @@ def test_a_file_without_a_time_is_fetched(earlier: Path, target: Path) -> None:
     timeless = {b"same": MemoryFile(b"data", mtime=None)}  # type: ignore[arg-type]
     _, linked = stage_files(timeless, target, link_dest=str(earlier), preserve_times=True)
     assert linked == set()
+
+
+# Files that are not those of the manifest
+
+
+@pytest.mark.parametrize("preserve_times", [False, True])
+def test_a_file_that_was_changed_after_its_manifest_was_written_is_fetched(
+    preserve_times: bool, earlier: Path, target: Path
+) -> None:
+    files = {b"changed": file_of(b"data"), b"same": file_of(b"data")}
+    stage_files(files, earlier, manifest=True, preserve_times=preserve_times)
+    change_in_place(earlier / "changed", b"evil")
+    _, linked = stage_files(files, target, link_dest=str(earlier), preserve_times=preserve_times)
+    assert linked == {"same"}
+    assert files_in(target) == {b"changed": b"data", b"same": b"data"}
+
+
+def test_a_file_that_a_killed_run_replaced_before_its_manifest_is_fetched(
+    earlier: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Afterwards the peer has the old file again, with its old time."""
+    old, new = {b"f": file_of(b"old")}, {b"f": file_of(b"new", YESTERDAY + 1)}
+    stage_files(old, earlier, manifest=True)
+    os.utime(earlier / "f", ns=(0, 0))
+    write_manifest(earlier, old)
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+
+        def die(writer: ManifestWriter) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(ManifestWriter, "publish", die)
+        stage_files(new, earlier, manifest=True)
+    assert (earlier / "f").read_bytes() == b"new"
+    _, linked = stage_files(old, target, link_dest=str(earlier))
+    assert linked == set()
+    assert files_in(target) == {b"f": b"old"}
+
+
+def test_a_file_that_a_stage_without_manifest_replaced_is_fetched(earlier: Path, target: Path) -> None:
+    old = {b"f": file_of(b"old")}
+    stage_files(old, earlier, manifest=True)
+    os.utime(earlier / "f", ns=(0, 0))
+    write_manifest(earlier, old)
+    stage_files({b"f": file_of(b"new", YESTERDAY + 1)}, earlier)
+    _, linked = stage_files(old, target, link_dest=str(earlier))
+    assert linked == set()
+    assert files_in(target) == {b"f": b"old"}
+
+
+@pytest.mark.parametrize("preserve_times", [False, True])
+def test_a_manifest_that_does_not_tell_the_times_of_staged_files_links_only_by_preserved_times(
+    preserve_times: bool, earlier: Path, target: Path
+) -> None:
+    files = {b"same": file_of(b"data"), b"touched": file_of(b"data")}
+    stage_files(files, earlier, preserve_times=True)
+    os.utime(earlier / "touched", (0, YESTERDAY + 1))
+    write_manifest(earlier, files, staged_mtime_ns=False)
+    _, linked = stage_files(files, target, link_dest=str(earlier), preserve_times=preserve_times)
+    assert linked == ({"same"} if preserve_times else set())
+
+
+def test_a_file_of_which_the_two_parts_of_the_manifest_differ_is_fetched(earlier: Path, target: Path) -> None:
+    """A run was killed between the two renames, and the file system has no finer times."""
+    files = {b"f": file_of(b"data"), b"missing": file_of(b"data"), b"same": file_of(b"data")}
+    stage_files(files, earlier, manifest=True)
+    same = (earlier / "peerstage.sha256").read_bytes().splitlines(keepends=True)[-1]
+    (earlier / "peerstage.sha256").write_bytes(format_checksum(b"f", "0" * 64) + same)
+    _, linked = stage_files(files, target, link_dest=str(earlier))
+    assert linked == {"same"}
+
+
+def test_an_entry_that_a_later_stage_keeps_in_the_manifest_counts_as_before(earlier: Path, target: Path) -> None:
+    files = {b"changed": file_of(b"data"), b"same": file_of(b"data")}
+    stage_files(files, earlier, manifest=True)
+    change_in_place(earlier / "changed", b"evil")
+    stage_files({b"other": file_of(b"x")}, earlier, manifest=True)
+    _, linked = stage_files(files, target, link_dest=str(earlier))
+    assert linked == {"same"}
+
+
+@pytest.mark.parametrize("permissions", [None, 0o600], ids=["link", "copy"])
+def test_with_sha256_a_link_or_copy_is_hashed_and_one_that_differs_is_fetched(
+    permissions: int | None, earlier: Path, target: Path
+) -> None:
+    """The digest in the manifest is that of what was staged, before the disk damaged it."""
+    files = {b"same": file_of(b"same"), b"rotten": file_of(b"data")}
+    sums = b"".join(format_checksum(name, hashlib.sha256(file.data).hexdigest()) for name, file in files.items())
+    files[b"SUMS"] = file_of(sums)
+    options: dict[str, Any] = {"manifest": True, "verify": "sha256", "checksums": "SUMS"}
+    stage_files(files, earlier, **options)
+    change_in_place(earlier / "rotten", b"rot!", keep_time=True)
+    _, linked = stage_files(files, target, link_dest=str(earlier), permissions=permissions, **options)
+    assert linked == {"same", "SUMS"}
+    assert (target / "rotten").read_bytes() == b"data"
 
 
 # Arguments

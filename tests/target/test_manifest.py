@@ -27,15 +27,20 @@ A, B = "a" * 64, "b" * 64
 HEAD = StageReport("peer", "sftp", "/srv/staging", started=1.5, seconds=2.5, retries=1, host_key="SHA256:x")
 
 
-def written(*files: FileResult, refused: tuple[FileResult, ...] = (), kept: tuple[FileResult, ...] = ()) -> bytes:
-    """Return a report file."""
+def written(
+    *files: FileResult,
+    refused: tuple[FileResult, ...] = (),
+    kept: tuple[FileResult, ...] = (),
+    staged_mtime_ns: int | None = None,
+) -> bytes:
+    """Return a report file, in which all staged files have the same own time."""
     buffer = io.BytesIO()
-    write_report(buffer, HEAD, files, refused, kept)
+    write_report(buffer, HEAD, files, refused, kept, lambda result: staged_mtime_ns)
     return buffer.getvalue()
 
 
 def read(data: bytes) -> list[FileResult]:
-    return list(read_report(io.BytesIO(data)))
+    return [record.to_result(name) for name, record in read_report(io.BytesIO(data))]
 
 
 RESULTS = st.builds(
@@ -52,8 +57,9 @@ RESULTS = st.builds(
 @given(st.lists(RESULTS, max_size=4), st.lists(RESULTS, max_size=4))
 @settings(max_examples=50)
 def test_any_results_survive_writing_and_reading(files: list[FileResult], kept: list[FileResult]) -> None:
-    data = written(*files, kept=tuple(kept))
+    data = written(*files, kept=tuple(kept), staged_mtime_ns=1 << 61)
     assert read(data) == files + kept
+    assert {record.staged_mtime_ns for _, record in read_report(io.BytesIO(data))} <= {1 << 61}
     assert StageReport.from_json(data.decode()).files == tuple(files)
 
 
@@ -83,7 +89,7 @@ def test_keys_of_a_later_version_are_ignored() -> None:
     ]
 
 
-GOOD = written(FileResult("one", 7, 0o600, 5, sha256=A), kept=(FileResult("two"),))
+GOOD = written(FileResult("one", 7, 0o600, 5, sha256=A), kept=(FileResult("two"),), staged_mtime_ns=9)
 
 
 def test_a_report_that_is_cut_off_anywhere_is_refused() -> None:
@@ -114,6 +120,10 @@ def test_a_report_that_is_cut_off_anywhere_is_refused() -> None:
         (b'"size": 7', b'"size": 1%s' % (b"0" * 10_000)),
         (b'"mtime": 5', b'"mtime": "5"'),
         (b'"mtime": 5', b'"mtime": []'),
+        (b'"staged_mtime_ns": 9', b'"staged_mtime_ns": "9"'),
+        (b'"staged_mtime_ns": 9', b'"staged_mtime_ns": 9.0'),
+        (b'"staged_mtime_ns": 9', b'"staged_mtime_ns": false'),
+        (b'"staged_mtime_ns": 9', b'"staged_mtime_ns": 9223372036854775808'),
         (b'"mode": 384', b'"mode": {}'),
         (b'"outcome": "staged"', b'"outcome": ["staged"]'),
         (A.encode(), b"A" * 64),
@@ -211,7 +221,7 @@ def error_of(name: str, directory: tuple[Path, int]) -> TargetError:
 def test_a_manifest_is_read_by_name(directory: tuple[Path, int]) -> None:
     path, fd = directory
     assert read_digests(fd, str(path)) == {b"one": A, b"new\nline": B}
-    assert read_results(fd, str(path)) == {
+    assert {name: record.to_result(name) for name, record in read_results(fd, str(path)).items()} == {
         b"one": FileResult("one", 7, 0o600, 5, sha256=A),
         b"two": FileResult("two"),
     }

@@ -62,8 +62,8 @@ def assert_exact(target: Path) -> None:
         results = read_results(fd, str(target))
     finally:
         os.close(fd)
-    assert {name: (result.sha256, result.size) for name, result in results.items()} == {
-        name: (expected[name], len(data)) for name, data in files.items()
+    assert {name: (record.sha256, record.size) for name, record in results.items()} == {
+        name: (bytes.fromhex(expected[name]), len(data)) for name, data in files.items()
     }
     assert verify(target).is_intact
 
@@ -97,6 +97,8 @@ def test_the_json_file_is_the_report(target: Path) -> None:
     written = json.loads((target / REPORT).read_bytes())
     assert written.pop("kept") == []
     assert 0 <= written.pop("seconds") <= expected.pop("seconds")
+    times = {file["name"]: file.pop("staged_mtime_ns") for file in written["files"]}
+    assert times == {name: (target / name).stat().st_mtime_ns for name in ("one", "two")}
     assert written == expected
     assert [file["mtime"] for file in written["files"]] == [1, 1]
     assert [len(written[key]) for key in ("refused", "left_out")] == [1, 1]
@@ -333,7 +335,9 @@ def test_files_that_come_from_the_day_before_keep_the_digests_of_what_was_staged
     for day in days:
         day.mkdir()
     stage_with_manifest(days[0], memory_peer(good=b"good", bad=b"bad"))
+    before = (days[0] / "bad").stat()
     (days[0] / "bad").write_bytes(b"rot")
+    os.utime(days[0] / "bad", ns=(before.st_atime_ns, before.st_mtime_ns))
     options = StageOptions(manifest=True, link_dest=str(days[0]))
     report = stage_into(
         days[1], memory_peer(good=b"good", bad=b"bad", new=b"new"), options=options,

@@ -21,6 +21,10 @@ class StagedAttributes:
             unknown.
         preserve_times: Whether files keep the peer's modification times.
 
+    Attributes:
+        ownership: As the argument.
+        preserve_times: As the argument.
+
     Raises:
         ValueError: If *permissions* is not an integer from 0 to 0o777.
     """
@@ -29,9 +33,9 @@ class StagedAttributes:
         self, target: str, *, ownership: Ownership | None, permissions: int | None, preserve_times: bool
     ) -> None:
         self._target = target
-        self._ownership = ownership
+        self.ownership = ownership
         self._permissions = validate_permissions(permissions)
-        self._preserve_times = preserve_times
+        self.preserve_times = preserve_times
         self._umask = current_umask()
 
     def mode_of(self, entry: Entry) -> int:
@@ -47,14 +51,14 @@ class StagedAttributes:
             TargetError: If the owner cannot be changed.
             OSError: If the disk failed.
         """
-        if self._ownership is not None:
+        if self.ownership is not None:
             try:
-                os.fchown(fd, *self._ownership)
+                os.fchown(fd, *self.ownership)
             except OSError as exc:
                 reason = Reason.OWNERSHIP_REFUSED if exc.errno in (errno.EPERM, errno.EINVAL) else None
                 raise disk_error(exc, self._target, reason=reason) from exc
         os.fchmod(fd, self.mode_of(entry))
-        if self._preserve_times and entry.mtime is not None:
+        if self.preserve_times and entry.mtime is not None:
             os.utime(fd, (entry.mtime, entry.mtime))
 
 

@@ -108,6 +108,7 @@ class DirectoryTarget(CommandTarget):
         self._manifest: ManifestWriter | None = None
         self._reserved_names = reserved_names(self.options.checksums)
         self._kept: KeptFiles | None = None
+        self._link_source: LinkSource | None = None
 
     def __enter__(self) -> DirectoryTarget:
         require_posix()
@@ -142,7 +143,11 @@ class DirectoryTarget(CommandTarget):
         )
         if self.options.manifest:
             self._manifest = ManifestWriter(self._target_fd, self._private.fd, self.path, self._log)
-        self._link_source = self._open_link_source()
+        link_dest, carries_digests = self.options.link_dest, self.options.verify != "sha256"
+        if link_dest is not None:
+            self._link_source = LinkSource(
+                link_dest, self._private.fd, self._attributes, carries_digests=carries_digests, log=self._log
+            )
         self._admission = Admission(
             self._run,
             self._target_fd,
@@ -156,19 +161,6 @@ class DirectoryTarget(CommandTarget):
         if self._kept is not None and self._kept.has_candidates:
             self.selection = Selection.SOME
         return self
-
-    def _open_link_source(self) -> LinkSource | None:
-        if self.options.link_dest is None:
-            return None
-        with disk_errors(self.path):
-            return LinkSource(
-                self.options.link_dest,
-                self._private.fd,
-                ownership=self.ownership,
-                mode_of=self._attributes.mode_of,
-                preserve_times=self.options.preserve_times,
-                log=self._log,
-            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -395,6 +387,6 @@ class DirectoryTarget(CommandTarget):
             report,
             (self._result_of(file, can_resume=bool(report.resumed_bytes)) for file in self._files.values()),
             (result_of_refused(name, failure) for name, failure in self._refused.items()),
-            {name: file.sha256 for name, file in self._files.items() if file.is_ready},
+            {name: file for name, file in self._files.items() if file.is_ready},
             finish,
         )

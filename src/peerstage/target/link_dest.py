@@ -1,8 +1,11 @@
 """Link unchanged files to those of an earlier staging directory, instead of fetching them again.
 
 A file is unchanged if its name, its size and the peer's modification time are. The earlier directory's manifest has the
-peer's time, and if times are preserved, so has the file itself. Nothing there is changed: a file that would get another
-owner, mode or time than the earlier one is a copy of it, and so is one that cannot be linked.
+peer's time, and if times are preserved, so has the file itself. The manifest counts only for a file that still has the
+modification time with which it was staged: a run that was killed, or had no manifest, may have replaced it since.
+
+Nothing there is changed: a file that would get another owner, mode or time than the earlier one is a copy of it, and so
+is one that cannot be linked.
 """
 
 from __future__ import annotations
@@ -11,14 +14,15 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from peerstage.errors import TargetError
 from peerstage.peer_log import PeerLog
 from peerstage.printable import escape
 from peerstage.reasons import Reason
-from peerstage.records import MIB, Entry, FileResult, Ownership
+from peerstage.records import MIB, Entry, Ownership
+from peerstage.target.attributes import StagedAttributes
 from peerstage.target.file_descriptors import (
     CREATE_NEW,
     NO_FOLLOW,
@@ -27,7 +31,8 @@ from peerstage.target.file_descriptors import (
     closing,
     open_directory,
 )
-from peerstage.target.manifest import read_results
+from peerstage.target.manifest import read_confirmed_results
+from peerstage.target.report_file import RecordedFile
 
 _CHUNK = 4 * MIB
 
@@ -42,22 +47,23 @@ class Linked(NamedTuple):
 
     Attributes:
         is_copy: Whether it is a copy of the earlier file rather than a link to it, so that it may be changed.
-        sha256: The digest of the earlier file as its manifest tells it, in hexadecimal; None if it does not.
+        sha256: The digest of the earlier file as its manifest tells it; None if it does not.
     """
 
     is_copy: bool
-    sha256: str | None
+    sha256: bytes | None
 
 
 class LinkSource:
-    """The files of an earlier staging directory, which is opened once. Whatever is wrong with it, files are fetched.
+    """The files of an earlier staging directory, which is opened once, for the first file.
+
+    Whatever is wrong with it, files are fetched.
 
     Args:
         path: Absolute path of the directory.
         private_fd: Descriptor of the private directory, in which links and copies are created.
-        ownership: Owner and group of staged files; None, or -1 for one of them, for those of new files.
-        mode_of: Returns the permission bits of the staged file.
-        preserve_times: Whether staged files have the peer's modification times.
+        attributes: The attributes that staged files get.
+        carries_digests: Whether digests of the manifest count. Otherwise files have to be hashed.
         log: Where a warning tells why no file can be linked.
 
     Attributes:
@@ -68,44 +74,43 @@ class LinkSource:
         self,
         path: str,
         private_fd: int,
+        attributes: StagedAttributes,
         *,
-        ownership: Ownership | None,
-        mode_of: Callable[[Entry], int],
-        preserve_times: bool,
+        carries_digests: bool,
         log: PeerLog,
     ) -> None:
         self.notes: tuple[str, ...] = ()
         self._path = path
         self._private_fd = private_fd
-        self._owner = _owner_of_new_files(private_fd, ownership)
-        self._mode_of = mode_of
-        self._preserve_times = preserve_times
+        self._attributes = attributes
+        self._owner = _owner_of_new_files(private_fd, attributes.ownership)
+        self._carries_digests = carries_digests
         self._log = log
         self._fd = -1
-        self._results: dict[bytes, FileResult] = {}
-        self._open()
+        self._records: dict[bytes, RecordedFile] = {}
+        self._has_opened = False
 
-    def _open(self) -> None:
+    def _open_once(self) -> None:
+        if self._has_opened:
+            return
+        self._has_opened = True
         try:
             self._fd = open_directory(self._path, follow=True)
         except OSError as exc:
             self._note(f"{self._path} cannot be opened ({exc.strerror}), so that no file was linked to it.")
             return
         try:
-            self._results = read_results(self._fd, self._path)
+            self._records = read_confirmed_results(self._fd, self._path)
         except TargetError as exc:
-            if not self._preserve_times:
+            if not self._attributes.preserve_times:
                 self._note(f"{self._path} does not tell the times of its files, so that none was linked. {exc.message}")
             elif exc.reason is not Reason.NO_MANIFEST:
                 self._note(f"{self._path}: {exc.message}")
-        except BaseException:
-            self.close()
-            raise
 
     def close(self) -> None:
         """Close the directory. May be called again."""
         fd, self._fd = self._fd, -1
-        self._results = {}
+        self._records = {}
         if fd >= 0:
             close_quietly(fd)
 
@@ -118,24 +123,32 @@ class LinkSource:
         Raises:
             OSError: If the copy cannot be written.
         """
-        earlier = self._results.get(entry.name)
-        if self._fd < 0 or entry.mtime is None or (earlier is None and not self._preserve_times):
+        self._open_once()
+        recorded = self._records.get(entry.name)
+        if self._fd < 0 or entry.mtime is None or (recorded is None and not self._attributes.preserve_times):
             return None
-        if earlier is not None and (earlier.size, earlier.mtime) != (entry.size, entry.mtime):
+        if recorded is not None and (recorded.size, recorded.mtime) != (entry.size, entry.mtime):
             return None
         with self._open_earlier(entry) as (fd, found):
             if found is None:
                 return None
             has_peers_time = found.st_mtime_ns // 10**9 == entry.mtime
-            if earlier is None and not has_peers_time:
+            if recorded is None or recorded.staged_mtime_ns is None:
+                sha256 = None
+                if not (self._attributes.preserve_times and has_peers_time):
+                    return None
+            elif recorded.staged_mtime_ns == found.st_mtime_ns:
+                sha256 = recorded.sha256 if self._carries_digests else None
+            else:
                 return None
             is_as_wanted = (
-                (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (*self._owner, self._mode_of(entry))
-            ) and (has_peers_time or not self._preserve_times)
+                (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+                == (*self._owner, self._attributes.mode_of(entry))
+            ) and (has_peers_time or not self._attributes.preserve_times)
             linked = self._link(entry.name, private_name, found) if is_as_wanted else False
             if linked is None or not (linked or self._copy(fd, private_name, found)):
                 return None
-        return Linked(not linked, earlier.sha256 if earlier is not None else None)
+        return Linked(not linked, sha256)
 
     @contextlib.contextmanager
     def _open_earlier(self, entry: Entry) -> Iterator[tuple[int, os.stat_result | None]]:

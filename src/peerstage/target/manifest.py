@@ -15,11 +15,10 @@ from peerstage.errors import EntryError, TargetError
 from peerstage.paths import MANIFEST_NAMES, is_plain_name
 from peerstage.printable import escape
 from peerstage.reasons import Reason
-from peerstage.records import FileResult
 from peerstage.system_errors import reason_of
 from peerstage.target.checksum_file import read_checksums
 from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING
-from peerstage.target.report_file import read_report
+from peerstage.target.report_file import RecordedFile, read_report
 
 CHECKSUMS, REPORT = MANIFEST_NAMES
 #: The names that the manifest takes in a staging directory.
@@ -60,10 +59,10 @@ def read_digests(dir_fd: int, path: str, without: Collection[bytes] = ()) -> dic
     return _read(dir_fd, path, CHECKSUMS, lambda file: _by_name(read_checksums(file), without))
 
 
-def read_results(dir_fd: int, path: str, without: Collection[bytes] = ()) -> dict[bytes, FileResult]:
-    """Return the result of every file in the manifest of a directory: staged by its last stage, or kept by it.
+def read_results(dir_fd: int, path: str, without: Collection[bytes] = ()) -> dict[bytes, RecordedFile]:
+    """Return the record of every file in the manifest of a directory: staged by its last stage, or kept by it.
 
-    The modification times are those of the peer. Nothing says that the files still exist, or are unchanged.
+    Nothing says that the files still exist, or are unchanged.
 
     Args:
         dir_fd: Descriptor of the directory.
@@ -74,11 +73,38 @@ def read_results(dir_fd: int, path: str, without: Collection[bytes] = ()) -> dic
         TargetError: If the directory has no manifest, or one that is invalid or cannot be read.
     """
 
-    def parse(file: BinaryIO) -> dict[bytes, FileResult]:
-        results = ((os.fsencode(result.name), result) for result in read_report(file))
-        return {name: result for name, result in results if name not in without}
+    def parse(file: BinaryIO) -> dict[bytes, RecordedFile]:
+        return {name: record for name, record in read_report(file) if name not in without}
 
     return _read(dir_fd, path, REPORT, parse)
+
+
+def read_confirmed_results(dir_fd: int, path: str) -> dict[bytes, RecordedFile]:
+    """Return what `read_results` does, without the files of which both parts of the manifest do not have one digest.
+
+    They differ if a run was killed between the two renames.
+
+    Args:
+        dir_fd: Descriptor of the directory.
+        path: Its path, for errors.
+
+    Raises:
+        TargetError: If a part of the manifest is missing, invalid or cannot be read.
+    """
+    results = read_results(dir_fd, path)
+
+    def parse(file: BinaryIO) -> dict[bytes, RecordedFile]:
+        confirmed: dict[bytes, RecordedFile] = {}
+        for name, digest in read_checksums(file):
+            record = results.get(name)
+            if record is not None and record.sha256 == bytes.fromhex(digest):
+                confirmed[name] = record
+            else:
+                confirmed.pop(name, None)
+                results.pop(name, None)
+        return confirmed
+
+    return _read(dir_fd, path, CHECKSUMS, parse)
 
 
 def _read(dir_fd: int, path: str, name: str, parse: Callable[[BinaryIO], T]) -> T:

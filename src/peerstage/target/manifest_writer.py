@@ -10,11 +10,12 @@ from typing import BinaryIO, TypeVar
 from peerstage.errors import TargetError
 from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
-from peerstage.records import FileResult, StageReport
+from peerstage.records import STAGED, FileResult, StageReport
 from peerstage.target.checksum_file import MAX_LINES, format_checksum
 from peerstage.target.file_descriptors import NO_FOLLOW
 from peerstage.target.manifest import CHECKSUMS, REPORT, read_digests, read_results
-from peerstage.target.report_file import write_report
+from peerstage.target.partial_file import PartialFile
+from peerstage.target.report_file import RecordedFile, write_report
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class ManifestWriter:
         report: StageReport,
         files: Iterable[FileResult],
         refused: Iterable[FileResult],
-        staged: Mapping[bytes, bytes | None],
+        staged: Mapping[bytes, PartialFile],
         finish: Callable[[int], object],
     ) -> None:
         """Write the manifest into the private directory; if it was written before, replace it.
@@ -52,7 +53,7 @@ class ManifestWriter:
             report: The report; its `files` and `refused` are not read.
             files: The results of the run's files; read once.
             refused: The results of entries that were not read; read once.
-            staged: The SHA-256 of each file that the run staged, by name.
+            staged: The files that the run stages, by name: they are in the private directory, or have their names.
             finish: Called with the descriptor of each complete file, to set owner and mode and to sync it.
 
         Raises:
@@ -65,14 +66,20 @@ class ManifestWriter:
             advice = "Stage without StageOptions(manifest=True)."
             message = f"A manifest can name {MAX_LINES} files, and there are more. {advice}"
             raise TargetError(message, path=self._path, reason=Reason.LIMIT_EXCEEDED)
+
+        def staged_mtime_ns(result: FileResult) -> int | None:
+            name = os.fsencode(result.name)
+            return kept[name].staged_mtime_ns if name in kept else self._mtime_ns_of(staged[name])
+
         with self._create(REPORT) as file:
-            write_report(file, report, files, refused, kept.values())
+            results = (record.to_result(name) for name, record in kept.items())
+            write_report(file, report, files, refused, results, staged_mtime_ns)
             file.flush()
             finish(file.fileno())
         with self._create(CHECKSUMS) as file:
             for name in sorted((*staged, *kept)):
-                digest = kept[name].sha256 if name in kept else (staged[name] or b"").hex()
-                file.write(format_checksum(name, digest or ""))
+                digest = kept[name].sha256 if name in kept else staged[name].sha256
+                file.write(format_checksum(name, (digest or b"").hex()))
             file.flush()
             finish(file.fileno())
 
@@ -85,18 +92,24 @@ class ManifestWriter:
         for name in (CHECKSUMS, REPORT):
             os.rename(name, name, src_dir_fd=self._private_fd, dst_dir_fd=self._target_fd)
 
-    def _read_kept(self, staged: Collection[bytes]) -> dict[bytes, FileResult]:
+    def _mtime_ns_of(self, file: PartialFile) -> int:
+        found = _stat(file.private_name, self._private_fd) or os.stat(
+            file.entry.name, dir_fd=self._target_fd, follow_symlinks=False
+        )
+        return found.st_mtime_ns
+
+    def _read_kept(self, staged: Collection[bytes]) -> dict[bytes, RecordedFile]:
         """Return what the old manifest says of files that exist and are not *staged*."""
         digests = self._read(read_digests, staged)
         results = self._read(read_results, staged) if digests else {}
         kept = {}
-        for name, digest in digests.items():
-            found = _stat(name, self._target_fd)
+        for name, text in digests.items():
+            digest, found = bytes.fromhex(text), _stat(name, self._target_fd)
             if found is None or not stat.S_ISREG(found.st_mode):
                 continue
             result = results.get(name)
             if result is None or result.sha256 != digest:  # the run that staged it was killed before the last rename
-                result = FileResult(os.fsdecode(name), found.st_size, sha256=digest)
+                result = RecordedFile(found.st_size, None, None, STAGED, digest, None)
             kept[name] = result
         if len(kept) < len(digests):
             self._log.info("%d files no longer exist, and leave the manifest.", len(digests) - len(kept))

@@ -263,8 +263,8 @@ class PartialFile(IncomingFile):
         if self.linked is not None:
             self._withdraw()
             self._is_complete = True
-            if self._run.wants_digests and self.linked.sha256 is not None:
-                self.sha256 = bytes.fromhex(self.linked.sha256)
+            if self._run.wants_digests:
+                self.sha256 = self.linked.sha256
 
     def fail(self, error: StageError) -> None:
         if self._failure is None:

@@ -10,16 +10,18 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from peerstage.paths import is_plain_name
-from peerstage.records import FileResult, StageReport
+from peerstage.records import LINKED, RESUMED, STAGED, FileResult, StageReport
 
 #: Bounds on a file that is read: its lines, and the bytes of each.
 MAX_LINES = 1_000_000
 MAX_LINE_BYTES = 64 * 1024
 #: The key of the files that earlier runs staged. `StageReport.from_json` ignores it.
 KEPT = "kept"
+#: The key of a staged file's own modification time in a result. `FileResult.from_dict` ignores it.
+STAGED_MTIME_NS = "staged_mtime_ns"
 
 _MAX_ERROR_CHARS = 4096
 _MAX_INT = (1 << 63) - 1
@@ -27,6 +29,33 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(FileResult))
 _SECTION = re.compile(rb'"(\w{1,64})": \[\n')
 _END_OF_SECTION = b"],\n"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_STAGED_OUTCOMES = {outcome: outcome for outcome in (STAGED, RESUMED, LINKED)}
+
+
+class RecordedFile(NamedTuple):
+    """What a report says of a file in its directory, in little memory.
+
+    Attributes:
+        size: Size in bytes.
+        mode: Permission bits; None if unknown.
+        mtime: The peer's modification time in whole seconds; None if unknown.
+        outcome: How it was staged.
+        sha256: Its SHA-256; None if unknown.
+        staged_mtime_ns: The modification time of the staged file itself, in nanoseconds, when the report was written;
+            None if unknown.
+    """
+
+    size: int
+    mode: int | None
+    mtime: int | None
+    outcome: str
+    sha256: bytes | None
+    staged_mtime_ns: int | None
+
+    def to_result(self, name: bytes) -> FileResult:
+        """Return the result that was recorded."""
+        sha256 = None if self.sha256 is None else self.sha256.hex()
+        return FileResult(os.fsdecode(name), self.size, self.mode, self.mtime, outcome=self.outcome, sha256=sha256)
 
 
 def write_report(
@@ -35,6 +64,7 @@ def write_report(
     files: Iterable[FileResult],
     refused: Iterable[FileResult],
     kept: Iterable[FileResult],
+    staged_mtime_ns: Callable[[FileResult], int | None] = lambda result: None,
 ) -> None:
     """Write a report in the form of `StageReport.to_json`, with line breaks, and with the key `KEPT` in addition.
 
@@ -44,6 +74,8 @@ def write_report(
         files: What is written as `files`. Iterators save the memory for the results.
         refused: What is written as `refused`.
         kept: The files that earlier runs staged, and that this run did not touch.
+        staged_mtime_ns: Returns the own modification time of a file of *files* or *kept* that is staged, in
+            nanoseconds, or None if it is unknown.
 
     Raises:
         OSError: If it cannot be written.
@@ -65,15 +97,18 @@ def write_report(
         file.write(b'"%s": [' % name.encode())
         separator = b"\n"
         for result in results:
-            file.write(separator + _encode(result))
+            is_file = isinstance(result, FileResult) and result.is_staged
+            file.write(separator + _encode(result, staged_mtime_ns(result) if is_file else None))
             separator = b",\n"
         file.write(b"\n" + _END_OF_SECTION)
     file.write(b'"count": %d, "bytes": %d}\n' % (count, size))
 
 
-def _encode(value: Any) -> bytes:
+def _encode(value: Any, mtime_ns: int | None) -> bytes:
     if isinstance(value, FileResult):
         fields = {name: getattr(value, name) for name in _FIELDS}
+        if mtime_ns is not None:
+            fields[STAGED_MTIME_NS] = mtime_ns
         if value.error is not None:
             fields["error"] = value.error[:_MAX_ERROR_CHARS]
         value = fields
@@ -82,10 +117,10 @@ def _encode(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def read_report(file: BinaryIO) -> Iterator[FileResult]:
-    """Yield the result of every file in the directory that `write_report` recorded: staged by that run, or kept.
+def read_report(file: BinaryIO) -> Iterator[tuple[bytes, RecordedFile]]:
+    """Yield name and record of every file in the directory that `write_report` recorded: staged by that run, or kept.
 
-    Of each, name, size, mode, mtime, outcome and digest are read, and their types checked; the name is a plain name.
+    The types of all values are checked; the name is a plain name.
 
     Args:
         file: A binary file, at its beginning.
@@ -113,8 +148,8 @@ def read_report(file: BinaryIO) -> Iterator[FileResult]:
                 section = found[1].decode()
             elif line == _END_OF_SECTION:
                 section = None
-            elif section in ("files", KEPT) and (result := _parse_result(line)).is_staged:
-                yield result
+            elif section in ("files", KEPT) and (named := _parse_result(line)) is not None:
+                yield named
         except (ValueError, RecursionError) as exc:
             raise ValueError(f"line {number} is not as peerstage writes it ({exc})") from None
     raise ValueError("it is empty, or was cut off")
@@ -135,13 +170,20 @@ def _parse_head(line: bytes) -> None:
         raise ValueError("its schema is not a number")
 
 
-def _parse_result(line: bytes) -> FileResult:
+def _parse_result(line: bytes) -> tuple[bytes, RecordedFile] | None:
+    """Return name and record of a result; None if the file is not staged."""
     raw = _parse_object(line.removesuffix(b"\n").removesuffix(b","))
     values = {name: raw.get(name, default) for name, (default, _) in _PARSED_FIELDS.items()}
     for name, (_, is_valid) in _PARSED_FIELDS.items():
         if not is_valid(values[name]):
             raise ValueError(f"invalid {name}")
-    return FileResult(**values)
+    outcome = _STAGED_OUTCOMES.get(values["outcome"] or (STAGED if raw.get("error") is None else ""))
+    if outcome is None:
+        return None
+    sha256 = None if values["sha256"] is None else bytes.fromhex(values["sha256"])
+    return os.fsencode(values["name"]), RecordedFile(
+        values["size"], values["mode"], values["mtime"], outcome, sha256, values[STAGED_MTIME_NS]
+    )
 
 
 def _is_name(value: Any) -> bool:
@@ -164,4 +206,5 @@ _PARSED_FIELDS: dict[str, tuple[Any, Callable[[Any], bool]]] = {
     "mtime": (None, lambda value: value is None or _is_int(value)),
     "outcome": ("", lambda value: isinstance(value, str)),
     "sha256": (None, lambda value: value is None or _is_digest(value)),
+    STAGED_MTIME_NS: (None, lambda value: value is None or _is_int(value)),
 }
