@@ -54,8 +54,9 @@ class StageOptions(metaclass=Documented):
             size and peer's modification time are the same there becomes a hard link instead of a transfer. The times
             are those of its manifest or, with *preserve_times*, of its files; the manifest counts for a file as long as
             the file's own time does not change. A file that would get another owner, mode or time than the earlier one,
-            or cannot be linked, is copied from it. If the directory is missing, or tells no times, every file is
-            fetched, and the report's notes say so. None links nothing.
+            or cannot be linked, is copied from it. If the directory is missing, or tells no times, or other users can
+            write to it, or its manifest is another peer's, every file is fetched, and the report's notes say so. None
+            links nothing.
         partial_dir: The absolute path of a local directory in which a failed run keeps its large files (8 MiB and more
             have arrived), for the next run to continue; None keeps nothing. It has mode 0700, belongs to this process's
             user, is on the target's file system but not in the target, and is created if only it is missing. Not over

@@ -27,6 +27,7 @@ from peerstage.target.manifest_writer import ManifestWriter
 from peerstage.target.report_file import write_report
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
+from peerstage.testing.peers import memory_peer
 from support.child_link import ChildLink
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -302,8 +303,10 @@ def test_a_file_without_a_time_is_fetched(earlier: Path, target: Path) -> None:
     files = {b"same": file_of(b"data")}
     stage_files(files, earlier, preserve_times=True)
     timeless = {b"same": MemoryFile(b"data", mtime=None)}  # type: ignore[arg-type]
-    _, linked = stage_files(timeless, target, link_dest=str(earlier), preserve_times=True)
+    timeless[b"also"] = timeless[b"same"]
+    report, linked = stage_files(timeless, target, link_dest=str(earlier), preserve_times=True)
     assert linked == set()
+    assert report.notes == (f"The peer sends no modification times, so that not every file was linked to {earlier}.",)
 
 
 # Files that are not those of the manifest
@@ -398,6 +401,82 @@ def test_with_sha256_a_link_or_copy_is_hashed_and_one_that_differs_is_fetched(
     _, linked = stage_files(files, target, link_dest=str(earlier), permissions=permissions, **options)
     assert linked == {"same", "SUMS"}
     assert (target / "rotten").read_bytes() == b"data"
+
+
+# Directories that are not to be linked
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])
+def test_nothing_is_linked_to_a_directory_that_others_can_write_to(mode: int, earlier: Path, target: Path) -> None:
+    files = {b"same": file_of(b"data")}
+    stage_files(files, earlier, manifest=True, preserve_times=True)
+    earlier.chmod(mode)
+    report, linked = stage_files(files, target, link_dest=str(earlier), preserve_times=True)
+    assert linked == set()
+    assert [note.partition(": ")[2] for note in report.notes] == [
+        "other users can write to it. Take their rights away (chmod go-w), or its owner's (chown)."
+    ]
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("name", [".", "peerstage.json", "peerstage.sha256"])
+def test_nothing_is_linked_by_what_belongs_to_another_user(name: str, earlier: Path, target: Path) -> None:
+    files = {b"same": file_of(b"data")}
+    stage_files(files, earlier, manifest=True)
+    os.chown(earlier / name, 12345, 12345)
+    report, linked = stage_files(files, target, link_dest=str(earlier))
+    assert linked == set()
+    assert len(report.notes) == 1
+    os.chown(target, 12345, 12345)
+    _, linked = stage_files(files, target, link_dest=str(earlier))
+    assert linked == {"same"}, "the owner of the target is trusted"
+
+
+def test_nothing_is_linked_by_a_manifest_that_others_can_write_to(earlier: Path, target: Path) -> None:
+    files = {b"same": file_of(b"data")}
+    stage_files(files, earlier, manifest=True)
+    (earlier / "peerstage.json").chmod(0o620)
+    report, linked = stage_files(files, target, link_dest=str(earlier))
+    assert linked == set()
+    assert "another user may have written it" in report.notes[0]
+
+
+@pytest.mark.usefixtures("root")
+def test_a_file_of_another_user_is_not_copied(earlier: Path, target: Path) -> None:
+    """This process may be able to read what those who will read the copy may not."""
+    files = {b"same": file_of(b"data")}
+    stage_files(files, earlier, preserve_times=True)
+    os.chown(earlier / "same", 12345, 12345)
+    _, linked = stage_files(files, target, link_dest=str(earlier), preserve_times=True)
+    assert linked == set()
+
+
+@pytest.mark.parametrize("preserve_times", [False, True])
+def test_nothing_is_linked_to_another_peers_day(preserve_times: bool, earlier: Path, target: Path) -> None:
+    files = {"same": file_of(b"data")}
+    first = memory_peer(files, name="first", stage=StageOptions(manifest=True, preserve_times=preserve_times))
+    first.stagePeer(str(earlier))
+    options = StageOptions(link_dest=str(earlier), preserve_times=preserve_times)
+    for name, count in (("second", 0), ("first", 1)):
+        peer = memory_peer(files, name=name, stage=options)
+        peer.stagePeer(str(target))
+        assert peer.last_report is not None
+        assert peer.last_report.linked == count
+        assert [note.partition(": ")[2] for note in peer.last_report.notes] == [
+            "its manifest is that of another peer. Stage every peer into a directory of its own."
+        ] * (1 - count)
+
+
+def test_a_local_peer_does_not_link_to_its_own_collect_directory(collect: Path, target: Path, tmp_path: Path) -> None:
+    """The backup would change with the live files."""
+    (collect / "live").write_bytes(b"data")
+    (tmp_path / "alias").symlink_to(collect)
+    for path in (collect, tmp_path / "alias"):
+        peer = LocalPeer("local", str(collect), stage=StageOptions(preserve_times=True, link_dest=str(path)))
+        with pytest.raises(ValueError, match="is the collect directory itself"):
+            peer.stagePeer(str(target))
+    assert (collect / "live").stat().st_nlink == 1
+    assert files_in(target) == {}
 
 
 # Arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -90,8 +91,9 @@ class LocalPeer(BackupPeer):
             The number of files copied.
 
         Raises:
-            ValueError: If *targetDir* is not absolute, the collect directory is not a directory, or *targetDir* is not
-                a directory, checked in this order; or if another argument is invalid.
+            ValueError: If *targetDir* is not absolute, the collect directory is not a directory,
+                `StageOptions.link_dest` is the collect directory, or *targetDir* is not a directory, checked in this
+                order; or if another argument is invalid.
             IncompleteLocalStage: If an entry is not a regular file, or could not be read. The others are staged. It is
                 both a `StageError` and a `ValueError`.
             LimitExceeded: If the directory exceeds `limits`, or the copy its deadline, by default 10 minutes plus its
@@ -103,6 +105,7 @@ class LocalPeer(BackupPeer):
         self.last_report = None
         path_validator("Target directory", required=True)(targetDir)
         self._require_collect_dir()
+        self._require_other_link_dest()
         with with_peer_name(self.name):
             target = validate_target_directory(targetDir)
         owner, mode = validate_ownership(ownership), validate_permissions(permissions)
@@ -181,6 +184,15 @@ class LocalPeer(BackupPeer):
 
     def _indicator_path(self, indicator: StrOrBytesPath | None, default: str) -> bytes:
         return join_path(os.fsencode(self.collectDir), validate_indicator_name(indicator, default))
+
+    def _require_other_link_dest(self) -> None:
+        """Refuse links to the collect directory: what is changed there later would change in the backup, too."""
+        with contextlib.suppress(OSError):
+            if self.stage.link_dest is not None and os.path.samefile(self.stage.link_dest, self.collectDir):
+                raise ValueError(
+                    "StageOptions(link_dest=...) is the collect directory itself. Name an earlier staging directory: "
+                    f"{escape(self.collectDir)}"
+                )
 
     def _require_collect_dir(self) -> None:
         if not os.path.isdir(self.collectDir):

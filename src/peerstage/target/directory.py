@@ -146,7 +146,13 @@ class DirectoryTarget(CommandTarget):
         link_dest, carries_digests = self.options.link_dest, self.options.verify != "sha256"
         if link_dest is not None:
             self._link_source = LinkSource(
-                link_dest, self._private.fd, self._attributes, carries_digests=carries_digests, log=self._log
+                link_dest,
+                self._target_fd,
+                self._private.fd,
+                self._attributes,
+                peer=self.peer,
+                carries_digests=carries_digests,
+                log=self._log,
             )
         self._admission = Admission(
             self._run,

@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from peerstage.errors import TargetError
 from peerstage.peer_log import PeerLog
@@ -54,6 +54,10 @@ class Linked(NamedTuple):
     sha256: bytes | None
 
 
+class _OtherPeerError(Exception):
+    """The manifest is that of another peer."""
+
+
 class LinkSource:
     """The files of an earlier staging directory, which is opened once, for the first file.
 
@@ -61,8 +65,11 @@ class LinkSource:
 
     Args:
         path: Absolute path of the directory.
+        target_fd: Descriptor of the target, whose owner is trusted to write to that directory, as are the owner of
+            staged files and this process's user; anybody else is not.
         private_fd: Descriptor of the private directory, in which links and copies are created.
         attributes: The attributes that staged files get.
+        peer: The peer's name, which the manifest must have; "" for any.
         carries_digests: Whether digests of the manifest count. Otherwise files have to be hashed.
         log: Where a warning tells why no file can be linked.
 
@@ -73,9 +80,11 @@ class LinkSource:
     def __init__(
         self,
         path: str,
+        target_fd: int,
         private_fd: int,
         attributes: StagedAttributes,
         *,
+        peer: str,
         carries_digests: bool,
         log: PeerLog,
     ) -> None:
@@ -84,11 +93,14 @@ class LinkSource:
         self._private_fd = private_fd
         self._attributes = attributes
         self._owner = _owner_of_new_files(private_fd, attributes.ownership)
+        self._trusted_owners = {0, os.geteuid(), os.fstat(target_fd).st_uid, self._owner[0]}
+        self._peer = peer
         self._carries_digests = carries_digests
         self._log = log
         self._fd = -1
         self._records: dict[bytes, RecordedFile] = {}
         self._has_opened = False
+        self._has_times = True
 
     def _open_once(self) -> None:
         if self._has_opened:
@@ -99,13 +111,30 @@ class LinkSource:
         except OSError as exc:
             self._note(f"{self._path} cannot be opened ({exc.strerror}), so that no file was linked to it.")
             return
+        if not self._is_trusted(os.fstat(self._fd)):
+            self._decline("other users can write to it. Take their rights away (chmod go-w), or its owner's (chown)")
+            return
         try:
-            self._records = read_confirmed_results(self._fd, self._path)
+            self._records = read_confirmed_results(self._fd, self._path, self._is_trusted, self._require_peer)
+        except _OtherPeerError:
+            self._decline("its manifest is that of another peer. Stage every peer into a directory of its own")
         except TargetError as exc:
             if not self._attributes.preserve_times:
                 self._note(f"{self._path} does not tell the times of its files, so that none was linked. {exc.message}")
             elif exc.reason is not Reason.NO_MANIFEST:
                 self._note(f"{self._path}: {exc.message}")
+
+    def _is_trusted(self, found: os.stat_result) -> bool:
+        """Return whether only trusted users can have written a file or directory with these attributes."""
+        return found.st_uid in self._trusted_owners and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+    def _require_peer(self, head: dict[str, Any]) -> None:
+        if self._peer and head.get("peer") != self._peer:
+            raise _OtherPeerError
+
+    def _decline(self, problem: str) -> None:
+        self.close()
+        self._note(f"Nothing was linked to {self._path}: {problem}.")
 
     def close(self) -> None:
         """Close the directory. May be called again."""
@@ -124,6 +153,9 @@ class LinkSource:
             OSError: If the copy cannot be written.
         """
         self._open_once()
+        if entry.mtime is None and self._has_times and self._fd >= 0:
+            self._has_times = False
+            self._note(f"The peer sends no modification times, so that not every file was linked to {self._path}.")
         recorded = self._records.get(entry.name)
         if self._fd < 0 or entry.mtime is None or (recorded is None and not self._attributes.preserve_times):
             return None
@@ -146,6 +178,8 @@ class LinkSource:
                 == (*self._owner, self._attributes.mode_of(entry))
             ) and (has_peers_time or not self._attributes.preserve_times)
             linked = self._link(entry.name, private_name, found) if is_as_wanted else False
+            if not linked and found.st_uid not in self._trusted_owners:
+                return None
             if linked is None or not (linked or self._copy(fd, private_name, found)):
                 return None
         return Linked(not linked, sha256)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from peerstage.errors import EntryError, TargetError
 from peerstage.paths import MANIFEST_NAMES, is_plain_name
@@ -79,7 +79,12 @@ def read_results(dir_fd: int, path: str, without: Collection[bytes] = ()) -> dic
     return _read(dir_fd, path, REPORT, parse)
 
 
-def read_confirmed_results(dir_fd: int, path: str) -> dict[bytes, RecordedFile]:
+def read_confirmed_results(
+    dir_fd: int,
+    path: str,
+    is_trusted: Callable[[os.stat_result], bool],
+    on_head: Callable[[dict[str, Any]], object],
+) -> dict[bytes, RecordedFile]:
     """Return what `read_results` does, without the files of which both parts of the manifest do not have one digest.
 
     They differ if a run was killed between the two renames.
@@ -87,13 +92,23 @@ def read_confirmed_results(dir_fd: int, path: str) -> dict[bytes, RecordedFile]:
     Args:
         dir_fd: Descriptor of the directory.
         path: Its path, for errors.
+        is_trusted: Returns whether a file with these attributes was written by somebody who is trusted.
+        on_head: Called as by `read_report`.
 
     Raises:
-        TargetError: If a part of the manifest is missing, invalid or cannot be read.
+        TargetError: If a part of the manifest is missing, invalid or not trusted, or cannot be read.
     """
-    results = read_results(dir_fd, path)
+
+    def require_trusted(file: BinaryIO) -> None:
+        if not is_trusted(os.fstat(file.fileno())):
+            raise ValueError("another user may have written it")
+
+    def parse_report(file: BinaryIO) -> dict[bytes, RecordedFile]:
+        require_trusted(file)
+        return dict(read_report(file, on_head))
 
     def parse(file: BinaryIO) -> dict[bytes, RecordedFile]:
+        require_trusted(file)
         confirmed: dict[bytes, RecordedFile] = {}
         for name, digest in read_checksums(file):
             record = results.get(name)
@@ -104,6 +119,7 @@ def read_confirmed_results(dir_fd: int, path: str) -> dict[bytes, RecordedFile]:
                 results.pop(name, None)
         return confirmed
 
+    results = _read(dir_fd, path, REPORT, parse_report)
     return _read(dir_fd, path, CHECKSUMS, parse)
 
 

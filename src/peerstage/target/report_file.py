@@ -117,13 +117,17 @@ def _encode(value: Any, mtime_ns: int | None) -> bytes:
     return json.dumps(value).encode()
 
 
-def read_report(file: BinaryIO) -> Iterator[tuple[bytes, RecordedFile]]:
+def read_report(
+    file: BinaryIO, on_head: Callable[[dict[str, Any]], object] = lambda head: None
+) -> Iterator[tuple[bytes, RecordedFile]]:
     """Yield name and record of every file in the directory that `write_report` recorded: staged by that run, or kept.
 
     The types of all values are checked; the name is a plain name.
 
     Args:
         file: A binary file, at its beginning.
+        on_head: Called with the report's values that are not lists, before the first record. Only the type of "schema"
+            was checked. An exception that it raises is passed on.
 
     Raises:
         ValueError: If the file has another form than `write_report` gives it, is cut off, or exceeds a bound; possibly
@@ -137,7 +141,7 @@ def read_report(file: BinaryIO) -> Iterator[tuple[bytes, RecordedFile]]:
             if number > MAX_LINES or not line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
                 raise ValueError("has no end, or a bound is exceeded")
             if number == 1:
-                _parse_head(line)
+                on_head(_parse_head(line))
             elif section is None:
                 found = _SECTION.fullmatch(line)
                 if found is None:
@@ -162,12 +166,14 @@ def _parse_object(text: bytes) -> dict[str, Any]:
     return value
 
 
-def _parse_head(line: bytes) -> None:
+def _parse_head(line: bytes) -> dict[str, Any]:
     if not line.endswith(b",\n"):
         raise ValueError("it does not begin like a report")
-    schema = _parse_object(line[:-2] + b"}").get("schema")
+    head = _parse_object(line[:-2] + b"}")
+    schema = head.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool):
         raise ValueError("its schema is not a number")
+    return head
 
 
 def _parse_result(line: bytes) -> tuple[bytes, RecordedFile] | None:
