@@ -40,6 +40,7 @@ from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile
 from support.child_link import ChildLink
 from support.kept import COMPARED, MIN_BYTES, Peer, names_in, scaled_down, stage_from, target_with
+from support.quick import quick_directory
 
 SIZE = 20_000
 
@@ -51,8 +52,15 @@ def _scaled_down() -> Iterator[None]:
 
 
 @pytest.fixture
-def partial_dir(tmp_path: Path) -> Path:
-    return tmp_path / "partial"
+def target(quick_target: Path) -> Path:
+    path = quick_target / "target"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def partial_dir(quick_target: Path) -> Path:
+    return quick_target / "partial"
 
 
 def content(seed: object, size: int = SIZE) -> bytes:
@@ -302,9 +310,9 @@ def test_a_continued_file_has_the_group_of_a_new_one_or_starts_over(
 
 @pytest.mark.usefixtures("root")
 def test_a_file_that_is_continued_in_a_target_of_another_group_has_that_group(
-    tmp_path: Path, partial_dir: Path
+    quick_target: Path, partial_dir: Path
 ) -> None:
-    targets = {12345: tmp_path / "first", 12346: tmp_path / "second"}
+    targets = {12345: quick_target / "first", 12346: quick_target / "second"}
     for group, path in targets.items():
         path.mkdir()
         os.chown(path, -1, group)
@@ -380,7 +388,7 @@ def test_a_connection_that_is_lost_before_everything_is_compared_keeps_one_versi
     """The new version overwrites what was missing of the old one, but is not mixed with it."""
     old, new = version(1), version(2)
     outcomes = set()
-    for bytes_left in range(0, SIZE + 2000, 700):
+    for bytes_left in range(0, SIZE + 2000, 1900):
         fail({b"big": old}, 6_000, target, partial_dir)
         fails = Peer({b"big": new}, bytes_left)
         try:
@@ -441,13 +449,13 @@ def test_a_digest_of_the_peer_detects_what_the_compared_blocks_do_not(
 
 
 def test_a_linked_file_that_starts_over_is_fetched_whole_although_a_part_is_kept(
-    target: Path, partial_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: Path, partial_dir: Path, quick_target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tail = Ranges()
     tail.add(11_800, 12_000)
     monkeypatch.setattr(kept_files, "choose_samples", lambda ranges: tail)
     fail({b"big": version()}, 12_000, target, partial_dir)
-    yesterday = tmp_path / "yesterday"
+    yesterday = quick_target / "yesterday"
     yesterday.mkdir()
     stage_from(Peer({b"big": version()}), yesterday, None, preserve_times=True)
     data = content(1)[:500] + b"other" + content(1)[505:]
@@ -473,9 +481,9 @@ def test_the_digest_of_a_continued_file_covers_what_was_kept(target: Path, parti
 
 
 def test_a_file_that_is_linked_to_an_earlier_day_is_never_kept_and_the_earlier_one_never_changed(
-    target: Path, partial_dir: Path, tmp_path: Path
+    target: Path, partial_dir: Path, quick_target: Path
 ) -> None:
-    yesterday = tmp_path / "yesterday"
+    yesterday = quick_target / "yesterday"
     yesterday.mkdir()
     files = {b"a": version("a"), b"b": version("b"), b"c": version("c")}
     options: dict[str, Any] = {"preserve_times": True, "link_dest": str(yesterday)}
@@ -662,12 +670,12 @@ def test_the_target_is_refused_whatever_its_mode(mode: int, target: Path) -> Non
     assert stat.S_IMODE(target.stat().st_mode) == mode
 
 
-def test_a_directory_in_the_target_is_refused_and_not_created(target: Path, tmp_path: Path) -> None:
+def test_a_directory_in_the_target_is_refused_and_not_created(target: Path, quick_target: Path) -> None:
     first_pull_is_never_reached(target, target / "partial", "It is the target, or in it")
     assert names_in(target) == []
     (target / "below" / "partial").mkdir(mode=0o700, parents=True)
-    (tmp_path / "link").symlink_to(target / "below")
-    for path in (target / "below" / "partial", tmp_path / "link" / "partial", tmp_path / "link" / "missing"):
+    (quick_target / "link").symlink_to(target / "below")
+    for path in (target / "below" / "partial", quick_target / "link" / "partial", quick_target / "link" / "missing"):
         first_pull_is_never_reached(target, path, "It is the target, or in it")
     assert names_in(target / "below") == ["partial"]
 
@@ -797,9 +805,9 @@ def test_nothing_is_removed_or_lost_if_there_is_too_little_space_anyway(
 # Two runs
 
 
-def test_a_kept_file_has_one_owner_at_a_time(target: Path, partial_dir: Path, tmp_path: Path) -> None:
+def test_a_kept_file_has_one_owner_at_a_time(target: Path, partial_dir: Path, quick_target: Path) -> None:
     fail({b"big": version()}, 12_000, target, partial_dir)
-    second = tmp_path / "second"
+    second = quick_target / "second"
     second.mkdir()
     entry = Entry(b"big", SIZE, 0o644, 1)
     with target_with(target, partial_dir) as first, target_with(second, partial_dir) as other:
@@ -813,9 +821,9 @@ def test_a_kept_file_has_one_owner_at_a_time(target: Path, partial_dir: Path, tm
 
 
 def test_of_two_runs_that_fail_one_leaves_a_file_that_can_be_continued(
-    target: Path, partial_dir: Path, tmp_path: Path
+    target: Path, partial_dir: Path, quick_target: Path
 ) -> None:
-    second = tmp_path / "second"
+    second = quick_target / "second"
     second.mkdir()
     with ends_by(GONE, target, partial_dir) as first:
         with pytest.raises(ConnectionLost):
@@ -888,13 +896,13 @@ RUNS = st.lists(
 
 
 @given(st.lists(st.integers(0, 6000), min_size=1, max_size=3), RUNS, st.booleans())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_after_any_interruptions_the_tree_is_that_of_an_undisturbed_run(
     sizes: Sequence[int], runs: Sequence[tuple[int, int, str, bool]], ends_through_child: bool
 ) -> None:
     """Each run may find the files replaced, with another time or with the same, and may be interrupted anywhere."""
-    with tempfile.TemporaryDirectory() as directory:
-        target, partial_dir = Path(directory, "target"), Path(directory, "partial")
+    with quick_directory() as directory:
+        target, partial_dir = directory / "target", directory / "partial"
         target.mkdir()
         base = [content(number, size) for number, size in enumerate(sizes)]
         files = {b"%d" % number: MemoryFile(data, mtime=1) for number, data in enumerate(base)}
