@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 
 from peerstage import LocalPeer, RemotePeer, Retry, StageOptions
 from peerstage.errors import Cancelled, ConnectionLost, NothingToStage, TargetError
-from peerstage.records import MIB, RESUMED, STAGED
+from peerstage.records import KIB, MIB, RESUMED, STAGED
 from peerstage.testing import EmbeddedServer, Faults, ssh_server
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile
 from peerstage.testing.peers import memory_peer
+from support.kept import Peer, scaled_down, stage_from
 from support.local_user import LOCAL_USER
 
 DATA = random.Random(0).randbytes(12 * MIB)
@@ -113,14 +115,37 @@ def test_a_directory_that_cannot_be_used_is_refused_before_connecting(target: Pa
     assert peer.host.connection_count == 0
 
 
-# Real connections
+def test_a_file_of_other_content_starts_over(target: Path, options: StageOptions) -> None:
+    peer = memory_peer({"big": MemoryFile(DATA, mtime=1)}, lose_after=10 * MIB, retry=ONCE, stage=options)
+    with pytest.raises(ConnectionLost):
+        peer.stagePeer(str(target))
+    peer = memory_peer({"big": MemoryFile(DATA[::-1], mtime=1)}, stage=options)
+    assert peer.stagePeer(str(target)) == 1
+    assert files_in(target) == {b"big": DATA[::-1]}
+    assert peer.last_report is not None
+    assert [file.outcome for file in peer.last_report.files] == [STAGED]
+
+
+# Real connections, and less data
+
+PART = DATA[: 3 * MIB // 2]
 
 
 @pytest.fixture
-def filled(collect: Path, fresh_interpreter: str) -> Path:
-    (collect / "big").write_bytes(DATA)
+def filled(collect: Path, fresh_interpreter: str) -> Iterator[Path]:
+    (collect / "big").write_bytes(PART)
     (collect / "small").write_bytes(b"small")
-    return collect
+    with scaled_down():
+        yield collect
+
+
+def keep_a_part(filled: Path, target: Path, options: StageOptions, host: str) -> None:
+    """Keep what a run leaves that has lost its connection to *host* after a MiB."""
+    big = MemoryFile(PART, mtime=int((filled / "big").stat().st_mtime))
+    partial_dir = Path(str(options.partial_dir))
+    with pytest.raises(ConnectionLost):
+        stage_from(Peer({b"big": big}, MIB, chunk_size=64 * KIB), target, partial_dir, peer=host, directory=b"/")
+    assert len(kept_in(options)) == 1
 
 
 def peer_of(server: EmbeddedServer, **options: Any) -> RemotePeer:
@@ -133,16 +158,16 @@ def test_what_a_cut_connection_leaves_is_continued(
 ) -> None:
     if "localUser" in how and os.geteuid() != 0:
         pytest.fail("This test needs root: run it as root, or leave it out with -m 'not slow'.")
-    with ssh_server(filled, faults=Faults(cut_after=10 * MIB, faulty_connections=1)) as server:
+    with ssh_server(filled, faults=Faults(cut_after=MIB, faulty_connections=1)) as server:
         with pytest.raises(ConnectionLost):
             peer_of(server, stage=options, retry=ONCE, **how).stagePeer(str(target))
         assert len(kept_in(options)) == 1
         peer = peer_of(server, stage=options, **how)
         assert peer.stagePeer(str(target)) == 2
-        assert files_in(target) == {b"big": DATA, b"small": b"small"}
+        assert files_in(target) == {b"big": PART, b"small": b"small"}
         assert peer.last_report is not None
         assert {file.name: file.outcome for file in peer.last_report.files} == {"big": RESUMED, "small": STAGED}
-        assert peer.last_report.resumed_bytes > 7 * MIB
+        assert peer.last_report.resumed_bytes > MIB // 2
         assert kept_in(options) == []
         assert (target / "big").stat().st_uid == peer_owner(how)
 
@@ -153,17 +178,16 @@ def peer_owner(how: dict[str, Any]) -> int:
     return pwd.getpwnam(how["localUser"]).pw_uid if "localUser" in how else os.geteuid()
 
 
-@pytest.mark.parametrize("isolated", [False, True])
-def test_a_file_of_other_content_starts_over(filled: Path, target: Path, options: StageOptions, isolated: bool) -> None:
-    with ssh_server(filled, faults=Faults(cut_after=10 * MIB, faulty_connections=1)) as server:
-        with pytest.raises(ConnectionLost):
-            peer_of(server, stage=options, retry=ONCE, isolated=isolated).stagePeer(str(target))
+def test_a_child_process_starts_over_a_file_of_other_content(filled: Path, target: Path, options: StageOptions) -> None:
+    with ssh_server(filled) as server:
+        keep_a_part(filled, target, options, server.host)
         mtime = (filled / "big").stat().st_mtime
-        (filled / "big").write_bytes(DATA[::-1])
+        (filled / "big").write_bytes(PART[::-1])
         os.utime(filled / "big", (mtime, mtime))
-        peer = peer_of(server, stage=options, isolated=isolated)
+        peer = peer_of(server, stage=options, isolated=True)
         assert peer.stagePeer(str(target)) == 2
-    assert files_in(target)[b"big"] == DATA[::-1]
+    assert files_in(target)[b"big"] == PART[::-1]
+    assert kept_in(options) == []
     assert peer.last_report is not None
     assert [file.outcome for file in peer.last_report.files] == [STAGED, STAGED]
 
@@ -171,18 +195,16 @@ def test_a_file_of_other_content_starts_over(filled: Path, target: Path, options
 def test_a_fallback_to_scp_fetches_whole_files_and_says_so(
     filled: Path, target: Path, options: StageOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with ssh_server(filled, faults=Faults(cut_after=10 * MIB, faulty_connections=1)) as server, \
-            pytest.raises(ConnectionLost):  # fmt: skip
-        peer_of(server, stage=options, retry=ONCE).stagePeer(str(target))
-    assert len(kept_in(options)) == 1
     with ssh_server(filled, sftp=False) as server, caplog.at_level(logging.WARNING):
+        keep_a_part(filled, target, options, server.host)
         peer = peer_of(server, stage=options)
         assert peer.stagePeer(str(target)) == 2
         assert "SCP cannot fetch parts of files" in caplog.text
         assert peer.stagePeer(str(target)) == 2
-    assert files_in(target) == {b"big": DATA, b"small": b"small"}
+    assert files_in(target) == {b"big": PART, b"small": b"small"}
     assert peer.last_report is not None
     assert {file.outcome for file in peer.last_report.files} == {STAGED}
+    assert [note for note in peer.last_report.notes if "modification times of the peer's files are unknown" in note]
 
 
 def test_a_peer_with_nothing_is_no_reason_to_give_up_what_is_kept(target: Path, options: StageOptions) -> None:

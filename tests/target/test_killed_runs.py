@@ -20,7 +20,7 @@ from peerstage import verify
 from peerstage.errors import ConnectionLost
 from peerstage.records import RESUMED, STAGED
 from peerstage.stage_options import StageOptions
-from peerstage.target import durability
+from peerstage.target import durability, kept_files
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile
 from support.kept import Peer, scaled_down, stage_from
@@ -198,6 +198,7 @@ def test_a_run_with_kept_files_that_is_killed_between_any_two_steps_leaves_nothi
             setattr(os, name, kill.wrap(getattr(os, name)))
         stage_from(Peer(files, 4000, chunk_size=1000), target, partial_dir)
 
+    monkeypatch.setattr(kept_files, "_BLOCKS", 2)
     with scaled_down():
         while killed:
             with pytest.raises(ConnectionLost):
