@@ -159,6 +159,23 @@ def test_the_manifest_and_private_directories_are_not_extra(staged: Path) -> Non
     assert report.is_unfinished
 
 
+@pytest.mark.parametrize(
+    "name", [".peerstage-abc", ".peerstage-01234567", ".peerstage-0123456G", ".peerstage-0123456789"]
+)
+@pytest.mark.parametrize("is_staged", [True, False])
+def test_only_a_private_directory_means_that_a_stage_did_not_finish(target: Path, name: str, is_staged: bool) -> None:
+    """A local peer may have hidden files, and somebody else directories, with similar names."""
+    (target / name).touch()
+    write_manifest(target, {name: b""} if is_staged else {})
+    report = verify(target)
+    assert differences(report) == ({} if is_staged else {name: EXTRA})
+    assert not report.is_unfinished
+    (target / ".peerstage-mine").mkdir()
+    report = verify(target)
+    assert ".peerstage-mine" in differences(report)
+    assert not report.is_unfinished
+
+
 def test_nothing_is_changed(staged: Path) -> None:
     (staged / "file-01").unlink()
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in staged.iterdir()}

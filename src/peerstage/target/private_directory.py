@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
+import stat
 import sys
 
 from peerstage.errors import NotAvailable, TargetError
@@ -23,6 +25,7 @@ if sys.platform != "win32":
     import fcntl
 
 PREFIX = ".peerstage-"
+_NAME = re.compile(re.escape(PREFIX) + "[0-9a-f]{8}")
 LOCK_NAME = "lock"
 _LOCK_FLAGS = os.O_RDWR | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)
 #: Names to try while a sweep keeps removing the new directory between mkdir(2) and flock(2).
@@ -35,6 +38,21 @@ def require_posix() -> None:
     """Raise `NotAvailable` on a system without directory descriptors and flock(2)."""
     if sys.platform == "win32":
         raise NotAvailable("Staging needs a POSIX system (Linux, macOS, a BSD); on Windows only imports work.")
+
+
+def is_private_directory(name: str, target_fd: int) -> bool:
+    """Return whether *name* is a private directory, not a file that only has a similar name.
+
+    Args:
+        name: A name in the target.
+        target_fd: Descriptor of the target.
+    """
+    if not _NAME.fullmatch(name):
+        return False
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=target_fd, follow_symlinks=False).st_mode)
+    except OSError:  # removed by its owner
+        return False
 
 
 class PrivateDirectory:

@@ -22,7 +22,7 @@ from peerstage.records import MIB, Progress, StrOrBytesPath
 from peerstage.system_errors import is_machine_wide, resource_error, system_error, target_reason_of
 from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING, closing, open_directory
 from peerstage.target.manifest import NAMES, read_digests
-from peerstage.target.private_directory import PREFIX, require_posix
+from peerstage.target.private_directory import is_private_directory, require_posix
 
 #: How a file may differ from the manifest.
 MISSING, CHANGED, EXTRA, UNREADABLE = "missing", "changed", "extra", "unreadable"
@@ -115,12 +115,11 @@ def verify(
     with closing(dir_fd):
         digests = read_digests(dir_fd, path)
         with _directory_errors(path):
-            names = os.listdir(dir_fd)
+            unknown = [name for name in _names_in(dir_fd) if os.fsencode(name) not in digests]
+            private = {name for name in unknown if is_private_directory(name, dir_fd)}
         comparison = _Comparison(dir_fd, digests)
         comparison.run(threads or min(_MAX_THREADS, os.cpu_count() or 1), on_progress)
-    private = [name for name in names if name.startswith(PREFIX)]
-    known = {*map(os.fsdecode, (*digests, *NAMES)), *private}
-    extra = (FileDifference(name, EXTRA) for name in names if name not in known)
+    extra = (FileDifference(name, EXTRA) for name in unknown if name not in private)
     return VerifyReport(
         directory=path,
         files=len(digests),
@@ -130,6 +129,14 @@ def verify(
         differences=tuple(sorted((*comparison.differences, *extra), key=lambda difference: difference.name)),
         is_unfinished=bool(private),
     )
+
+
+def _names_in(dir_fd: int) -> Iterator[str]:
+    """Yield the names in the directory, except those of the manifest."""
+    with os.scandir(dir_fd) as entries:
+        for entry in entries:
+            if os.fsencode(entry.name) not in NAMES:
+                yield entry.name
 
 
 @contextlib.contextmanager
