@@ -98,6 +98,14 @@ def test_more_lines_than_the_bound_are_refused(monkeypatch: pytest.MonkeyPatch) 
         read(3 * line)
 
 
+def test_more_bytes_than_the_bound_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = format_checksum(b"x", DIGEST)
+    monkeypatch.setattr(checksum_file, "MAX_BYTES", 2 * len(line))
+    assert len(read(2 * line)) == 2
+    with pytest.raises(ValueError, match=f"more than {2 * len(line)} bytes"):
+        read(3 * line)
+
+
 def test_a_line_without_end_takes_no_more_memory_than_the_bound() -> None:
     class Endless(io.RawIOBase):
         """A file of one line that never ends."""

@@ -220,7 +220,7 @@ def error_of(name: str, directory: tuple[Path, int]) -> TargetError:
 
 def test_a_manifest_is_read_by_name(directory: tuple[Path, int]) -> None:
     path, fd = directory
-    assert read_digests(fd, str(path)) == {b"one": A, b"new\nline": B}
+    assert read_digests(fd, str(path)) == {b"one": bytes.fromhex(A), b"new\nline": bytes.fromhex(B)}
     assert {name: record.to_result(name) for name, record in read_results(fd, str(path)).items()} == {
         b"one": FileResult("one", 7, 0o600, 5, sha256=A),
         b"two": FileResult("two"),
@@ -288,7 +288,7 @@ def test_a_name_that_leads_elsewhere_is_refused(directory: tuple[Path, int], wil
 def test_a_name_may_come_twice_only_with_the_same_digest(directory: tuple[Path, int]) -> None:
     path = directory[0] / CHECKSUMS
     path.write_bytes(2 * format_checksum(b"x", A))
-    assert read_digests(directory[1], "") == {b"x": A}
+    assert read_digests(directory[1], "") == {b"x": bytes.fromhex(A)}
     path.write_bytes(format_checksum(b"x", A) + format_checksum(b"x", B))
     assert "two digests of 'x'" in error_of(CHECKSUMS, directory).message
 

@@ -43,7 +43,7 @@ def digests_in(target: Path) -> dict[bytes, str]:
     """Return the digests that the manifest names."""
     fd = open_directory(str(target))
     try:
-        return read_digests(fd, str(target))
+        return {name: digest.hex() for name, digest in read_digests(fd, str(target)).items()}
     finally:
         os.close(fd)
 
@@ -442,10 +442,13 @@ def test_an_old_manifest_that_cannot_be_read_ends_the_run_with_nothing_published
     assert files_in(target) == before
 
 
-def test_more_files_than_a_manifest_can_name_are_not_published(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bound", "most"), [("MAX_LINES", 3), ("MAX_BYTES", 282)])
+def test_more_files_than_a_manifest_can_name_are_not_published(
+    target: Path, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
     stage_with_manifest(target, memory_peer(one=b"1"))
     before = files_in(target)
-    monkeypatch.setattr(manifest_writer, "MAX_LINES", 3)
+    monkeypatch.setattr(manifest_writer, bound, most)
     with pytest.raises(TargetError) as raised:
         stage_with_manifest(target, memory_peer(two=b"2", three=b"3", four=b"4"))
     assert raised.value.reason is Reason.LIMIT_EXCEEDED

@@ -15,6 +15,7 @@ import pytest
 
 from peerstage import Progress, Reason, StageError, VerifyReport, verify
 from peerstage.errors import TargetError
+from peerstage.target import checksum_file
 from peerstage.target import verify as verify_module
 from peerstage.target.checksum_file import format_checksum
 from peerstage.target.manifest import CHECKSUMS, REPORT
@@ -227,6 +228,32 @@ def test_progress_ends_with_the_totals(staged: Path) -> None:
     size = sum(map(len, FILES.values()))
     assert seen[-1] == Progress(len(FILES), len(FILES), size, size)
     assert callers == {threading.current_thread()}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("mine"), FileNotFoundError("mine"), ValueError("mine")])
+def test_reading_a_large_manifest_shows_progress_and_can_be_interrupted(
+    target: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    write_manifest(target, {f"file-{number}": b"" for number in range(3000)})
+    monkeypatch.setattr(verify_module, "_INTERVAL", 0)
+    seen: list[Progress] = []
+
+    def interrupt_second(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 2:
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        verify(target, on_progress=interrupt_second)
+    assert raised.value is error
+    assert seen == 2 * [Progress(0, None, 0, None)]
+
+
+def test_a_manifest_of_many_bytes_is_not_read_to_its_end(staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checksum_file, "MAX_BYTES", (staged / CHECKSUMS).stat().st_size - 1)
+    with pytest.raises(TargetError, match="has more than") as raised:
+        verify(staged)
+    assert raised.value.reason is Reason.INVALID_MANIFEST
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("mine"), RuntimeError("mine")])

@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from peerstage.printable import escape
+from peerstage.records import MIB
 
-#: Bounds on a file that is read: its lines, and the bytes of each with a path of 4096 bytes, all escaped.
+#: Bounds on a file that is read: its bytes, its lines, and the bytes of each with a path of 4096 bytes, all escaped.
+#: 64 MiB are more than 120,000 lines with long names take.
+MAX_BYTES = 64 * MIB
 MAX_LINES = 500_000
 MAX_LINE_BYTES = 1 + 64 + 2 + 2 * 4096 + 1
 
@@ -36,11 +39,14 @@ def read_checksums(file: BinaryIO) -> Iterator[tuple[bytes, str]]:
         ValueError: If a line has another form, or a bound is exceeded; the message names the line.
         OSError: If the file cannot be read.
     """
-    number = 0
+    number = size = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
+        size += len(line)
         if number > MAX_LINES:
             raise ValueError(f"it has more than {MAX_LINES} lines")
+        if size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES} bytes")
         try:
             if not line.startswith(b"#"):
                 yield parse_checksum(line)

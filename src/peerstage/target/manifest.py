@@ -26,7 +26,17 @@ NAMES = frozenset({os.fsencode(CHECKSUMS), os.fsencode(REPORT)})
 
 _OPTION = "StageOptions(manifest=True)"
 
+_VALUES_PER_CHECK = 1000
+
 T = TypeVar("T")
+
+
+class _CheckFailed(Exception):
+    """Carries an error of a callback past the handlers for errors of the file."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def reserved_names(checksums: str | None) -> frozenset[bytes]:
@@ -45,18 +55,21 @@ def reserved_name_error() -> EntryError:
     return EntryError(message, reason=Reason.NAME_RESERVED)
 
 
-def read_digests(dir_fd: int, path: str, without: Collection[bytes] = ()) -> dict[bytes, str]:
+def read_digests(
+    dir_fd: int, path: str, without: Collection[bytes] = (), check: Callable[[], object] | None = None
+) -> dict[bytes, bytes]:
     """Return the SHA-256 digest of every file in the manifest of a directory.
 
     Args:
         dir_fd: Descriptor of the directory.
         path: Its path, for errors.
         without: Names to leave out.
+        check: Called again and again while the manifest is read; what it raises ends that.
 
     Raises:
         TargetError: If the directory has no manifest, or one that is invalid or cannot be read.
     """
-    return _read(dir_fd, path, CHECKSUMS, lambda file: _by_name(read_checksums(file), without))
+    return _read(dir_fd, path, CHECKSUMS, lambda file: _by_name(_checked(read_checksums(file), check), without))
 
 
 def read_results(dir_fd: int, path: str, without: Collection[bytes] = ()) -> dict[bytes, RecordedFile]:
@@ -127,6 +140,8 @@ def _read(dir_fd: int, path: str, name: str, parse: Callable[[BinaryIO], T]) -> 
     try:
         with _open_regular(name, dir_fd) as file:
             return parse(file)
+    except _CheckFailed as exc:
+        raise exc.error from None
     except FileNotFoundError as exc:
         raise TargetError(
             f"There is no {name} in it. Stage into it with {_OPTION}.",
@@ -161,14 +176,26 @@ def _open_regular(name: str, dir_fd: int) -> BinaryIO:
     return file
 
 
-def _by_name(checksums: Iterable[tuple[bytes, str]], without: Collection[bytes]) -> dict[bytes, str]:
+def _checked(values: Iterable[T], check: Callable[[], object] | None) -> Iterable[T]:
+    """Yield *values*, and call *check* in between; what it raises becomes a `_CheckFailed`."""
+    for number, value in enumerate(values):
+        if check is not None and number % _VALUES_PER_CHECK == 0:
+            try:
+                check()
+            except Exception as exc:
+                raise _CheckFailed(exc) from exc
+        yield value
+
+
+def _by_name(checksums: Iterable[tuple[bytes, str]], without: Collection[bytes]) -> dict[bytes, bytes]:
     """Return *checksums* by name, but for those *without*.
 
     Raises:
         ValueError: If a name leads out of the directory, belongs to the manifest itself, or has two digests.
     """
-    found: dict[bytes, str] = {}
-    for name, digest in checksums:
+    found: dict[bytes, bytes] = {}
+    for name, text in checksums:
+        digest = bytes.fromhex(text)
         if not is_plain_name(name) or name in NAMES:
             raise ValueError(f"it names {escape(name)!r}")
         if name not in without and found.setdefault(name, digest) != digest:

@@ -11,7 +11,7 @@ from peerstage.errors import TargetError
 from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
 from peerstage.records import STAGED, FileResult, StageReport
-from peerstage.target.checksum_file import MAX_LINES, format_checksum
+from peerstage.target.checksum_file import MAX_BYTES, MAX_LINES, format_checksum
 from peerstage.target.file_descriptors import NO_FOLLOW
 from peerstage.target.manifest import CHECKSUMS, REPORT, read_digests, read_results
 from peerstage.target.partial_file import PartialFile
@@ -58,14 +58,12 @@ class ManifestWriter:
 
         Raises:
             TargetError: If the old manifest cannot be read (one that is damaged is replaced, with a warning), or if
-                there are more files than a manifest can name.
+                there are more files than a manifest can name, or longer names than it can have.
             OSError: If the disk failed.
         """
         kept = self._read_kept(staged)
         if len(staged) + len(kept) > MAX_LINES:
-            advice = "Stage without StageOptions(manifest=True)."
-            message = f"A manifest can name {MAX_LINES} files, and there are more. {advice}"
-            raise TargetError(message, path=self._path, reason=Reason.LIMIT_EXCEEDED)
+            raise self._too_large(f"A manifest can name {MAX_LINES} files, and there are more")
 
         def staged_mtime_ns(result: FileResult) -> int | None:
             name = os.fsencode(result.name)
@@ -76,12 +74,19 @@ class ManifestWriter:
             write_report(file, report, files, refused, results, staged_mtime_ns)
             file.flush()
             finish(file.fileno())
+        size = 0
         with self._create(CHECKSUMS) as file:
             for name in sorted((*staged, *kept)):
                 digest = kept[name].sha256 if name in kept else staged[name].sha256
-                file.write(format_checksum(name, (digest or b"").hex()))
+                size += file.write(format_checksum(name, (digest or b"").hex()))
+                if size > MAX_BYTES:
+                    raise self._too_large(f"A manifest can have {MAX_BYTES} bytes, and the names need more")
             file.flush()
             finish(file.fileno())
+
+    def _too_large(self, problem: str) -> TargetError:
+        message = f"{problem}. Stage without StageOptions(manifest=True)."
+        return TargetError(message, path=self._path, reason=Reason.LIMIT_EXCEEDED)
 
     def publish(self) -> None:
         """Give both files their final names.
@@ -103,8 +108,8 @@ class ManifestWriter:
         digests = self._read(read_digests, staged)
         results = self._read(read_results, staged) if digests else {}
         kept = {}
-        for name, text in digests.items():
-            digest, found = bytes.fromhex(text), _stat(name, self._target_fd)
+        for name, digest in digests.items():
+            found = _stat(name, self._target_fd)
             if found is None or not stat.S_ISREG(found.st_mode):
                 continue
             result = results.get(name)

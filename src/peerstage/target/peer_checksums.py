@@ -13,13 +13,10 @@ from peerstage.errors import EntryError, StageError
 from peerstage.paths import COLLECT_INDICATOR, STAGE_INDICATOR
 from peerstage.printable import escape
 from peerstage.reasons import Reason
-from peerstage.records import MIB
-from peerstage.target.checksum_file import read_checksums
+from peerstage.target.checksum_file import MAX_BYTES, read_checksums
 from peerstage.target.partial_file import PartialFile
 from peerstage.target.run_state import Failure
 
-#: Bytes of a checksum file: more than 120,000 lines with long names take.
-MAX_BYTES = 64 * MIB
 #: Files that a peer creates after the checksum file. As long as they are empty, they need no digest.
 _INDICATORS = frozenset({COLLECT_INDICATOR.encode(), STAGE_INDICATOR.encode()})
 

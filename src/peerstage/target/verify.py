@@ -96,8 +96,9 @@ def verify(
     Args:
         directory: A directory that was staged into with ``manifest=True``.
         threads: How many files to read at a time; default one for each processor, at most 8.
-        on_progress: Called with a `Progress` at most ten times a second, in the thread that called `verify`. An
-            exception that it raises ends the run and is passed on unchanged.
+        on_progress: Called with a `Progress` at most ten times a second, in the thread that called `verify`, first
+            without totals while the manifest is read. An exception that it raises ends the run and is passed on
+            unchanged.
 
     Raises:
         ValueError: If an argument is invalid.
@@ -113,7 +114,7 @@ def verify(
     with _directory_errors(path):
         dir_fd = open_directory(path, follow=True)
     with closing(dir_fd):
-        digests = read_digests(dir_fd, path)
+        digests = read_digests(dir_fd, path, check=None if on_progress is None else _report_reading(on_progress))
         with _directory_errors(path):
             unknown = [name for name in _names_in(dir_fd) if os.fsencode(name) not in digests]
             private = {name for name in unknown if is_private_directory(name, dir_fd)}
@@ -129,6 +130,19 @@ def verify(
         differences=tuple(sorted((*comparison.differences, *extra), key=lambda difference: difference.name)),
         is_unfinished=bool(private),
     )
+
+
+def _report_reading(on_progress: Callable[[Progress], object]) -> Callable[[], None]:
+    """Return a function that calls *on_progress*, without totals, unless it did so less than `_INTERVAL` ago."""
+    last = -_INTERVAL
+
+    def report() -> None:
+        nonlocal last
+        if time.monotonic() - last >= _INTERVAL:
+            on_progress(Progress(0, None, 0, None))
+            last = time.monotonic()
+
+    return report
 
 
 def _names_in(dir_fd: int) -> Iterator[str]:
@@ -162,7 +176,7 @@ class _Comparison:
         bytes: The number of bytes that were read.
     """
 
-    def __init__(self, dir_fd: int, digests: dict[bytes, str]) -> None:
+    def __init__(self, dir_fd: int, digests: dict[bytes, bytes]) -> None:
         self.differences: list[FileDifference] = []
         self.files = 0
         self.bytes = 0
@@ -220,7 +234,7 @@ class _Comparison:
             return FileDifference(text, UNREADABLE, exc.strerror)
         return None if digest == self._digests[name] or self._is_stopped else FileDifference(text, CHANGED)
 
-    def _hash(self, name: bytes, buffer: memoryview) -> str | None:
+    def _hash(self, name: bytes, buffer: memoryview) -> bytes | None:
         """Return the digest of the file *name*; None for what is not a regular file, which is not opened."""
         if not stat.S_ISREG(os.stat(name, dir_fd=self._dir_fd, follow_symlinks=False).st_mode):
             return None
@@ -232,7 +246,7 @@ class _Comparison:
                 digest.update(buffer[:count])
                 with self._lock:
                     self.bytes += count
-        return digest.hexdigest()
+        return digest.digest()
 
 
 def _submit(executor: ThreadPoolExecutor, function: Callable[[], None]) -> Future[None]:
