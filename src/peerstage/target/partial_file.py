@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from peerstage.errors import IncompleteFile, ProtocolError, StageError
 from peerstage.reasons import Reason
@@ -53,12 +54,11 @@ class PartialFile(IncomingFile):
     Attributes:
         resumed_bytes: Bytes that were kept after a lost connection and not sent again.
         linked: How it was taken from an earlier staging directory; None if it is fetched.
-        sha256: The SHA-256 of the complete file, if the run wants digests; None until it is known.
     """
 
     __slots__ = (
-        *("_digest", "_failure", "_is_complete", "_is_resumed", "_run", "_transfer"),
-        *("entry", "linked", "number", "resumed_bytes", "sha256"),
+        *("_digest", "_is_resumed", "_outcome", "_run", "_transfer"),
+        *("entry", "linked", "number", "resumed_bytes"),
     )
 
     def __init__(self, run: RunState, entry: Entry, number: int) -> None:
@@ -66,13 +66,11 @@ class PartialFile(IncomingFile):
         self.number = number
         self.resumed_bytes = 0
         self.linked: Linked | None = None
-        self.sha256: bytes | None = None
         self._run = run
         self._transfer: _Transfer | None = None
-        self._digest: PrefixDigest | None = None  # of a complete file that has to be read back
-        self._is_complete = False
+        self._digest: PrefixDigest | bytes | None = None  # of a complete file; a `PrefixDigest` has to be completed
         self._is_resumed = False
-        self._failure: Failure | None = None
+        self._outcome: Failure | Literal[True] | None = None  # True if it is complete
         run.missing_bytes += entry.size
         run.uncreated_files += 1
 
@@ -83,12 +81,12 @@ class PartialFile(IncomingFile):
 
     @property
     def is_finished(self) -> bool:
-        return self._is_complete or self._failure is not None
+        return self._outcome is not None
 
     @property
     def is_ready(self) -> bool:
         """Whether the file is complete and may be published."""
-        return self._is_complete and self._failure is None
+        return self._outcome is True
 
     @property
     def is_from_one_connection(self) -> bool:
@@ -98,7 +96,12 @@ class PartialFile(IncomingFile):
     @property
     def failure(self) -> Failure | None:
         """Why the file cannot be published; None for a complete one."""
-        return None if self.is_ready else self._failure or _UNFINISHED
+        return None if self._outcome is True else self._outcome or _UNFINISHED
+
+    @property
+    def sha256(self) -> bytes | None:
+        """The SHA-256 of the complete file, if the run wants digests; None until it is known."""
+        return self._digest if isinstance(self._digest, bytes) else None
 
     @property
     def received_bytes(self) -> int:
@@ -220,7 +223,7 @@ class PartialFile(IncomingFile):
         if size_on_disk != size:
             self.fail(_too_short(size_on_disk, size))
             return
-        self._is_complete = True
+        self._outcome = True
         self._end_transfer()
         self._keep_digest(transfer.digest)
 
@@ -229,7 +232,7 @@ class PartialFile(IncomingFile):
         with disk_errors(self._run.target):
             os.rename(name, self.private_name, src_dir_fd=directory_fd, dst_dir_fd=self._run.descriptors.dir_fd)
         self._withdraw()
-        self._is_complete = True
+        self._outcome = True
 
     def open_complete(self) -> int:
         """Return a descriptor to read the complete file, which the caller closes.
@@ -248,7 +251,7 @@ class PartialFile(IncomingFile):
         Raises:
             TargetError: If the disk failed.
         """
-        if not self.is_ready or self.sha256 is not None:
+        if not self.is_ready or isinstance(self._digest, bytes):
             return
         digest = self._digest or PrefixDigest()
         with disk_errors(self._run.target), closing(self.open_complete()) as fd:
@@ -262,14 +265,14 @@ class PartialFile(IncomingFile):
             self.linked = source.link(self.entry, self.private_name)
         if self.linked is not None:
             self._withdraw()
-            self._is_complete = True
+            self._outcome = True
             if self._run.wants_digests:
-                self.sha256 = self.linked.sha256
+                self._digest = self.linked.sha256
 
     def fail(self, error: StageError) -> None:
-        if self._failure is None:
+        if self._outcome is None or self._outcome is True:
             self.discard()
-            self._failure = self._run.failures.intern(error)
+            self._outcome = self._run.failures.intern(error)
 
     def discard(self) -> None:
         """Remove the received bytes; errors of the disk do not matter for them."""
@@ -280,7 +283,7 @@ class PartialFile(IncomingFile):
         with contextlib.suppress(OSError):
             os.unlink(self.private_name, dir_fd=self._run.descriptors.dir_fd)
         self._end_transfer()
-        self.sha256 = self._digest = None
+        self._digest = None
 
     def close(self) -> None:
         """Close the descriptor; the next write opens another."""
@@ -309,7 +312,7 @@ class PartialFile(IncomingFile):
         if digest is None or digest.position < self.entry.size:
             self._digest = digest
             return False
-        self.sha256, self._digest = digest.digest(), None
+        self._digest = digest.digest()
         return True
 
     def _open(self, transfer: _Transfer) -> int:
