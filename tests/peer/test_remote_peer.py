@@ -193,18 +193,20 @@ def test_a_file_that_changes_between_two_connections_is_fetched_from_the_start(
 def test_cancel_from_another_thread_ends_a_stage_before_anything_is_published(
     sshd: Sshd, collect: Path, target: Path, leaves_nothing: None
 ) -> None:
-    write_large_file(collect, size=256 * MIB)
-    begun = threading.Event()
+    write_large_file(collect, size=32 * MIB)
+    begun, cancelled = threading.Event(), threading.Event()
 
     def wait_for_cancel(progress: Progress) -> None:
         if progress.bytes_done:
             begun.set()
+            cancelled.wait(60)
 
     peer = RemotePeer(sshd.host, str(collect), "/tmp", sshd.user, ssh=sshd.options(), on_progress=wait_for_cancel)
 
     def cancel() -> None:
         begun.wait()
         peer.cancel()
+        cancelled.set()
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(cancel)
@@ -291,7 +293,7 @@ def test_a_stopped_server_process_is_given_up_at_the_stall_timeout(
 
 def test_the_deadline_ends_an_operation(own_sshd: Callable[..., Sshd], collect: Path, target: Path) -> None:
     server = own_sshd()
-    write_large_file(collect, size=256 * MIB)
+    write_large_file(collect, size=32 * MIB)
     slept: list[Progress] = []
 
     def outlast_deadline(progress: Progress) -> None:
@@ -388,8 +390,8 @@ def test_a_connection_lost_during_scp_is_re_established(
 ) -> None:
     server = own_sshd()
     for number in range(3):
-        (collect / f"file{number}").write_bytes(os.urandom(40 * MIB))
-    kill_once = KillsSessions(server, after=50 * MIB)
+        (collect / f"file{number}").write_bytes(os.urandom(12 * MIB))
+    kill_once = KillsSessions(server, after=15 * MIB)
     peer = RemotePeer(
         server.host,
         str(collect),

@@ -156,7 +156,7 @@ def entries_of(listing: dict[bytes, tuple[int | None, int]]) -> dict[bytes, Memo
     CONNECTIONS, LISTINGS, st.sampled_from([Loses, SendsRecords]), st.sampled_from([DirectoryTarget, DecliningTarget]),
     st.booleans(),
 )  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_after_any_interruptions_the_last_listing_is_staged_and_every_other_entry_complete_or_reported(
     lost: list[tuple[dict[bytes, Any], int]],
     last: dict[bytes, Any],

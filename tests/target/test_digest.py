@@ -89,7 +89,7 @@ WRITES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(SIZES, WRITES, st.integers(0, 99), st.booleans())
 def test_the_digest_is_that_of_the_bytes_on_the_disk_whatever_was_written_in_whatever_order(
     size: int, writes: list[Any], seed: int, at_commit: bool

@@ -161,7 +161,7 @@ def test_a_file_that_failed_to_arrive_keeps_its_own_reason(target: Path) -> None
     assert failures_of(peer, target) == {"x": Reason.PERMISSION_DENIED}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.sampled_from([b"a", b"b", b"c"]), st.binary(max_size=3), max_size=3), st.data())
 def test_what_is_published_is_what_the_checksum_file_says(files: dict[bytes, bytes], data: Any) -> None:
     listed = data.draw(st.lists(st.tuples(st.sampled_from(sorted(files) or [b"a"]), st.binary(max_size=3)), max_size=4))
