@@ -73,8 +73,10 @@ def stage(
     with with_peer_name(target.peer):
         with target:
             transport.pull(directory, target)
-            if count := target.start_over_differing_files(_deadline_check(watchdog, started_at, target.received_bytes)):
-                text = "%s: %d resumed or linked files differ from the peer's digests and are fetched once more."
+            check = _deadline_check(watchdog, started_at, target.received_bytes)
+            on_copied = (lambda size: None) if watchdog is None else watchdog.count_copied
+            if count := target.start_over_differing_files(check, on_copied):
+                text = "%s: %d resumed or linked files differ from what was expected and are fetched once more."
                 log.warning(text, escape(target.peer), count)
                 transport.pull(directory, target)
             try:

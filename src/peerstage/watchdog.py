@@ -91,6 +91,7 @@ class Watchdog:
         self._received = 0
         self._answered = 0
         self._answered_before = 0
+        self._copied = 0  # on this machine
         self._count_kept: Callable[[], int] = lambda: 0
         self._command_deadline: float | None = None
         self._waited = 0.0
@@ -108,7 +109,7 @@ class Watchdog:
             yield
             return
         self._start_thread()
-        self._received = self._answered = self._answered_before = 0
+        self._received = self._answered = self._answered_before = self._copied = 0
         self._throttled = 0.0
         self._min_rate_check = MinRateCheck(self.limits, self.seconds_waited)
         self._started = self._clock()
@@ -207,6 +208,10 @@ class Watchdog:
         self._received += size
         if not is_content:
             self._answered += size
+
+    def count_copied(self, size: int) -> None:
+        """Extend the deadline of the operation by *size* bytes that were copied on this machine."""
+        self._copied += size
 
     def extend_deadline_by(self, count_kept: Callable[[], int]) -> None:
         """Extend the deadline of the operation by the bytes that *count_kept* returns, a high-water mark."""
@@ -349,7 +354,7 @@ class Watchdog:
                 return None
             message = f"The command did not end within {command_deadline:g} s (Limits.deadline)."
             return LimitExceeded(message, reason=Reason.DEADLINE_PASSED, limit="deadline")
-        received = self._count_kept() + max(self._answered_before, self._answered)
+        received = self._count_kept() + max(self._answered_before, self._answered) + self._copied
         deadline = self.limits.deadline_for(received)
         throttled = min(self._seconds_throttled, self.max_throttled(received))
         if elapsed - throttled > deadline:

@@ -17,17 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerstage import LocalPeer, RemotePeer
-from peerstage.records import LINKED, STAGED, FileResult, Ownership, StageReport
+from peerstage.errors import Cancelled, TargetError
+from peerstage.reasons import Reason
+from peerstage.records import LINKED, STAGED, FileResult, Limits, Ownership, StageReport
 from peerstage.stage_options import StageOptions
 from peerstage.staging import stage
-from peerstage.target import DirectoryTarget
+from peerstage.target import DirectoryTarget, link_dest
 from peerstage.target.attributes import current_umask
+from peerstage.target.base import Target
 from peerstage.target.checksum_file import format_checksum
 from peerstage.target.manifest_writer import ManifestWriter
 from peerstage.target.report_file import write_report
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
 from peerstage.testing.peers import memory_peer
+from peerstage.watchdog import Watchdog
 from support.child_link import ChildLink
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -222,6 +226,93 @@ def test_a_file_that_gets_the_peers_time_is_copied_if_the_earlier_one_has_anothe
     assert linked == {"same"}
     assert int((target / "same").stat().st_mtime) == YESTERDAY
     assert int((earlier / "same").stat().st_mtime) != YESTERDAY
+
+
+@pytest.mark.parametrize("transport", ["memory", "child"])
+def test_copies_need_free_space_as_fetched_files_do(
+    transport: str, earlier: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {b"same": file_of(b"x" * 100_000)}
+    stage_files(files, earlier, manifest=True)
+    free = os.statvfs(target)
+    limits = Limits(free_bytes=free.f_frsize * free.f_bfree * 2)
+    options = StageOptions(durable=False, link_dest=str(earlier))
+    peer = MemoryTransport({b"/c": files})
+    stage(peer, b"/c", DirectoryTarget(str(target), options=options, limits=limits))
+    assert inodes_of(target)["same"] == inodes_of(earlier)["same"], "a link needs no space"
+    (target / "same").unlink()
+    with (
+        pytest.raises(TargetError, match="bytes are to be staged"),
+        DirectoryTarget(str(target), options=options, limits=limits, permissions=0o600) as staging_target,
+    ):
+        peer.pull(b"/c", ChildLink(staging_target).child_target if transport == "child" else staging_target)
+    assert files_in(target) == {}
+
+
+def test_a_copy_can_be_cancelled_and_extends_the_deadline(
+    earlier: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {b"same": file_of(b"x" * 10_000)}
+    stage_files(files, earlier, manifest=True)
+    monkeypatch.setattr(link_dest, "_CHUNK", 1000)
+    pread, reads = os.pread, 0
+    watchdog = Watchdog(Limits())
+
+    def cancel_later(*args: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        if reads == 3:
+            watchdog.cancel()
+        return pread(*args)
+
+    options = StageOptions(durable=False, link_dest=str(earlier))
+    monkeypatch.setattr(os, "pread", cancel_later)
+    copied: list[int] = []
+    monkeypatch.setattr(watchdog, "count_copied", copied.append)
+    with pytest.raises(Cancelled):
+        stage(
+            MemoryTransport({b"/c": files}),
+            b"/c",
+            DirectoryTarget(str(target), options=options, permissions=0o600),
+            watchdog=watchdog,
+        )
+    assert (reads, sum(copied)) == (3, 3000)
+    assert files_in(target) == {}
+
+
+@pytest.mark.parametrize("change", [lambda path: change_in_place(path, b"evil"), Path.unlink])
+def test_a_file_that_changes_before_it_is_copied_is_fetched(change: Any, earlier: Path, target: Path) -> None:
+    files = {b"changed": file_of(b"data"), b"new": file_of(b"new")}
+    stage_files(files, earlier, manifest=True)
+
+    class ChangingTransport(MemoryTransport):
+        def pull(self, directory: bytes, target: Target) -> None:
+            super().pull(directory, target)
+            if (earlier / "changed").exists():
+                change(earlier / "changed")
+
+    options = StageOptions(durable=False, link_dest=str(earlier))
+    staging_target = DirectoryTarget(str(target), options=options, permissions=0o600)
+    report = stage(ChangingTransport({b"/c": files}), b"/c", staging_target)
+    assert {file.name: file.outcome for file in report.files} == {"changed": STAGED, "new": LINKED}
+    assert files_in(target) == {b"changed": b"data", b"new": b"new"}
+
+
+def test_a_file_that_changes_before_it_is_copied_fails_if_nothing_can_be_fetched_again(
+    earlier: Path, target: Path
+) -> None:
+    files = {b"changed": file_of(b"data"), b"same": file_of(b"same")}
+    stage_files(files, earlier, manifest=True)
+    options = StageOptions(durable=False, link_dest=str(earlier))
+    with DirectoryTarget(str(target), options=options, permissions=0o600) as staging_target:
+        MemoryTransport({b"/c": files}).pull(b"/c", staging_target)
+        change_in_place(earlier / "changed", b"evil")
+        staging_target.commit()
+        assert {result.name: result.reason for result in staging_target.pop_results()} == {
+            "changed": Reason.CHANGED_WHILE_STAGED,
+            "same": None,
+        }
+    assert files_in(target) == {b"same": b"same"}
 
 
 # What is fetched

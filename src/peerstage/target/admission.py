@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from peerstage.errors import EntryError, ProtocolError, TargetError
+from peerstage.errors import ChangedFile, EntryError, ProtocolError, TargetError
 from peerstage.reasons import Reason
 from peerstage.records import Entry, Limits
 from peerstage.target.disk_errors import NAME_ERRORS, disk_error, disk_errors, name_error
@@ -18,6 +18,8 @@ from peerstage.target.partial_file import PartialFile
 from peerstage.target.run_state import RunState
 from peerstage.target.select import Selector
 from peerstage.target.size_limits import SizeLimits
+
+_CHANGED = "The file in StageOptions(link_dest=...) changed before it was copied. Stage again."
 
 
 class Admission:
@@ -69,14 +71,23 @@ class Admission:
         """
         if self._kept is not None:
             self._kept.note_listed(entries)
-        admitted = [file for file in self._admit_entries(entries) if not file.is_finished]
-        if needs_space and admitted:
+        files = [file for file in self._admit_entries(entries) if not file.is_finished or file.is_copy_due]
+        admitted = [file for file in files if not file.is_finished]
+        if needs_space and files:
             with disk_errors(self._run.target):
                 self._take_over_kept(admitted)
                 self._require_space()
                 if self._kept is not None:
                     self._kept.sync()
         return admitted
+
+    def copy_due_files(self, on_copied: Callable[[int], object]) -> Iterator[tuple[PartialFile, EntryError]]:
+        """Create every copy that is due; yield the files of which this is impossible. See `LinkSource.copy`."""
+        if self._link_source is None:
+            return
+        for file in self._files.values():
+            if file.is_copy_due and not file.copy(self._link_source, on_copied):
+                yield file, ChangedFile(_CHANGED)
 
     def start_over(self, file: PartialFile) -> None:
         """Drop what *file* has, so that all of it is missing again."""

@@ -38,6 +38,8 @@ from peerstage.target.sweep import sweep_directory
 from peerstage.target.workspace import NAME as WORKSPACE
 from peerstage.target.workspace import Workspace
 
+#: Reasons for which a file that is not from one connection is fetched once more.
+_START_OVER = frozenset({Reason.DIGEST_MISMATCH, Reason.CHANGED_WHILE_STAGED})
 _VANISHED = "The peer no longer lists it: it was removed. Let the peer finish collecting, then stage again."
 
 
@@ -143,16 +145,9 @@ class DirectoryTarget(CommandTarget):
         )
         if self.options.manifest:
             self._manifest = ManifestWriter(self._target_fd, self._private.fd, self.path, self._log)
-        link_dest, carries_digests = self.options.link_dest, self.options.verify != "sha256"
-        if link_dest is not None:
+        if self.options.link_dest is not None:
             self._link_source = LinkSource(
-                link_dest,
-                self._target_fd,
-                self._private.fd,
-                self._attributes,
-                peer=self.peer,
-                carries_digests=carries_digests,
-                log=self._log,
+                self.options, self._target_fd, self._private.fd, self._attributes, peer=self.peer, log=self._log
             )
         self._admission = Admission(
             self._run,
@@ -267,14 +262,17 @@ class DirectoryTarget(CommandTarget):
                 self._workspace.clear()
         return self._workspace
 
-    def start_over_differing_files(self, check: Callable[[], object] = lambda: None) -> int:
-        """Start over each resumed or linked file that differs from the peer's digest.
+    def start_over_differing_files(
+        self, check: Callable[[], object] = lambda: None, on_copied: Callable[[int], object] = lambda size: None
+    ) -> int:
+        """Copy what cannot be linked; start over what cannot be copied, or is not from one connection and differs.
 
-        The peer may have replaced it in the meantime, without a change of size and time. Another pull then fetches
-        these files, and no others. Without `StageOptions.checksums` there are none.
+        The peer may have replaced a resumed or linked file in the meantime, without a change of size and time; only its
+        digest, in `StageOptions.checksums`, tells. Another pull then fetches these files, and no others.
 
         Args:
-            check: As for `commit`.
+            check: As for `commit`. It is also called while files are copied.
+            on_copied: Called with the number of bytes that were copied since the last call.
 
         Returns:
             The number of files that start over.
@@ -288,8 +286,8 @@ class DirectoryTarget(CommandTarget):
         with disk_errors(self.path):
             differing = [
                 file
-                for file, error in self._find_differences(check)
-                if error.reason is Reason.DIGEST_MISMATCH and not file.is_from_one_connection
+                for file, error in self._find_differences(check, on_copied)
+                if error.reason in _START_OVER and not file.is_from_one_connection
             ]
         for file in differing:
             self._admission.start_over(file)
@@ -356,8 +354,11 @@ class DirectoryTarget(CommandTarget):
                 file.fail(EntryError("The run ended before the file was renamed.", reason=Reason.NOT_PUBLISHED))
             raise disk_error(exc, self.path, published=self.published) from exc
 
-    def _find_differences(self, check: Callable[[], object]) -> Iterator[tuple[PartialFile, EntryError]]:
-        """Complete the digests, if they are wanted; yield the files that the peer's digest does not confirm."""
+    def _find_differences(
+        self, check: Callable[[], object], on_copied: Callable[[int], object] = lambda size: None
+    ) -> Iterator[tuple[PartialFile, EntryError]]:
+        """Create copies and digests; yield what cannot be copied, or what the peer's digest does not confirm."""
+        yield from self._admission.copy_due_files(lambda size: (on_copied(size), check()))
         if self.wants_digests:
             for file in self._files.values():
                 file.complete_digest(check)

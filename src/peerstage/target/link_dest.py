@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from peerstage.errors import TargetError
@@ -22,6 +22,7 @@ from peerstage.peer_log import PeerLog
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.records import MIB, Entry, Ownership
+from peerstage.stage_options import StageOptions
 from peerstage.target.attributes import StagedAttributes
 from peerstage.target.file_descriptors import (
     CREATE_NEW,
@@ -47,10 +48,21 @@ class Linked(NamedTuple):
 
     Attributes:
         is_copy: Whether it is a copy of the earlier file rather than a link to it, so that it may be changed.
+        is_due: Whether the copy is yet to be created.
         sha256: The digest of the earlier file as its manifest tells it; None if it does not.
     """
 
     is_copy: bool
+    is_due: bool
+    sha256: bytes | None
+
+
+class _Earlier(NamedTuple):
+    """An unchanged file, and its digest if the manifest tells it and counts."""
+
+    fd: int
+    found: os.stat_result
+    has_peers_time: bool
     sha256: bytes | None
 
 
@@ -64,13 +76,12 @@ class LinkSource:
     Whatever is wrong with it, files are fetched.
 
     Args:
-        path: Absolute path of the directory.
+        options: `link_dest` is the directory; with `verify="sha256"` the digests in its manifest do not count.
         target_fd: Descriptor of the target, whose owner is trusted to write to that directory, as are the owner of
             staged files and this process's user; anybody else is not.
         private_fd: Descriptor of the private directory, in which links and copies are created.
         attributes: The attributes that staged files get.
         peer: The peer's name, which the manifest must have; "" for any.
-        carries_digests: Whether digests of the manifest count. Otherwise files have to be hashed.
         log: Where a warning tells why no file can be linked.
 
     Attributes:
@@ -79,23 +90,22 @@ class LinkSource:
 
     def __init__(
         self,
-        path: str,
+        options: StageOptions,
         target_fd: int,
         private_fd: int,
         attributes: StagedAttributes,
         *,
         peer: str,
-        carries_digests: bool,
         log: PeerLog,
     ) -> None:
         self.notes: tuple[str, ...] = ()
-        self._path = path
+        self._path = options.link_dest or ""
         self._private_fd = private_fd
         self._attributes = attributes
         self._owner = _owner_of_new_files(private_fd, attributes.ownership)
         self._trusted_owners = {0, os.geteuid(), os.fstat(target_fd).st_uid, self._owner[0]}
         self._peer = peer
-        self._carries_digests = carries_digests
+        self._carries_digests = options.verify != "sha256"
         self._log = log
         self._fd = -1
         self._records: dict[bytes, RecordedFile] = {}
@@ -144,45 +154,71 @@ class LinkSource:
             close_quietly(fd)
 
     def link(self, entry: Entry, private_name: str) -> Linked | None:
-        """Create *private_name* as a link to, or a copy of, the earlier file if it is unchanged.
+        """Create *private_name* as a link to the earlier file if it is unchanged, and if a link is possible.
 
         Returns:
-            What was created; None if the file is to be fetched, and nothing was created.
+            Whether it is a link, or is to be a copy that `copy` creates; None if the file is to be fetched.
 
         Raises:
-            OSError: If the copy cannot be written.
+            OSError: If the link cannot be created.
         """
         self._open_once()
         if entry.mtime is None and self._has_times and self._fd >= 0:
             self._has_times = False
             self._note(f"The peer sends no modification times, so that not every file was linked to {self._path}.")
+        with self._open_unchanged(entry) as earlier:
+            if earlier is None:
+                return None
+            found, sha256 = earlier.found, earlier.sha256
+            attributes = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+            is_as_wanted = attributes == (*self._owner, self._attributes.mode_of(entry))
+            is_linked: bool | None = False
+            if is_as_wanted and (earlier.has_peers_time or not self._attributes.preserve_times):
+                is_linked = self._link(entry.name, private_name, found)
+            if is_linked is None or not (is_linked or found.st_uid in self._trusted_owners):
+                return None
+        return Linked(not is_linked, not is_linked, sha256)
+
+    def copy(self, entry: Entry, private_name: str, on_copied: Callable[[int], object]) -> bool:
+        """Create *private_name* as a copy of the earlier file.
+
+        Args:
+            entry: A file for which `link` returned a copy.
+            private_name: The name of the copy.
+            on_copied: Called from time to time with the number of bytes copied since; an exception that it raises ends
+                the run.
+
+        Returns:
+            Whether it was created; False if the earlier file has changed or cannot be read, and nothing was created.
+
+        Raises:
+            OSError: If the copy cannot be written.
+        """
+        with self._open_unchanged(entry) as earlier:
+            if earlier is None or earlier.found.st_uid not in self._trusted_owners:
+                return False
+            return self._copy(earlier.fd, private_name, earlier.found, on_copied)
+
+    @contextlib.contextmanager
+    def _open_unchanged(self, entry: Entry) -> Iterator[_Earlier | None]:
+        """Yield the earlier file; None if there is none, or if it is not the file of *entry*."""
         recorded = self._records.get(entry.name)
         if self._fd < 0 or entry.mtime is None or (recorded is None and not self._attributes.preserve_times):
-            return None
+            yield None
+            return
         if recorded is not None and (recorded.size, recorded.mtime) != (entry.size, entry.mtime):
-            return None
+            yield None
+            return
         with self._open_earlier(entry) as (fd, found):
             if found is None:
-                return None
+                yield None
+                return
             has_peers_time = found.st_mtime_ns // 10**9 == entry.mtime
-            if recorded is None or recorded.staged_mtime_ns is None:
-                sha256 = None
-                if not (self._attributes.preserve_times and has_peers_time):
-                    return None
-            elif recorded.staged_mtime_ns == found.st_mtime_ns:
+            sha256, is_unchanged = None, self._attributes.preserve_times and has_peers_time
+            if recorded is not None and recorded.staged_mtime_ns is not None:
+                is_unchanged = recorded.staged_mtime_ns == found.st_mtime_ns
                 sha256 = recorded.sha256 if self._carries_digests else None
-            else:
-                return None
-            is_as_wanted = (
-                (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
-                == (*self._owner, self._attributes.mode_of(entry))
-            ) and (has_peers_time or not self._attributes.preserve_times)
-            linked = self._link(entry.name, private_name, found) if is_as_wanted else False
-            if not linked and found.st_uid not in self._trusted_owners:
-                return None
-            if linked is None or not (linked or self._copy(fd, private_name, found)):
-                return None
-        return Linked(not linked, sha256)
+            yield _Earlier(fd, found, has_peers_time, sha256) if is_unchanged else None
 
     @contextlib.contextmanager
     def _open_earlier(self, entry: Entry) -> Iterator[tuple[int, os.stat_result | None]]:
@@ -214,12 +250,14 @@ class LinkSource:
         os.unlink(private_name, dir_fd=self._private_fd)
         return None
 
-    def _copy(self, fd: int, private_name: str, found: os.stat_result) -> bool:
+    def _copy(self, fd: int, private_name: str, found: os.stat_result, on_copied: Callable[[int], object]) -> bool:
         """Copy *fd*; return False, with nothing left, if it cannot be read to its end, or changes."""
         is_complete = False
         copy = os.open(private_name, CREATE_NEW, 0o600, dir_fd=self._private_fd)
         try:
-            is_complete = _copy_bytes(fd, copy, found.st_size) and os.fstat(fd).st_mtime_ns == found.st_mtime_ns
+            is_complete = (
+                _copy_bytes(fd, copy, found.st_size, on_copied) and os.fstat(fd).st_mtime_ns == found.st_mtime_ns
+            )
         finally:
             os.close(copy)
             if not is_complete:
@@ -239,9 +277,10 @@ def _owner_of_new_files(directory_fd: int, ownership: Ownership | None) -> tuple
     return (os.geteuid() if uid == -1 else uid), (inherited if gid == -1 else gid)
 
 
-def _copy_bytes(source: int, copy: int, size: int) -> bool:
+def _copy_bytes(source: int, copy: int, size: int, on_copied: Callable[[int], object]) -> bool:
     """Copy *size* bytes; return False if *source* cannot be read, or ends before."""
     position = 0
+    on_copied(0)
     while position < size:
         try:
             chunk = os.pread(source, min(_CHUNK, size - position), position)
@@ -253,4 +292,5 @@ def _copy_bytes(source: int, copy: int, size: int) -> bool:
         while view:
             view = view[os.write(copy, view) :]
         position += len(chunk)
+        on_copied(len(chunk))
     return True

@@ -94,6 +94,11 @@ class PartialFile(IncomingFile):
         return self.linked is None and not self._is_resumed
 
     @property
+    def is_copy_due(self) -> bool:
+        """Whether the file is complete but for a copy of the earlier file, which `copy` creates."""
+        return self.linked is not None and self.linked.is_due
+
+    @property
     def failure(self) -> Failure | None:
         """Why the file cannot be published; None for a complete one."""
         return None if self._outcome is True else self._outcome or _UNFINISHED
@@ -251,7 +256,7 @@ class PartialFile(IncomingFile):
         Raises:
             TargetError: If the disk failed.
         """
-        if not self.is_ready or isinstance(self._digest, bytes):
+        if not self.is_ready or self.is_copy_due or isinstance(self._digest, bytes):
             return
         digest = self._digest or PrefixDigest()
         with disk_errors(self._run.target), closing(self.open_complete()) as fd:
@@ -260,14 +265,26 @@ class PartialFile(IncomingFile):
             self.fail(_too_short(digest.position, self.entry.size))
 
     def link(self, source: LinkSource) -> None:
-        """Take the file from an earlier staging directory, if it is unchanged there; then it is complete."""
+        """Take the file from an earlier staging directory, if it is unchanged there; then it is complete.
+
+        If it has to be a copy, it needs space, and `is_copy_due`.
+        """
         with disk_errors(self._run.target):
             self.linked = source.link(self.entry, self.private_name)
         if self.linked is not None:
-            self._withdraw()
+            if not self.is_copy_due:
+                self._withdraw()
             self._outcome = True
             if self._run.wants_digests:
                 self._digest = self.linked.sha256
+
+    def copy(self, source: LinkSource, on_copied: Callable[[int], object]) -> bool:
+        """Create the copy that is due; return False if the earlier file has changed. See `LinkSource.copy`."""
+        with disk_errors(self._run.target):
+            if not source.copy(self.entry, self.private_name, on_copied):
+                return False
+        self._end_copy()
+        return True
 
     def fail(self, error: StageError) -> None:
         if self._outcome is None or self._outcome is True:
@@ -276,7 +293,9 @@ class PartialFile(IncomingFile):
 
     def discard(self) -> None:
         """Remove the received bytes; errors of the disk do not matter for them."""
-        if not self.is_finished:
+        if self.is_copy_due:
+            self._end_copy()
+        elif not self.is_finished:
             self._withdraw()
         with contextlib.suppress(OSError):
             self.close()
@@ -294,8 +313,12 @@ class PartialFile(IncomingFile):
 
     def _withdraw(self) -> None:
         """Count the file no longer among those that need space."""
-        self._run.missing_bytes -= self.entry.size - self.received_bytes
+        self._run.missing_bytes -= self.entry.size - (0 if self.is_copy_due else self.received_bytes)
         self._run.uncreated_files -= self._transfer is None or not self._transfer.is_created
+
+    def _end_copy(self) -> None:
+        self._withdraw()
+        self.linked = None if self.linked is None else self.linked._replace(is_due=False)
 
     def _begin_transfer(self) -> _Transfer:
         if self._transfer is None:
