@@ -204,7 +204,7 @@ def test_a_fallback_to_scp_fetches_whole_files_and_says_so(
     assert files_in(target) == {b"big": PART, b"small": b"small"}
     assert peer.last_report is not None
     assert {file.outcome for file in peer.last_report.files} == {STAGED}
-    assert [note for note in peer.last_report.notes if "modification times of the peer's files are unknown" in note]
+    assert [note for note in peer.last_report.notes if "modification times of large files are unknown" in note]
 
 
 def test_a_peer_with_nothing_is_no_reason_to_give_up_what_is_kept(target: Path, options: StageOptions) -> None:

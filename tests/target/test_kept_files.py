@@ -213,7 +213,7 @@ def test_nothing_is_kept_without_a_modification_time(target: Path, partial_dir: 
 def test_a_note_says_once_that_nothing_is_kept_without_modification_times(
     target: Path, partial_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    note = "The modification times of the peer's files are unknown, so that none is kept in or continued from "
+    note = "The modification times of large files are unknown, so that these are neither continued nor kept in "
     note += f"{partial_dir}."
     with target_with(target, partial_dir) as staging_target:
         staging_target.admit([Entry(b"small", MIN_BYTES - 1, 0o644, None), Entry(b"timed", SIZE, 0o644, 1)])
@@ -773,7 +773,24 @@ def test_a_stage_that_needs_their_space_removes_the_oldest_of_the_same_peer_firs
     assert older not in names_in(partial_dir)
 
 
-def test_a_peer_that_announces_a_large_file_removes_no_kept_file_of_another_peer(
+def test_a_stage_that_needs_their_space_first_removes_what_other_peers_have_not_used_for_days(
+    target: Path, partial_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, str] = {}
+    for peer, age in {"own": 4, "unused": 4, "older": 5, "recent": 2}.items():
+        fail({b"big": version(size=200_000)}, 150_000, target, partial_dir, peer=peer)
+        (kept[peer],) = set(names_in(partial_dir)) - set(kept.values())
+        os.utime(partial_dir / kept[peer], (time.time() - age * 86400,) * 2)
+    for removed, size in {"older": 100_000, "unused": 100_001, "own": 100_002}.items():
+        monkeypatch.setattr(os, "fstatvfs", Statvfs(size - 1000))
+        with target_with(target, partial_dir, peer="own") as staging_target:
+            staging_target.admit([Entry(b"new", size, 0o644, 1)])
+        del kept[removed]
+        assert names_in(partial_dir) == sorted(kept.values())
+    assert list(kept) == ["recent"]
+
+
+def test_a_peer_that_announces_a_large_file_removes_no_recently_kept_file_of_another_peer(
     target: Path, partial_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail({b"big": version(size=200_000)}, 150_000, target, partial_dir, peer="good")

@@ -24,6 +24,8 @@ from peerstage.target.file_descriptors import CREATE_NEW, close_quietly, closing
 
 #: Seconds after which a kept file is removed: a fortnight covers holidays, and few backups are still wanted after it.
 MAX_AGE = 14 * 24 * 3600
+#: Seconds after which a kept file gives way to the stages of other peers: its own peer's next runs have not used it.
+UNUSED_AGE = 3 * 24 * 3600
 #: Seconds by which the clock may have been set back; a file from a later time is removed.
 _MAX_CLOCK_STEP = 24 * 3600
 #: Entries of the directory that one run looks at.
@@ -38,12 +40,12 @@ def prefix_for(source: str) -> str:
 
 
 class _Found(NamedTuple):
-    """A kept file; the oldest sorts first."""
+    """A kept file, sorted by the order in which files are removed if there is too little space."""
 
+    is_own: bool
     mtime: float
     name: str
     allocated: int
-    is_own: bool
 
 
 class KeptDirectory:
@@ -98,18 +100,19 @@ class KeptDirectory:
         return names
 
     def make_space(self, needed: int, source: str) -> int:
-        """Remove kept files of *source*, the oldest first; return the bytes that they took.
+        """Remove kept files, the oldest first, and those of *source* last; return the bytes that they took.
 
-        Files of other sources stay until they are too old: otherwise a peer that announces a large file, without
-        having it, would remove them.
+        Of other sources only files older than `UNUSED_AGE` are removed: a peer may announce files that it does not
+        have, and would otherwise remove what the next runs of others continue.
 
         Args:
-            needed: The bytes to free. If all kept files of *source* together take fewer, none is removed.
+            needed: The bytes to free. If all these files together take fewer, none is removed.
             source: A hash of peer and directory.
         """
         freed = 0
+        unused_since = time.time() - UNUSED_AGE
         with contextlib.suppress(OSError):
-            found = sorted(file for file in self._list(source) if file.is_own)
+            found = sorted(file for file in self._list(source) if file.is_own or file.mtime < unused_since)
             if sum(file.allocated for file in found) < needed:
                 return 0
             for file in found:
@@ -139,7 +142,7 @@ class KeptDirectory:
                     with contextlib.suppress(FileNotFoundError):
                         found = entry.stat(follow_symlinks=False)
                         is_own = entry.name.startswith(prefix)
-                        yield _Found(found.st_mtime, entry.name, found.st_blocks * 512, is_own)
+                        yield _Found(is_own, found.st_mtime, entry.name, found.st_blocks * 512)
 
     def _move_probe(self) -> int:
         """Move a new file from the private directory to this one, and remove it; return the group that it got.

@@ -56,7 +56,7 @@ class KeptFiles:
         log: The log.
 
     Attributes:
-        notes: Why no file can be kept or continued, as sentences; empty if files can.
+        notes: Why large files can be neither kept nor continued, as sentences; empty if they can.
 
     Raises:
         TargetError: If the directory cannot be used.
@@ -94,8 +94,8 @@ class KeptFiles:
         """Note which files the peer still has, and whether the times of large ones are unknown."""
         self._is_listed = self._is_listed or bool(entries)
         if not self.notes and any(entry.mtime is None and entry.size >= MIN_BYTES for entry in entries):
-            text = "The modification times of the peer's files are unknown, so that none is kept in or continued from "
-            self.notes = (f"{text}{escape(self._path)}.",)
+            text = "The modification times of large files are unknown, so that these are neither continued nor kept in"
+            self.notes = (f"{text} {escape(self._path)}.",)
             self._log.warning("%s", self.notes[0])
         if self._unlisted:
             self._unlisted.difference_update(self._name_of(entry) for entry in entries)
@@ -143,7 +143,7 @@ class KeptFiles:
             self._needs_sync = False
 
     def make_space(self, needed: int) -> int:
-        """See `KeptDirectory.make_space`; only files of this peer's directory are removed."""
+        """See `KeptDirectory.make_space`."""
         return self._directory.make_space(needed, self._source)
 
     def describe_space(self) -> str:
