@@ -150,6 +150,7 @@ def test_a_file_that_changes_twice_fails_and_the_others_are_staged(
     assert [(file.name, file.reason) for file in report.failed] == [("dump", Reason.CHANGED_WHILE_STAGED)]
     assert "indicator last" in (report.failed[0].error or "")
     assert server.listings == 3, "a hostile peer cannot prolong the run"
+    assert server.requests[wire.FXP_OPEN] == 4, "three files, and one of them again"
 
 
 def test_a_file_that_shrinks_before_it_is_read_is_fetched_once_more(
