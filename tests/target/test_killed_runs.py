@@ -27,7 +27,7 @@ from support.kept import Peer, scaled_down, stage_from
 
 pytestmark = pytest.mark.usefixtures("patience")
 
-INSTANTS = 100
+INSTANTS = 60
 #: System calls by which the target changes the disk.
 STEPS = ("mkdir", "open", "pwrite", "close", "fchmod", "fchown", "utime", "fsync", "rename", "unlink", "rmdir")
 
@@ -72,7 +72,7 @@ def phase_of(target: Path, old: dict[bytes, bytes], new: dict[bytes, bytes]) -> 
     return "all names, with temporaries" if left else "done"
 
 
-def test_a_run_that_is_killed_at_any_of_100_instants_leaves_each_name_old_or_complete(quick_target: Path) -> None:
+def test_a_run_that_is_killed_at_any_of_60_instants_leaves_each_name_old_or_complete(quick_target: Path) -> None:
     names = [b"file-%02d" % number for number in range(24)]
     old, new = generation(names, b"old", 16384), generation(names, b"new", 16384)
 

@@ -29,8 +29,8 @@ def test_files_received_before_a_lost_connection_are_listed_again_and_not_fetche
         entries.append(Entry(b"another-%d" % len(entries), 0, mtime=1))
 
 
-def test_the_frames_of_120_000_files_are_handled_in_seconds(target: Path) -> None:
-    count = Limits().entries
+def test_the_frames_of_40_000_files_are_handled_in_seconds(target: Path) -> None:
+    count = 40_000
     preview_target, parser = PreviewTarget(str(target)), FrameParser()
     receiver = FrameReceiver(preview_target, Limits())
     frames, number = [], 0

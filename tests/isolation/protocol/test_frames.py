@@ -70,6 +70,7 @@ def pack(kind: int, file_number: int = 0, offset: int = 0, body: bytes = b"", le
     return HEADER.pack(kind, file_number, offset, len(body) if length is None else length) + body
 
 
+@settings(max_examples=40)
 @given(st.lists(FRAMES, max_size=8), st.integers(1, 64))
 def test_parsed_frames_equal_the_encoded_ones_however_the_stream_is_split(frames: list[Frame], chunk_size: int) -> None:
     assert parse(b"".join(encode_frame(frame) for frame in frames), chunk_size) == frames

@@ -97,7 +97,7 @@ def test_forked_child_makes_its_own_connection(behind: PeerBehindJumpHost, tmp_p
 
 def test_fork_during_a_transfer_does_not_disturb_it(behind: PeerBehindJumpHost, target: Path) -> None:
     """paramiko's thread holds locks then, which no thread of the child releases."""
-    (behind.collect / "big").write_bytes(os.urandom(6 * MIB))
+    (behind.collect / "big").write_bytes(os.urandom(3 * MIB))
     forks = 0
 
     def fork(_: object) -> None:
