@@ -156,7 +156,8 @@ class Limits(metaclass=Documented):
     """Bounds on what a peer may send, how long it may take, and how much of the disk it may fill. All are finite.
 
     Attributes:
-        entries: Entries in one collect directory, including dotfiles and entries that are not files.
+        entries: Entries in one collect directory, including dotfiles and entries that are not files. Also files in the
+            manifest of `StageOptions.link_dest`; if there are more, nothing is linked by it.
         name_bytes: Length of one name.
         path_bytes: Length of a path that is sent to the peer.
         listing_bytes: All data of one listing. The names take up to the same amount of memory.

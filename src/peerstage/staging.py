@@ -70,12 +70,13 @@ def stage(
         files = tuple(target.pop_results(can_resume=transport.capabilities.can_resume))
         return dataclasses.replace(summary, files=files, refused=tuple(target.pop_refused()))
 
+    if watchdog is not None:
+        target.on_local_work = watchdog.count_copied
     with with_peer_name(target.peer):
         with target:
             transport.pull(directory, target)
             check = _deadline_check(watchdog, started_at, target.received_bytes)
-            on_copied = (lambda size: None) if watchdog is None else watchdog.count_copied
-            if count := target.start_over_differing_files(check, on_copied):
+            if count := target.start_over_differing_files(check):
                 text = "%s: %d resumed or linked files differ from what was expected and are fetched once more."
                 log.warning(text, escape(target.peer), count)
                 transport.pull(directory, target)

@@ -210,8 +210,13 @@ class Watchdog:
             self._answered += size
 
     def count_copied(self, size: int) -> None:
-        """Extend the deadline of the operation by *size* bytes that were copied on this machine."""
+        """Extend the deadline of the operation by *size* bytes that were copied on this machine.
+
+        Raises:
+            StageError: `failure`, if it is final.
+        """
         self._copied += size
+        self.raise_if_final()
 
     def extend_deadline_by(self, count_kept: Callable[[], int]) -> None:
         """Extend the deadline of the operation by the bytes that *count_kept* returns, a high-water mark."""

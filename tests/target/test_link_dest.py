@@ -9,6 +9,7 @@ import os
 import random
 import stat
 import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from peerstage.target import DirectoryTarget, link_dest
 from peerstage.target.attributes import current_umask
 from peerstage.target.base import Target
 from peerstage.target.checksum_file import format_checksum
+from peerstage.target.manifest import read_confirmed_results
 from peerstage.target.manifest_writer import ManifestWriter
 from peerstage.target.report_file import write_report
 from peerstage.testing.contract import files_in
@@ -268,7 +270,13 @@ def test_a_copy_can_be_cancelled_and_extends_the_deadline(
     options = StageOptions(durable=False, link_dest=str(earlier))
     monkeypatch.setattr(os, "pread", cancel_later)
     copied: list[int] = []
-    monkeypatch.setattr(watchdog, "count_copied", copied.append)
+    count_copied = watchdog.count_copied
+
+    def count(size: int) -> None:
+        copied.append(size)
+        count_copied(size)
+
+    monkeypatch.setattr(watchdog, "count_copied", count)
     with pytest.raises(Cancelled):
         stage(
             MemoryTransport({b"/c": files}),
@@ -492,6 +500,53 @@ def test_with_sha256_a_link_or_copy_is_hashed_and_one_that_differs_is_fetched(
     _, linked = stage_files(files, target, link_dest=str(earlier), permissions=permissions, **options)
     assert linked == {"same", "SUMS"}
     assert (target / "rotten").read_bytes() == b"data"
+
+
+def test_a_manifest_with_more_files_than_the_limit_links_nothing(earlier: Path, target: Path) -> None:
+    files = {b"%d" % number: file_of(b"data") for number in range(4)}
+    stage_files(files, earlier, manifest=True)
+    options, one = StageOptions(durable=False, link_dest=str(earlier)), {b"0": files[b"0"]}
+    for limit, count in ((4, 1), (3, 0)):
+        staging_target = DirectoryTarget(str(target), options=options, limits=Limits(entries=limit))
+        report = stage(MemoryTransport({b"/c": one}), b"/c", staging_target)
+        assert report.linked == count
+        assert ["it has more than 3 files (Limits.entries)" in note for note in report.notes] == [True] * (1 - count)
+
+
+def test_reading_a_manifest_can_be_cancelled(earlier: Path, target: Path) -> None:
+    files = {b"same": file_of(b"data")}
+    stage_files(files, earlier, manifest=True)
+    watchdog = Watchdog(Limits())
+    watchdog.cancel()
+    staging_target = DirectoryTarget(str(target), options=StageOptions(link_dest=str(earlier)))
+    with pytest.raises(Cancelled):
+        stage(MemoryTransport({b"/c": files}), b"/c", staging_target, watchdog=watchdog)
+    assert staging_target.notes == ()
+    assert files_in(target) == {}
+
+
+def test_a_manifest_takes_little_memory(earlier: Path, target: Path) -> None:
+    """The bound on the number of files bounds the memory only if each takes a few hundred bytes."""
+    count = 3000
+    results = [
+        FileResult(f"file-{number:020}", 1, 0o644, YESTERDAY + number, sha256="0" * 64) for number in range(count)
+    ]
+    with (earlier / "peerstage.json").open("wb") as file:
+        write_report(file, StageReport("", "sftp", ""), results, (), (), lambda result: 1 << 60)
+    (earlier / "peerstage.sha256").write_bytes(
+        b"".join(format_checksum(result.name.encode(), "0" * 64) for result in results)
+    )
+    fd = os.open(earlier, os.O_RDONLY)
+    tracemalloc.start()
+    try:
+        records = read_confirmed_results(
+            fd, "", lambda found: True, lambda head: None, max_files=count, check=lambda: None
+        )
+        assert len(records) == count
+        assert tracemalloc.get_traced_memory()[0] < 600 * count
+    finally:
+        tracemalloc.stop()
+        os.close(fd)
 
 
 # Directories that are not to be linked

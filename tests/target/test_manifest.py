@@ -169,6 +169,14 @@ def test_more_lines_than_the_bound_are_refused(monkeypatch: pytest.MonkeyPatch) 
         read(GOOD)
 
 
+def test_more_bytes_than_the_bound_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_file, "MAX_BYTES", len(GOOD))
+    assert len(read(GOOD)) == 2
+    monkeypatch.setattr(report_file, "MAX_BYTES", len(GOOD) - 1)
+    with pytest.raises(ValueError, match="a bound is exceeded"):
+        read(GOOD)
+
+
 def test_a_long_error_is_cut_so_that_the_report_can_be_read() -> None:
     data = written(FileResult("bad", error="x" * 200_000), FileResult("good"))
     assert read(data) == [FileResult("good")]

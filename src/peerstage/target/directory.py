@@ -62,6 +62,8 @@ class DirectoryTarget(CommandTarget):
         directory: The peer's directory, to find kept files.
 
     Attributes:
+        on_local_work: Called from time to time while the manifest or files of `StageOptions.link_dest` are read, with
+            the number of bytes copied since the last call; an exception that it raises ends the run.
         published: Number of files that have their final names.
         selector: Decides which entries are wanted, and has the results of the others.
         stability: What later listings showed about the files.
@@ -96,6 +98,7 @@ class DirectoryTarget(CommandTarget):
         )
         self.threads = threads
         self.wants_digests = self.options.manifest or self.options.verify == "sha256"
+        self.on_local_work: Callable[[int], object] = lambda size: None
         self.published = 0
         if self.selector.selects or self.limits.file_bytes is not None or self.options.link_dest is not None:
             self.selection = Selection.SOME
@@ -146,8 +149,9 @@ class DirectoryTarget(CommandTarget):
         if self.options.manifest:
             self._manifest = ManifestWriter(self._target_fd, self._private.fd, self.path, self._log)
         if self.options.link_dest is not None:
+            fds = (self._target_fd, self._private.fd)
             self._link_source = LinkSource(
-                self.options, self._target_fd, self._private.fd, self._attributes, peer=self.peer, log=self._log
+                self.options, self.limits, *fds, self._attributes, peer=self.peer, on_work=self.on_local_work
             )
         self._admission = Admission(
             self._run,
@@ -262,9 +266,7 @@ class DirectoryTarget(CommandTarget):
                 self._workspace.clear()
         return self._workspace
 
-    def start_over_differing_files(
-        self, check: Callable[[], object] = lambda: None, on_copied: Callable[[int], object] = lambda size: None
-    ) -> int:
+    def start_over_differing_files(self, check: Callable[[], object] = lambda: None) -> int:
         """Copy what cannot be linked; start over what cannot be copied, or is not from one connection and differs.
 
         The peer may have replaced a resumed or linked file in the meantime, without a change of size and time; only its
@@ -272,7 +274,6 @@ class DirectoryTarget(CommandTarget):
 
         Args:
             check: As for `commit`. It is also called while files are copied.
-            on_copied: Called with the number of bytes that were copied since the last call.
 
         Returns:
             The number of files that start over.
@@ -286,7 +287,7 @@ class DirectoryTarget(CommandTarget):
         with disk_errors(self.path):
             differing = [
                 file
-                for file, error in self._find_differences(check, on_copied)
+                for file, error in self._find_differences(check)
                 if error.reason in _START_OVER and not file.is_from_one_connection
             ]
         for file in differing:
@@ -354,11 +355,9 @@ class DirectoryTarget(CommandTarget):
                 file.fail(EntryError("The run ended before the file was renamed.", reason=Reason.NOT_PUBLISHED))
             raise disk_error(exc, self.path, published=self.published) from exc
 
-    def _find_differences(
-        self, check: Callable[[], object], on_copied: Callable[[int], object] = lambda size: None
-    ) -> Iterator[tuple[PartialFile, EntryError]]:
+    def _find_differences(self, check: Callable[[], object]) -> Iterator[tuple[PartialFile, EntryError]]:
         """Create copies and digests; yield what cannot be copied, or what the peer's digest does not confirm."""
-        yield from self._admission.copy_due_files(lambda size: (on_copied(size), check()))
+        yield from self._admission.copy_due_files(lambda size: (self.on_local_work(size), check()))
         if self.wants_digests:
             for file in self._files.values():
                 file.complete_digest(check)

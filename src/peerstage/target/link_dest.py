@@ -21,7 +21,7 @@ from peerstage.errors import TargetError
 from peerstage.peer_log import PeerLog
 from peerstage.printable import escape
 from peerstage.reasons import Reason
-from peerstage.records import MIB, Entry, Ownership
+from peerstage.records import MIB, Entry, Limits, Ownership
 from peerstage.stage_options import StageOptions
 from peerstage.target.attributes import StagedAttributes
 from peerstage.target.file_descriptors import (
@@ -77,12 +77,13 @@ class LinkSource:
 
     Args:
         options: `link_dest` is the directory; with `verify="sha256"` the digests in its manifest do not count.
+        limits: `entries` is the maximum number of files in the manifest.
         target_fd: Descriptor of the target, whose owner is trusted to write to that directory, as are the owner of
             staged files and this process's user; anybody else is not.
         private_fd: Descriptor of the private directory, in which links and copies are created.
         attributes: The attributes that staged files get.
         peer: The peer's name, which the manifest must have; "" for any.
-        log: Where a warning tells why no file can be linked.
+        on_work: Called with 0 from time to time while the manifest is read; an exception that it raises ends the run.
 
     Attributes:
         notes: Why no file can be linked, as sentences; empty if files can.
@@ -91,12 +92,13 @@ class LinkSource:
     def __init__(
         self,
         options: StageOptions,
+        limits: Limits,
         target_fd: int,
         private_fd: int,
         attributes: StagedAttributes,
         *,
         peer: str,
-        log: PeerLog,
+        on_work: Callable[[int], object],
     ) -> None:
         self.notes: tuple[str, ...] = ()
         self._path = options.link_dest or ""
@@ -105,8 +107,10 @@ class LinkSource:
         self._owner = _owner_of_new_files(private_fd, attributes.ownership)
         self._trusted_owners = {0, os.geteuid(), os.fstat(target_fd).st_uid, self._owner[0]}
         self._peer = peer
+        self._max_files = limits.entries
+        self._on_work = on_work
         self._carries_digests = options.verify != "sha256"
-        self._log = log
+        self._log = PeerLog("peerstage.target", peer)
         self._fd = -1
         self._records: dict[bytes, RecordedFile] = {}
         self._has_opened = False
@@ -125,7 +129,14 @@ class LinkSource:
             self._decline("other users can write to it. Take their rights away (chmod go-w), or its owner's (chown)")
             return
         try:
-            self._records = read_confirmed_results(self._fd, self._path, self._is_trusted, self._require_peer)
+            self._records = read_confirmed_results(
+                self._fd,
+                self._path,
+                self._is_trusted,
+                self._require_peer,
+                max_files=self._max_files,
+                check=lambda: self._on_work(0),
+            )
         except _OtherPeerError:
             self._decline("its manifest is that of another peer. Stage every peer into a directory of its own")
         except TargetError as exc:

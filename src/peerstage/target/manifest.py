@@ -97,6 +97,9 @@ def read_confirmed_results(
     path: str,
     is_trusted: Callable[[os.stat_result], bool],
     on_head: Callable[[dict[str, Any]], object],
+    *,
+    max_files: int,
+    check: Callable[[], object],
 ) -> dict[bytes, RecordedFile]:
     """Return what `read_results` does, without the files of which both parts of the manifest do not have one digest.
 
@@ -107,6 +110,8 @@ def read_confirmed_results(
         path: Its path, for errors.
         is_trusted: Returns whether a file with these attributes was written by somebody who is trusted.
         on_head: Called as by `read_report`.
+        max_files: Maximum number of files.
+        check: Called again and again while the manifest is read; what it raises ends that.
 
     Raises:
         TargetError: If a part of the manifest is missing, invalid or not trusted, or cannot be read.
@@ -118,12 +123,17 @@ def read_confirmed_results(
 
     def parse_report(file: BinaryIO) -> dict[bytes, RecordedFile]:
         require_trusted(file)
-        return dict(read_report(file, on_head))
+        found: dict[bytes, RecordedFile] = {}
+        for name, record in _checked(read_report(file, on_head), check):
+            found[name] = record
+            if len(found) > max_files:
+                raise ValueError(f"it has more than {max_files} files (Limits.entries)")
+        return found
 
     def parse(file: BinaryIO) -> dict[bytes, RecordedFile]:
         require_trusted(file)
         confirmed: dict[bytes, RecordedFile] = {}
-        for name, digest in read_checksums(file):
+        for name, digest in _checked(read_checksums(file), check):
             record = results.get(name)
             if record is not None and record.sha256 == bytes.fromhex(digest):
                 confirmed[name] = record

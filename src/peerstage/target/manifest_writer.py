@@ -15,6 +15,7 @@ from peerstage.target.checksum_file import MAX_BYTES, MAX_LINES, format_checksum
 from peerstage.target.file_descriptors import NO_FOLLOW
 from peerstage.target.manifest import CHECKSUMS, REPORT, read_digests, read_results
 from peerstage.target.partial_file import PartialFile
+from peerstage.target.report_file import MAX_BYTES as MAX_REPORT_BYTES
 from peerstage.target.report_file import RecordedFile, write_report
 
 T = TypeVar("T")
@@ -72,6 +73,8 @@ class ManifestWriter:
         with self._create(REPORT) as file:
             results = (record.to_result(name) for name, record in kept.items())
             write_report(file, report, files, refused, results, staged_mtime_ns)
+            if file.tell() > MAX_REPORT_BYTES:
+                raise self._too_large(f"The report can have {MAX_REPORT_BYTES} bytes, and the names need more")
             file.flush()
             finish(file.fileno())
         size = 0

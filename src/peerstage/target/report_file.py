@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from peerstage.paths import is_plain_name
-from peerstage.records import LINKED, RESUMED, STAGED, FileResult, StageReport
+from peerstage.records import LINKED, MIB, RESUMED, STAGED, FileResult, StageReport
 
-#: Bounds on a file that is read: its lines, and the bytes of each.
+#: Bounds on a file that is read: its bytes, its lines, and the bytes of each.
+MAX_BYTES = 256 * MIB
 MAX_LINES = 1_000_000
 MAX_LINE_BYTES = 64 * 1024
 #: The key of the files that earlier runs staged. `StageReport.from_json` ignores it.
@@ -134,11 +135,12 @@ def read_report(
             after some results.
         OSError: If it cannot be read.
     """
-    number, section = 0, None
+    number, size, section = 0, 0, None
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
+        size += len(line)
         try:
-            if number > MAX_LINES or not line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
+            if number > MAX_LINES or size > MAX_BYTES or not line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
                 raise ValueError("has no end, or a bound is exceeded")
             if number == 1:
                 on_head(_parse_head(line))
