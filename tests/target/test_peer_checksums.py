@@ -6,7 +6,6 @@ import hashlib
 import os
 import random
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from peerstage.testing import MemoryFile, MemoryHost, MemoryPeer, MemoryTranspor
 from peerstage.testing.contract import files_in
 from peerstage.transport.base import Transport
 from support.child_link import ChildLink
+from support.quick import quick_directory
 
 MIB = 1 << 20
 NAME = "SHA256SUMS"
@@ -169,12 +169,12 @@ def test_what_is_published_is_what_the_checksum_file_says(files: dict[bytes, byt
     confirmed = {
         name: content for name, content in files.items() if {known for n, known in listed if n == name} == {content}
     }
-    with tempfile.TemporaryDirectory() as directory:
+    with quick_directory() as directory:
         try:
-            peer_with(files, checksums).stagePeer(directory)
+            peer_with(files, checksums).stagePeer(str(directory))
         except IncompleteStage:
             assert confirmed != files
-        assert files_in(Path(directory)) == {**confirmed, NAME.encode(): checksums}
+        assert files_in(directory) == {**confirmed, NAME.encode(): checksums}
 
 
 # The checksum file
@@ -345,14 +345,14 @@ def test_whatever_the_peer_replaces_between_connections_only_confirmed_files_are
     host = ReplacedFile([version(seed) for seed in seeds])
     if checksums_first:
         host.directories[b"/collect"] = {NAME.encode(): MemoryFile(), **host.directories[b"/collect"]}
-    with tempfile.TemporaryDirectory() as directory:
+    with quick_directory() as directory:
         try:
-            MemoryPeer(host, stage=VERIFY).stagePeer(directory)
+            MemoryPeer(host, stage=VERIFY).stagePeer(str(directory))
         except IncompleteStage as exc:
             assert exc.report is not None
             assert {file.reason for file in exc.report.failed} == {Reason.DIGEST_MISMATCH}
             assert len(set(seeds)) > 1
-        published = files_in(Path(directory))
+        published = files_in(directory)
     sums = published.pop(NAME.encode())
     assert set(checksums_of(published).splitlines()) <= set(sums.splitlines())
 
