@@ -30,6 +30,7 @@ from peerstage.transport.sftp.window import MAX_WINDOW, SendMark, Window
 from peerstage.watchdog import Watchdog
 from support.clock import Clock
 from support.limits import ShortGrace
+from support.quick import quick_directory
 from support.sftp_server import (
     MTIME,
     FakeSFTPServer,
@@ -173,14 +174,14 @@ class RenamesEveryFile(ServesEveryFile):
 @pytest.mark.parametrize("server_class", [RefusesEveryOpen, ServesEveryFile, ChangesEveryFile, RenamesEveryFile])
 @pytest.mark.parametrize(("count", "length"), [(3_800, 60), (1_300, 255)])
 def test_staging_the_longest_listing_takes_at_most_64_mib(
-    target: Path, server_class: type[ListsMany], count: int, length: int, monkeypatch: pytest.MonkeyPatch
+    server_class: type[ListsMany], count: int, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stability, "_MAX_APPEARED", stability._MAX_APPEARED // 30)
     part = Limits(entries=Limits().entries // 30, listing_bytes=Limits().listing_bytes // 30)
     server = server_class()
     server.count, server.length = count, length
     reasons = MIB // 2  # as many are kept for a part as for the whole
-    with memory_limit((64 * MIB - reasons) // 30 + reasons):
+    with quick_directory() as target, memory_limit((64 * MIB - reasons) // 30 + reasons):
         if server_class in (ServesEveryFile, RenamesEveryFile):
             assert stage_from(server, target, part).count == count
         else:
