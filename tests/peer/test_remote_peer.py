@@ -390,8 +390,8 @@ def test_a_connection_lost_during_scp_is_re_established(
 ) -> None:
     server = own_sshd()
     for number in range(3):
-        (collect / f"file{number}").write_bytes(os.urandom(12 * MIB))
-    kill_once = KillsSessions(server, after=15 * MIB)
+        (collect / f"file{number}").write_bytes(os.urandom(24 * MIB))
+    kill_once = KillsSessions(server, after=26 * MIB)
     peer = RemotePeer(
         server.host,
         str(collect),
