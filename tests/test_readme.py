@@ -36,7 +36,7 @@ def test_quick_start_is_one_line_that_ends_with_the_demo() -> None:
 def test_ci_runs_the_line_under_tests_and_nothing_else() -> None:
     assert first_command("Tests") == (
         "python3 -m venv .venv && .venv/bin/pip install --quiet -e '.[test]' && "
-        '.venv/bin/python -m pytest -n 8 -m "not bulk"'
+        '.venv/bin/python -m pytest -n 6 -m "not bulk"'
     )
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
