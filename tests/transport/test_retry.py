@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from peerstage.errors import Cancelled, ConnectionLost, LimitExceeded, StageError
+from peerstage.errors import Cancelled, ConnectError, ConnectionLost, LimitExceeded, StageError
 from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget
-from peerstage.target.base import Target
+from peerstage.target.base import Buffer, Target
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
 from peerstage.transport.base import Transport
@@ -209,3 +210,27 @@ def test_a_timeout_of_the_first_login_is_not_retried(staging_target: DirectoryTa
 def test_pauses_are_bounded_for_any_number_of_tries(retry: Retry, seconds: float) -> None:
     assert retry.pause(1) == min(retry.delay, retry.max_delay)
     assert retry.pause(10**9) == pytest.approx(seconds)
+
+
+class LosesCommand(MemoryTransport):
+    """Loses the connection when a command has been sent."""
+
+    host_key = "SHA256:none"
+
+    def execute(self, command: bytes, on_output: Callable[[Buffer], object]) -> int | None:
+        raise ConnectionLost("It is gone.")
+
+
+def test_no_advice_to_repeat_a_command_that_may_have_run() -> None:
+    connections: list[Callable[[], Transport]] = [refuse_connection, lambda: LosesCommand({})]
+    with contextlib.closing(Watchdog(Limits())) as watchdog:
+        retry = Retry(connect=2, delay=0.0)
+        stack = RetryingTransport(lambda: connections.pop(0)(), MemoryTransport.capabilities, retry, watchdog)
+        with pytest.raises(ConnectionLost) as caught:
+            stack.execute(b"true", lambda output: None)
+    assert not connections
+    assert caught.value.message == "It is gone."
+
+
+def refuse_connection() -> Transport:
+    raise ConnectError("It refuses the connection.", reason=Reason.CONNECTION_REFUSED)

@@ -15,11 +15,11 @@
     port = 2222
 
 The other keys are ``known_hosts``, ``host_key``, ``jump``, ``ssh_config``, ``connect_timeout``, ``elevate`` and
-``deadline``, and those of `StageOptions`: ``durable``, ``preserve_times``, ``include``, ``exclude``, ``max_size``,
-``checksums``, ``partial_dir`` and ``bwlimit``, of which only the last does not apply to local peers; ``checksums``
-means ``verify="sha256"``, too. Paths and patterns are separated by spaces; ``none`` means none. For keys that are not
-set, the ssh configuration of ``backup_user`` applies. Invalid settings raise an error with file and line before
-anything is connected.
+``deadline``, and those of `StageOptions`: ``durable``, ``preserve_times``, ``manifest``, ``include``, ``exclude``,
+``max_size``, ``checksums``, ``partial_dir`` and ``bwlimit``, of which only the last does not apply to local peers;
+``checksums`` means ``verify="sha256"``, too. Paths and patterns are separated by spaces; ``none`` means none. For keys
+that are not set, the ssh configuration of ``backup_user`` applies. Invalid settings raise an error with file and line
+before anything is connected.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _SECTION = re.compile(r"\[\s*(?:(?P<stage>stage)|peer\s+(?P<peer>\S+))\s*\]")
 
 def _parse_transport(text: str) -> str:
     if text not in (*TRANSPORTS, GUARDED):
-        raise ValueError(f"one of {', '.join((*TRANSPORTS, GUARDED))}")
+        raise ValueError(f"it must be one of {', '.join((*TRANSPORTS, GUARDED))}")
     return text
 
 
 def _parse_parallel(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _MAX_PARALLEL:
-        raise ValueError(f"a number from 1 to {_MAX_PARALLEL}")
+        raise ValueError(f"it must be a number from 1 to {_MAX_PARALLEL}")
     return int(text)
 
 
@@ -66,7 +66,7 @@ def _parse_words(text: str) -> tuple[str, ...]:
 
 def _parse_flag(text: str) -> bool:
     if text not in ("yes", "no"):
-        raise ValueError("yes or no")
+        raise ValueError("it must be yes or no")
     return text == "yes"
 
 

@@ -158,7 +158,7 @@ class LocalPeer(BackupPeer):
         ownership: tuple[int, int] | None = None,
         permissions: int | None = None,
     ) -> None:
-        """Create the indicator (default ``cback.stage``) as an empty file in the collect directory, or truncate it.
+        """Create the indicator (default ``cback.stage``) as an empty file in the collect directory; replace an old one.
 
         Args:
             stageIndicator: A plain file name.

@@ -206,7 +206,7 @@ def _parse_reply(line: bytes) -> dict[str, Any]:
 
 
 def _stop(process: subprocess.Popen[bytes], timeout: float) -> None:
-    """End the server; without effect in a fork of this process, since `Popen` signals only its own children."""
+    """End the server; without effect in a fork of this process, where `Popen.poll` says that it has exited (ECHILD)."""
     try:
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:

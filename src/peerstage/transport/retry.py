@@ -58,11 +58,11 @@ class Retry(metaclass=Documented):
         for name in ("tries", "connect"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"Retry: {name} must be 1 or more, not {value!r}.")
+                raise ValueError(f"Retry: {name} must be an integer of at least 1, not {value!r}.")
         for name in ("delay", "factor", "max_delay"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-                raise ValueError(f"Retry: {name} must be a finite number, not {value!r}.")
+                raise ValueError(f"Retry: {name} must be a finite number of at least 0, not {value!r}.")
 
     def pause(self, attempt: int) -> float:
         """Return the seconds to wait after *attempt* (1 is the first) has failed."""
@@ -153,7 +153,7 @@ class RetryingTransport(Transport):
                     if not (exc.transient if self._has_logged_in else exc.reason in _TEMPORARY):
                         raise
                     if attempt >= attempts:
-                        if total > 1 or (self._has_logged_in and tries is None):
+                        if (tries is None) if self._has_logged_in else total > 1:  # a command is never repeated
                             advice = _LOST if self._has_logged_in else _NOT_REACHED
                             exc.message = f"{exc.message} {_describe_attempts(total, started)} {advice}"
                         raise

@@ -296,5 +296,5 @@ def test_jump_host_is_retried_unless_it_forbids_forwarding(
 
 @pytest.mark.parametrize("attempts", [0, -1, 1.5, True, "3"])
 def test_invalid_number_of_attempts_is_a_value_error(attempts: Any) -> None:
-    with pytest.raises(ValueError, match="Retry: connect must be 1 or more"):
+    with pytest.raises(ValueError, match="Retry: connect must be an integer of at least 1"):
         Retry(connect=attempts)

@@ -30,7 +30,7 @@ _EXIT_CHECK_INTERVAL = 0.02
 _PACKAGE = Path(__file__).parents[2]
 _BOOTSTRAP = _PACKAGE / "isolation" / "child" / "bootstrap.py"
 #: Modules outside the standard library that a child imports, and the directories of `sys.path` that may hold them.
-_MODULES = ("paramiko", "scp", "cryptography", "bcrypt", "nacl", "cffi", "_cffi_backend", "invoke")
+_MODULES = ("paramiko", "scp", "cryptography", "bcrypt", "nacl", "cffi", "_cffi_backend")
 _SITE_DIRECTORIES = ("site-packages", "dist-packages")
 
 
@@ -102,7 +102,7 @@ class ChildProcess:
             return True
 
     def kill_orphans(self) -> None:
-        """Kill the processes that the child has started and that have left its process group, but not the child."""
+        """Kill every process that the child has started, but not the child."""
         kill_marked_processes(self._marker, self._process.pid)
 
     def end(self, *, is_idle: bool, may_have_orphans: bool, cleanup_timeout: float = CLEANUP_TIMEOUT) -> None:

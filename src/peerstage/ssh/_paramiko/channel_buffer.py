@@ -11,8 +11,8 @@ from typing import Any
 
 from peerstage.ssh._paramiko.exceptions import PeerViolation
 
-#: The memory that a chunk takes in addition to its bytes, and the bound for all of that: otherwise a window full of
-#: one-byte packets would take gigabytes.
+#: The memory that a chunk takes in addition to its bytes, and what the chunks may take above the window: otherwise a
+#: window full of one-byte packets would take gigabytes.
 _CHUNK_OVERHEAD = 256
 _MAX_OVERHEAD = 8 * 1024 * 1024
 #: Wake the reader at this many bytes, even if more is about to arrive; and join chunks below the second bound.
@@ -27,7 +27,7 @@ class ChannelBuffer:
     """Replaces `paramiko.buffered_pipe.BufferedPipe`: keeps chunks as they arrive, without copying.
 
     Args:
-        max_bytes: Bytes that the buffer may hold.
+        max_bytes: The channel's window. Bytes and overhead together are bounded by this plus `_MAX_OVERHEAD`.
         violation: What the server sent if it exceeds that, for the message "the server sent ...".
         defer_wakeups: Whether small chunks wake no reader, which saves thread switches; the caller calls `wake_reader`.
     """

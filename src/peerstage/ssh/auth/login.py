@@ -194,8 +194,6 @@ class Login:
                 raise self._login_error() from exc
             record(Reason.LOGIN_REFUSED, "refused")
             return False
-        except (OSError, EOFError):
-            raise
         except paramiko.SSHException as exc:
             if not self._transport.is_active():
                 raise

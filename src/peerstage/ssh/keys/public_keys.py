@@ -86,7 +86,7 @@ class PublicKey:
         """Return whether *signature*, as SSH encodes it, is this key's signature of *data*."""
         try:
             self._verify(data, DataReader(signature))
-        except (InvalidSignature, ValueError, KeyError):  # KeyError: an unknown algorithm, or one with SHA-1
+        except (InvalidSignature, ValueError, KeyError):  # KeyError: an unknown "rsa-..." algorithm
             return False
         return True
 
@@ -107,7 +107,7 @@ class PublicKey:
             r, s = numbers.read_mpint(), numbers.read_mpint()
             numbers.expect_end()
             self._key.verify(encode_dss_signature(r, s), data, ec.ECDSA(_HASHES[algorithm]))
-        else:
+        else:  # such as ssh-rsa, which is RSA with SHA-1
             raise InvalidSignature
 
 
