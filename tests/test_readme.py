@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.command import Command
-from peerstage.cli.exit_codes import format_exit_codes
+from peerstage.exit_codes import format_exit_codes
 from support.file_server import Master, serves_files
 from support.guide_blocks import NIGHTLY_SCRIPT, README, ROOT, read_blocks
 from support.ssh_server import listening

@@ -23,8 +23,8 @@ from peerstage.cli.arguments import (
     parse_peer,
     parse_permissions,
 )
-from peerstage.cli.exit_codes import CODES, MEANINGS, REASONS, ExitCode, code_of
 from peerstage.errors import StageError
+from peerstage.exit_codes import CODES, MEANINGS, REASONS, ExitCode, code_of
 from peerstage.reasons import Reason
 
 

@@ -12,12 +12,12 @@ import pytest
 from cli.host_keys import OTHER
 from peerstage.cli.arguments import PeerSpec
 from peerstage.cli.doctor_results import DoctorResult, StepResult
-from peerstage.cli.exit_codes import ExitCode
 from peerstage.cli.host_scan import HostScan, ScanOutcome
 from peerstage.cli.results import Line, Table
 from peerstage.cli.trust_results import HostKeyResult, PresentedKeys
 from peerstage.cli.user_process import MAX_RESULT, ResultReader
 from peerstage.errors import ConnectError, ProtocolError, StageError, UnknownHostKey
+from peerstage.exit_codes import ExitCode
 from peerstage.reasons import Reason
 
 PRESENTED = base64.b64decode(OTHER)

@@ -11,7 +11,7 @@ from peerstage.cli.arguments import PeerSpec
 from peerstage.cli.checks import PeerChecks
 from peerstage.cli.diagnosis import Diagnosis
 from peerstage.cli.doctor_results import DoctorResult, StepResult
-from peerstage.cli.exit_codes import ExitCode
+from peerstage.exit_codes import ExitCode
 from peerstage.records import Limits
 from peerstage.stage_options import StageOptions
 from peerstage.watchdog import Watchdog

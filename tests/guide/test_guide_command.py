@@ -10,7 +10,7 @@ import pytest
 
 from cli.command import Command
 from peerstage.__main__ import main
-from peerstage.cli.exit_codes import ExitCode
+from peerstage.exit_codes import ExitCode
 from peerstage.guide import list_topics, read_page
 from support.guide_blocks import PAGES
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from peerstage import SSHOptions
-from peerstage.cli.exit_codes import CODES
 from peerstage.errors import ConfigurationError
+from peerstage.exit_codes import CODES
 from peerstage.guide import INDEX, list_topics, read_page, render_plain, topic_for
 from peerstage.reasons import Reason
 from peerstage.ssh.config.keywords import is_known

@@ -14,11 +14,11 @@ import typer
 
 import peerstage
 from peerstage.cli import demo, doctor, guide, trust, verbs, verify
-from peerstage.cli.exit_codes import ExitCode, code_of, format_exit_codes, reason_of
 from peerstage.cli.options import with_shared_options
 from peerstage.cli.output import JSONOutput, print_error
 from peerstage.cli.results import Failure
 from peerstage.errors import StageError
+from peerstage.exit_codes import ExitCode, code_of, format_exit_codes, reason_of
 
 log = logging.getLogger("peerstage.cli")
 

@@ -15,12 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
-from peerstage.cli.exit_codes import ExitCode
 from peerstage.cli.options import option
 from peerstage.cli.output import Output
 from peerstage.cli.results import Line, Note, Part, Result, Table, describe_entry_failure, format_rate
 from peerstage.cli.signals import cancel_on_signal
 from peerstage.errors import IncompleteStage
+from peerstage.exit_codes import ExitCode
 from peerstage.paths import COLLECT_INDICATOR, STAGE_INDICATOR, validate_target_directory
 from peerstage.peer.remote import RemotePeer
 from peerstage.printable import escape

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from peerstage.cli.arguments import PeerSpec
-from peerstage.cli.exit_codes import CODES, ExitCode
 from peerstage.cli.results import Line, Result, Table, peer_to_json
+from peerstage.exit_codes import CODES, ExitCode
 from peerstage.guide import topic_for
 from peerstage.isolation.protocol.values import child_violation, parse_choice
 from peerstage.printable import escape

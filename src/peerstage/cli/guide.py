@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from peerstage.cli.exit_codes import ExitCode
+from peerstage.exit_codes import ExitCode
 from peerstage.guide import read_page, render_plain
 
 

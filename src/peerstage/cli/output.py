@@ -11,10 +11,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TypeAlias
 
-from peerstage.cli.exit_codes import ExitCode, code_of, reason_of
 from peerstage.cli.option_names import name_options
 from peerstage.cli.results import Result
 from peerstage.errors import StageError
+from peerstage.exit_codes import ExitCode, code_of, reason_of
 from peerstage.guide import topic_for
 from peerstage.printable import escape
 from peerstage.records import Progress

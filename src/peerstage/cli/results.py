@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from peerstage.cli.arguments import PeerSpec
-from peerstage.cli.exit_codes import ExitCode, code_of, reason_of
 from peerstage.cli.option_names import name_options
 from peerstage.cli.preview import Preview
 from peerstage.errors import StageError
+from peerstage.exit_codes import ExitCode, code_of, reason_of
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.records import FileResult, StageReport

@@ -11,7 +11,6 @@ import typer
 from peerstage.cli import options
 from peerstage.cli.access import Access
 from peerstage.cli.arguments import PeerSpec, parse_host
-from peerstage.cli.exit_codes import ExitCode, code_of
 from peerstage.cli.fingerprints import STDIN, Fingerprints, forms_of, read_list
 from peerstage.cli.host_scan import HostScan, ScanOutcome, record_keys, scan_hosts
 from peerstage.cli.output import Output, print_error
@@ -19,6 +18,7 @@ from peerstage.cli.parallel import THREADS
 from peerstage.cli.trust_results import HostKeyResult, PresentedKeys, TrustResult
 from peerstage.cli.user_process import Function, run_as_local_user
 from peerstage.errors import ChangedHostKey, HostKeyError, MismatchedHostKey, RevokedHostKey, UnknownHostKey
+from peerstage.exit_codes import ExitCode, code_of
 from peerstage.isolation.protocol.values import child_violation
 from peerstage.printable import escape
 from peerstage.reasons import Reason

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from peerstage.cli.exit_codes import ExitCode
 from peerstage.cli.results import Line, Result, Table, failure_to_json
+from peerstage.exit_codes import ExitCode
 from peerstage.printable import escape
 
 

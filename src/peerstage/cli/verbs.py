@@ -12,13 +12,13 @@ import typer
 from peerstage.cli import options
 from peerstage.cli.access import Access
 from peerstage.cli.arguments import PeerSpec, parse_owner, parse_peer, parse_permissions
-from peerstage.cli.exit_codes import ExitCode, code_of
 from peerstage.cli.output import Output, print_error
 from peerstage.cli.parallel import run_in_parallel
 from peerstage.cli.preview import preview
 from peerstage.cli.results import PeerStatus, PreviewResult, StageResult, SweepResult
 from peerstage.cli.signals import cancel_on_signal
 from peerstage.errors import StageError, TargetError
+from peerstage.exit_codes import ExitCode, code_of
 from peerstage.paths import COLLECT_INDICATOR, STAGE_INDICATOR, join_path, validate_target_directory
 from peerstage.peer.attributes import validate_indicator_name
 from peerstage.peer.base import validate_ownership

@@ -21,8 +21,8 @@ from paramiko.packet import Packetizer
 from paramiko.transport import ChannelMap
 
 from peerstage import RemotePeer, Retry, SSHOptions
-from peerstage.cli.exit_codes import ExitCode, code_of
 from peerstage.errors import ConnectError, NotAvailable, StageError
+from peerstage.exit_codes import ExitCode, code_of
 from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.ssh._paramiko.channels import BufferedChannels

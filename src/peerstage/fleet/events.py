@@ -1,0 +1,106 @@
+"""The events of a run, in the order in which they happen."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from peerstage.documented import Documented
+from peerstage.fleet.results import SCHEMA, FleetReport, PeerResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event(metaclass=Documented):
+    """Something that happened in a run.
+
+    Attributes:
+        run: The run's id.
+        time: When, in seconds since the epoch.
+    """
+
+    name: ClassVar[str]
+
+    run: str
+    time: float = field(default_factory=time.time)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the event as values that `json` can encode: ``v``, ``time``, ``run``, ``event``, and its own."""
+        return {"v": SCHEMA, "time": round(self.time, 3), "run": self.run, "event": self.name, **self.details()}
+
+    def details(self) -> dict[str, Any]:
+        """Return the values that only this kind of event has."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """A run begins: it holds the pool's lock.
+
+    Attributes:
+        plan: The file of the plan; None if it was made in Python.
+        target: The daily directory.
+        peers: The number of selected peers.
+    """
+
+    name = "run-started"
+
+    plan: str | None
+    target: str
+    peers: int
+
+    def details(self) -> dict[str, Any]:
+        return {"plan": self.plan, "target": self.target, "peers": self.peers}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerStarted(Event):
+    """A peer is asked.
+
+    Attributes:
+        peer: The peer's name.
+        attempt: How often it has been asked, from 1.
+    """
+
+    name = "peer-started"
+
+    peer: str
+    attempt: int
+
+    def details(self) -> dict[str, Any]:
+        return {"peer": self.peer, "attempt": self.attempt}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerFinished(Event):
+    """A peer has its verdict. There is exactly one such event for each selected peer.
+
+    Attributes:
+        result: The peer's result.
+    """
+
+    name = "peer-finished"
+
+    result: PeerResult
+
+    def details(self) -> dict[str, Any]:
+        return self.result.to_dict()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished(Event):
+    """The run is over, and its record is written.
+
+    Attributes:
+        report: The report of the run.
+    """
+
+    name = "run-finished"
+
+    report: FleetReport
+
+    def details(self) -> dict[str, Any]:
+        report = self.report
+        totals = {"counts": report.counts, "flagged": report.flagged, "files": report.files, "bytes": report.bytes}
+        end = {"ended_by": report.ended_by, "error": report.error, "reason": report.reason}
+        return {**totals, "seconds": round(report.seconds, 3), **end, "exit": report.exit}
