@@ -29,7 +29,7 @@ MEANINGS = {
     ExitCode.NOT_READY: "not ready: the indicator file is not on the peer",
     ExitCode.UNREACHED: "unreachable, refused or not trusted, or the connection was lost",
     ExitCode.INCOMPLETE: "incomplete: some entries could not be staged, or there is no file",
-    ExitCode.LOCAL: "this machine: target directory, disk, memory, threads or open files",
+    ExitCode.LOCAL: "this machine: target directory, disk, memory, threads, open files or a hook",
     ExitCode.NOT_AVAILABLE: "not available on this installation",
     ExitCode.NOT_VERIFIED: "not verified: files differ from the manifest, or the manifest is damaged",
 }
@@ -58,6 +58,7 @@ REASONS: dict[ExitCode, tuple[Reason, ...]] = {
         Reason.OWNERSHIP_REFUSED,
         Reason.HOST_KEY_NOT_SAVED, Reason.LOCAL_IO_ERROR, Reason.LOCAL_FAILURE, Reason.OUT_OF_MEMORY,
         Reason.OUT_OF_THREADS, Reason.OUT_OF_DESCRIPTORS, Reason.NO_MANIFEST,
+        Reason.HOOK_FAILED,
     ),
     ExitCode.NOT_AVAILABLE: (
         Reason.NOT_AVAILABLE, Reason.PARAMIKO_INCOMPATIBLE, Reason.PROGRAM_MISSING, Reason.NOT_ROOT,

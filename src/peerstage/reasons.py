@@ -222,6 +222,7 @@ class Reason(str, Enum):
         "The installed paramiko is not a tested version.",
     )
     PROGRAM_MISSING = "program-missing", "A required local program is missing or cannot be run."
+    HOOK_FAILED = "hook-failed", "A command that the plan runs before or after the run, or after a peer, failed."
     STATUS_LOST = "status-lost", "The exit status of a local program is lost."
     FORKED = "forked", "The connection belongs to the process that this one was forked from."
     IN_USE = "in-use", "The object is already in use."

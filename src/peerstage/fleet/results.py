@@ -240,6 +240,12 @@ class FleetReport(metaclass=Documented):
         own = ExitCode.DONE if self.error is None else code_of_reason(self.reason)
         return max([own, *(result.exit for result in self.results if not result.ignored)])
 
+    def with_error(self, message: str, reason: Reason) -> FleetReport:
+        """Return the report with another error: its message follows an earlier one, whose reason is kept."""
+        if self.error is not None:
+            return dataclasses.replace(self, error=f"{self.error} {message}")
+        return dataclasses.replace(self, error=message, reason=reason)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as values that `json` can encode."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}

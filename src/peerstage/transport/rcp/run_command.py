@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from peerstage.errors import NotAvailable, StageError
@@ -49,6 +49,7 @@ def run_command(
     log: PeerLog,
     copied_bytes: Callable[[], int] = lambda: 0,
     on_output: Callable[[bytes], object] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> CompletedCommand:
     """Run *argv*, without a shell and without input, and wait for it to exit.
 
@@ -61,13 +62,14 @@ def run_command(
         log: Logs the output, unless there is *on_output*.
         copied_bytes: Returns how many bytes the command has copied; while they grow, it is not stalled.
         on_output: Called with all output, as it arrives.
+        environment: The environment of the command; None for that of this process.
 
     Raises:
         NotAvailable: If the program is missing or cannot be run.
         StageError: If this machine is short of descriptors, memory or processes, or the exit status is lost.
         LimitExceeded, Cancelled: If the run was cut off.
     """
-    with _running(argv) as process:
+    with _running(argv, environment) as process:
         output = _Output(process, watchdog.limits.stderr_bytes, on_output)
         with watchdog.on_failure(lambda: signal_group(process, signal.SIGTERM)):
             _wait(process, output, watchdog, copied_bytes)
@@ -80,11 +82,16 @@ def run_command(
 
 
 @contextlib.contextmanager
-def _running(argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _running(argv: Sequence[str], environment: Mapping[str, str] | None) -> Iterator[subprocess.Popen[bytes]]:
     """Start the command; kill and reap its process group at the end of the block."""
     try:
         process = start_process(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+            env=environment,
         )
     except OSError as exc:
         if is_machine_wide(exc):
