@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from peerstage.documented import Documented
+from peerstage.documented import DocumentedABC
 from peerstage.fleet.results import SCHEMA, FleetReport, PeerResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event(metaclass=Documented):
+class Event(metaclass=DocumentedABC):
     """Something that happened in a run.
 
     Attributes:
@@ -28,9 +29,9 @@ class Event(metaclass=Documented):
         """Return the event as values that `json` can encode: ``v``, ``time``, ``run``, ``event``, and its own."""
         return {"v": SCHEMA, "time": round(self.time, 3), "run": self.run, "event": self.name, **self.details()}
 
+    @abstractmethod
     def details(self) -> dict[str, Any]:
         """Return the values that only this kind of event has."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
