@@ -145,10 +145,12 @@ def test_the_names_of_transports_are_a_type() -> None:
 def test_the_public_names_are_these() -> None:
     assert sorted(peerstage.__all__) == [
         "BackupPeer",
+        "Indicators",
         "Limits",
         "LocalPeer",
         "Progress",
         "Reason",
+        "RemoteFile",
         "RemotePeer",
         "Retry",
         "SSHOptions",
@@ -188,7 +190,8 @@ def test_help_shows_only_what_a_user_can_use(kind: type) -> None:
 
 def test_help_of_a_remote_peer_shows_its_methods_and_their_types() -> None:
     text = pydoc.render_doc(RemotePeer, renderer=pydoc.plaintext)
-    for method in ("stagePeer", "checkCollectIndicator", "writeStageIndicator", "executeRemoteCommand", "cancel"):
+    methods = ("stagePeer", "checkCollectIndicator", "readIndicators", "writeStageIndicator", "executeRemoteCommand")
+    for method in (*methods, "cancel"):
         # From Python 3.13 on, long signatures take several lines.
         assert re.search(rf"^ \|  {method}\([\s|]*self", text, re.MULTILINE)
     assert "targetDir: 'StrOrBytesPath'" in text

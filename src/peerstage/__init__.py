@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from peerstage.peer.local import LocalPeer
     from peerstage.peer.remote import RemotePeer
     from peerstage.reasons import Reason
-    from peerstage.records import Limits, Progress, StageReport
+    from peerstage.records import Indicators, Limits, Progress, RemoteFile, StageReport
     from peerstage.ssh.options import SSHOptions
     from peerstage.stage_options import StageOptions
     from peerstage.target.sweep import sweep
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "BackupPeer": "peerstage.peer.base",
+    "Indicators": "peerstage.records",
     "Limits": "peerstage.records",
     "LocalPeer": "peerstage.peer.local",
     "Progress": "peerstage.records",
     "Reason": "peerstage.reasons",
+    "RemoteFile": "peerstage.records",
     "RemotePeer": "peerstage.peer.remote",
     "Retry": "peerstage.transport.retry",
     "SSHOptions": "peerstage.ssh.options",
@@ -42,10 +44,12 @@ _MODULES = {
 
 __all__ = [
     "BackupPeer",
+    "Indicators",
     "Limits",
     "LocalPeer",
     "Progress",
     "Reason",
+    "RemoteFile",
     "RemotePeer",
     "Retry",
     "SSHOptions",

@@ -43,7 +43,7 @@ REASONS: dict[ExitCode, tuple[Reason, ...]] = {
         Reason.UNSUPPORTED_KEYWORD, Reason.CONFIGURATION_UNREADABLE, Reason.INSECURE_CONFIGURATION,
         Reason.UNKNOWN_LOCAL_USER,
     ),
-    ExitCode.NOT_READY: (Reason.NOT_READY,),
+    ExitCode.NOT_READY: (Reason.NOT_READY, Reason.STALE),
     ExitCode.INCOMPLETE: (
         Reason.NOTHING_TO_STAGE, Reason.INCOMPLETE_STAGE, Reason.NOT_A_FILE, Reason.INVALID_NAME,
         Reason.VANISHED, Reason.ENTRY_UNREADABLE, Reason.INCOMPLETE_FILE, Reason.CHANGED_WHILE_STAGED,

@@ -183,6 +183,7 @@ class Reason(str, Enum):
     )
     FILE_LEFT_BEHIND = "file-left-behind", "An empty file that was written for a test may still be on the peer."
     NOT_READY = "not-ready", "The peer has no collect indicator."
+    STALE = "stale", "The collect indicator is older than the stage indicator, or than its maximum age."
 
     # The manifest.
 

@@ -72,6 +72,44 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteFile(metaclass=Documented):
+    """One regular file on a peer.
+
+    Attributes:
+        size: Size in bytes, or None if the peer does not send it.
+        mtime: Modification time in whole seconds since the epoch, by the peer's clock; None if the peer does not send
+            it, as over SCP and an rcp command.
+    """
+
+    size: int | None = None
+    mtime: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Indicators(metaclass=Documented):
+    """The indicator files in a peer's collect directory, as `BackupPeer.readIndicators` found them.
+
+    Attributes:
+        collect: The collect indicator; None if the peer has not finished collecting.
+        stage: The stage indicator; None if there is none, or if it was not asked for: without a collect indicator, and
+            over a transport that does not tell its time.
+    """
+
+    collect: RemoteFile | None = None
+    stage: RemoteFile | None = None
+
+    @property
+    def stage_is_newer(self) -> bool:
+        """Whether the peer was marked after it had collected, so that these files were staged before (`Reason.STALE`).
+
+        Both times are whole seconds of the peer's clock: only a later second is newer, and an unknown time never is.
+        """
+        collected = None if self.collect is None else self.collect.mtime
+        marked = None if self.stage is None else self.stage.mtime
+        return collected is not None and marked is not None and marked > collected
+
+
+@dataclass(frozen=True, slots=True)
 class FileResult:
     """The outcome of one entry.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from peerstage.errors import IncompleteStage, LimitExceeded, NothingToStage, RemoteError, StageError
 from peerstage.printable import describe_exit, escape
 from peerstage.reasons import Reason
-from peerstage.records import KIB, FileResult, StageReport
+from peerstage.records import KIB, FileResult, Indicators, RemoteFile, StageReport
 from peerstage.system_errors import resource_error, system_error
 from peerstage.target.directory import DirectoryTarget
 from peerstage.transport.base import Transport
@@ -29,7 +29,12 @@ _MAX_LOGGED = 1000
 
 
 def stage(
-    transport: Transport, directory: bytes, target: DirectoryTarget, *, watchdog: Watchdog | None = None
+    transport: Transport,
+    directory: bytes,
+    target: DirectoryTarget,
+    *,
+    watchdog: Watchdog | None = None,
+    on_commit: Callable[[], object] | None = None,
 ) -> StageReport:
     """Copy every file of the peer's *directory* into *target*, and publish them all at the end.
 
@@ -39,6 +44,8 @@ def stage(
         target: A target that has not been entered; errors and the report name its peer.
         watchdog: The run's watchdog. If the run has been cancelled, or its deadline has passed, when everything is on
             the disk, nothing is published.
+        on_commit: Called once, when all data is on the disk and before the first file gets its final name. If it
+            raises, nothing is published; an OSError is then the cause of a `StageError`.
 
     Raises:
         IncompleteStage: If some entries could not be staged. The others are; see the error's ``report``.
@@ -70,6 +77,11 @@ def stage(
         files = tuple(target.pop_results(can_resume=transport.capabilities.can_resume))
         return dataclasses.replace(summary, files=files, refused=tuple(target.pop_refused()))
 
+    def before_publishing() -> None:
+        if on_commit is not None:
+            with with_peer_name(target.peer):  # an OSError is not the disk's
+                on_commit()
+
     if watchdog is not None:
         target.on_local_work = watchdog.count_copied
     with with_peer_name(target.peer):
@@ -81,7 +93,9 @@ def stage(
                 log.warning(text, escape(target.peer), count)
                 transport.pull(directory, target)
             try:
-                target.commit(_deadline_check(watchdog, started_at, target.received_bytes), summarize)
+                target.commit(
+                    _deadline_check(watchdog, started_at, target.received_bytes), summarize, before_publishing
+                )
             except StageError as exc:
                 exc.report = report_results() if target.published else None
                 raise
@@ -97,15 +111,30 @@ def stage(
     return report
 
 
-def probe(transport: Transport, path: bytes, *, peer: str = "") -> bool:
-    """Return whether *path* is a regular file on the peer, symlinks followed.
+def probe(transport: Transport, path: bytes, *, peer: str = "") -> RemoteFile | None:
+    """Return the regular file *path* on the peer, symlinks followed; None if there is no such file.
 
     Raises:
         RemoteNotFound: If its directory is missing and the transport can tell.
         StageError: If the peer cannot be reached, or refuses to answer.
     """
     with with_peer_name(peer):
-        return transport.exists(path)
+        return transport.stat(path)
+
+
+def read_indicators(transport: Transport, collect: bytes, stage: bytes, *, peer: str = "") -> Indicators:
+    """Return the indicators at the paths *collect* and *stage*.
+
+    The stage indicator is only asked for if there is a collect indicator to compare it with, whose time is known. So a
+    guarded peer sees no command but the original's.
+
+    Raises:
+        StageError: As `probe`.
+    """
+    collected = probe(transport, collect, peer=peer)
+    if collected is None or collected.mtime is None:
+        return Indicators(collected)
+    return Indicators(collected, probe(transport, stage, peer=peer))
 
 
 def mark(transport: Transport, path: bytes, *, peer: str = "") -> None:

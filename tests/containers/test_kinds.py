@@ -11,7 +11,7 @@ import pytest
 from kinds import KINDS, REFUSED, UNSUPPORTED, WORKING, Scenario, expect_by_table, expect_failure, find_failure, run_on
 
 from peerstage.errors import RemoteError
-from peerstage.records import Limits
+from peerstage.records import Limits, RemoteFile
 from peerstage.target.base import Target
 from peerstage.testing.contract import Source, TransportContract, files_in
 from peerstage.transport.base import Transport
@@ -34,9 +34,9 @@ class SettlingTransport(Transport):
         self._source.settle()
         self._inner.pull(directory, target)
 
-    def exists(self, path: bytes) -> bool:
+    def stat(self, path: bytes) -> RemoteFile | None:
         self._source.settle()
-        return self._inner.exists(path)
+        return self._inner.stat(path)
 
     def touch(self, path: bytes) -> None:
         self._source.settle()

@@ -19,10 +19,12 @@ from peerstage.errors import Cancelled, NoSFTP, NothingToStage, ProtocolError, R
 from peerstage.paths import join_path
 from peerstage.printable import escape
 from peerstage.reasons import Reason
+from peerstage.records import RemoteFile
 from peerstage.ssh.auth.key_files import abbreviate_home
 from peerstage.ssh.session import Session
 from peerstage.ssh.steps import OnStep, ignore_step
 from peerstage.stage_options import StageOptions
+from peerstage.transport.base import Transport
 from peerstage.transport.factory import TransportOptions, build_scp, build_sftp
 from peerstage.transport.scp.scp_transport import SCPTransport
 from peerstage.transport.sftp.sftp_transport import SFTPTransport
@@ -209,7 +211,7 @@ class PeerChecks:
             try:
                 if not guarded:
                     scp.require_directory(self._directory)
-                scp.exists(join_path(self._directory, self._indicator))
+                scp.stat(join_path(self._directory, self._indicator))
                 return name
             except RemoteError as exc:
                 if _is_from_scp(exc):
@@ -220,9 +222,8 @@ class PeerChecks:
 
     def _check_by_sftp(self, sftp: SFTPTransport) -> None:
         self._check_files(sftp)
-        path = join_path(self._directory, self._indicator)
-        if self._check_indicator(sftp.exists(path)):
-            self._report("indicator", f"{escape(self._indicator)} exists, {_describe_age(sftp.stat(path).mtime)}")
+        if (found := self._find_indicator(sftp)) is not None:
+            self._report("indicator", f"{escape(self._indicator)} exists, {_describe_age(found.mtime)}")
         self._check_write_by_sftp(sftp)
 
     def _check_by_scp(self, scp: SCPTransport) -> None:
@@ -242,7 +243,7 @@ class PeerChecks:
             if _is_from_scp(exc):
                 self._report_transport("SCP")
             raise
-        if self._check_indicator(scp.exists(join_path(self._directory, self._indicator))):
+        if self._find_indicator(scp) is not None:
             self._report("indicator", f"{escape(self._indicator)} exists; SCP does not report its age")
         if self._options.guarded:
             self._report("write", "a guarded peer runs no command that removes a file", "skipped")
@@ -261,21 +262,24 @@ class PeerChecks:
         else:
             self._fail(failure)
 
-    def _check_indicator(self, is_there: bool) -> bool:
-        if not is_there:
-            path = join_path(self._directory, self._indicator)
+    def _find_indicator(self, transport: Transport) -> RemoteFile | None:
+        path = join_path(self._directory, self._indicator)
+        found = transport.stat(path)
+        if found is None:
             self._fail(
                 RemoteNotFound("It does not exist, or is not a regular file.", path=path, reason=Reason.NOT_READY)
             )
-        return is_there
+        return found
 
     # Write a file and remove it. A signal waits until it is removed.
 
     def _check_write_by_sftp(self, sftp: SFTPTransport) -> None:
         with self._removed_afterwards(path := self._trial_path(), sftp):
             sftp.create_file(path)
-            mtime, now = sftp.stat(path).mtime, time.time()
-        self._report("write", f"an empty file was written and removed{_describe_clock(mtime, now)}")
+            written, now = sftp.stat(path), time.time()
+            if written is None:
+                raise RemoteNotFound("The peer has no file there, although it has just created one.", path=path)
+        self._report("write", f"an empty file was written and removed{_describe_clock(written.mtime, now)}")
 
     def _check_write_by_scp(self, scp: SCPTransport) -> None:
         path = self._trial_path()

@@ -40,7 +40,7 @@ def check_verb(
     """
 
     def check(transport: Transport, path: bytes, peer: str) -> str:
-        return "ready" if probe(transport, path, peer=peer) else "not ready"
+        return "ready" if probe(transport, path, peer=peer) is not None else "not ready"
 
     return _run_on_peers("check", peers, indicator, access, output, check)
 

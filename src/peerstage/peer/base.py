@@ -21,7 +21,7 @@ from peerstage.errors import (
 )
 from peerstage.peer.attributes import Checked, options_validator, validate_failure_mode, validate_peer_name
 from peerstage.printable import escape
-from peerstage.records import Limits, Ownership, StageReport, StrOrBytesPath
+from peerstage.records import Indicators, Limits, Ownership, StageReport, StrOrBytesPath
 from peerstage.stage_options import StageOptions
 
 P = ParamSpec("P")
@@ -42,9 +42,14 @@ class BackupPeer(metaclass=DocumentedABC):
     Attributes:
         last_report: The report of the last `stagePeer`; None before the first one, and after an error that carries
             none.
-        last_error: The error of the last `stagePeer`, `checkCollectIndicator` or `writeStageIndicator`; None if there
-            was none. If a check returns False and this is None, the peer has not finished collecting. The error is a
-            copy without its traceback, which would keep the objects of the call in memory.
+        last_error: The error of the last `stagePeer`, `checkCollectIndicator`, `readIndicators` or
+            `writeStageIndicator`; None if there was none. If a check returns False and this is None, the peer has not
+            finished collecting. The error is a copy without its traceback, which would keep the objects of the call in
+            memory.
+        on_commit: Called without arguments once in each `stagePeer`, when all data is on the disk and before the first
+            file gets its final name, in the thread that called it. If it raises, the run ends and nothing is published:
+            a `StageError` is raised as it is, another OSError as the cause of one, any other error as it is. None, the
+            default, calls nothing. It is not pickled with the peer.
     """
 
     name = Checked(validate_peer_name)
@@ -54,6 +59,10 @@ class BackupPeer(metaclass=DocumentedABC):
 
     last_report: StageReport | None = None
     last_error: StageError | None = None
+    on_commit: Callable[[], object] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "on_commit"}
 
     @abstractmethod
     def stagePeer(
@@ -64,6 +73,12 @@ class BackupPeer(metaclass=DocumentedABC):
     @abstractmethod
     def checkCollectIndicator(self, collectIndicator: StrOrBytesPath | None = None) -> bool:
         """Return whether the peer has finished collecting."""
+
+    @abstractmethod
+    def readIndicators(
+        self, collectIndicator: StrOrBytesPath | None = None, stageIndicator: StrOrBytesPath | None = None
+    ) -> Indicators:
+        """Return the indicators, which tell whether the peer has collected, and whether it has been staged since."""
 
     @abstractmethod
     def writeStageIndicator(

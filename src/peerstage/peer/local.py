@@ -15,9 +15,9 @@ from peerstage.peer.base import (
     validate_ownership,
 )
 from peerstage.printable import escape
-from peerstage.records import Limits, StrOrBytesPath, validate_permissions
+from peerstage.records import Indicators, Limits, StrOrBytesPath, validate_permissions
 from peerstage.stage_options import StageOptions
-from peerstage.staging import probe, stage, with_peer_name
+from peerstage.staging import probe, read_indicators, stage, with_peer_name
 from peerstage.target.directory import DirectoryTarget
 from peerstage.transport.local import LocalTransport
 from peerstage.watchdog import Watchdog
@@ -74,7 +74,7 @@ class LocalPeer(BackupPeer):
         return f"LocalPeer({self.name!r}, {self.collectDir!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_watchdog": None}
+        return {**super().__getstate__(), "_watchdog": None}
 
     @records_last_error
     def stagePeer(
@@ -123,7 +123,7 @@ class LocalPeer(BackupPeer):
                     peer=self.name,
                     directory=directory,
                 )
-                report = stage(transport, directory, staging_target, watchdog=watchdog)
+                report = stage(transport, directory, staging_target, watchdog=watchdog, on_commit=self.on_commit)
         except StageError as exc:
             self.last_report = exc.report
             if not isinstance(exc, IncompleteStage):
@@ -149,7 +149,28 @@ class LocalPeer(BackupPeer):
             found = probe(LocalTransport(Watchdog(self.limits)), path, peer=self.name)
         except StageError as exc:
             return self._report_failed_check(exc)
-        return self._report_check(found, path)
+        return self._report_check(found is not None, path)
+
+    @records_last_error
+    def readIndicators(
+        self, collectIndicator: StrOrBytesPath | None = None, stageIndicator: StrOrBytesPath | None = None
+    ) -> Indicators:
+        """Return the indicators that are regular files; like `stagePeer`, this does not follow symlinks.
+
+        They tell whether the peer has collected, and whether it has been staged since (`Indicators.stage_is_newer`).
+
+        Args:
+            collectIndicator: A plain file name; default ``cback.collect``.
+            stageIndicator: A plain file name; default ``cback.stage``.
+
+        Raises:
+            ValueError: If an indicator is not a plain file name.
+            StageError: If the collect directory is missing or cannot be read.
+        """
+        collect = self._indicator_path(collectIndicator, COLLECT_INDICATOR)
+        staged = self._indicator_path(stageIndicator, STAGE_INDICATOR)
+        transport = LocalTransport(Watchdog(self.limits), follow_symlinks=False)
+        return read_indicators(transport, collect, staged, peer=self.name)
 
     @records_last_error
     def writeStageIndicator(

@@ -25,10 +25,10 @@ from peerstage.peer.base import records_last_error, validate_ownership
 from peerstage.peer.managed import ManagedPeer
 from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
-from peerstage.records import Limits, Progress, StrOrBytesPath, validate_permissions
+from peerstage.records import Indicators, Limits, Progress, StrOrBytesPath, validate_permissions
 from peerstage.ssh.options import SSHOptions
 from peerstage.stage_options import StageOptions
-from peerstage.staging import mark, probe, stage, with_peer_name
+from peerstage.staging import mark, probe, read_indicators, stage, with_peer_name
 from peerstage.target.directory import DirectoryTarget
 from peerstage.transport.base import Transport
 from peerstage.transport.factory import TRANSPORTS, TransportName, TransportOptions
@@ -144,7 +144,7 @@ class RemotePeer(ManagedPeer):
         return f"RemotePeer({arguments})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_watchdog": None, "_transports": {}}
+        return {**super().__getstate__(), "_watchdog": None, "_transports": {}}
 
     def __enter__(self) -> Self:
         if self._watchdog is not None:
@@ -205,7 +205,9 @@ class RemotePeer(ManagedPeer):
                     peer=self.name,
                     directory=directory,
                 )
-                self.last_report = stage(transport, directory, staging_target, watchdog=self._watchdog)
+                self.last_report = stage(
+                    transport, directory, staging_target, watchdog=self._watchdog, on_commit=self.on_commit
+                )
         except StageError as exc:
             self.last_report = exc.report
             raise
@@ -234,7 +236,30 @@ class RemotePeer(ManagedPeer):
             # rcp's exit status does not distinguish a refused login from other failures
             may_be_login = self._options().uses_rcp_command and isinstance(exc, (ConnectError, RemoteError))
             return self._report_failed_check(exc, may_be_login=may_be_login)
-        return self._report_check(found, path)
+        return self._report_check(found is not None, path)
+
+    @records_last_error
+    def readIndicators(
+        self, collectIndicator: StrOrBytesPath | None = None, stageIndicator: StrOrBytesPath | None = None
+    ) -> Indicators:
+        """Return the indicators that are regular files, or symlinks to one. Nothing is logged.
+
+        They tell whether the peer has collected, and whether it has been staged since (`Indicators.stage_is_newer`).
+        The stage indicator costs one more request, which is only made over SFTP: SCP and rcp commands tell no times.
+
+        Args:
+            collectIndicator: A plain file name; default ``cback.collect``.
+            stageIndicator: A plain file name; default ``cback.stage``.
+
+        Raises:
+            ValueError: If an indicator is not a plain file name, or the peer has no collect directory.
+            StageError: If the peer could not be reached, refused, or has no such collect directory (not every transport
+                can tell).
+        """
+        collect = self._indicator_path(collectIndicator, COLLECT_INDICATOR)
+        staged = self._indicator_path(stageIndicator, STAGE_INDICATOR)
+        with self._open_transport() as transport:
+            return read_indicators(transport, collect, staged, peer=self.name)
 
     @records_last_error
     def writeStageIndicator(

@@ -5,6 +5,7 @@ At every instant, even after SIGKILL or a power failure, a final name is the old
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -117,29 +118,24 @@ class DirectoryTarget(CommandTarget):
 
     def __enter__(self) -> DirectoryTarget:
         require_posix()
-        with disk_errors(self.path):
+        with disk_errors(self.path), contextlib.ExitStack() as undo:
             self._target_fd = open_directory(self.path, follow=True)
-            try:
-                sweep_directory(self._target_fd, self.path, self._log)
-                if self.options.manifest:
-                    require_manifest_names(self._target_fd, self.path)
-                self._private = PrivateDirectory(self._target_fd, self.path, self._log)
-                try:
-                    if self.options.partial_dir is not None:
-                        self._kept = KeptFiles(
-                            self.options.partial_dir,
-                            target_fd=self._target_fd,
-                            private_fd=self._private.fd,
-                            peer=self.peer,
-                            directory=self.directory,
-                            log=self._log,
-                        )
-                except BaseException:
-                    self._private.remove()
-                    raise
-            except BaseException:
-                close_quietly(self._target_fd)
-                raise
+            undo.callback(close_quietly, self._target_fd)
+            sweep_directory(self._target_fd, self.path, self._log)
+            if self.options.manifest:
+                require_manifest_names(self._target_fd, self.path)
+            self._private = PrivateDirectory(self._target_fd, self.path, self._log)
+            undo.callback(self._private.remove)
+            if self.options.partial_dir is not None:
+                self._kept = KeptFiles(
+                    self.options.partial_dir,
+                    target_fd=self._target_fd,
+                    private_fd=self._private.fd,
+                    peer=self.peer,
+                    directory=self.directory,
+                    log=self._log,
+                )
+            undo.pop_all()
         self._run = RunState(
             self.path,
             self._private.fd,
@@ -297,7 +293,10 @@ class DirectoryTarget(CommandTarget):
         return len(differing)
 
     def commit(
-        self, check: Callable[[], object] = lambda: None, summarize: Callable[[], StageReport] | None = None
+        self,
+        check: Callable[[], object] = lambda: None,
+        summarize: Callable[[], StageReport] | None = None,
+        on_commit: Callable[[], object] = lambda: None,
     ) -> None:
         """Publish every complete file: first owner, mode and data of all, then only renames, then sync the directory.
 
@@ -314,6 +313,7 @@ class DirectoryTarget(CommandTarget):
                 first rename; an exception that it raises ends the run, and nothing is published. It is not called after
                 the first rename.
             summarize: Returns the report for the manifest, without results.
+            on_commit: Called once, just before the last *check*, when all data is on the disk.
 
         Raises:
             StageError: If the peer's checksum file is missing or invalid. Nothing is published.
@@ -336,6 +336,7 @@ class DirectoryTarget(CommandTarget):
             expected = len(ready)
             if self._manifest is not None and ready:
                 self._write_manifest(self._manifest, summarize)
+            on_commit()
             check()
             while ready:
                 self.published += self._publish(ready[0])

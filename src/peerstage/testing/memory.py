@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from peerstage.documented import Documented
 from peerstage.errors import EntryError, IncompleteFile, RemoteError, RemoteNotFound, StageError
 from peerstage.reasons import Reason
-from peerstage.records import Capabilities, Entry
+from peerstage.records import Capabilities, Entry, RemoteFile
 from peerstage.target.base import IncomingFile, Target, ranges_to_fetch
 from peerstage.transport.base import Transport
 from peerstage.transport.names import is_hidden
@@ -72,10 +72,10 @@ class MemoryTransport(Transport):
 
         fetch_stable(target, self._list_files(directory), fetch=fetch, relist=lambda: self._list_files(directory))
 
-    def exists(self, path: bytes) -> bool:
+    def stat(self, path: bytes) -> RemoteFile | None:
         directory, _, name = path.rpartition(b"/")
         file = self._entries(directory).get(name)
-        return file is not None and stat.S_ISREG(file.mode)
+        return RemoteFile(len(file.data), file.mtime) if file is not None and stat.S_ISREG(file.mode) else None
 
     def touch(self, path: bytes) -> None:
         directory, _, name = path.rpartition(b"/")
@@ -83,7 +83,7 @@ class MemoryTransport(Transport):
         file = entries.get(name)
         if file is not None and not stat.S_ISREG(file.mode):
             raise RemoteError("It is not a regular file.", path=path, reason=Reason.NOT_A_FILE)
-        entries[name] = MemoryFile() if file is None else replace(file, data=b"")
+        entries[name] = MemoryFile() if file is None else replace(file, data=b"", mtime=int(time.time()))
 
     def close(self) -> None:
         self.closed = True

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from peerstage.errors import NotAvailable
-from peerstage.records import Capabilities
+from peerstage.records import Capabilities, RemoteFile
 from peerstage.target.base import Buffer, Target
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def exists(self, path: bytes) -> bool:
-        """Return whether *path* is a regular file, symlinks followed.
+    def stat(self, path: bytes) -> RemoteFile | None:
+        """Return what the peer tells about the regular file *path*, symlinks followed; None if there is no such file.
 
         If it is missing, its directory is checked too, if that costs only one more request.
 
@@ -126,8 +126,8 @@ class TransportWrapper(Transport):
     def pull(self, directory: bytes, target: Target) -> None:
         self._run(lambda transport: transport.pull(directory, target))
 
-    def exists(self, path: bytes) -> bool:
-        return self._run(lambda transport: transport.exists(path))
+    def stat(self, path: bytes) -> RemoteFile | None:
+        return self._run(lambda transport: transport.stat(path))
 
     def touch(self, path: bytes) -> None:
         self._run(lambda transport: transport.touch(path))

@@ -19,7 +19,7 @@ from peerstage.errors import (
 )
 from peerstage.paths import join_path, parent_directory
 from peerstage.reasons import Reason
-from peerstage.records import Capabilities, Entry, Ownership, validate_permissions
+from peerstage.records import Capabilities, Entry, Ownership, RemoteFile, validate_permissions
 from peerstage.system_errors import entry_reason_of, reason_of
 from peerstage.target.base import CHANGED_ADVICE, IncomingFile, Target, ranges_to_fetch, read_errors_fail
 from peerstage.target.file_descriptors import CREATE_NEW, NO_FOLLOW, READ_WITHOUT_WAITING, closing, open_directory
@@ -62,18 +62,19 @@ class LocalTransport(Transport):
             relist=lambda: self._list_files(directory, lambda name, error: None),
         )
 
-    def exists(self, path: bytes) -> bool:
+    def stat(self, path: bytes) -> RemoteFile | None:
         try:
-            return stat.S_ISREG(os.stat(path).st_mode)
+            found = os.stat(path, follow_symlinks=self._follow_symlinks)
         except FileNotFoundError as exc:
             directory = parent_directory(path)
             if not os.path.isdir(directory):
                 raise RemoteNotFound(
                     "There is no such directory. Create it, or correct the path.", path=directory
                 ) from exc
-            return False
+            return None
         except OSError as exc:
             raise _refusal(exc, path) from exc
+        return RemoteFile(found.st_size, int(found.st_mtime)) if stat.S_ISREG(found.st_mode) else None
 
     def touch(self, path: bytes, *, ownership: Ownership | None = None, permissions: int | None = None) -> None:
         """Create *path* as a new, empty file; an existing regular file is replaced. See `Transport.touch`.

@@ -10,7 +10,7 @@ from peerstage.documented import Documented
 from peerstage.errors import ConnectError, LimitExceeded, RemoteError, StageError, format_log_line
 from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
-from peerstage.records import Capabilities
+from peerstage.records import Capabilities, RemoteFile
 from peerstage.target.base import Buffer, Target
 from peerstage.transport.base import T, Transport
 from peerstage.transport.counting import CountingTarget
@@ -121,8 +121,8 @@ class RetryingTransport(Transport):
             self._watchdog.extend_deadline_by(progress)
             self._run(lambda transport: transport.pull(directory, counting), progress=progress)
 
-    def exists(self, path: bytes) -> bool:
-        return self._run(lambda transport: transport.exists(path))
+    def stat(self, path: bytes) -> RemoteFile | None:
+        return self._run(lambda transport: transport.stat(path))
 
     def touch(self, path: bytes) -> None:
         self._run(lambda transport: transport.touch(path))

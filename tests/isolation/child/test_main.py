@@ -44,7 +44,7 @@ def test_a_child_that_cannot_drop_privileges_says_so_for_every_job(watchdog: Wat
     with IsolatedTransport(OPTIONS, ROOT, limits=Limits(), retry=Retry(), watchdog=watchdog) as transport:
         for _ in range(2):
             with pytest.raises(StageError, match="Root privileges were not dropped") as caught:
-                transport.exists(b"/collect/cback.collect")
+                transport.stat(b"/collect/cback.collect")
             assert caught.value.reason is Reason.PRIVILEGES_NOT_DROPPED
 
 

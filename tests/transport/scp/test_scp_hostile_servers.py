@@ -168,7 +168,7 @@ def test_a_file_without_its_status_ends_the_run(target: Path, status: bytes) -> 
 def test_a_message_without_end_is_cut_off() -> None:
     endless: Iterator[bytes] = itertools.repeat(b"C0644 5 " + b"x" * 8192)
     with pytest.raises(ProtocolError, match="message of over"):
-        transport_to_command(ScriptedCommand(endless)).exists(b"/c/x")
+        transport_to_command(ScriptedCommand(endless)).stat(b"/c/x")
 
 
 # Warnings and errors.
@@ -307,7 +307,7 @@ def test_an_exceeded_limit_is_named(target: Path, chunks: tuple[bytes, ...], lim
 def test_a_path_that_is_too_long_is_never_sent() -> None:
     session = ScriptedSession(lambda command: ScriptedCommand())
     transport = transport_to(session, Limits(path_bytes=10))
-    for operation in (transport.exists, transport.touch):
+    for operation in (transport.stat, transport.touch):
         with pytest.raises(LimitExceeded, match="path_bytes"):
             operation(b"/c/" + b"x" * 8)
     assert not session.commands
@@ -362,12 +362,12 @@ def test_a_symlink_under_the_final_name_is_replaced_and_not_followed(target: Pat
 )
 def test_a_check_accepts_only_the_requested_file(reply: bytes) -> None:
     with pytest.raises(ProtocolError):
-        transport_to_command(ScriptedCommand([reply])).exists(b"/c/cback.collect")
+        transport_to_command(ScriptedCommand([reply])).stat(b"/c/cback.collect")
 
 
 def test_a_check_receives_no_data() -> None:
     stream = ScriptedCommand([b"C0644 %d cback.collect\n" % 2**50])
-    assert transport_to_command(stream).exists(b"/c/cback.collect")
+    assert transport_to_command(stream).stat(b"/c/cback.collect")
     assert stream.closed
     assert stream.received == b"\0\2\n", "the command is told to end"
 
@@ -415,7 +415,7 @@ def test_guarded_sends_only_the_commands_of_the_original() -> None:
 
     session = ScriptedSession(answer)
     transport = transport_to(session, guarded=True)
-    assert not transport.exists(b"/c/cback.collect")
+    assert not transport.stat(b"/c/cback.collect")
     transport.touch(b"/c/cback.stage")
     session.answer = lambda command: ScriptedCommand([b"\x01scp: /c/*: No such file or directory\n"], status=1)
     with pytest.raises(NothingToStage, match="or is missing"):
@@ -427,7 +427,7 @@ def test_guarded_sends_only_the_commands_of_the_original() -> None:
 def test_guarded_rejects_a_path_that_needs_quotes(path: bytes) -> None:
     session = ScriptedSession(lambda command: ScriptedCommand())
     transport = transport_to(session, guarded=True)
-    for operation in (transport.exists, transport.touch):
+    for operation in (transport.stat, transport.touch):
         with pytest.raises(ValueError, match="quotes"):
             operation(path)
     assert not session.commands
@@ -475,9 +475,9 @@ def test_every_command_gets_its_own_login_unless_an_scp_program_runs(server: str
         return sessions[-1]
 
     transport = transport_to(connect(), connect=connect)
-    assert transport.exists(b"/c/cback.collect")
+    assert transport.stat(b"/c/cback.collect")
     transport.touch(b"/c/cback.stage")
-    assert transport.exists(b"/c/cback.collect")
+    assert transport.stat(b"/c/cback.collect")
     assert [len(session.commands) for session in sessions] == [1, 1, 1]
     transport.close()
     assert sessions[-1].closed
@@ -486,7 +486,7 @@ def test_every_command_gets_its_own_login_unless_an_scp_program_runs(server: str
 def test_the_commands_of_an_scp_program_share_one_login() -> None:
     session = ScriptedSession(lambda command: ScriptedCommand([b"C0644 0 cback.collect\n"]))
     transport = transport_to(session, connect=lambda: pytest.fail("There was another login."))
-    assert all(transport.exists(b"/c/cback.collect") for _ in range(3))
+    assert all(transport.stat(b"/c/cback.collect") for _ in range(3))
     assert len(session.commands) == 3
 
 
@@ -504,6 +504,6 @@ def test_a_directory_is_not_an_indicator_and_one_without_files_is_empty(target: 
         return ScriptedCommand([b"\1" + command.rpartition(b" ")[2] + b": " + text + b"\n"])
 
     transport = transport_to(ScriptedSession(answer, BUILT_IN))
-    assert not transport.exists(b"/c/sub")
+    assert not transport.stat(b"/c/sub")
     with pytest.raises(NothingToStage):
         stage(transport, COLLECT, DirectoryTarget(str(target)))

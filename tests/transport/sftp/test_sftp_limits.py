@@ -234,7 +234,7 @@ def test_a_path_that_is_too_long_is_never_sent(target: Path, mode: int) -> None:
     assert not server.requests[wire.FXP_OPEN]
     assert not server.requests[wire.FXP_STAT]
     with pytest.raises(LimitExceeded, match="path_bytes"):
-        transport_to(server, Limits(path_bytes=52)).exists(b"/c/" + b"n" * 50)
+        transport_to(server, Limits(path_bytes=52)).stat(b"/c/" + b"n" * 50)
     with pytest.raises(LimitExceeded, match="path_bytes"):
         transport_to(server, Limits(path_bytes=52)).touch(b"/c/" + b"n" * 50)
 

@@ -139,8 +139,9 @@ class _JobRunner:
                 workspace=fd,
             )
             return transport.pull(path, target)
-        if operation == "exists":
-            return transport.exists(path)
+        if operation == "stat":
+            found = transport.stat(path)
+            return None if found is None else [found.size, found.mtime]
         if operation == "touch":
             return transport.touch(path)
         if operation == "execute":

@@ -15,9 +15,15 @@ from peerstage.isolation.parent.time_limits import GRACE, ChildTimeLimits
 from peerstage.isolation.protocol.error_codec import decode_error
 from peerstage.isolation.protocol.frames import Fallback, FrameParser
 from peerstage.isolation.protocol.jobs import encode_settings
-from peerstage.isolation.protocol.values import bytes_to_text, child_violation, parse_fingerprint, parse_int
+from peerstage.isolation.protocol.values import (
+    bytes_to_text,
+    child_violation,
+    parse_fingerprint,
+    parse_int,
+    parse_items,
+)
 from peerstage.isolation.users import LocalUser
-from peerstage.records import Limits, Ownership, Progress
+from peerstage.records import Limits, Ownership, Progress, RemoteFile
 from peerstage.target.attributes import current_umask
 from peerstage.target.base import Buffer, Target, require_command_target
 from peerstage.target.workspace import measure_workspace
@@ -30,6 +36,8 @@ from peerstage.watchdog import Watchdog
 
 _MAX_RETRIES = 1 << 20
 _MAX_STATUS = 2**32 - 1
+#: Of a file, as SFTP can send them.
+_MAX_SIZE, _MAX_MTIME = 2**64 - 1, 2**32 - 1
 
 #: Errors whose cause depends on the local user.
 _USER_ERRORS = (ConfigurationError, HostKeyError, LoginError)
@@ -145,8 +153,15 @@ class IsolatedTransport(Transport):
         receiver = FrameReceiver(target, self._limits, directory=directory, import_file=import_file)
         self._run(job, receiver, time_limits, workspace)
 
-    def exists(self, path: bytes) -> bool:
-        return bool(self._run({"operation": "exists", "path": bytes_to_text(path)}, FrameReceiver(None, self._limits)))
+    def stat(self, path: bytes) -> RemoteFile | None:
+        found = self._run({"operation": "stat", "path": bytes_to_text(path)}, FrameReceiver(None, self._limits))
+        if found is None:
+            return None
+        size, mtime = parse_items(found, 2, exactly=True)
+        return RemoteFile(
+            None if size is None else parse_int(size, "file size", 0, _MAX_SIZE),
+            None if mtime is None else parse_int(mtime, "modification time", 0, _MAX_MTIME),
+        )
 
     def touch(self, path: bytes) -> None:
         self._run({"operation": "touch", "path": bytes_to_text(path)}, FrameReceiver(None, self._limits))

@@ -13,6 +13,7 @@ from peerstage.paths import join_path
 from peerstage.peer_log import PeerLog
 from peerstage.printable import describe_exit, escape
 from peerstage.reasons import Reason
+from peerstage.records import RemoteFile
 from peerstage.system_errors import reason_of
 from peerstage.target.base import Buffer, Target, require_command_target
 from peerstage.target.workspace import measure_workspace
@@ -39,7 +40,7 @@ class RCPTransport(Transport):
         rsh: An rsh-like command, split, for `execute`; empty for none.
         user: The login on the peer.
         host: The peer.
-        working_directory: A local directory for temporary files, which `exists` and `touch` need.
+        working_directory: A local directory for temporary files, which `stat` and `touch` need.
         watchdog: Ends the command if a limit is exceeded.
     """
 
@@ -86,7 +87,7 @@ class RCPTransport(Transport):
             else:
                 command_target.import_file(name)
 
-    def exists(self, path: bytes) -> bool:
+    def stat(self, path: bytes) -> RemoteFile | None:
         with self._temporary_directory() as directory:
             name = os.fsdecode(path.rpartition(b"/")[2])
             copy = os.path.join(directory, name)
@@ -95,14 +96,15 @@ class RCPTransport(Transport):
             completed = self._copy(lambda remote: [remote, destination], path, path=path)
             if completed.exit_status == 0:
                 with _map_os_errors(directory), contextlib.suppress(FileNotFoundError):
-                    return stat.S_ISREG(os.lstat(copy).st_mode)
+                    found = os.lstat(copy)
+                    return RemoteFile(found.st_size) if stat.S_ISREG(found.st_mode) else None
                 if destination == copy:
                     raise RemoteError(
                         "The command reported success, but copied nothing.", path=path, reason=Reason.COMMAND_FAILED
                     )
-                return False
+                return None
             if completed.exit_status != _CONNECTION_FAILED and reports_missing(completed.output, path):
-                return False
+                return None
             raise self._exit_error(completed, path)
 
     def touch(self, path: bytes) -> None:

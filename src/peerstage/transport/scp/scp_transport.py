@@ -18,6 +18,7 @@ from peerstage.errors import (
 from peerstage.paths import parent_directory
 from peerstage.printable import describe_exit
 from peerstage.reasons import Reason
+from peerstage.records import RemoteFile
 from peerstage.ssh.session import Session
 from peerstage.ssh.stream import Stream
 from peerstage.target.base import Buffer, Target
@@ -150,18 +151,18 @@ class SCPTransport(Transport):
             f"It holds no files to stage{or_missing}, or cannot be listed. {COLLECT_FIRST}", path=directory
         )
 
-    def exists(self, path: bytes) -> bool:
+    def stat(self, path: bytes) -> RemoteFile | None:
         message = self._first_message(path)
         if isinstance(message, FileMessage):
             if message.name != path.rpartition(b"/")[2]:
                 raise ProtocolError("The peer sent a file other than the requested one.", path=path)
-            return True
+            return RemoteFile(message.size)
         if message.text.endswith(NO_SUCH_FILE):
             if self._runs_scp and not self._guarded:  # otherwise it costs a login, or is not allowed
                 self.require_directory(parent_directory(path))
-            return False
+            return None
         if message.text.endswith(NOT_REGULAR):
-            return False
+            return None
         raise refusal_error(message.text, path)
 
     def touch(self, path: bytes) -> None:

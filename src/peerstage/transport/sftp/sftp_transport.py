@@ -11,6 +11,7 @@ from peerstage.errors import NoSFTP, NotRegular, RemoteError, RemoteNotFound
 from peerstage.paths import parent_directory
 from peerstage.printable import escape
 from peerstage.reasons import Reason
+from peerstage.records import RemoteFile
 from peerstage.ssh.data_types import pack_string
 from peerstage.ssh.session import Session
 from peerstage.ssh.stream import Stream
@@ -73,14 +74,16 @@ class SFTPTransport(Transport):
             relist=lambda: list_files(client, directory),
         )
 
-    def exists(self, path: bytes) -> bool:
+    def stat(self, path: bytes) -> RemoteFile | None:
         client = self._client_for(path)
         try:
-            mode = client.stat(path).mode
+            size, mode, mtime = client.stat(path)
         except RemoteNotFound:
             require_directory(client, parent_directory(path))
-            return False
-        return mode is None or not stat.S_IFMT(mode) or stat.S_ISREG(mode)
+            return None
+        if mode is not None and stat.S_IFMT(mode) and not stat.S_ISREG(mode):
+            return None
+        return RemoteFile(size, mtime or None)  # a server that does not know the time may send 0
 
     def touch(self, path: bytes) -> None:
         self._write_empty(path, wire.FXF_TRUNC)
@@ -99,14 +102,6 @@ class SFTPTransport(Transport):
             ProtocolError: If the program behind the subsystem does not speak SFTP.
         """
         self._connected_client()
-
-    def stat(self, path: bytes) -> wire.Attributes:
-        """Return the attributes of *path*, symlinks followed.
-
-        Raises:
-            RemoteError: If the peer refuses; `RemoteNotFound` if *path* does not exist.
-        """
-        return self._client_for(path).stat(path)
 
     def create_file(self, path: bytes) -> None:
         """Create *path* as an empty file.
