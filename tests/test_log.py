@@ -80,8 +80,8 @@ def with_odd_files(master: Master, collect: Path) -> Iterator[dict[str, Any]]:
     """Has a known_hosts file with invalid lines, and a foreign entry in the target."""
     odd = collect.parent / "odd"
     odd.write_text("nonsense\n")
-    (collect.parent / "target" / ".peerstage-full").mkdir()
-    (collect.parent / "target" / ".peerstage-full" / "file").touch()
+    (collect.parent / "target" / ".peerstage-00000000").mkdir()
+    (collect.parent / "target" / ".peerstage-00000000" / "file").touch()
     with listening(serves(master)) as port:
         master.add_host("db1", port, "StrictHostKeyChecking no", "PKCS11Provider /none")
         known = (str(collect.parent / "known_hosts"), str(odd), str(collect))
@@ -135,7 +135,7 @@ LOGGED: dict[str, tuple[PeerCase, tuple[str, ...]]] = {
         (
             "/odd:1 is invalid",
             "/collect cannot be read",
-            "/.peerstage-full could not be removed",
+            "/.peerstage-00000000 could not be removed",
             "PKCS11Provider is ignored",
             "staged 1 files",
         ),

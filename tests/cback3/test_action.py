@@ -199,7 +199,7 @@ def test_a_bug_in_one_peer_does_not_stop_the_others(
 
 
 def test_leftovers_of_killed_runs_are_removed_on_every_day(site: Site, ready: Path) -> None:
-    old = site.staging / "2020/01/01/db1/.peerstage-abcdefgh"
+    old = site.staging / "2020/01/01/db1/.peerstage-abcdef01"
     old.mkdir(parents=True)
     (old / "lock").touch()
     site.stage.localPeers = [local("here", ready)]

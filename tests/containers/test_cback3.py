@@ -177,7 +177,7 @@ def test_guarded_peer_is_staged_by_the_three_commands_of_the_original(
 
 
 def test_crontab_line_stages_twice_and_sweeps_after_a_killed_run(master: MasterContainer, bench: Bench) -> None:
-    old = f"{STAGING}/2020/01/01/openssh92/.peerstage-abcdefgh"
+    old = f"{STAGING}/2020/01/01/openssh92/.peerstage-abcdef01"
     master.run_script(f"mkdir -p {old}; touch {old}/lock {old}/0000")
     master.configure([PeerEntry("openssh92")], ours=True)
     for number in (b"1", b"2"):

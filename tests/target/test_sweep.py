@@ -265,11 +265,28 @@ def test_a_directory_whose_lock_is_a_symlink_is_not_removed(target: Path, tmp_pa
 
 
 def test_a_directory_with_our_prefix_and_no_lock_is_removed_only_if_it_is_empty(target: Path) -> None:
+    empty, full = ".peerstage-00000000", ".peerstage-11111111"
+    (target / empty).mkdir()
+    (target / full).mkdir()
+    (target / full / "0").touch()
+    assert swept(target) == [empty]
+    assert os.listdir(target / full) == ["0"]
+
+
+def test_the_records_of_a_pool_are_not_swept_although_nobody_holds_their_lock(
+    target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (".peerstage-runs", ".peerstage-prune", ".peerstage-0123abcd0"):
+        (target / name / "peers").mkdir(parents=True)
+        (target / name / "lock").touch()
+        (target / name / "record").touch()
     (target / ".peerstage-empty").mkdir()
-    (target / ".peerstage-full").mkdir()
-    (target / ".peerstage-full" / "0").touch()
-    assert swept(target) == [".peerstage-empty"]
-    assert os.listdir(target / ".peerstage-full") == ["0"]
+    left = leave_stale(target)
+    assert sweep(target) == [str(left)]
+    for name in (".peerstage-runs", ".peerstage-prune", ".peerstage-0123abcd0"):
+        assert sorted(os.listdir(target / name)) == ["lock", "peers", "record"]
+    assert (target / ".peerstage-empty").is_dir()
+    assert "could not" not in caplog.text
 
 
 @pytest.mark.usefixtures("root")
@@ -329,7 +346,7 @@ def test_a_tree_deeper_than_stack_and_descriptors_allow_is_swept(tmp_path: Path)
         for name in ("deep", "beside"):
             os.mkdir(name, dir_fd=fd)
         if number == depth - 1:
-            os.rename(left, ".peerstage-deep", dst_dir_fd=fd)
+            os.rename(left, ".peerstage-deadbeef", dst_dir_fd=fd)
         fd, above = os.open("deep", os.O_RDONLY, dir_fd=fd), fd
         os.close(above)
     os.close(fd)
@@ -405,10 +422,10 @@ def test_a_run_that_starts_during_a_sweep_is_neither_removed_nor_logged(
 def test_a_directory_with_our_prefix_and_other_content_is_logged(
     target: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (target / ".peerstage-full").mkdir()
-    (target / ".peerstage-full" / "file").touch()
+    (target / ".peerstage-00000000").mkdir()
+    (target / ".peerstage-00000000" / "file").touch()
     assert swept(target) == []
-    assert ".peerstage-full could not be removed: Directory not empty" in caplog.text
+    assert ".peerstage-00000000 could not be removed: Directory not empty" in caplog.text
 
 
 def test_a_private_name_that_exists_is_not_used(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,11 @@ def require_posix() -> None:
         raise NotAvailable("Staging needs a POSIX system (Linux, macOS, a BSD); on Windows only imports work.")
 
 
+def is_private_name(name: str) -> bool:
+    """Return whether a private directory can have this name; `PREFIX` begins other names of peerstage, too."""
+    return _NAME.fullmatch(name) is not None
+
+
 def is_private_directory(name: str, target_fd: int) -> bool:
     """Return whether *name* is a private directory, not a file that only has a similar name.
 
@@ -47,7 +52,7 @@ def is_private_directory(name: str, target_fd: int) -> bool:
         name: A name in the target.
         target_fd: Descriptor of the target.
     """
-    if not _NAME.fullmatch(name):
+    if not is_private_name(name):
         return False
     try:
         return stat.S_ISDIR(os.stat(name, dir_fd=target_fd, follow_symlinks=False).st_mode)

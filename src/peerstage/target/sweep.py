@@ -12,7 +12,15 @@ from peerstage.printable import escape
 from peerstage.records import StrOrBytesPath
 from peerstage.system_errors import target_reason_of
 from peerstage.target.file_descriptors import close_quietly, closing, open_directory
-from peerstage.target.private_directory import LOCK_NAME, PREFIX, empty_directory, open_lock, require_posix, try_lock
+from peerstage.target.private_directory import (
+    LOCK_NAME,
+    PREFIX,
+    empty_directory,
+    is_private_name,
+    open_lock,
+    require_posix,
+    try_lock,
+)
 from peerstage.target.walk import walk
 
 _log = PeerLog("peerstage.target")
@@ -21,7 +29,8 @@ _log = PeerLog("peerstage.target")
 def sweep_directory(target_fd: int, path: str = "", log: PeerLog = _log) -> list[str]:
     """Remove stale private directories directly in *target_fd*; log and return their names.
 
-    A directory is stale if it has our prefix and our owner, and nobody holds its lock. Symlinks are not followed.
+    A directory is stale if it has the name of a private directory and our owner, and nobody holds its lock. Symlinks
+    are not followed.
 
     Args:
         target_fd: Descriptor of the directory.
@@ -32,15 +41,16 @@ def sweep_directory(target_fd: int, path: str = "", log: PeerLog = _log) -> list
         OSError: If the directory cannot be read. A failed removal is only logged.
     """
     with os.scandir(target_fd) as entries:
-        names = [entry.name for entry in entries if entry.name.startswith(PREFIX)]
+        names = [entry.name for entry in entries if is_private_name(entry.name)]
     return [name for name in names if _remove_stale(target_fd, name, path, log)]
 
 
 def sweep(root: StrOrBytesPath) -> list[str]:
     """Remove stale private directories anywhere below *root*, a staging directory or a whole pool of them.
 
-    Private directories of live runs are kept, and symlinks are not followed, so a sweep may run at any time. Neither
-    the depth nor the width of the tree costs stack or descriptors. Subdirectories that cannot be read are skipped.
+    Private directories of live runs are kept, and symlinks are not followed, so a sweep may run at any time. Other
+    directories of peerstage, such as the records of a pool, are neither removed nor entered. Neither the depth nor the
+    width of the tree costs stack or descriptors. Subdirectories that cannot be read are skipped.
 
     Returns:
         The paths of the removed directories.
