@@ -35,7 +35,7 @@ from peerstage.errors import (
 from peerstage.reasons import Reason
 from peerstage.records import Entry, Ownership
 from peerstage.stage_options import StageOptions
-from peerstage.target import DirectoryTarget, durability
+from peerstage.target import DirectoryTarget, directory, durability
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
 from support.children import run_in_fork
@@ -70,6 +70,29 @@ def test_partial_files_are_private_under_any_umask(target: Path, umask: int) -> 
     with umask_of(umask):
         stage_into(target, memory_peer_of({b"a": b"x" * 100, b"b": b"y" * 100}, chunk_size=10, before_write=look))
     assert modes == {0o700, 0o600}
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError(), KeyboardInterrupt()])
+@pytest.mark.parametrize("part", ["RunState", "ManifestWriter", "LinkSource", "Admission"])
+def test_a_run_that_cannot_start_leaves_no_private_directory(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, error: BaseException
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        assert private_directory_of(target).is_dir()
+        raise error
+
+    kept, earlier = tmp_path / "kept", tmp_path / "earlier"
+    earlier.mkdir()
+    options = StageOptions(manifest=True, link_dest=str(earlier), partial_dir=str(kept))
+    monkeypatch.setattr(directory, part, fail)
+    expected = TargetError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected), DirectoryTarget(str(target), options=options):
+        pass
+    assert list(target.iterdir()) == []
+    monkeypatch.undo()
+    stage_into(target, memory_peer(a=b"a"), options=options)
+    assert (target / "a").read_bytes() == b"a"
 
 
 def test_a_target_that_is_not_committed_publishes_nothing(target: Path) -> None:

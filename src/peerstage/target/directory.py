@@ -21,21 +21,20 @@ from peerstage.target.admission import Admission
 from peerstage.target.attributes import StagedAttributes
 from peerstage.target.base import CommandTarget, ListingChanges, Selection
 from peerstage.target.disk_errors import NAME_ERRORS, disk_error, disk_errors, name_error
-from peerstage.target.file_descriptors import close_quietly, open_directory
 from peerstage.target.file_results import result_of, result_of_refused
 from peerstage.target.kept_files import KeptFiles
 from peerstage.target.link_dest import LinkSource
 from peerstage.target.manifest import reserved_names
-from peerstage.target.manifest_writer import ManifestWriter, require_manifest_names
+from peerstage.target.manifest_writer import ManifestWriter
 from peerstage.target.name_collisions import find_collisions
 from peerstage.target.partial_file import PartialFile
 from peerstage.target.peer_checksums import find_differences
 from peerstage.target.prepare import prepare_all
-from peerstage.target.private_directory import PrivateDirectory, require_posix
+from peerstage.target.private_directory import require_posix
+from peerstage.target.run_directories import RunDirectories
 from peerstage.target.run_state import Failure, RunState
 from peerstage.target.select import Selector
 from peerstage.target.stability_check import StabilityCheck
-from peerstage.target.sweep import sweep_directory
 from peerstage.target.workspace import NAME as WORKSPACE
 from peerstage.target.workspace import Workspace
 
@@ -118,40 +117,37 @@ class DirectoryTarget(CommandTarget):
 
     def __enter__(self) -> DirectoryTarget:
         require_posix()
-        with disk_errors(self.path), contextlib.ExitStack() as undo:
-            self._target_fd = open_directory(self.path, follow=True)
-            undo.callback(close_quietly, self._target_fd)
-            sweep_directory(self._target_fd, self.path, self._log)
-            if self.options.manifest:
-                require_manifest_names(self._target_fd, self.path)
-            self._private = PrivateDirectory(self._target_fd, self.path, self._log)
-            undo.callback(self._private.remove)
-            if self.options.partial_dir is not None:
-                self._kept = KeptFiles(
-                    self.options.partial_dir,
-                    target_fd=self._target_fd,
-                    private_fd=self._private.fd,
-                    peer=self.peer,
-                    directory=self.directory,
-                    log=self._log,
-                )
-            undo.pop_all()
+        with contextlib.ExitStack() as on_failure, disk_errors(self.path):
+            directories = self._directories = RunDirectories(
+                self.path, self.options, peer=self.peer, directory=self.directory, log=self._log
+            )
+            on_failure.callback(directories.close)
+            self._target_fd, self._private, self._kept = directories.target_fd, directories.private, directories.kept
+            self._start_run(self._target_fd, self._private.fd)
+            on_failure.pop_all()
+        if self._kept is not None and self._kept.has_candidates:
+            self.selection = Selection.SOME
+        return self
+
+    def _start_run(self, target_fd: int, private_fd: int) -> None:
         self._run = RunState(
-            self.path,
-            self._private.fd,
-            writeback=self.options.durable and self.threads,
-            wants_digests=self.wants_digests,
+            self.path, private_fd, writeback=self.options.durable and self.threads, wants_digests=self.wants_digests
         )
         if self.options.manifest:
-            self._manifest = ManifestWriter(self._target_fd, self._private.fd, self.path, self._log)
+            self._manifest = ManifestWriter(target_fd, private_fd, self.path, self._log)
         if self.options.link_dest is not None:
-            fds = (self._target_fd, self._private.fd)
             self._link_source = LinkSource(
-                self.options, self.limits, *fds, self._attributes, peer=self.peer, on_work=self.on_local_work
+                self.options,
+                self.limits,
+                target_fd,
+                private_fd,
+                self._attributes,
+                peer=self.peer,
+                on_work=self.on_local_work,
             )
         self._admission = Admission(
             self._run,
-            self._target_fd,
+            target_fd,
             self._files,
             self.selector,
             self.limits,
@@ -159,9 +155,6 @@ class DirectoryTarget(CommandTarget):
             self._link_source,
             self._kept,
         )
-        if self._kept is not None and self._kept.has_candidates:
-            self.selection = Selection.SOME
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -175,11 +168,8 @@ class DirectoryTarget(CommandTarget):
             if self._kept is not None and self._private.belongs_to_this_process() and not self.published:
                 self._kept.keep(self._files.values(), error)
         finally:
-            self._private.remove()
-            if self._kept is not None:
-                self._kept.close()
+            self._directories.close()
             self._run.writeback.close()
-            close_quietly(self._target_fd)
 
     @property
     def received_bytes(self) -> int:

@@ -1,0 +1,63 @@
+"""The directories that one run has open: the target, its private directory, and that of kept files."""
+
+from __future__ import annotations
+
+import contextlib
+
+from peerstage.peer_log import PeerLog
+from peerstage.stage_options import StageOptions
+from peerstage.target.file_descriptors import close_quietly, open_directory
+from peerstage.target.kept_files import KeptFiles
+from peerstage.target.manifest_writer import require_manifest_names
+from peerstage.target.private_directory import PrivateDirectory
+from peerstage.target.sweep import sweep_directory
+
+
+class RunDirectories:
+    """Opens the target, sweeps it, and creates the private directory.
+
+    Args:
+        path: Path of the target.
+        options: `partial_dir` is the directory of kept files; with `manifest` the target must not use its names.
+        peer: The peer's name, to find kept files.
+        directory: The peer's directory, to find kept files.
+        log: The log.
+
+    Attributes:
+        target_fd: Descriptor of the target.
+        private: The private directory.
+        kept: The kept files of the peer's directory; None without `StageOptions.partial_dir`.
+
+    Raises:
+        OSError, TargetError: If a directory cannot be used. Nothing is left open, and nothing is left in the target.
+    """
+
+    def __init__(self, path: str, options: StageOptions, *, peer: str, directory: bytes, log: PeerLog) -> None:
+        self.kept: KeptFiles | None = None
+        with contextlib.ExitStack() as on_failure:
+            self.target_fd = open_directory(path, follow=True)
+            on_failure.callback(close_quietly, self.target_fd)
+            sweep_directory(self.target_fd, path, log)
+            if options.manifest:
+                require_manifest_names(self.target_fd, path)
+            self.private = PrivateDirectory(self.target_fd, path, log)
+            on_failure.callback(self.private.remove)
+            if options.partial_dir is not None:
+                self.kept = KeptFiles(
+                    options.partial_dir,
+                    target_fd=self.target_fd,
+                    private_fd=self.private.fd,
+                    peer=peer,
+                    directory=directory,
+                    log=log,
+                )
+            on_failure.pop_all()
+
+    def close(self) -> None:
+        """Remove the private directory with what is left in it, and close everything."""
+        try:
+            self.private.remove()
+        finally:
+            if self.kept is not None:
+                self.kept.close()
+            close_quietly(self.target_fd)
