@@ -212,6 +212,20 @@ def test_pauses_are_bounded_for_any_number_of_tries(retry: Retry, seconds: float
     assert retry.pause(10**9) == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize(("jitter", "shortest"), [(0.25, 6.0), (1.0, 0.0), (1, 0.0)])
+def test_jitter_shortens_pauses_at_random_and_never_prolongs_them(jitter: float, shortest: float) -> None:
+    retry = Retry(delay=8.0, jitter=jitter)
+    pauses = {retry.pause(1) for _ in range(200)}
+    assert all(shortest <= pause <= 8.0 for pause in pauses)
+    assert len(pauses) > 100, "peers that lost their connections together would come back together"
+
+
+@pytest.mark.parametrize("jitter", [-0.1, 1.1, float("nan"), True, "0.5", None])
+def test_jitter_is_a_share(jitter: object) -> None:
+    with pytest.raises(ValueError, match=r"jitter must be a number from 0 to 1"):
+        Retry(jitter=jitter)  # type: ignore[arg-type]
+
+
 class LosesCommand(MemoryTransport):
     """Loses the connection when a command has been sent."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _LOST = (
     "Check the network and the log of the peer's sshd, then run this again; Retry(tries=...) or --retries allows more."
 )
 
+_random = random.SystemRandom()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry(metaclass=Documented):
@@ -46,6 +49,8 @@ class Retry(metaclass=Documented):
         delay: Seconds before the second attempt.
         factor: Factor of the delay from one attempt to the next.
         max_delay: Maximum delay in seconds.
+        jitter: The share of each delay, from 0 to 1, that chance may take away, so that peers which lost their
+            connections together do not come back together.
     """
 
     tries: int = 3
@@ -53,6 +58,7 @@ class Retry(metaclass=Documented):
     delay: float = 1.0
     factor: float = 2.0
     max_delay: float = 30.0
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("tries", "connect"):
@@ -63,13 +69,16 @@ class Retry(metaclass=Documented):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
                 raise ValueError(f"Retry: {name} must be a finite number of at least 0, not {value!r}.")
+        if isinstance(self.jitter, bool) or not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter <= 1:
+            raise ValueError(f"Retry: jitter must be a number from 0 to 1, not {self.jitter!r}.")
 
     def pause(self, attempt: int) -> float:
-        """Return the seconds to wait after *attempt* (1 is the first) has failed."""
+        """Return the seconds to wait after *attempt* (1 is the first) has failed; with `jitter` a random number."""
         try:
-            return min(self.max_delay, self.delay * float(self.factor) ** (attempt - 1))
+            longest = min(self.max_delay, self.delay * float(self.factor) ** (attempt - 1))
         except OverflowError:  # the power is too large for a float
-            return self.max_delay if self.delay else 0.0
+            longest = self.max_delay if self.delay else 0.0
+        return longest * (1 - self.jitter * _random.random())
 
 
 class RetryingTransport(Transport):
@@ -159,7 +168,7 @@ class RetryingTransport(Transport):
                         raise
                     pause = self._retry.pause(attempt)
                     self._log.warning(
-                        "%s Attempt %d of %d in %g s.", format_log_line(exc), attempt + 1, attempts, pause
+                        "%s Attempt %d of %d in %.3g s.", format_log_line(exc), attempt + 1, attempts, pause
                     )
                     self._sleep(pause, exc, total, started)
                     attempt += 1

@@ -41,7 +41,7 @@ def test_options_arrive_unchanged(options: dict[str, Any]) -> None:
 
 
 def test_limits_and_retries_arrive_unchanged() -> None:
-    limits, retry = Limits(deadline=7.5, entries=3), Retry(tries=2, delay=0.1)
+    limits, retry = Limits(deadline=7.5, entries=3), Retry(tries=2, delay=0.1, jitter=0.5)
     settings = through_json(TransportOptions(name="a", user="b", ssh=SSHOptions()), limits, retry)
     assert Limits(**settings["limits"]) == limits
     assert Retry(**settings["retry"]) == retry
