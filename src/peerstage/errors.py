@@ -26,7 +26,8 @@
         ├── NothingToStage         nothing-to-stage
         ├── IncompleteStage        incomplete-stage; has the `StageReport`, with a reason for each entry
         ├── TargetError            the local disk or target directory failed: full, not writable, removed
-        │   └── MissingTarget      target-missing or target-not-a-directory; also a ValueError
+        │   ├── MissingTarget      target-missing or target-not-a-directory; also a ValueError
+        │   └── RunLocked          pool-locked
         └── NotAvailable           not-available, paramiko-incompatible, program-missing, not-root
 
 Most classes have a default reason; a more precise one is given where the error is raised. ``transient`` tells whether
@@ -322,6 +323,13 @@ class TargetError(StageError):
 
 class MissingTarget(TargetError, ValueError):
     """The target directory does not exist, or is not a directory. Also a `ValueError`, which CedarBackup2 raises."""
+
+
+class RunLocked(TargetError):
+    """Another run, or another command, holds the lock of the staging pool; the message says who."""
+
+    reason = Reason.POOL_LOCKED
+    transient = True
 
 
 class NotAvailable(StageError):

@@ -9,7 +9,7 @@ from peerstage.reasons import Reason
 
 
 class ExitCode(IntEnum):
-    """The exit status of the command: with several peers the highest of theirs."""
+    """The exit status of the command: with several peers the highest of theirs. 75 is EX_TEMPFAIL of sysexits.h."""
 
     DONE = 0
     UNEXPECTED = 1
@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     LOCAL = 6
     NOT_AVAILABLE = 7
     NOT_VERIFIED = 8
+    LOCKED = 75
 
 
 MEANINGS = {
@@ -32,6 +33,7 @@ MEANINGS = {
     ExitCode.LOCAL: "this machine: target directory, disk, memory, threads, open files or a hook",
     ExitCode.NOT_AVAILABLE: "not available on this installation",
     ExitCode.NOT_VERIFIED: "not verified: files differ from the manifest, or the manifest is damaged",
+    ExitCode.LOCKED: "another run holds the lock of the staging pool; try again later",
 }
 
 # fmt: off
@@ -57,13 +59,15 @@ REASONS: dict[ExitCode, tuple[Reason, ...]] = {
         Reason.TARGET_INTERFERED, Reason.WORKING_DIRECTORY_UNUSABLE, Reason.PARTIAL_DIR_UNUSABLE,
         Reason.OWNERSHIP_REFUSED,
         Reason.HOST_KEY_NOT_SAVED, Reason.LOCAL_IO_ERROR, Reason.LOCAL_FAILURE, Reason.OUT_OF_MEMORY,
-        Reason.OUT_OF_THREADS, Reason.OUT_OF_DESCRIPTORS, Reason.NO_MANIFEST,
+        Reason.OUT_OF_THREADS, Reason.OUT_OF_DESCRIPTORS, Reason.NO_MANIFEST, Reason.POOL_NOT_VISIBLE,
+        Reason.PEER_LOCKED, Reason.RUN_KILLED,
         Reason.HOOK_FAILED,
     ),
     ExitCode.NOT_AVAILABLE: (
         Reason.NOT_AVAILABLE, Reason.PARAMIKO_INCOMPATIBLE, Reason.PROGRAM_MISSING, Reason.NOT_ROOT,
     ),
     ExitCode.NOT_VERIFIED: (Reason.VERIFICATION_FAILED, Reason.INVALID_MANIFEST),
+    ExitCode.LOCKED: (Reason.POOL_LOCKED,),
     ExitCode.UNEXPECTED: (
         Reason.PRIVILEGES_NOT_DROPPED, Reason.CHILD_ENDED, Reason.STATUS_LOST, Reason.FORKED, Reason.IN_USE,
         Reason.TEST_SERVER_FAILED,

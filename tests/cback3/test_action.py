@@ -24,7 +24,7 @@ from cback3.conftest import Site, local, remote
 from peerstage import cback3
 from peerstage.cback3.action import ignores_failures
 from peerstage.cback3.cback_log import CbackLogHandler
-from peerstage.cback3.daily_directories import DailyDirectories
+from peerstage.cback3.staging_directories import StagingDirectories
 from peerstage.errors import ConfigurationError, TargetError
 from peerstage.peer.local import LocalPeer
 from peerstage.records import Ownership
@@ -279,7 +279,7 @@ def test_a_directory_whose_owner_cannot_be_changed_is_named_in_the_log(
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "fchown", refuse)
-    with DailyDirectories(str(tmp_path), "2026/11/24", ["db1"], Ownership(1, 1)):
+    with StagingDirectories(str(tmp_path), "2026/11/24", ["db1"], Ownership(1, 1)):
         pass
     assert [record.getMessage() for record in caplog.records if record.name == "peerstage.cback3"] == [
         f"Cannot change the owner of {tmp_path}/{name}: Operation not permitted."

@@ -84,7 +84,7 @@ def test_every_reason_is_explained_with_cause_and_next_step() -> None:
 def test_every_reason_is_below_its_exit_code() -> None:
     for reason, (text, cause, _) in rows_of_troubleshooting().items():
         introduction = text.partition("\n|")[0]
-        codes = re.findall(r"Exit code (\d)", cause) or re.findall(r"[Ee]xit code(?: is)? (\d)", introduction)
+        codes = re.findall(r"Exit code (\d+)", cause) or re.findall(r"[Ee]xit code(?: is)? (\d+)", introduction)
         assert codes[:1] == [str(CODES[Reason(reason)].value)], reason
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peerstage.cback3.cback_log import CbackLogHandler, log_to_cback
-from peerstage.cback3.daily_directories import DailyDirectories
 from peerstage.cback3.settings import Settings, settings_path
+from peerstage.cback3.staging_directories import StagingDirectories
 from peerstage.cback3.staging_plan import StagingPlan, read_plan
 from peerstage.errors import StageError, format_log_line
 from peerstage.peer.base import BackupPeer
@@ -36,7 +36,7 @@ def stage_all(config_path: str, config: Any, *, full: bool) -> None:
         now = time.localtime()  # once: a run may last beyond midnight
         day = time.strftime("%Y/%m/%d", now)
         is_start_of_week = full or now.tm_wday == plan.starting_day
-        with DailyDirectories(plan.staging_directory, day, names, plan.ownership) as directories:
+        with StagingDirectories(plan.staging_directory, day, names, plan.ownership) as directories:
             _sweep(plan.staging_directory)
             _StageRun(plan, directories, is_start_of_week, cback_log).stage_peers(settings.parallel)
             directories.write_indicator_file()
@@ -56,7 +56,7 @@ def ignores_failures(mode: str | None, *, is_start_of_week: bool) -> bool:
 @dataclass
 class _StageRun:
     plan: StagingPlan
-    directories: DailyDirectories
+    directories: StagingDirectories
     is_start_of_week: bool
     cback_log: CbackLogHandler
     cancelled: threading.Event = field(default_factory=threading.Event)

@@ -1,0 +1,252 @@
+"""`PeerClaim`: what a worker holds while it stages a peer of a run. See `peerstage.fleet.claims`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from peerstage.errors import Cancelled, StageError
+from peerstage.fleet.claims import CURRENT, ENDED, JOBS, MAX_BYTES, is_gone, open_peer_lock
+from peerstage.fleet.run_lock import find_holder, lock_within
+from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.forks import call_in_forked_child, release_after_fork
+from peerstage.reasons import Reason
+from peerstage.system_errors import system_error
+from peerstage.target.file_descriptors import close_quietly
+
+#: Seconds between two looks at the pool, and between two heartbeats.
+_INTERVAL = 1.0
+_HEARTBEAT = 5.0
+#: Seconds to wait for another worker's lock: it notices within `_INTERVAL` that it was given up, and then cancels.
+_PATIENCE = 60.0
+_PAUSE = 0.2
+
+
+class PeerClaim:
+    """A worker's claim on one peer of a run, in a ``with`` block: nobody else stages it at the same time.
+
+    Args:
+        staging: The staging pool, as this worker sees it.
+        run: The id of the run that assigned the peer.
+        peer: The peer's name.
+        on_stop: Called again and again, from another thread, from the moment when the run has ended, was stopped or has
+            given this worker up; usually `BackupPeer.cancel`. None, for threads of the run itself: then this needs no
+            thread, and there is no heartbeat.
+        patience: Seconds to wait for another worker that still holds the peer.
+
+    Raises:
+        StageError: With the reason pool-not-visible if the run is not found in the pool; with peer-locked if another
+            worker still stages the peer. Raised on entering.
+        Cancelled: If the run has ended, was stopped, or has given the job up. Raised on entering.
+        TargetError: If the pool cannot be used. Raised on entering.
+    """
+
+    def __init__(
+        self,
+        staging: str,
+        run: str,
+        peer: str,
+        *,
+        on_stop: Callable[[], object] | None = None,
+        patience: float = _PATIENCE,
+    ) -> None:
+        self.peer = peer
+        self._staging = staging
+        self._run = run
+        self._on_stop = on_stop
+        self._patience = patience
+        self._runs: RunsDirectory | None = None
+        self._lock_fd = -1
+        self._mark = b""
+        self._next_beat = 0.0
+        self._closing = threading.Lock()
+
+    def __enter__(self) -> PeerClaim:
+        self._runs = runs = self._open_runs()
+        try:
+            self._require_visible(runs)
+            with runs.errors("The peer's lock cannot be opened"):
+                self._lock_fd = open_peer_lock(runs, self.peer)
+            release_after_fork(self)
+            self._lock(runs)
+            with runs.errors("The peer cannot be claimed"):
+                self._require_assigned(runs)
+                worker = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}\n"
+                self._mark = f"{self._run}\n{worker}".encode()
+                runs.write(f"{JOBS}/{self.peer}", self._mark, durable=False)
+            self._next_beat = time.monotonic() + _HEARTBEAT
+            self.require_current()
+        except BaseException:
+            self._close()
+            raise
+        if self._on_stop is not None:
+            _keeper.add(self)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        _keeper.remove(self)
+        with self._closing:
+            self._close()
+
+    def require_current(self) -> None:
+        """Raise unless this worker may publish files of the peer, and mark it.
+
+        Raises:
+            Cancelled: If the run has ended, was stopped or killed, or has given this worker up.
+            StageError: If that cannot be found out.
+        """
+        runs = self._runs
+        if runs is None:
+            raise self._cancelled("This worker has ended.")
+        try:
+            if runs.read(CURRENT, MAX_BYTES).decode().strip() != self._run:
+                raise self._cancelled("Another run has begun.")
+            if runs.read(f"{JOBS}/{self.peer}", MAX_BYTES) != self._mark:
+                raise self._cancelled("The run has given the peer to another worker.")
+        except StageError:
+            raise
+        except (OSError, ValueError) as exc:
+            if isinstance(exc, OSError) and not is_gone(exc):
+                raise system_error("The pool's runs directory cannot be read", exc, path=runs.path) from exc
+            raise self._cancelled("The run has ended, was stopped, or has given this worker up.") from exc
+        if find_holder(runs) is None:
+            raise self._cancelled("The run was killed.")
+
+    def keep(self) -> None:
+        """Send a heartbeat if it is time, and call *on_stop* if the run wants nothing of this worker any more."""
+        with self._closing:
+            if self._runs is None or self._on_stop is None:
+                return
+            if time.monotonic() >= self._next_beat:
+                self._next_beat = time.monotonic() + _HEARTBEAT
+                with contextlib.suppress(OSError):
+                    os.utime(f"{JOBS}/{self.peer}", dir_fd=self._runs.fd)
+            try:
+                self.require_current()
+                return
+            except Cancelled:
+                pass
+            except StageError:  # for the moment it cannot be found out; it is asked again before anything is published
+                return
+        self._on_stop()
+
+    def release_in_child(self) -> None:
+        """Close the copies of the descriptors in a forked child; the parent keeps the claim."""
+        self._close()
+
+    def _close(self) -> None:
+        runs, self._runs = self._runs, None
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            close_quietly(fd)
+        if runs is not None:
+            runs.close()
+
+    def _open_runs(self) -> RunsDirectory:
+        try:
+            runs = RunsDirectory.find(self._staging)
+        except StageError as exc:
+            raise self._not_visible(f"{exc.message}") from exc
+        if runs is None:
+            raise self._not_visible("There has been no run in it.")
+        return runs
+
+    def _require_visible(self, runs: RunsDirectory) -> None:
+        """Raise unless the run is under way in this pool."""
+        found: dict[str, str] = {}
+        for name in (CURRENT, ENDED):
+            with contextlib.suppress(OSError, ValueError):
+                found[name] = runs.read(name, MAX_BYTES).decode().strip()
+        if found.get(ENDED) == self._run:
+            raise self._cancelled("The run has ended or was stopped.")
+        if found.get(CURRENT) != self._run:
+            raise self._not_visible(f"The run in it is {found.get(CURRENT, 'none')}.")
+        if find_holder(runs) is None:
+            raise self._not_visible("Nobody holds its lock: the run was killed, or this mount does not share locks.")
+
+    def _require_assigned(self, runs: RunsDirectory) -> None:
+        try:
+            job = runs.read(f"{JOBS}/{self.peer}", MAX_BYTES).decode()
+        except (FileNotFoundError, ValueError):
+            job = ""
+        if job.partition("\n")[0] != self._run:
+            raise self._cancelled("The run has ended, was stopped, or has given this job up.")
+
+    def _lock(self, runs: RunsDirectory) -> None:
+        until = time.monotonic() + self._patience
+        while not lock_within(self._lock_fd, runs, tries=1):
+            self._require_visible(runs)
+            with runs.errors("The peer cannot be claimed"):
+                self._require_assigned(runs)
+            if time.monotonic() >= until:
+                raise StageError(
+                    "Another worker is still staging this peer. Wait until it has ended, or end it, then run again.",
+                    peer=self.peer,
+                    path=runs.path,
+                    reason=Reason.PEER_LOCKED,
+                )
+            time.sleep(_PAUSE)
+
+    def _cancelled(self, why: str) -> Cancelled:
+        return Cancelled(f"{why} Nothing more is published.", peer=self.peer)
+
+    def _not_visible(self, why: str) -> StageError:
+        return StageError(
+            f"The worker on {socket.gethostname()} does not find run {self._run} in the staging pool. {why} Mount the "
+            "pool of the run there, under the same path, and start the worker as the same user.",
+            peer=self.peer,
+            path=self._staging,
+            reason=Reason.POOL_NOT_VISIBLE,
+        )
+
+
+class _Keeper:
+    """One thread that keeps all claims of this process; it exists as long as there are any."""
+
+    def __init__(self) -> None:
+        self._claims: set[PeerClaim] = set()
+        self._changed = threading.Condition()
+        self._is_running = False
+
+    def add(self, claim: PeerClaim) -> None:
+        """Keep *claim* from now on."""
+        with self._changed:
+            self._claims.add(claim)
+            if self._is_running:
+                return
+            self._is_running = True
+        threading.Thread(target=self._run, name="peerstage-claims", daemon=True).start()
+
+    def remove(self, claim: PeerClaim) -> None:
+        """Keep *claim* no longer."""
+        with self._changed:
+            self._claims.discard(claim)
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._claims, _INTERVAL)
+                if not self._claims:
+                    self._is_running = False
+                    return
+                claims = list(self._claims)
+            for claim in claims:
+                claim.keep()
+
+
+_keeper = _Keeper()
+
+
+def _forget_claims() -> None:
+    """Begin without claims: a forked child has neither the thread nor the right to them."""
+    global _keeper
+    _keeper = _Keeper()
+
+
+call_in_forked_child(_forget_claims)

@@ -1,0 +1,173 @@
+"""The journal of a run that is under way: ``RUN.jsonl`` in the pool's runs directory, one JSON object per line.
+
+The first line says what the run is going to do; each further one is a peer that was started, or its result. A line is
+passed to the kernel at once, so that a killed run loses none. It reaches the disk with the next peer's commit, which
+syncs the whole file system. The last line of a journal may be torn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from peerstage.errors import TargetError
+from peerstage.fleet.results import FleetReport, PeerResult
+from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.forks import release_after_fork
+from peerstage.target.durability import sync_directory
+from peerstage.target.file_descriptors import CREATE_NEW, close_quietly
+
+if sys.platform != "win32":
+    import fcntl
+
+SUFFIX = ".jsonl"
+
+
+class RunJournal:
+    """The journal of a run, open for writing. All methods are thread-safe.
+
+    A full disk does not end the run: lines that cannot be written are kept, and written with a later one. If they never
+    are, they are lost only if the run is killed, since its record has them, too.
+
+    Args:
+        runs: The pool's runs directory. The caller holds the pool's lock.
+        report: What is known of the run when it starts; its results are not used.
+        peers: The names of the selected peers, in the plan's order.
+
+    Attributes:
+        error: Why lines are waiting to be written; None if none are.
+
+    Raises:
+        TargetError: If the journal cannot be created.
+    """
+
+    def __init__(self, runs: RunsDirectory, report: FleetReport, peers: Sequence[str]) -> None:
+        self.error: TargetError | None = None
+        self._runs = runs
+        self._name = report.run + SUFFIX
+        self._writing = threading.Lock()
+        self._size = 0
+        head = report.to_dict()
+        del head["results"]
+        self._waiting = _encode({**head, "peers": list(peers)})
+        with runs.errors("The run's journal cannot be created"):
+            self._fd = os.open(self._name, CREATE_NEW, 0o600, dir_fd=runs.fd)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX)  # shows that the run is alive; readers hold it for an instant only
+                self._write()
+                os.fsync(self._fd)
+                sync_directory(runs.fd)
+            except BaseException:
+                self.close()
+                with contextlib.suppress(OSError):
+                    runs.remove(self._name)
+                raise
+        release_after_fork(self)
+
+    def add_started(self, peer: str) -> None:
+        """Write that *peer* is being asked."""
+        self._add({"started": peer})
+
+    def add_result(self, result: PeerResult) -> None:
+        """Write the result of a peer."""
+        self._add({"result": result.to_dict()})
+
+    def close(self) -> None:
+        """Close the journal. Without a record, the next run makes one of it."""
+        with self._writing:
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            close_quietly(fd)
+
+    def release_in_child(self) -> None:
+        """Close the copy of the descriptor in a forked child."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            close_quietly(fd)
+
+    def _add(self, value: dict[str, Any]) -> None:
+        with self._writing:
+            self._waiting += _encode(value)
+            if self._fd < 0:
+                return
+            try:
+                with self._runs.errors("The run's journal cannot be written"):
+                    self._write()
+                self.error = None
+            except TargetError as exc:
+                self.error = exc
+
+    def _write(self) -> None:
+        """Write the waiting lines; after an error, the journal ends where it did before."""
+        written = 0
+        try:
+            while written < len(self._waiting):
+                written += os.pwrite(self._fd, self._waiting[written:], self._size + written)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._size)
+            raise
+        self._size += written
+        self._waiting = b""
+
+
+@dataclass(slots=True)
+class JournalContent:
+    """What a journal says.
+
+    Attributes:
+        head: The values of the first line.
+        peers: The selected peers.
+        started: Those that were started.
+        results: The results, by peer.
+    """
+
+    head: dict[str, Any]
+    peers: list[str]
+    started: set[str] = field(default_factory=set)
+    results: dict[str, PeerResult] = field(default_factory=dict)
+
+
+def parse_journal(data: bytes) -> JournalContent | None:
+    """Return what a journal says; None if it has not even a complete first line. Damaged lines are ignored.
+
+    Raises:
+        ValueError: If its first line is not that of a journal.
+    """
+    lines = data.split(b"\n")[:-1]  # what follows the last newline was torn
+    if not lines:
+        return None
+    head = _decode(lines[0])
+    peers = head.pop("peers", None)
+    if not isinstance(peers, list) or not all(isinstance(peer, str) for peer in peers):
+        raise ValueError("its first line does not name the peers")
+    content = JournalContent(head, peers)
+    for line in lines[1:]:
+        with contextlib.suppress(ValueError):
+            value = _decode(line)
+            if isinstance(value.get("started"), str):
+                content.started.add(value["started"])
+            elif isinstance(value.get("result"), dict):
+                result = PeerResult.from_dict(value["result"])
+                content.results[result.peer] = result
+    return content
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _decode(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
