@@ -19,7 +19,7 @@ from peerstage.cli.arguments import (
     PeerSpec,
     parse_host,
     parse_host_or_peer,
-    parse_owner,
+    parse_owner_option,
     parse_peer,
     parse_permissions,
 )
@@ -262,7 +262,7 @@ def test_modes_are_octal() -> None:
     ],
 )
 def test_owner_and_group_are_names_or_numbers(text: str | None, ownership: tuple[int, int] | None) -> None:
-    assert parse_owner(text) == ownership
+    assert parse_owner_option(text) == ownership
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_owner_and_group_are_names_or_numbers(text: str | None, ownership: tuple
 )
 def test_an_unknown_owner_or_group_is_named(text: str, missing: str) -> None:
     with pytest.raises(ValueError, match=missing):
-        parse_owner(text)
+        parse_owner_option(text)
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import sys
 from typing import NamedTuple
 
+from peerstage.ownership import parse_mode, parse_owner
 from peerstage.peer.attributes import validate_peer_name, validate_user_name
 from peerstage.printable import escape
 from peerstage.records import Ownership
-from peerstage.system_errors import require_free_descriptor
-
-if sys.platform != "win32":
-    import grp
-    import pwd
 
 #: A login name may hold ``@``, but no colon and no slash; a host holds a colon only in brackets.
 _PEER = re.compile(
@@ -113,42 +108,16 @@ def _is_ipv6(text: str) -> bool:
 
 
 def parse_permissions(text: str | None) -> int | None:
-    """Return the file mode in the octal digits of *text*, as chmod(1) takes it, or None.
-
-    Raises:
-        ValueError: If *text* is not such a mode.
-    """
-    if text is None:
-        return None
-    if not re.fullmatch(r"(?:0o)?[0-7]{1,5}", text) or int(text, 8) > 0o777:
-        raise ValueError(f"--permissions is an octal mode such as 640, 777 at most: {escape(text)!r}")
-    return int(text, 8)
-
-
-def parse_owner(text: str | None) -> Ownership | None:
-    """Return the owner and group in ``USER``, ``USER:GROUP`` or ``:GROUP``, as chown(1) takes them, or None.
-
-    Each is a name or a number; one that is -1 or left out stays unchanged.
-
-    Raises:
-        ValueError: If *text* has another form, or names a user or group that does not exist.
-        StageError: If this process has no descriptor left to look it up.
-    """
-    if text is None:
-        return None
-    user, colon, group = text.partition(":")
-    if ":" in group or not (group if colon else user):
-        raise ValueError(f"--owner is USER:GROUP, USER or :GROUP, by name or number: {escape(text)!r}")
-    return Ownership(_look_up_id("user", user), _look_up_id("group", group))
-
-
-def _look_up_id(kind: str, name: str) -> int:
-    if name in ("", "-1"):
-        return -1
-    if re.fullmatch(r"\d{1,10}", name, re.ASCII):
-        return int(name)
+    """Return the value of ``--permissions``, or None; see `parse_mode`."""
     try:
-        return pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid
-    except (NameError, KeyError, ValueError):
-        require_free_descriptor(f"The {kind} {name!r} cannot be looked up")
-        raise ValueError(f"--owner: this machine has no {kind} {escape(name)!r}.") from None
+        return None if text is None else parse_mode(text)
+    except ValueError as exc:
+        raise ValueError(f"--permissions is {exc}") from None
+
+
+def parse_owner_option(text: str | None) -> Ownership | None:
+    """Return the value of ``--owner``, or None; see `parse_owner`."""
+    try:
+        return None if text is None else parse_owner(text)
+    except ValueError as exc:
+        raise ValueError(f"--owner is {exc}") from None

@@ -11,7 +11,7 @@ import typer
 
 from peerstage.cli import options
 from peerstage.cli.access import Access
-from peerstage.cli.arguments import PeerSpec, parse_owner, parse_peer, parse_permissions
+from peerstage.cli.arguments import PeerSpec, parse_owner_option, parse_peer, parse_permissions
 from peerstage.cli.output import Output, print_error
 from peerstage.cli.parallel import run_in_parallel
 from peerstage.cli.preview import preview
@@ -87,7 +87,7 @@ def stage_verb(
     All files get their final names at the end. An interrupted run leaves none behind.
     """
     spec = parse_peer(peer)
-    mode, ownership = parse_permissions(permissions), validate_ownership(parse_owner(owner))
+    mode, ownership = parse_permissions(permissions), validate_ownership(parse_owner_option(owner))
     access.peer(spec)  # raises for an invalid option or directory, also before a dry run
     directory = validate_target_directory(os.path.abspath(target))
     if dry_run:
