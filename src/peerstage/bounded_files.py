@@ -6,8 +6,11 @@ import errno
 import glob
 import os
 import re
+import shlex
 import stat
 
+from peerstage.errors import ConfigurationError, Location
+from peerstage.reasons import Reason
 from peerstage.system_errors import is_machine_wide, system_error
 
 #: Bytes to read at once beyond the size that fstat(2) reports.
@@ -40,6 +43,43 @@ def read_file_and_status(path: str, max_bytes: int) -> tuple[bytes, os.stat_resu
     if len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes", path)
     return data, status
+
+
+def read_trusted_file(path: str, max_bytes: int) -> bytes:
+    """Return the content of a configuration file that no other user can change. Symlinks are followed.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ConfigurationError: If it cannot be read, is not a regular file, or is larger than *max_bytes*; or if its owner
+            is neither root nor the user of this process, or its group or others can write to it.
+        StageError: If this machine is short of descriptors or memory, or its disk fails.
+    """
+    location = Location(path)
+    try:
+        data, status = read_file_and_status(path, max_bytes)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        if is_machine_wide(exc):
+            raise system_error("It cannot be read", exc, path=path) from exc
+        raise ConfigurationError(
+            f"It cannot be read: {exc.strerror}.",
+            path=path,
+            reason=Reason.CONFIGURATION_UNREADABLE,
+            location=location,
+        ) from exc
+    own = os.geteuid() if hasattr(os, "geteuid") else status.st_uid
+    is_foreign = status.st_uid not in (0, own)
+    if is_foreign or stat.S_IMODE(status.st_mode) & 0o022:
+        quoted = shlex.quote(path)
+        chown = f"chown {own} {quoted} && " if is_foreign else ""
+        raise ConfigurationError(
+            f"Other users can write to it. Run `{chown}chmod go-w {quoted}`.",
+            path=path,
+            reason=Reason.INSECURE_CONFIGURATION,
+            location=location,
+        )
+    return data
 
 
 def read_at_most(fd: int, max_bytes: int) -> bytes:

@@ -5,6 +5,7 @@
     OSError
     └── StageError                 every error but a wrong argument (ValueError)
         ├── ConfigurationError     a setting of ssh or peerstage is invalid or unsupported; nothing was sent
+        │   └── PlanError          the plan of a fleet is invalid; has all its problems
         ├── ConnectError           no SSH connection: unknown name, closed port, not an SSH server, no common algorithm
         ├── HostKeyError           the host key failed verification; nothing was sent after the key exchange
         │   ├── UnknownHostKey     host-key-unknown, host-certificate-unknown, host-key-not-saved
@@ -170,6 +171,21 @@ class ConfigurationError(StageError):
     """A setting is invalid or unsupported. Raised before anything is sent."""
 
     reason = Reason.INVALID_CONFIGURATION
+
+
+class PlanError(ConfigurationError):
+    """The plan of a fleet is invalid. Nothing was connected.
+
+    Attributes:
+        problems: Every problem of the plan as one printable line, which begins with the key, such as
+            ``peers.db1.prot: unknown, did you mean port?``.
+    """
+
+    context = (*StageError.context, "problems")
+
+    def __init__(self, message: str, *, problems: tuple[str, ...] = (), **context: Unpack[_Context]) -> None:
+        super().__init__(message, **context)
+        self.problems = problems
 
 
 class ConnectError(StageError):

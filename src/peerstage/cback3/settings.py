@@ -27,15 +27,12 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shlex
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from peerstage.bounded_files import read_file_and_status
+from peerstage.bounded_files import read_trusted_file
 from peerstage.errors import ConfigurationError, Location
-from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.sizes import parse_size
 from peerstage.ssh.options import SSHOptions
@@ -184,17 +181,9 @@ class Settings:
                 others, or has an invalid line.
         """
         try:
-            data, status = read_file_and_status(self.path, _MAX_BYTES)
+            data = read_trusted_file(self.path, _MAX_BYTES)
         except FileNotFoundError:
             return
-        except OSError as exc:
-            raise ConfigurationError(
-                f"It cannot be read: {exc.strerror}.",
-                path=self.path,
-                reason=Reason.CONFIGURATION_UNREADABLE,
-                location=Location(self.path),
-            ) from exc
-        _require_not_writable_by_others(status, self.path)
         text = data.decode("utf-8", "surrogateescape")
         section: dict[str, Any] | None = None
         for number, raw in enumerate(text.split("\n"), 1):
@@ -243,15 +232,3 @@ class Settings:
 def settings_path(config_path: str) -> str:
     """Return the path of the settings file for the configuration file *config_path*."""
     return f"{os.path.splitext(config_path)[0]}.peerstage.ini"
-
-
-def _require_not_writable_by_others(status: os.stat_result, path: str) -> None:
-    """Refuse a file that other users can write: it decides which hosts are trusted and which commands run."""
-    own = {0, os.geteuid()} if hasattr(os, "geteuid") else {status.st_uid}
-    if status.st_uid not in own or stat.S_IMODE(status.st_mode) & 0o022:
-        raise ConfigurationError(
-            f"Other users can write to it. Run `chown root {shlex.quote(path)} && chmod 644 {shlex.quote(path)}`.",
-            path=path,
-            reason=Reason.INSECURE_CONFIGURATION,
-            location=Location(path),
-        )

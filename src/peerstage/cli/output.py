@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from peerstage.cli.option_names import name_options
 from peerstage.cli.results import Result
-from peerstage.errors import StageError
+from peerstage.errors import PlanError, StageError
 from peerstage.exit_codes import ExitCode, code_of, reason_of
 from peerstage.guide import topic_for
 from peerstage.printable import escape
@@ -61,7 +61,14 @@ class JSONOutput(Output):
 
 
 def print_error(error: BaseException, peer: str = "") -> None:
-    """Print one line on standard error: what failed, and on which *peer* unless *error* names it itself."""
+    """Print one line on standard error: what failed, and on which *peer* unless *error* names it itself.
+
+    A plan has a line for each problem.
+    """
+    if isinstance(error, PlanError):
+        for problem in error.problems:
+            print(f"peerstage: {escape(error.path or 'plan')}: {problem}", file=sys.stderr, flush=True)
+        return
     text = str(error)
     if code_of(error) is ExitCode.UNEXPECTED:
         text = f"unexpected error: {type(error).__name__}: {text}"

@@ -35,6 +35,10 @@ TRANSPORTS: tuple[str, ...] = get_args(JobTransport)
 LOCAL = "local"
 
 _MAX_PARALLEL = 256
+#: A hundred years.
+_MAX_DAYS = 36_500
+#: Bytes in the name of a directory.
+_MAX_NAME = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,8 @@ class PeerJob(metaclass=Documented):
     def __post_init__(self) -> None:
         name = validate_peer_name(self.name)
         _require(not name.startswith("."), "name", "a name that does not begin with a dot", name)
+        _require(name != STAGE_INDICATOR, "name", "another name than that of the master's stage indicator", name)
+        _require(len(os.fsencode(name)) <= _MAX_NAME, "name", f"a name of at most {_MAX_NAME} bytes", name)
         validate_peer_name(self.host or name)
         if not self.is_local or self.user is not None:
             validate_user_name(self.user)
@@ -287,7 +293,10 @@ _PLAN_CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "bwlimit": ("1024 or more bytes per second", lambda value: value is None or (_is_int(value) and value >= 1024)),
     "until": ("a time of day", lambda value: value is None or isinstance(value, datetime.time)),
     "min_free": ("a number of bytes", lambda value: _is_int(value) and value >= 0),
-    "keep_days": ("a number of days above 0", lambda value: value is None or (_is_int(value) and value > 0)),
+    "keep_days": (
+        f"a number of days from 1 to {_MAX_DAYS}",
+        lambda value: value is None or (_is_int(value) and 1 <= value <= _MAX_DAYS),
+    ),
     "complete_only": ("True or False", lambda value: isinstance(value, bool)),
     "starting_day": ("a number from 0 to 6", lambda value: _is_int(value) and 0 <= value <= 6),
     "hook_timeout": ("a number of seconds above 0", lambda value: _is_number(value) and value > 0),
