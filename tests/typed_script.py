@@ -5,7 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from peerstage import Limits, LocalPeer, Reason, RemotePeer, Retry, SSHOptions, StageOptions, StageReport, sweep, util
+from peerstage import (
+    Indicators,
+    Limits,
+    LocalPeer,
+    Reason,
+    RemoteFile,
+    RemotePeer,
+    Retry,
+    SSHOptions,
+    StageOptions,
+    StageReport,
+    sweep,
+    util,
+)
 from peerstage.errors import ConnectError, LoginError
 from peerstage.testing import (
     Faults,
@@ -33,9 +46,16 @@ for path in PATHS:
         if peer.checkCollectIndicator(path):
             count: int = peer.stagePeer(path, util.getUidGid("backup", "backup"), 0o640)
             peer.writeStageIndicator(path)
+        indicators: Indicators = peer.readIndicators(path, stageIndicator=path)
+        collected: RemoteFile | None = indicators.collect
+        if collected is not None and not indicators.stage_is_newer:
+            age: int | None = collected.mtime
+        peer.on_commit = os.getpid
         report: StageReport | None = peer.last_report
     local = LocalPeer("here", path, stage=StageOptions(durable=False), limits=Limits())
     count = local.stagePeer(path, (0, 0))
+    indicators = local.readIndicators(path)
+    local.on_commit = None
     local.writeStageIndicator(path, (0, 0), 0o600)
     removed: list[str] = sweep(path)
     encoded: str | None = util.encodePath(path)

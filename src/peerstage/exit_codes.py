@@ -27,7 +27,7 @@ MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.UNEXPECTED: "unexpected error",
     ExitCode.USAGE: "wrong usage or configuration",
-    ExitCode.NOT_READY: "not ready: the indicator file is not on the peer",
+    ExitCode.NOT_READY: "not ready: the indicator file is not on the peer, or is stale",
     ExitCode.UNREACHED: "unreachable, refused or not trusted, or the connection was lost",
     ExitCode.INCOMPLETE: "incomplete: some entries could not be staged, or there is no file",
     ExitCode.LOCAL: "this machine: target directory, disk, memory, threads, open files or a hook",

@@ -180,6 +180,7 @@ class Capabilities:
             cannot report that, and treats unusual paths in its own way.
         can_resume: Whether a second ``pull`` continues in the middle of a file.
         can_list: Whether all files are known before the first is transferred.
+        reports_mtime: Whether `stat` tells modification times.
     """
 
     name: str
@@ -187,6 +188,7 @@ class Capabilities:
     reports_entry_errors: bool = True
     can_resume: bool = False
     can_list: bool = True
+    reports_mtime: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,11 +87,11 @@ class TestContract(TransportContract):
         with expect_by_table(scenario, "mark"), expect_by_table(scenario, "other paths"):
             super().test_touch_creates_an_empty_file_or_truncates_one(transport, source)
 
-    def test_exists_is_true_only_for_a_regular_file(  # type: ignore[override]
+    def test_stat_finds_only_regular_files(  # type: ignore[override]
         self, transport: Transport, source: Source, scenario: Scenario
     ) -> None:
         with expect_by_table(scenario, "other paths"):
-            super().test_exists_is_true_only_for_a_regular_file(transport, source)
+            super().test_stat_finds_only_regular_files(transport, source)
 
     def test_a_directory_does_not_keep_the_files_from_being_staged(  # type: ignore[override]
         self, transport: Transport, source: Source, target: Path, scenario: Scenario

@@ -182,8 +182,8 @@ class ContainerSource(Source):
         self._container = container
         self._pending: FileTree | None = None
 
-    def write(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
-        self._pending = (self._pending or FileTree()).add_file(name, data, mode)
+    def write(self, name: bytes, data: bytes, mode: int = 0o644, mtime: int | None = None) -> None:
+        self._pending = (self._pending or FileTree()).add_file(name, data, mode, mtime=mtime)
 
     def make_directory(self, name: bytes) -> None:
         self._pending = (self._pending or FileTree()).add_directory(name).add_file(name + b"/inside", b"never staged")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from target_cases import FailsAt, has_reliable_syncfs, memory_peer, memory_peer_of, stage_into
 
-from peerstage import Limits, LocalPeer, RemotePeer
+from peerstage import Limits, LocalPeer, RemotePeer, StageOptions
 from peerstage.errors import Cancelled, LimitExceeded, TargetError
 from peerstage.target import durability
 from peerstage.testing import ssh_server
@@ -37,9 +37,38 @@ class CallsFirst:
         return self.original(*arguments, **options)
 
 
+class CallsBefore:
+    """A function that calls *first* before the original, each time."""
+
+    def __init__(self, original: Callable[..., Any], first: Callable[[], object]) -> None:
+        self.original = original
+        self.first = first
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.first()
+        return self.original(*arguments, **options)
+
+
 def fill(collect: Path, count: int) -> None:
     for number in range(count):
         (collect / f"f{number:02}").write_bytes(b"new")
+
+
+@pytest.mark.parametrize("count", [FEW, MANY])
+def test_on_commit_is_called_after_the_last_sync_of_data_and_before_the_first_rename(
+    collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    fill(collect, count)
+    peer = LocalPeer("here", str(collect), stage=StageOptions(manifest=True))
+    order: list[str] = []
+    for module, name in ((os, "fsync"), (durability, "syncfs"), (os, "rename")):
+        recording = CallsBefore(getattr(module, name), lambda name=name: order.append(name))  # type: ignore[misc]
+        monkeypatch.setattr(module, name, recording)
+    peer.on_commit = lambda: order.append("on_commit")
+    assert peer.stagePeer(str(target)) == count
+    called = order.index("on_commit")
+    assert set(order[:called]) <= {"fsync", "syncfs"}
+    assert order[called + 1 :] == ["rename"] * count + ["fsync"] + ["rename"] * 2 + ["fsync"]
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])

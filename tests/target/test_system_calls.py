@@ -48,6 +48,10 @@ def check_local_indicator(collect: Path, target: Path) -> None:
     LocalPeer("here", str(collect)).checkCollectIndicator("a")
 
 
+def read_local_indicators(collect: Path, target: Path) -> None:
+    LocalPeer("here", str(collect)).readIndicators("a", "b")
+
+
 def write_partial_files(collect: Path, target: Path) -> None:
     with DirectoryTarget(str(target), options=StageOptions(preserve_times=True)) as staging_target:
         entries = [Entry(name, len(NEW), 0o644, 1) for name in (b"a", b"b")]
@@ -89,6 +93,7 @@ FLOWS = [
     stage_locally,
     write_local_indicator,
     check_local_indicator,
+    read_local_indicators,
     write_partial_files,
     import_by_moving,
     import_by_copying,

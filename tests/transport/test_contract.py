@@ -32,8 +32,9 @@ class MemorySource(Source):
     def __init__(self) -> None:
         self.files: dict[bytes, MemoryFile] = {}
 
-    def write(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
-        self.files[name] = MemoryFile(data, stat.S_IFREG | mode)
+    def write(self, name: bytes, data: bytes, mode: int = 0o644, mtime: int | None = None) -> None:
+        times = {} if mtime is None else {"mtime": mtime}
+        self.files[name] = MemoryFile(data, stat.S_IFREG | mode, **times)
 
     def make_directory(self, name: bytes) -> None:
         self.files[name] = MemoryFile(mode=stat.S_IFDIR | 0o755)

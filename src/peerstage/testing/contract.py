@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from peerstage.errors import IncompleteStage, NothingToStage, RemoteError, RemoteNotFound, StageError
 from peerstage.paths import join_path
 from peerstage.reasons import Reason
-from peerstage.records import Entry, StageReport
+from peerstage.records import Entry, RemoteFile, StageReport
 from peerstage.stage_options import StageOptions
 from peerstage.staging import mark, probe, stage
 from peerstage.target import DirectoryTarget, Selection
@@ -49,6 +49,8 @@ ODD_NAMES = (
     "ünïcödé-☃".encode(),
     b"x" * 255,
 )
+#: A modification time in the past.
+_MTIME = 1_600_000_000
 
 
 class Source(ABC):
@@ -61,8 +63,8 @@ class Source(ABC):
     directory: bytes
 
     @abstractmethod
-    def write(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
-        """Create a regular file."""
+    def write(self, name: bytes, data: bytes, mode: int = 0o644, mtime: int | None = None) -> None:
+        """Create a regular file; *mtime* is its modification time in seconds since the epoch, by default now."""
 
     @abstractmethod
     def make_directory(self, name: bytes) -> None:
@@ -80,12 +82,14 @@ class DirectorySource(Source):
         self.path = os.fsencode(path)
         self.directory = self.path if remote_path is None else remote_path
 
-    def write(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
+    def write(self, name: bytes, data: bytes, mode: int = 0o644, mtime: int | None = None) -> None:
         path = join_path(self.path, name)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(fd, "wb") as file:
             file.write(data)
         os.chmod(path, mode)
+        if mtime is not None:
+            os.utime(path, (mtime, mtime))
 
     def make_directory(self, name: bytes) -> None:
         os.mkdir(join_path(self.path, name))
@@ -290,7 +294,15 @@ class TransportContract:
         assert report.appeared == ("late",)
         assert any("still collecting" in note for note in report.notes)
 
-    def test_exists_is_true_only_for_a_regular_file(self, transport: Transport, source: Source) -> None:
+    def test_stat_tells_the_size_and_the_modification_time_of_a_file(
+        self, transport: Transport, source: Source
+    ) -> None:
+        for size, mtime in ((0, _MTIME), (70_000, _MTIME + 3600)):
+            source.write(b"cback.collect", b"x" * size, mtime=mtime)
+            expected = RemoteFile(size, mtime if transport.capabilities.reports_mtime else None)
+            assert probe(transport, join_path(source.directory, b"cback.collect")) == expected
+
+    def test_stat_finds_only_regular_files(self, transport: Transport, source: Source) -> None:
         source.write(b"cback.collect", b"")
         source.make_directory(b"sub")
         assert probe(transport, join_path(source.directory, b"cback.collect"))
@@ -298,7 +310,7 @@ class TransportContract:
         assert not probe(transport, join_path(source.directory, b"missing"))
         assert not probe(transport, join_path(source.directory, b"cback.*"))
 
-    def test_no_file_exists_in_a_missing_directory(self, transport: Transport, source: Source) -> None:
+    def test_stat_finds_no_file_in_a_missing_directory(self, transport: Transport, source: Source) -> None:
         try:
             assert not probe(transport, source.directory + b"/missing/cback.collect", peer="peer")
         except RemoteNotFound as exc:  # if the transport can tell with one request
@@ -315,6 +327,15 @@ class TransportContract:
         source.write(b"with space", b"content")
         mark(transport, join_path(source.directory, b"with space"))
         assert source.read(b"with space") == b""
+
+    def test_touch_makes_an_old_file_newer(self, transport: Transport, source: Source) -> None:
+        source.write(b"cback.stage", b"", mtime=_MTIME)
+        mark(transport, join_path(source.directory, b"cback.stage"))
+        if transport.capabilities.reports_mtime:
+            found = probe(transport, join_path(source.directory, b"cback.stage"))
+            assert found is not None
+            assert found.mtime is not None
+            assert found.mtime > _MTIME
 
     def test_touch_in_a_missing_directory_is_an_error(self, transport: Transport, source: Source) -> None:
         error = _error_of(RemoteError, mark, transport, source.directory + b"/missing/cback.stage", peer="peer")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from peerstage.records import Capabilities
 
 SFTP = Capabilities("sftp", can_resume=True)
-SCP = Capabilities("scp", supports_newline_names=False, can_list=False)
-RCP = Capabilities("rcp", supports_newline_names=False, reports_entry_errors=False, can_list=False)
+SCP = Capabilities("scp", supports_newline_names=False, can_list=False, reports_mtime=False)
+RCP = Capabilities("rcp", supports_newline_names=False, reports_entry_errors=False, can_list=False, reports_mtime=False)
 
 _BY_NAME = {known.name: known for known in (SFTP, SCP, RCP)}
 

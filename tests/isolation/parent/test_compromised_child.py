@@ -44,7 +44,7 @@ from peerstage.isolation.protocol.frames import (
     encode_frame,
 )
 from peerstage.reasons import Reason
-from peerstage.records import Entry, Progress
+from peerstage.records import Entry, Progress, RemoteFile
 from peerstage.staging import probe, stage
 from peerstage.target import DirectoryTarget
 from peerstage.testing.contract import files_in
@@ -406,6 +406,60 @@ def test_a_job_without_files_rejects_files(compromised_child: CompromisedChild) 
         pytest.raises(ProtocolError, match="none were requested"),
     ):
         probe(transport, b"/collect/cback.collect")
+
+
+def stat_through(compromised_child: CompromisedChild, result: object) -> RemoteFile | None:
+    """Return what `probe` finds through a child that replies with *result*."""
+    with compromised_child.transport(encode(Reply({**REPLY, "result": result}))) as transport:
+        return probe(transport, b"/collect/cback.collect")
+
+
+@pytest.mark.parametrize(
+    ("result", "found"),
+    [
+        (None, None),
+        ([None, None], RemoteFile()),
+        ([0, 0], RemoteFile(0, 0)),
+        ([2**64 - 1, 2**32 - 1], RemoteFile(2**64 - 1, 2**32 - 1)),
+    ],
+)
+def test_a_child_may_report_any_file_that_sftp_can_describe(
+    compromised_child: CompromisedChild, result: object, found: RemoteFile | None
+) -> None:
+    assert stat_through(compromised_child, result) == found
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        True,
+        False,
+        0,
+        "file",
+        {},
+        {"size": 0, "mtime": 0},
+        [],
+        [0],
+        [0, 0, 0],
+        [-1, 0],
+        [0, -1],
+        [2**64, 0],
+        [0, 2**32],
+        [True, 0],
+        [0, False],
+        [0.0, 0],
+        [0, 1e9],
+        ["0", 0],
+        [[0], 0],
+    ],
+    ids=str,
+)
+def test_a_child_that_reports_an_impossible_file_ends_the_run(
+    compromised_child: CompromisedChild, result: object
+) -> None:
+    with pytest.raises(ProtocolError, match="child process sent an invalid") as caught:
+        stat_through(compromised_child, result)
+    assert caught.value.reason is Reason.CHILD_VIOLATION
 
 
 def test_error_messages_of_a_child_are_escaped_and_truncated(compromised_child: CompromisedChild, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
 import subprocess
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 
 import pytest
 
-from peerstage import LocalPeer, RemotePeer, StageError
+from peerstage import Indicators, LocalPeer, Reason, RemoteFile, RemotePeer, StageError
+from peerstage.errors import RemoteError
 from support.every_transport import OptionsFor
 from support.files import write_files
 from support.sshd import Sshd, free_port
+
+NOON = 1_700_000_000
 
 
 def test_the_collect_indicator_is_a_regular_file_or_a_link_to_one(
@@ -29,6 +33,24 @@ def test_the_collect_indicator_is_a_regular_file_or_a_link_to_one(
         assert peer.checkCollectIndicator("link")
         (collect / "directory").mkdir()
         assert not peer.checkCollectIndicator("directory")
+
+
+def test_the_indicators_are_read_with_their_sizes_and_with_the_times_that_the_transport_tells(
+    peer: RemotePeer, collect: Path, transport: str
+) -> None:
+    with peer:
+        assert peer.readIndicators() == Indicators()
+        write_files(collect, **{"cback.collect": b"text", "cback.stage": b""})
+        os.utime(collect / "cback.collect", (NOON, NOON + 0.5))
+        os.utime(collect / "cback.stage", (NOON, NOON + 7.5))
+        expected = Indicators(RemoteFile(4, NOON), RemoteFile(0, NOON + 7))
+        assert peer.readIndicators() == (expected if transport == "sftp" else Indicators(RemoteFile(4)))
+        assert peer.readIndicators().stage_is_newer is (transport == "sftp")
+        peer.collectDir = str(collect / "cback.collect")
+        if transport == "sftp":
+            with pytest.raises(RemoteError) as caught:
+                peer.readIndicators()
+            assert caught.value.reason is Reason.NOT_A_DIRECTORY
 
 
 def test_a_failed_check_is_false_and_logged_at_the_level_that_fits(

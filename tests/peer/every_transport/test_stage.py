@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from peerstage import BackupPeer, LocalPeer, Reason, RemotePeer, StageError, StageOptions
-from peerstage.errors import IncompleteStage
+from peerstage.errors import Cancelled, IncompleteStage
 from support.every_transport import CONNECTIONS
 from support.files import write_files
 from support.sshd import Sshd, free_port
@@ -45,6 +45,26 @@ def test_ownership_and_permissions_must_be_numbers(
 ) -> None:
     with pytest.raises(ValueError, match=r"Ownership|Permissions"):
         peer.stagePeer(str(target), ownership, permissions)
+
+
+def test_on_commit_is_called_in_the_process_of_the_caller_and_can_keep_files_unpublished(
+    peer: RemotePeer, collect: Path, target: Path
+) -> None:
+    write_files(collect, a=b"a", b=b"b")
+    processes: list[int] = []
+
+    def refuse() -> None:
+        processes.append(os.getpid())
+        raise Cancelled("Another run has taken over.")
+
+    peer.on_commit = refuse
+    with pytest.raises(Cancelled, match="taken over"):
+        peer.stagePeer(str(target))
+    assert processes == [os.getpid()]
+    assert os.listdir(target) == []
+    peer.on_commit = lambda: processes.append(os.getpid())
+    assert peer.stagePeer(str(target)) == 2
+    assert processes == [os.getpid()] * 2
 
 
 def test_no_working_directory_is_needed(peer: RemotePeer, collect: Path, target: Path) -> None:

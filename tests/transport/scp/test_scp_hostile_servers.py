@@ -23,10 +23,10 @@ from peerstage.errors import (
     TargetError,
 )
 from peerstage.reasons import Reason
-from peerstage.records import Limits, StageReport
+from peerstage.records import Indicators, Limits, RemoteFile, StageReport
 from peerstage.ssh.stream import Stream
 from peerstage.stage_options import StageOptions
-from peerstage.staging import stage
+from peerstage.staging import read_indicators, stage
 from peerstage.target import DirectoryTarget
 from peerstage.testing.contract import files_in
 from peerstage.transport.scp.scp_transport import SCPTransport
@@ -367,7 +367,7 @@ def test_a_check_accepts_only_the_requested_file(reply: bytes) -> None:
 
 def test_a_check_receives_no_data() -> None:
     stream = ScriptedCommand([b"C0644 %d cback.collect\n" % 2**50])
-    assert transport_to_command(stream).stat(b"/c/cback.collect")
+    assert transport_to_command(stream).stat(b"/c/cback.collect") == RemoteFile(2**50)
     assert stream.closed
     assert stream.received == b"\0\2\n", "the command is told to end"
 
@@ -421,6 +421,14 @@ def test_guarded_sends_only_the_commands_of_the_original() -> None:
     with pytest.raises(NothingToStage, match="or is missing"):
         transport.pull(COLLECT, RecordingTarget())
     assert session.commands == [b"scp -f /c/cback.collect", b"scp -t /c/cback.stage", b"scp -f /c/*"]
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_the_stage_indicator_is_not_asked_for_since_scp_tells_no_times(guarded: bool) -> None:
+    session = ScriptedSession(lambda command: ScriptedCommand([b"C0644 5 cback.collect\n"]))
+    found = read_indicators(transport_to(session, guarded=guarded), b"/c/cback.collect", b"/c/cback.stage")
+    assert found == Indicators(RemoteFile(5))
+    assert session.commands == [b"scp -f /c/cback.collect"]
 
 
 @pytest.mark.parametrize("path", [b"/with space/x", b"/c/*", b"/c/a'b", b"/c/$x", os.fsencode("/c/ü")])
