@@ -68,7 +68,7 @@ def test_a_remote_peer_accepts_every_kind_of_path(form: Any, tmp_path: Path) -> 
 
 
 def test_sweep_accepts_every_kind_of_path(form: Any, tmp_path: Path) -> None:
-    leftover = tmp_path / f"{PREFIX}x"
+    leftover = tmp_path / f"{PREFIX}abcd1234"
     leftover.mkdir()
     assert sweep(form(tmp_path)) == [str(leftover)]
     assert not leftover.exists()
