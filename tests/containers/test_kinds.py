@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from kinds import KINDS, REFUSED, UNSUPPORTED, WORKING, Scenario, expect_by_table, expect_failure, find_failure, run_on
 
+from peerstage import Indicators, RemotePeer
 from peerstage.errors import RemoteError
 from peerstage.records import Limits, RemoteFile
 from peerstage.target.base import Target
@@ -139,13 +140,16 @@ def test_guard_compares_byte_for_byte_and_logs_what_it_refuses(bench: Bench) -> 
 
 
 @pytest.mark.kind("guard")
+@pytest.mark.parametrize("ask", [RemotePeer.checkCollectIndicator, RemotePeer.readIndicators])
 @pytest.mark.parametrize("transport", ["guarded", "scp", "rcp"])
-def test_guard_sees_only_the_three_commands_of_the_original(bench: Bench, transport: str, target: Path) -> None:
+def test_guard_sees_only_the_three_commands_of_the_original(
+    bench: Bench, transport: str, ask: Callable[[RemotePeer], object], target: Path
+) -> None:
     peer = bench.peer("guard")
     peer.container.fill(FileTree(a=b"a", **{"cback.collect": b""}))
     peer.container.execute("truncate", "-s", "0", "/var/log/guard")
     with peer.remote(transport) as remote:
-        assert remote.checkCollectIndicator()
+        assert ask(remote) in (True, Indicators(RemoteFile(0)))
         assert remote.stagePeer(str(target)) == 2
         remote.writeStageIndicator()
     asked = peer.container.execute("cat", "/var/log/guard").decode().splitlines()
