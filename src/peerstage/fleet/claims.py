@@ -3,7 +3,7 @@
 All of it lies in the pool's runs directory:
 
 ``current``
-    The id of the run that is under way. Renamed to ``ended`` when the run ends or is stopped.
+    The id of the run that is under way. Renamed to ``ended`` when the run ends or is stopped, which needs no space.
 ``jobs/PEER``
     The id of the run that wants the peer staged; then, on a second line, the worker that does so. The worker sets its
     modification time every few seconds (a heartbeat). Removed when the run has a result, or gives the worker up.
@@ -11,7 +11,7 @@ All of it lies in the pool's runs directory:
     Locked (flock(2)) by a worker as long as it stages the peer.
 
 A worker must hold the peer's lock, and find all else as it expects it, before it publishes files and before it writes
-the stage indicator. Stopping needs no space on the disk.
+the stage indicator; the pool's lock, too, must still be held by the run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 
 from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.forks import OwnerProcess
 from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING, closing, open_directory
 
 CURRENT = "current"
@@ -51,6 +52,7 @@ class RunClaims:
         self._runs = runs
         self._run = run
         self._clock = clock
+        self._owner = OwnerProcess()
         #: For each peer the last heartbeat that was seen, and when it was new.
         self._seen: dict[str, tuple[object, float]] = {}
 
@@ -59,11 +61,14 @@ class RunClaims:
             for name in (JOBS, PEERS):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=self._runs.fd)
+            self._runs.remove_unfinished()
             self._remove_jobs()
             self._runs.write(CURRENT, self._run.encode() + b"\n", durable=False)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        if not self._owner.is_current():
+            return
         self.stop()
         with contextlib.suppress(OSError):
             self._remove_jobs()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import re
 
+from peerstage.fleet.run_id import is_day
 from peerstage.fleet.runs_directory import RunsDirectory
 from peerstage.printable import escape
 from peerstage.target.file_descriptors import closing, open_directory
 
 NAME = "latest"
-_DAY = re.compile(r"\d{4}/\d\d/\d\d", re.ASCII)
 #: The name of the new link in the runs directory, where no other user can replace it.
 _NEW = "latest.new"
 
@@ -35,11 +35,13 @@ def update_latest(runs: RunsDirectory, day: str) -> str | None:
             found = os.readlink(NAME, dir_fd=pool)
         except FileNotFoundError:
             found = None
-        except OSError:
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
             return f"{escape(path)} is left as it is, since it is not a symlink."
         if found == day:
             return None
-        if found is not None and not _DAY.fullmatch(found):
+        if found is not None and not is_day(found):
             return f"{escape(path)} is left as it is, since it does not point to a daily directory."
         runs.remove(_NEW)
         os.symlink(day, _NEW, dir_fd=runs.fd)

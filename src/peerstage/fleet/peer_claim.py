@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -15,9 +16,12 @@ from peerstage.fleet.claims import CURRENT, ENDED, JOBS, MAX_BYTES, is_gone, ope
 from peerstage.fleet.run_lock import find_holder, lock_within
 from peerstage.fleet.runs_directory import RunsDirectory
 from peerstage.forks import call_in_forked_child, release_after_fork
+from peerstage.printable import escape
 from peerstage.reasons import Reason
-from peerstage.system_errors import system_error
+from peerstage.system_errors import start_thread, system_error
 from peerstage.target.file_descriptors import close_quietly
+
+_log = logging.getLogger("peerstage.fleet")
 
 #: Seconds between two looks at the pool, and between two heartbeats.
 _INTERVAL = 1.0
@@ -62,7 +66,8 @@ class PeerClaim:
         self._patience = patience
         self._runs: RunsDirectory | None = None
         self._lock_fd = -1
-        self._mark = b""
+        self._job_fd = -1
+        self._job = b""
         self._next_beat = 0.0
         self._closing = threading.Lock()
 
@@ -77,15 +82,16 @@ class PeerClaim:
             with runs.errors("The peer cannot be claimed"):
                 self._require_assigned(runs)
                 worker = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}\n"
-                self._mark = f"{self._run}\n{worker}".encode()
-                runs.write(f"{JOBS}/{self.peer}", self._mark, durable=False)
+                self._job = f"{self._run}\n{worker}".encode()
+                runs.write(f"{JOBS}/{self.peer}", self._job, durable=False)
+                self._job_fd = os.open(f"{JOBS}/{self.peer}", os.O_RDONLY, dir_fd=runs.fd)
             self._next_beat = time.monotonic() + _HEARTBEAT
             self.require_current()
+            if self._on_stop is not None:
+                _keeper.add(self)
         except BaseException:
             self._close()
             raise
-        if self._on_stop is not None:
-            _keeper.add(self)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -102,11 +108,11 @@ class PeerClaim:
         """
         runs = self._runs
         if runs is None:
-            raise self._cancelled("This worker has ended.")
+            raise self._cancelled("This worker has ended its work, or was forked.")
         try:
             if runs.read(CURRENT, MAX_BYTES).decode().strip() != self._run:
                 raise self._cancelled("Another run has begun.")
-            if runs.read(f"{JOBS}/{self.peer}", MAX_BYTES) != self._mark:
+            if runs.read(f"{JOBS}/{self.peer}", MAX_BYTES) != self._job:
                 raise self._cancelled("The run has given the peer to another worker.")
         except StageError:
             raise
@@ -114,7 +120,7 @@ class PeerClaim:
             if isinstance(exc, OSError) and not is_gone(exc):
                 raise system_error("The pool's runs directory cannot be read", exc, path=runs.path) from exc
             raise self._cancelled("The run has ended, was stopped, or has given this worker up.") from exc
-        if find_holder(runs) is None:
+        if not self._is_locked(runs):
             raise self._cancelled("The run was killed.")
 
     def keep(self) -> None:
@@ -125,7 +131,7 @@ class PeerClaim:
             if time.monotonic() >= self._next_beat:
                 self._next_beat = time.monotonic() + _HEARTBEAT
                 with contextlib.suppress(OSError):
-                    os.utime(f"{JOBS}/{self.peer}", dir_fd=self._runs.fd)
+                    os.utime(self._job_fd)
             try:
                 self.require_current()
                 return
@@ -133,19 +139,30 @@ class PeerClaim:
                 pass
             except StageError:  # for the moment it cannot be found out; it is asked again before anything is published
                 return
-        self._on_stop()
+        try:
+            self._on_stop()
+        except Exception:  # a bug must not cost the other claims their heartbeats
+            _log.exception("%s: the worker cannot be stopped.", escape(self.peer))
 
     def release_in_child(self) -> None:
         """Close the copies of the descriptors in a forked child; the parent keeps the claim."""
+        self._closing = threading.Lock()  # the parent's other thread may hold the old one
         self._close()
 
     def _close(self) -> None:
         runs, self._runs = self._runs, None
-        fd, self._lock_fd = self._lock_fd, -1
-        if fd >= 0:
-            close_quietly(fd)
+        fds = (self._job_fd, self._lock_fd)
+        self._job_fd = self._lock_fd = -1
+        for fd in fds:
+            if fd >= 0:
+                close_quietly(fd)
         if runs is not None:
             runs.close()
+
+    def _is_locked(self, runs: RunsDirectory) -> bool:
+        """Return whether the run holds the pool's lock; on a full disk nobody knows who does."""
+        holder = find_holder(runs)
+        return holder is not None and holder.run in (self._run, "")
 
     def _open_runs(self) -> RunsDirectory:
         try:
@@ -166,7 +183,7 @@ class PeerClaim:
             raise self._cancelled("The run has ended or was stopped.")
         if found.get(CURRENT) != self._run:
             raise self._not_visible(f"The run in it is {found.get(CURRENT, 'none')}.")
-        if find_holder(runs) is None:
+        if not self._is_locked(runs):
             raise self._not_visible("Nobody holds its lock: the run was killed, or this mount does not share locks.")
 
     def _require_assigned(self, runs: RunsDirectory) -> None:
@@ -214,13 +231,16 @@ class _Keeper:
         self._is_running = False
 
     def add(self, claim: PeerClaim) -> None:
-        """Keep *claim* from now on."""
+        """Keep *claim* from now on.
+
+        Raises:
+            StageError: If the system refuses another thread.
+        """
         with self._changed:
+            if not self._is_running:
+                start_thread(threading.Thread(target=self._run, name="peerstage-claims", daemon=True))
+                self._is_running = True
             self._claims.add(claim)
-            if self._is_running:
-                return
-            self._is_running = True
-        threading.Thread(target=self._run, name="peerstage-claims", daemon=True).start()
 
     def remove(self, claim: PeerClaim) -> None:
         """Keep *claim* no longer."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from peerstage.documented import Documented
 from peerstage.exit_codes import CODES, ExitCode
@@ -17,6 +18,10 @@ from peerstage.records import FileResult, StageReport
 #: The version of the JSON form of results, reports, records and events. It changes if a key is removed or changes its
 #: meaning, not if one is added.
 SCHEMA = 1
+#: Types of fields that are checked when they are read.
+_SCALARS = {int, str, float, bool, type(None)}
+#: Seconds from the epoch to the last year that `datetime` and `time.localtime` know.
+_MAX_SECONDS = 253_402_300_799
 #: Failed entries that a summary names.
 _MAX_FAILURES = 20
 
@@ -165,16 +170,15 @@ class PeerResult(metaclass=Documented):
         """
         try:
             known = _known(cls, raw)
-            if not isinstance(known["peer"], str):
-                raise ValueError("its peer is not a name")
             known["verdict"] = Verdict(known["verdict"])
             known["flags"] = tuple(Flag(flag) for flag in known.get("flags", ()) if flag in set(Flag))
             known["reason"] = next((reason for reason in Reason if reason == known.get("reason")), None)
             known["exit"] = ExitCode(known.get("exit", 0))
             if known.get("report") is not None:
                 report = _known(StageSummary, known["report"])
-                report["failures"] = tuple(FileResult.from_dict(failure) for failure in report.get("failures", ()))
-                report["notes"] = tuple(report.get("notes", ()))
+                failures = [_known(FileResult, failure) for failure in report.get("failures", ())]
+                report["failures"] = tuple(map(FileResult.from_dict, failures))
+                report["notes"] = tuple(map(str, report.get("notes", ())))
                 known["report"] = StageSummary(**report)
             return cls(**known)
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
@@ -263,8 +267,6 @@ class FleetReport(metaclass=Documented):
             known = _known(cls, raw)
             known["results"] = tuple(map(PeerResult.from_dict, known.get("results", ())))
             known["reason"] = next((reason for reason in Reason if reason == known.get("reason")), None)
-            if not all(isinstance(known[name], str) for name in ("run", "staging", "target", "day")):
-                raise ValueError("a text is missing")
             return cls(**known)
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise ValueError(f"Not the report of a run: {exc}") from None
@@ -275,6 +277,27 @@ def code_of_reason(reason: Reason | None) -> ExitCode:
     return ExitCode.UNEXPECTED if reason is None else CODES[reason]
 
 
-def _known(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
+def _known(kind: Any, raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of *raw* that *kind* has fields for.
+
+    Raises:
+        ValueError: If a number, text or flag has another type than its field.
+    """
     names = {item.name for item in dataclasses.fields(kind)}
+    for name, types in _scalar_fields(kind).items():
+        if name in raw and not _is_one_of(types, raw[name]):
+            raise ValueError(f"its {name} is invalid")
     return {name: value for name, value in raw.items() if name in names}
+
+
+@functools.cache
+def _scalar_fields(kind: type) -> dict[str, set[type]]:
+    hints = get_type_hints(kind)
+    types = {item.name: set(get_args(hints[item.name])) or {hints[item.name]} for item in dataclasses.fields(kind)}
+    return {name: some for name, some in types.items() if some <= _SCALARS}
+
+
+def _is_one_of(types: set[type], value: object) -> bool:
+    if float in types and type(value) in (int, float):
+        return isinstance(value, (int, float)) and abs(value) <= _MAX_SECONDS
+    return type(value) in types

@@ -9,10 +9,13 @@ import time
 
 _RUN_ID = re.compile(r"(\d{8}T\d{6}\.\d{3})Z-[0-9a-f]{4}", re.ASCII)
 _FORMAT = "%Y%m%dT%H%M%S.%f"
+#: Seconds from noon UTC to the end of the same day, at most 15 hours away from UTC.
+_HALF_A_DAY_AND_A_TIME_ZONE = 27 * 3600
+_DAY = re.compile(r"\d{4}/\d\d/\d\d", re.ASCII)
 
 
 def new_run_id(started: float) -> str:
-    """Return an id such as ``20261124T021502.417Z-9f3c``: the start time in UTC, and something that is not guessed.
+    """Return an id such as ``20261124T021502.417Z-9f3c``: the start time in UTC, and a random number.
 
     Ids sort by start time, whatever the time zone and its clock changes. They are plain file names.
 
@@ -47,3 +50,17 @@ def day_of(started: float) -> str:
         started: When the run started, in seconds since the epoch.
     """
     return time.strftime("%Y/%m/%d", time.localtime(started))
+
+
+def is_day(text: str) -> bool:
+    """Return whether *text* is a daily directory that `day_of` can return."""
+    return _DAY.fullmatch(text) is not None
+
+
+def is_about(run: str, day: str) -> bool:
+    """Return whether the run with the id *run* may be of the daily directory *day*, in whatever time zone it ran."""
+    started = start_time_of(run)
+    if started is None:
+        return False
+    noon = datetime.datetime.strptime(day, "%Y/%m/%d").replace(hour=12, tzinfo=datetime.timezone.utc).timestamp()
+    return abs(started - noon) <= _HALF_A_DAY_AND_A_TIME_ZONE

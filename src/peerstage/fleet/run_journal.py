@@ -10,23 +10,37 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from peerstage.bounded_files import read_at_most
 from peerstage.errors import TargetError
 from peerstage.fleet.results import FleetReport, PeerResult
-from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.fleet.run_lock import is_locked
+from peerstage.fleet.runs_directory import JOURNAL, RunsDirectory
 from peerstage.forks import release_after_fork
+from peerstage.records import MIB
 from peerstage.target.durability import sync_directory
-from peerstage.target.file_descriptors import CREATE_NEW, close_quietly
+from peerstage.target.file_descriptors import (
+    CREATE_NEW,
+    NO_FOLLOW,
+    READ_WITHOUT_WAITING,
+    close_quietly,
+    closing,
+)
 
 if sys.platform != "win32":
     import fcntl
 
-SUFFIX = ".jsonl"
+#: Bytes of a journal that are read; what follows counts as torn.
+_MAX_BYTES = 64 * MIB
+#: Characters of a text in a line, and items of a list in it: of peers that fail in many words, the beginning will do.
+_MAX_CHARS = 4096
+_MAX_ITEMS = 100
 
 
 class RunJournal:
@@ -50,12 +64,12 @@ class RunJournal:
     def __init__(self, runs: RunsDirectory, report: FleetReport, peers: Sequence[str]) -> None:
         self.error: TargetError | None = None
         self._runs = runs
-        self._name = report.run + SUFFIX
+        self._name = report.run + JOURNAL
         self._writing = threading.Lock()
         self._size = 0
         head = report.to_dict()
         del head["results"]
-        self._waiting = _encode({**head, "peers": list(peers)})
+        self._waiting = encode_line({**head, "peers": list(peers)})
         with runs.errors("The run's journal cannot be created"):
             self._fd = os.open(self._name, CREATE_NEW, 0o600, dir_fd=runs.fd)
             try:
@@ -76,7 +90,7 @@ class RunJournal:
 
     def add_result(self, result: PeerResult) -> None:
         """Write the result of a peer."""
-        self._add({"result": result.to_dict()})
+        self._add({"result": shorten(result.to_dict())})
 
     def close(self) -> None:
         """Close the journal. Without a record, the next run makes one of it."""
@@ -87,13 +101,14 @@ class RunJournal:
 
     def release_in_child(self) -> None:
         """Close the copy of the descriptor in a forked child."""
+        self._writing = threading.Lock()  # another thread of the parent may hold the old one
         fd, self._fd = self._fd, -1
         if fd >= 0:
             close_quietly(fd)
 
     def _add(self, value: dict[str, Any]) -> None:
         with self._writing:
-            self._waiting += _encode(value)
+            self._waiting += encode_line(value)
             if self._fd < 0:
                 return
             try:
@@ -122,35 +137,57 @@ class JournalContent:
     """What a journal says.
 
     Attributes:
-        head: The values of the first line.
+        head: The values of the first line, but for the peers.
         peers: The selected peers.
         started: Those that were started.
         results: The results, by peer.
+        ended: When the last line was written, in seconds since the epoch.
     """
 
     head: dict[str, Any]
     peers: list[str]
     started: set[str] = field(default_factory=set)
     results: dict[str, PeerResult] = field(default_factory=dict)
+    ended: float = 0.0
 
 
-def parse_journal(data: bytes) -> JournalContent | None:
-    """Return what a journal says; None if it has not even a complete first line. Damaged lines are ignored.
+def read_journal(runs: RunsDirectory, run: str) -> JournalContent | None:
+    """Return what the journal of a run that was killed says; None if the run is alive, or wrote no complete line.
+
+    Damaged lines but the first are ignored.
+
+    Args:
+        runs: The runs directory.
+        run: The run's id.
 
     Raises:
-        ValueError: If its first line is not that of a journal.
+        ValueError: If it is not a journal.
+        OSError: If it cannot be read.
     """
+    with closing(os.open(run + JOURNAL, READ_WITHOUT_WAITING | NO_FOLLOW, dir_fd=runs.fd)) as fd:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is not a regular file")
+        if is_locked(fd, runs):
+            return None
+        content = _parse_journal(read_at_most(fd, _MAX_BYTES))
+    if content is not None:
+        content.ended = found.st_mtime
+    return content
+
+
+def _parse_journal(data: bytes) -> JournalContent | None:
     lines = data.split(b"\n")[:-1]  # what follows the last newline was torn
     if not lines:
         return None
-    head = _decode(lines[0])
+    head = decode_line(lines[0])
     peers = head.pop("peers", None)
     if not isinstance(peers, list) or not all(isinstance(peer, str) for peer in peers):
         raise ValueError("its first line does not name the peers")
     content = JournalContent(head, peers)
     for line in lines[1:]:
         with contextlib.suppress(ValueError):
-            value = _decode(line)
+            value = decode_line(line)
             if isinstance(value.get("started"), str):
                 content.started.add(value["started"])
             elif isinstance(value.get("result"), dict):
@@ -159,11 +196,28 @@ def parse_journal(data: bytes) -> JournalContent | None:
     return content
 
 
-def _encode(value: dict[str, Any]) -> bytes:
+def shorten(value: Any) -> Any:
+    """Return *value*, of which `json` can encode everything, with long texts and lists cut off."""
+    if isinstance(value, str):
+        return value[:_MAX_CHARS]
+    if isinstance(value, dict):
+        return {key: shorten(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [shorten(item) for item in value[:_MAX_ITEMS]]
+    return value
+
+
+def encode_line(value: dict[str, Any]) -> bytes:
+    """Return *value* as a line of JSON."""
     return json.dumps(value).encode() + b"\n"
 
 
-def _decode(line: bytes) -> dict[str, Any]:
+def decode_line(line: bytes) -> dict[str, Any]:
+    """Return the object in a line of JSON.
+
+    Raises:
+        ValueError: If there is something else in it.
+    """
     try:
         value = json.loads(line)
     except RecursionError:

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 
 from peerstage.errors import RunLocked, TargetError
-from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.fleet.runs_directory import LOCK_NAME, RunsDirectory
 from peerstage.forks import release_after_fork
 from peerstage.printable import escape
 from peerstage.reasons import Reason
@@ -25,7 +25,6 @@ from peerstage.target.file_descriptors import NO_FOLLOW, close_quietly
 if sys.platform != "win32":
     import fcntl
 
-_NAME = "run.lock"
 _FLAGS = os.O_RDWR | os.O_CREAT | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)
 _MAX_BYTES = 4096
 #: Attempts to get a lock, and seconds between them: `is_locked` of another process holds it for an instant.
@@ -73,7 +72,7 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         with self._runs.errors("The lock cannot be used"):
-            self._fd = os.open(_NAME, _FLAGS, 0o600, dir_fd=self._runs.fd)
+            self._fd = os.open(LOCK_NAME, _FLAGS, 0o600, dir_fd=self._runs.fd)
         try:
             if not lock_within(self._fd, self._runs):
                 raise self._locked_error()
@@ -122,7 +121,7 @@ def find_holder(runs: RunsDirectory) -> LockHolder | None:
     """
     with runs.errors("The lock cannot be used"):
         try:
-            fd = os.open(_NAME, _FLAGS & ~os.O_CREAT, dir_fd=runs.fd)
+            fd = os.open(LOCK_NAME, _FLAGS & ~os.O_CREAT, dir_fd=runs.fd)
         except FileNotFoundError:
             return None
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import logging
 import os
 import time
@@ -13,19 +13,15 @@ from typing import Any
 from peerstage.errors import StageError
 from peerstage.exit_codes import CODES
 from peerstage.fleet.results import SCHEMA, FleetReport, PeerResult, Verdict
-from peerstage.fleet.run_id import is_run_id, start_time_of
-from peerstage.fleet.run_journal import SUFFIX as JOURNAL
-from peerstage.fleet.run_journal import JournalContent, parse_journal
-from peerstage.fleet.run_lock import is_locked
-from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.fleet.run_id import is_about, is_day, is_run_id, start_time_of
+from peerstage.fleet.run_journal import JournalContent, decode_line, encode_line, read_journal, shorten
+from peerstage.fleet.runs_directory import JOURNAL, RECORD, RunsDirectory
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.records import MIB
-from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING, closing
 
 _log = logging.getLogger("peerstage.fleet")
 
-SUFFIX = ".json"
 _MAX_BYTES = 64 * MIB
 #: Records are kept for so many seconds; and so many in any case, in case the clock has once been far ahead.
 KEPT_SECONDS = 400 * 24 * 3600
@@ -63,13 +59,17 @@ class RunRecords:
     def of_day(self, day: str) -> list[FleetReport]:
         """Return the reports of the runs that have ended of the daily directory *day*, the newest first.
 
+        Only records whose id is of about that day are read.
+
         Args:
             day: The daily directory, ``YYYY/MM/DD``.
 
         Raises:
             TargetError: If the directory cannot be read.
         """
-        return [report for report in self.newest_first() if report.day == day]
+        records, journals = self._list()
+        runs = sorted((run for run in records | journals if is_about(run, day)), reverse=True)
+        return [report for run in runs if (report := self.read(run)) is not None and report.day == day]
 
     def read(self, run: str) -> FleetReport | None:
         """Return the report of the run with the id *run*; None, with a note, if it cannot be read.
@@ -77,11 +77,11 @@ class RunRecords:
         None without a note: there is no such run, or it is under way.
         """
         try:
-            return _parse_record(run, self._runs.read(run + SUFFIX, _MAX_BYTES))
+            return _parse_report(run, decode_line(self._runs.read(run + RECORD, _MAX_BYTES)))
         except FileNotFoundError:
             return self._read_killed(run)
         except (OSError, ValueError) as exc:
-            self._note(run + SUFFIX, exc)
+            self._note(run + RECORD, exc)
             return None
 
     def write(self, report: FleetReport) -> None:
@@ -91,27 +91,26 @@ class RunRecords:
             TargetError: If it cannot be written. The journal remains.
         """
         with self._runs.errors("The record of the run cannot be written"):
-            self._runs.write(report.run + SUFFIX, json.dumps(report.to_dict()).encode() + b"\n")
+            self._runs.write(report.run + RECORD, _encode_report(report))
         with contextlib.suppress(OSError):
             self._runs.remove(report.run + JOURNAL)
 
     def close_killed(self) -> list[FleetReport]:
-        """Write the records of runs that were killed, of their journals, and return them. The caller holds the lock.
+        """Make records of the journals that killed runs have left, and return them. The caller holds the pool's lock.
 
         Raises:
-            TargetError: If the disk is full or failed.
+            TargetError: If the disk is full or failed. The journals remain.
         """
         found = []
         records, journals = self._list()
-        for run in sorted(journals):
-            if run not in records:
-                report = self._read_killed(run)
-                if report is not None:
-                    self.write(report)
-                    found.append(report)
-            else:  # killed between writing the record and removing the journal
-                with contextlib.suppress(OSError):
-                    self._runs.remove(run + JOURNAL)
+        for run in sorted(journals - records):
+            report = self._read_killed(run)
+            if report is not None:
+                self.write(report)
+                found.append(report)
+        for run in journals & records:  # killed between writing the record and removing the journal
+            with contextlib.suppress(OSError):
+                self._runs.remove(run + JOURNAL)
         return found
 
     def remove_old(self, now: float | None = None) -> None:
@@ -121,51 +120,52 @@ class RunRecords:
             now: Seconds since the epoch; None for the present.
 
         Raises:
-            TargetError: If the directory cannot be read. A failed removal is only logged.
+            TargetError: If the directory cannot be read. What cannot be removed remains.
         """
         before = (time.time() if now is None else now) - KEPT_SECONDS
-        for run in sorted(self._list()[0], reverse=True)[KEPT_RECORDS:]:
+        records, journals = self._list()
+        for run in sorted(records | journals, reverse=True)[KEPT_RECORDS:]:
             started = start_time_of(run)
             if started is not None and started < before:
-                with contextlib.suppress(OSError):
-                    self._runs.remove(run + SUFFIX)
+                for suffix in (RECORD, JOURNAL):
+                    with contextlib.suppress(OSError):
+                        self._runs.remove(run + suffix)
 
     def _list(self) -> tuple[set[str], set[str]]:
         """Return the ids of runs that have a record, and of those that have a journal."""
         with self._runs.errors("The records cannot be listed"):
             names = os.listdir(self._runs.fd)
-        found = [{name.removesuffix(suffix) for name in names if name.endswith(suffix)} for suffix in (SUFFIX, JOURNAL)]
+        found = [{name.removesuffix(suffix) for name in names if name.endswith(suffix)} for suffix in (RECORD, JOURNAL)]
         records, journals = ({run for run in runs if is_run_id(run)} for runs in found)
         return records, journals
 
     def _read_killed(self, run: str) -> FleetReport | None:
         """Return the report of a run that was killed; None if it is under way, or its journal says nothing."""
-        name = run + JOURNAL
         try:
-            with closing(os.open(name, READ_WITHOUT_WAITING | NO_FOLLOW, dir_fd=self._runs.fd)) as fd:
-                if is_locked(fd, self._runs):
-                    return None
-                ended = os.fstat(fd).st_mtime
-            content = parse_journal(self._runs.read(name, _MAX_BYTES))
-            return None if content is None else _report_of_killed(run, content, ended)
+            content = read_journal(self._runs, run)
+            return None if content is None else _report_of_killed(run, content)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as exc:
-            self._note(name, exc)
+            self._note(run + JOURNAL, exc)
             return None
 
     def _note(self, name: str, exc: Exception) -> None:
         why = exc.message if isinstance(exc, StageError) else getattr(exc, "strerror", None) or str(exc)
         path = escape(os.path.join(self._runs.path, name))
-        self._on_note(f"{path} is ignored: {escape(why).rstrip('.')}.")
+        self._on_note(f"{path} is ignored: {escape(why).rstrip('.')}. Move it away if you do not need it.")
 
 
-def _parse_record(run: str, data: bytes) -> FleetReport:
-    try:
-        raw = json.loads(data)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    return _parse_report(run, raw)
+def _encode_report(report: FleetReport) -> bytes:
+    raw = report.to_dict()
+    results = raw["results"] = [shorten(result) for result in raw["results"]]
+    data = encode_line(raw)
+    if len(data) > _MAX_BYTES:  # hundreds of peers that fail as verbosely as they can
+        for result in results:
+            if result["report"] is not None:
+                result["report"].update(failures=[], notes=[])
+        data = encode_line(raw)
+    return data
 
 
 def _parse_report(run: str, raw: Any) -> FleetReport:
@@ -177,24 +177,21 @@ def _parse_report(run: str, raw: Any) -> FleetReport:
     report = FleetReport.from_dict(raw)
     if report.run != run:
         raise ValueError(f"it is the record of run {report.run}")
+    if not is_day(report.day):
+        raise ValueError("its day is invalid")
     return report
 
 
-def _report_of_killed(run: str, content: JournalContent, ended: float) -> FleetReport:
+def _report_of_killed(run: str, content: JournalContent) -> FleetReport:
     """Return the report of a run that left only its journal."""
-    base = _parse_report(run, {**content.head, "results": [], "ended_by": "killed", "error": None, "reason": None})
+    report = _parse_report(run, {**content.head, "results": []})
     results = tuple(
         content.results.get(peer) or _result_of_killed(peer, is_started=peer in content.started)
         for peer in content.peers
     )
-    return FleetReport(
-        run=base.run,
-        plan=base.plan,
-        staging=base.staging,
-        target=base.target,
-        day=base.day,
-        started=base.started,
-        seconds=max(0.0, ended - base.started),
+    return dataclasses.replace(
+        report,
+        seconds=max(0.0, content.ended - report.started),
         results=results,
         ended_by="killed",
         error=f"{_KILLED} before it was done. Run again: only what is missing is fetched.",

@@ -1,8 +1,9 @@
 """``.peerstage-runs``: the directory in a staging pool for locks, claims, journals and records.
 
 The pool may belong to a backup user whom root does not trust. So the directory must belong to this process's user or to
-root, and nobody else may write to it; then nobody else can plant a file in it. It is opened once, and files are named
-relative to its descriptor, so that replacing it during a run changes nothing.
+root, and nobody else may write to it; then nobody else can plant a file in it. That user could still rename another
+directory of root to this one: one that is neither empty nor has our files is refused. It is opened once, and files are
+named relative to its descriptor, so that replacing it during a run changes nothing.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shlex
 import stat
 from collections.abc import Iterator
 
 from peerstage.bounded_files import read_at_most
 from peerstage.errors import StageError, TargetError
+from peerstage.fleet.run_id import is_run_id
 from peerstage.reasons import Reason
 from peerstage.system_errors import target_reason_of
 from peerstage.target.durability import sync_directory
 from peerstage.target.file_descriptors import (
+    CREATE_NEW,
     NO_FOLLOW,
     READ_WITHOUT_WAITING,
     close_quietly,
@@ -29,8 +33,12 @@ from peerstage.target.file_descriptors import (
 from peerstage.target.private_directory import require_posix
 
 NAME = ".peerstage-runs"
-#: Appended to the name of a file that is being written.
-_NEW = ".new"
+#: The first file in the directory.
+LOCK_NAME = "run.lock"
+#: The suffixes of the record of a run, and of its journal.
+RECORD, JOURNAL = ".json", ".jsonl"
+#: How the names of files begin that are being written.
+_NEW = "new-"
 
 
 class RunsDirectory:
@@ -110,18 +118,17 @@ class RunsDirectory:
             durable: Whether the file is on the disk when this returns.
 
         Raises:
-            OSError: If it cannot be written. The file is unchanged.
+            OSError: If it cannot be written, and is unchanged; or if only the last sync of the directory failed.
         """
-        new = name + _NEW
+        new = _NEW + secrets.token_hex(8)
         try:
-            self.remove(new)
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.fd), "wb") as file:
+            with open(os.open(new, CREATE_NEW, 0o600, dir_fd=self.fd), "wb") as file:
                 file.write(data)
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
             os.rename(new, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        except OSError:
+        except BaseException:
             with contextlib.suppress(OSError):
                 self.remove(new)
             raise
@@ -136,6 +143,17 @@ class RunsDirectory:
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.fd)
+
+    def remove_unfinished(self) -> None:
+        """Remove the files that killed processes left while they wrote them. The caller holds the pool's lock.
+
+        Raises:
+            OSError: If the directory cannot be read.
+        """
+        for name in os.listdir(self.fd):
+            if name.startswith(_NEW):
+                with contextlib.suppress(OSError):
+                    self.remove(name)
 
     @contextlib.contextmanager
     def errors(self, failed: str) -> Iterator[None]:
@@ -152,15 +170,15 @@ class RunsDirectory:
             raise self._error(failed, exc) from exc
 
     def _open(self, pool: int, *, create: bool) -> int:
-        with contextlib.suppress(FileExistsError), self.errors("It cannot be created"):
-            if create:
+        if create:
+            with self.errors("It cannot be created"), contextlib.suppress(FileExistsError):
                 os.mkdir(NAME, 0o700, dir_fd=pool)
         try:
             fd = open_directory(NAME, dir_fd=pool)
         except OSError as exc:
             if exc.errno in (errno.ELOOP, errno.ENOTDIR):
                 raise self._interfered("It is not a directory") from exc
-            advice = "Use the user who runs `peerstage run` there." if exc.errno == errno.EACCES else ""
+            advice = "Be the user who runs the pool's runs." if exc.errno == errno.EACCES else ""
             raise self._error("It cannot be opened", exc, advice) from exc
         try:
             found = os.fstat(fd)
@@ -168,6 +186,10 @@ class RunsDirectory:
                 raise self._interfered(f"It belongs to another user ({found.st_uid})")
             if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise self._interfered("Other users can write to it")
+            with self.errors("It cannot be read"):
+                is_ours = _is_ours(fd)
+            if not is_ours:
+                raise self._interfered("It holds files, but none of runs")
         except BaseException:
             close_quietly(fd)
             raise
@@ -185,3 +207,12 @@ class RunsDirectory:
     def _error(self, failed: str, exc: OSError, advice: str = "", *, path: str | None = None) -> TargetError:
         message = f"{failed}: {exc.strerror or exc}. {advice}".rstrip()
         return TargetError(message, path=path or self.path, errno=exc.errno, reason=target_reason_of(exc))
+
+
+def _is_ours(fd: int) -> bool:
+    """Return whether the directory has a file of ours, or is empty."""
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(LOCK_NAME, dir_fd=fd, follow_symlinks=False)
+        return True
+    names = [os.path.splitext(name) for name in os.listdir(fd)]
+    return not names or any(suffix in (RECORD, JOURNAL) and is_run_id(stem) for stem, suffix in names)
