@@ -12,6 +12,7 @@ import pytest
 from cli.command import Command
 from cli.doctor_setup import DoctorSetup
 from cli.host_keys import Trust
+from cli.plan_setup import PlanSetup
 from support.sshd import Sshd
 
 
@@ -63,3 +64,10 @@ def unprivileged_setup(
     setup = DoctorSetup(own_home, public_path / "collect", lambda **changes: unprivileged_sshd, command)
     yield setup.start()
     setup.collect.chmod(0o755)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, own_home: Path) -> Iterator[PlanSetup]:
+    """A master with a plan, and a server in this process for its peers."""
+    with contextlib.ExitStack() as stack:
+        yield PlanSetup(tmp_path, stack)

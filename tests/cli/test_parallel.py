@@ -47,7 +47,7 @@ class Asked:
 
 def test_closing_the_generator_cancels_running_operations_and_starts_no_other() -> None:
     asked = Asked()
-    answers = run_in_parallel(asked, PEERS, Limits())
+    answers = run_in_parallel(asked, PEERS, lambda peer: Limits())
     assert next(answers) == "ready"
     assert asked.all_busy.wait(30)
     answers.close()
@@ -59,7 +59,7 @@ def test_an_error_of_the_caller_cancels_the_rest() -> None:
     asked = Asked()
 
     def read() -> None:
-        with contextlib.closing(run_in_parallel(asked, PEERS, Limits())) as answers:
+        with contextlib.closing(run_in_parallel(asked, PEERS, lambda peer: Limits())) as answers:
             for _ in answers:
                 assert asked.all_busy.wait(30)
                 raise BrokenPipeError
@@ -78,7 +78,7 @@ def test_an_unexpected_error_of_one_peer_does_not_affect_the_others(error: Excep
             raise ConnectError("refused", reason=Reason.CONNECTION_REFUSED)
         return peer
 
-    with contextlib.closing(run_in_parallel(ask, range(4), Limits())) as found:
+    with contextlib.closing(run_in_parallel(ask, range(4), lambda peer: Limits())) as found:
         zero, one, two, three = found
     assert (zero, three) == (0, 3)
     assert isinstance(two, ConnectError)

@@ -26,15 +26,22 @@ class PeerSpec(NamedTuple):
         host: A host name, an alias of ssh_config(5) or an address, without brackets.
         port: The TCP port; None leaves it to ``--port`` and ssh's configuration.
         directory: The collect directory; None if none was typed.
+        label: The peer's name in the plan; "" if it was typed in another way.
     """
 
     user: str | None
     host: str
     port: int | None = None
     directory: str | None = None
+    label: str = ""
 
     def __str__(self) -> str:
-        """Return ``HOST``, or ``[HOST]:PORT`` if a port was typed."""
+        """Return the name in the plan; else ``HOST``, or ``[HOST]:PORT`` if a port was typed."""
+        return self.label or self.address
+
+    @property
+    def address(self) -> str:
+        """``HOST``, or ``[HOST]:PORT`` if a port was typed."""
         return self.host if self.port is None else f"[{self.host}]:{self.port}"
 
     @property
@@ -44,7 +51,9 @@ class PeerSpec(NamedTuple):
 
     @property
     def location(self) -> str:
-        """Host and directory as one printable line."""
+        """The name in the plan, or host and directory, as one printable line."""
+        if self.label:
+            return escape(self.label)
         return escape(str(self) if self.directory is None else f"{self.name}:{self.directory}")
 
 

@@ -13,6 +13,7 @@ from peerstage.cli.access import Access, TransportChoice
 from peerstage.cli.arguments import parse_host_or_peer
 from peerstage.cli.checks import run_checks
 from peerstage.cli.doctor_results import DoctorResult, StepResult
+from peerstage.cli.named_peers import PlanNames, require_ssh
 from peerstage.cli.output import Output
 from peerstage.cli.user_process import run_as_local_user
 from peerstage.paths import COLLECT_INDICATOR
@@ -31,11 +32,13 @@ def doctor_verb(
     peer: Annotated[
         str,
         typer.Argument(
-            metavar="USER@HOST:DIR", help="The peer and its collect directory; or a host alone, [USER@]HOST[:PORT]."
+            metavar="USER@HOST:DIR|PEER",
+            help="The peer and its collect directory; or its name in the plan; or a host alone, [USER@]HOST[:PORT].",
         ),
     ],
     *,
-    indicator: options.Indicator = COLLECT_INDICATOR,
+    indicator: Annotated[str | None, options.indicator_option(COLLECT_INDICATOR)] = None,
+    plan_names: PlanNames,
     stage_options: StageOptions,
     access: Access,
     output: Output,
@@ -50,9 +53,13 @@ def doctor_verb(
     It connects once: --retries and --connect-retries have no effect. Of the options for a stage, only those that select
     files have.
     """
+    named = plan_names.resolve(peer, parse_host_or_peer, access)
+    require_ssh(named, "doctor")
+    spec, access, stage_options = named.spec, named.access, named.stage_options(stage_options)
+    if indicator is None:
+        indicator = COLLECT_INDICATOR if named.job is None else named.job.collect_indicator
     if access.transport is TransportChoice.RCP or access.rcp_command is not None:
         raise ValueError("doctor checks SFTP and SCP; an rcp command connects by itself.")
-    spec = parse_host_or_peer(peer)
     validate_indicator_name(indicator, indicator)
     if access.limits.reply_timeout == Limits().reply_timeout:
         access = dataclasses.replace(access, limits=dataclasses.replace(access.limits, reply_timeout=_REPLY_SECONDS))

@@ -128,7 +128,7 @@ def scan_hosts(
     def scan(host: PeerSpec, watchdog: Watchdog) -> HostScan:
         return _scan(host, _options_for(host, options), watchdog, listed)
 
-    with contextlib.closing(run_in_parallel(scan, hosts, watchdog.limits)) as outcomes:
+    with contextlib.closing(run_in_parallel(scan, hosts, lambda host: watchdog.limits)) as outcomes:
         for outcome in outcomes:
             on_result(ScanOutcome(None, outcome) if isinstance(outcome, Exception) else ScanOutcome(outcome, None))
 

@@ -14,7 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from peerstage.cli.access import Access, TransportChoice
+from peerstage.cli.named_peers import PlanNames
 from peerstage.cli.output import JSONOutput, Output, PlainOutput, log_to_stderr
+from peerstage.fleet.plan_file import DEFAULT_PLAN
 from peerstage.printable import escape
 from peerstage.records import Limits
 from peerstage.sizes import format_size_exactly, parse_size
@@ -42,9 +44,20 @@ def _complete_limit(incomplete: str) -> list[str]:
 _LIMITS: dict[str, int | float | None] = {name: value for name, value in asdict(Limits()).items() if name != "deadline"}
 _CONFIGURED = "ssh's configuration, or"
 
-Peer = Annotated[str, typer.Argument(metavar="USER@HOST:DIR", help="The peer and its collect directory.")]
-Peers = Annotated[list[str], typer.Argument(metavar="USER@HOST:DIR", help="Peers and their collect directories.")]
-Indicator = Annotated[str, option("NAME", "Name of the indicator file.")]
+Peer = Annotated[
+    str,
+    typer.Argument(metavar="USER@HOST:DIR|PEER", help="The peer and its collect directory; or its name in the plan."),
+]
+Peers = Annotated[
+    list[str],
+    typer.Argument(metavar="USER@HOST:DIR|PEER", help="Peers and their collect directories; or names in the plan."),
+]
+Plan = Annotated[str, option("FILE", "The plan.", names="--plan")]
+
+
+def indicator_option(default: str) -> Any:
+    """Return the option for the name of an indicator file."""
+    return option("NAME", "Name of the indicator file.", f"as the plan says, or {default}")
 
 
 def build_access(
@@ -77,8 +90,9 @@ def build_access(
         option("COMMAND", "Command on the peer that speaks SFTP, such as: sudo -n /usr/lib/openssh/sftp-server."),
     ] = None,
     transport: Annotated[
-        TransportChoice, typer.Option(help="guarded is SCP behind a forced command; rcp copies by --rcp-command.")
-    ] = TransportChoice.AUTO,
+        TransportChoice | None,
+        typer.Option(help="guarded is SCP behind a forced command; rcp copies by --rcp-command.", show_default="auto"),
+    ] = None,
     rcp_command: Annotated[
         str | None, option("COMMAND", "rcp-like command that copies, with --transport rcp.", DEFAULT_COMMAND)
     ] = None,
@@ -91,9 +105,17 @@ def build_access(
         option("SECONDS", "From the name lookup to the end of the key exchange.", f"{_CONFIGURED} 15"),
     ] = None,
     connect_retries: Annotated[
-        int, option("N", "How often to try again to connect, for example to a peer that is booting.", min=0)
-    ] = Retry().connect - 1,
-    retries: Annotated[int, option("N", "How often to reconnect after a lost connection.", min=0)] = Retry().tries - 1,
+        int | None,
+        option(
+            "N",
+            "How often to try again to connect, for example to a peer that is booting.",
+            str(Retry().connect - 1),
+            min=0,
+        ),
+    ] = None,
+    retries: Annotated[
+        int | None, option("N", "How often to reconnect after a lost connection.", str(Retry().tries - 1), min=0)
+    ] = None,
     deadline: Annotated[
         float | None, option("SECONDS", "For one operation.", "600, and 1 for each 16 KiB received")
     ] = None,
@@ -114,6 +136,9 @@ def build_access(
     """
     if no_config and config:
         raise ValueError("--config and --no-config exclude each other.")
+    limits = {**({} if deadline is None else {"deadline": deadline}), **dict(map(_parse_limit, limit or ()))}
+    attempts = {"connect": connect_retries, "tries": retries}
+    retry = {name: number + 1 for name, number in attempts.items() if number is not None}
     return Access(
         ssh=SSHOptions(
             port=port,
@@ -125,11 +150,12 @@ def build_access(
             elevate=elevate,
             connect_timeout=connect_timeout,
         ),
-        limits=Limits(deadline=deadline, **dict(map(_parse_limit, limit or ()))),
-        retry=Retry(tries=retries + 1, connect=connect_retries + 1),
-        transport=transport,
+        limits=Limits(**limits),
+        retry=Retry(**retry),
+        transport=transport or TransportChoice.AUTO,
         rcp_command=rcp_command,
         local_user=local_user,
+        given={**limits, **retry, **({} if transport is None else {"transport": transport})},
     )
 
 
@@ -232,11 +258,21 @@ def build_output(
     return PlainOutput()
 
 
+def build_plan_names(
+    plan: Annotated[
+        str | None, option("FILE", "Plan whose peers can be named.", f"{DEFAULT_PLAN}, if it can be read")
+    ] = None,
+) -> PlanNames:
+    """Return the names of the plan's peers."""
+    return PlanNames(plan)
+
+
 #: What builds a parameter of a verb from options, by the parameter's type; the output first, which begins to log.
 _BUILDERS: dict[type, Callable[..., Any]] = {
     Output: build_output,
     Access: build_access,
     StageOptions: build_stage_options,
+    PlanNames: build_plan_names,
 }
 
 

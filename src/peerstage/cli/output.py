@@ -40,6 +40,10 @@ class Output(ABC):
         """
         return contextlib.nullcontext()
 
+    def status(self, text: str) -> AbstractContextManager[Callable[[str], object]]:
+        """Return a context manager for a function that replaces *text*, a line about what is under way."""
+        return contextlib.nullcontext(lambda text: None)
+
 
 class PlainOutput(Output):
     """Lines of text, for files and pipes."""

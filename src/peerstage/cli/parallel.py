@@ -27,7 +27,7 @@ _WAIT_SECONDS = 0.2
 
 
 def run_in_parallel(
-    operation: Callable[[T, Watchdog], R], peers: Iterable[T], limits: Limits
+    operation: Callable[[T, Watchdog], R], peers: Iterable[T], limits_of: Callable[[T], Limits]
 ) -> Generator[R | Exception, None, None]:
     """Yield the result of *operation* for each of *peers*, or the exception that it raised, in their order.
 
@@ -37,7 +37,7 @@ def run_in_parallel(
     Args:
         operation: Called in a thread with a peer and a watchdog of its own, which a signal cancels.
         peers: Any number.
-        limits: Limits of each operation.
+        limits_of: Returns the limits of the operation for a peer.
 
     Raises:
         Interrupted: If a signal arrived, after all operations have ended. Results not yet yielded are discarded.
@@ -45,7 +45,7 @@ def run_in_parallel(
     running = _RunningOperations()
 
     def run(peer: T) -> R | Exception:
-        watchdog = Watchdog(limits, peer=str(peer))
+        watchdog = Watchdog(limits_of(peer), peer=str(peer))
         try:
             with running.register(watchdog):
                 return operation(peer, watchdog)

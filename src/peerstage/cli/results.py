@@ -277,7 +277,7 @@ def format_rate(report: StageReport) -> str:
 
 def peer_to_json(peer: PeerSpec) -> dict[str, str | None]:
     """Return the keys that name a peer."""
-    return {"peer": peer.name, "user": peer.user, "directory": peer.directory}
+    return {"peer": peer.label or peer.name, "user": peer.user, "directory": peer.directory}
 
 
 def failure_to_json(error: BaseException | None) -> dict[str, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.box import ROUNDED
 from rich.console import Console
@@ -55,6 +55,11 @@ class TerminalOutput(Output):
 
         with bar:
             yield update
+
+    @contextlib.contextmanager
+    def status(self, text: str) -> Iterator[Callable[[str], object]]:
+        with self._console.status(Text(text)) as line:
+            yield lambda text: line.update(Text(text))
 
 
 def _draw(table: Table) -> RichTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from peerstage.cli.access import Access
 from peerstage.cli.arguments import PeerSpec, parse_host
 from peerstage.cli.fingerprints import STDIN, Fingerprints, forms_of, read_list
 from peerstage.cli.host_scan import HostScan, ScanOutcome, record_keys, scan_hosts
+from peerstage.cli.named_peers import NamedPeer, PlanNames, require_ssh
 from peerstage.cli.output import Output, print_error
 from peerstage.cli.parallel import THREADS
 from peerstage.cli.trust_results import HostKeyResult, PresentedKeys, TrustResult
@@ -31,7 +33,11 @@ _STATES = ((ChangedHostKey, "changed"), (RevokedHostKey, "revoked"), (Mismatched
 def trust_verb(
     hosts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[USER@]HOST[:PORT]", help="Hosts; an IPv6 address in brackets.", show_default=False),
+        typer.Argument(
+            metavar="[USER@]HOST[:PORT]|PEER",
+            help="Hosts, an IPv6 address in brackets; or names in the plan.",
+            show_default=False,
+        ),
     ] = None,
     *,
     from_file: Annotated[
@@ -46,6 +52,7 @@ def trust_verb(
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Add the new keys without asking.")] = False,
+    plan_names: PlanNames,
     access: Access,
     output: Output,
 ) -> int:
@@ -62,21 +69,26 @@ def trust_verb(
     """
     if from_file == fingerprints == STDIN:
         raise ValueError("--from - and --fingerprints - exclude each other: standard input can be read once.")
-    specs = [parse_host(text) for text in [*(hosts or ()), *_read_hosts(from_file)]]
-    if not specs:
+    peers = [plan_names.resolve(text, parse_host, access) for text in [*(hosts or ()), *_read_hosts(from_file)]]
+    if not peers:
         raise ValueError("Name at least one host, or a file of hosts with --from.")
-    listed_text = _read_fingerprints(fingerprints, specs, access)
+    listed_text = _read_fingerprints(fingerprints, peers)
     listed = None if listed_text is None else Fingerprints.parse(listed_text, fingerprints or "--host-key")
-    access = dataclasses.replace(access, ssh=dataclasses.replace(access.ssh, host_key=None))  # ask first
-    outcomes = _run(access, specs, scan_hosts, {"fingerprints": listed_text}, -(-len(specs) // THREADS))
+    peers = [_without_login(peer) for peer in peers]
+    specs = [peer.spec for peer in peers]
+    outcomes = _run(peers, scan_hosts, lambda numbers: {"fingerprints": listed_text}, at_a_time=THREADS)
     all_forms = frozenset().union(*map(_forms, specs, outcomes))
     results = [_describe(*pair, listed, all_forms) for pair in zip(specs, outcomes, strict=True)]
     output.show(PresentedKeys(results))
     new = [number for number, result in enumerate(results) if result.can_be_added]
     scans = [outcomes[number] for number in new]
     if new and (yes or (output.is_for_people and _confirm(scans, is_listed=listed is not None))):
-        messages = [scan.to_message() for scan in scans]
-        recorded = _run(access, [specs[number] for number in new], record_keys, {"scans": messages}, len(new))
+        recorded = _run(
+            [peers[number] for number in new],
+            record_keys,
+            lambda numbers: {"scans": [scans[number].to_message() for number in numbers]},
+            at_a_time=1,
+        )
         for number, added in zip(new, recorded, strict=True):
             results[number] = _describe_added(results[number], added)
     output.show(TrustResult(results))
@@ -88,24 +100,59 @@ def trust_verb(
     return max(result.exit for result in results)
 
 
+def _without_login(peer: NamedPeer) -> NamedPeer:
+    """Return *peer* without what only concerns the login, and without its host key: this asks before it adds one.
+
+    The port of a peer in the plan goes to its `PeerSpec`, so that more peers are reached alike.
+    """
+    require_ssh(peer, "trust")
+    access, spec = peer.access, peer.spec
+    ssh = dataclasses.replace(access.ssh, host_key=None, password=None, passphrase=None)
+    if peer.job is not None:
+        spec, ssh = spec._replace(port=ssh.port), dataclasses.replace(ssh, port=None)
+    access = Access(ssh=ssh, limits=access.limits, local_user=access.local_user)
+    return dataclasses.replace(peer, spec=spec, access=access)
+
+
 def _run(
-    access: Access, hosts: list[PeerSpec], function: Function[ScanOutcome], arguments: dict[str, Any], rounds: int
+    peers: list[NamedPeer],
+    function: Function[ScanOutcome],
+    arguments_for: Callable[[list[int]], dict[str, Any]],
+    *,
+    at_a_time: int,
 ) -> list[ScanOutcome]:
-    """Return the outcome of *function* for each of *hosts*, as the user of ``--local-user``."""
-    outcomes: list[ScanOutcome] = []
-    run_as_local_user(
-        access.local_user,
-        function,
-        ScanOutcome,
-        access.transport_options(hosts[0]._replace(port=None)),
-        access.limits,
-        {"hosts": hosts, **arguments},
-        outcomes.append,
-        seconds=rounds * access.limits.deadline_for(0),
-    )
-    if len(outcomes) != len(hosts):
-        raise child_violation("The child process sent an invalid list of host keys.")
-    return outcomes
+    """Return the outcome of *function* for each of *peers*, as the user of ``--local-user``.
+
+    Args:
+        peers: The hosts. Those that are reached alike are handled together.
+        function: Called with ``hosts`` and other arguments.
+        arguments_for: Returns the others for the peers with these numbers.
+        at_a_time: Hosts that the function handles at a time.
+    """
+    groups: list[tuple[Access, list[int]]] = []
+    for number, peer in enumerate(peers):
+        numbers = next((numbers for access, numbers in groups if access == peer.access), None)
+        if numbers is None:
+            groups.append((peer.access, [number]))
+        else:
+            numbers.append(number)
+    outcomes: dict[int, ScanOutcome] = {}
+    for access, numbers in groups:
+        found: list[ScanOutcome] = []
+        run_as_local_user(
+            access.local_user,
+            function,
+            ScanOutcome,
+            access.transport_options(peers[numbers[0]].spec._replace(port=None)),
+            access.limits,
+            {"hosts": [peers[number].spec for number in numbers], **arguments_for(numbers)},
+            found.append,
+            seconds=-(-len(numbers) // at_a_time) * access.limits.deadline_for(0),
+        )
+        if len(found) != len(numbers):
+            raise child_violation("The child process sent an invalid list of host keys.")
+        outcomes.update(zip(numbers, found, strict=True))
+    return [outcomes[number] for number in range(len(peers))]
 
 
 def _read_hosts(path: str | None) -> list[str]:
@@ -113,14 +160,16 @@ def _read_hosts(path: str | None) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
-def _read_fingerprints(path: str | None, hosts: list[PeerSpec], access: Access) -> str | None:
-    """Return the text of the list; one line if ``--host-key`` gives the fingerprint."""
-    host_key = access.ssh.host_key or ""
-    if not host_key.startswith("SHA256:"):
+def _read_fingerprints(path: str | None, peers: list[NamedPeer]) -> str | None:
+    """Return the text of the list; one line if ``--host-key``, or the plan, gives the fingerprint."""
+    pinned = next((peer for peer in peers if (peer.access.ssh.host_key or "").startswith("SHA256:")), None)
+    if pinned is None:
         return None if path is None else read_list(path, "--fingerprints")
-    if path is not None or len(hosts) != 1:
+    if len(peers) != 1 and pinned.job is not None:
+        raise ValueError(f"The plan has the fingerprint of {pinned}, which needs no trust: leave it out.")
+    if path is not None or len(peers) != 1:
         raise ValueError("--host-key is the fingerprint of one host; list those of several with --fingerprints.")
-    return f"{hosts[0]} {host_key}"
+    return f"{pinned.spec.address} {pinned.access.ssh.host_key}"
 
 
 def _forms(host: PeerSpec, outcome: ScanOutcome) -> frozenset[bytes]:
@@ -177,7 +226,7 @@ def _not_listed_error(host: PeerSpec, scan: HostScan, listed_as: str) -> HostKey
     if listed_as:
         message += (
             f"which the list of fingerprints has for {listed_as}, not for {host}. This may be a man-in-the-middle "
-            f"attack. If both names are one machine, add the line `{host} {fingerprint(scan.key)}` to the list."
+            f"attack. If both names are one machine, add the line `{host.address} {fingerprint(scan.key)}` to the list."
         )
     else:
         message += (

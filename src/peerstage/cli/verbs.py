@@ -12,6 +12,7 @@ import typer
 from peerstage.cli import options
 from peerstage.cli.access import Access
 from peerstage.cli.arguments import PeerSpec, parse_owner_option, parse_peer, parse_permissions
+from peerstage.cli.named_peers import NamedPeer, PlanNames
 from peerstage.cli.output import Output, print_error
 from peerstage.cli.parallel import run_in_parallel
 from peerstage.cli.preview import preview
@@ -22,6 +23,7 @@ from peerstage.exit_codes import ExitCode, code_of
 from peerstage.paths import COLLECT_INDICATOR, STAGE_INDICATOR, join_path, validate_target_directory
 from peerstage.peer.attributes import validate_indicator_name
 from peerstage.peer.base import validate_ownership
+from peerstage.peer.remote import RemotePeer
 from peerstage.reasons import Reason
 from peerstage.stage_options import StageOptions
 from peerstage.staging import mark, probe
@@ -32,7 +34,12 @@ from peerstage.watchdog import Watchdog
 
 
 def check_verb(
-    peers: options.Peers, *, indicator: options.Indicator = COLLECT_INDICATOR, access: Access, output: Output
+    peers: options.Peers,
+    *,
+    indicator: Annotated[str | None, options.indicator_option(COLLECT_INDICATOR)] = None,
+    plan_names: PlanNames,
+    access: Access,
+    output: Output,
 ) -> int:
     """Check whether peers have collected.
 
@@ -42,11 +49,19 @@ def check_verb(
     def check(transport: Transport, path: bytes, peer: str) -> str:
         return "ready" if probe(transport, path, peer=peer) is not None else "not ready"
 
-    return _run_on_peers("check", peers, indicator, access, output, check)
+    def name_indicator(peer: NamedPeer) -> str:
+        return indicator or (COLLECT_INDICATOR if peer.job is None else peer.job.collect_indicator)
+
+    return _run_on_peers("check", _resolve(peers, plan_names, access), name_indicator, output, check)
 
 
 def mark_verb(
-    peers: options.Peers, *, indicator: options.Indicator = STAGE_INDICATOR, access: Access, output: Output
+    peers: options.Peers,
+    *,
+    indicator: Annotated[str | None, options.indicator_option(STAGE_INDICATOR)] = None,
+    plan_names: PlanNames,
+    access: Access,
+    output: Output,
 ) -> int:
     """Mark peers as staged, by creating the stage indicator.
 
@@ -57,7 +72,10 @@ def mark_verb(
         mark(transport, path, peer=peer)
         return "marked"
 
-    return _run_on_peers("mark", peers, indicator, access, output, write)
+    def name_indicator(peer: NamedPeer) -> str:
+        return indicator or (STAGE_INDICATOR if peer.job is None else peer.job.stage_indicator)
+
+    return _run_on_peers("mark", _resolve(peers, plan_names, access), name_indicator, output, write)
 
 
 def stage_verb(
@@ -78,16 +96,22 @@ def stage_verb(
             "the caller",
         ),
     ] = None,
+    plan_names: PlanNames,
     stage_options: StageOptions,
     access: Access,
     output: Output,
 ) -> int:
     """Copy what a peer has collected into TARGET.
 
-    All files get their final names at the end. An interrupted run leaves none behind.
+    All files get their final names at the end. An interrupted run leaves none behind. To stage a peer of the plan into
+    the directory of today, use run.
     """
-    spec = parse_peer(peer)
+    named = plan_names.resolve(peer, parse_peer, access)
+    spec, access, stage_options = named.spec, named.access, named.stage_options(stage_options)
     mode, ownership = parse_permissions(permissions), validate_ownership(parse_owner_option(owner))
+    if named.job is not None and named.plan is not None:
+        mode = named.job.permissions if mode is None else mode
+        ownership = ownership or named.plan.ownership
     access.peer(spec)  # raises for an invalid option or directory, also before a dry run
     directory = validate_target_directory(os.path.abspath(target))
     if dry_run:
@@ -97,7 +121,10 @@ def stage_verb(
         remote = access.peer(spec, stage=stage_options, on_progress=on_progress)
         error: StageError | None = None
         try:
-            with remote, cancel_on_signal(remote.cancel):
+            with contextlib.ExitStack() as stack:
+                if isinstance(remote, RemotePeer):
+                    stack.enter_context(remote)
+                stack.enter_context(cancel_on_signal(remote.cancel))
                 remote.stagePeer(directory, ownership, mode)
         except StageError as exc:
             error = exc
@@ -122,29 +149,35 @@ def sweep_verb(
     return ExitCode.DONE
 
 
+def _resolve(peers: list[str], plan_names: PlanNames, access: Access) -> list[NamedPeer]:
+    return [plan_names.resolve(peer, parse_peer, access) for peer in peers]
+
+
 def _run_on_peers(
     verb: str,
-    peers: list[str],
-    indicator: str,
-    access: Access,
+    peers: list[NamedPeer],
+    name_indicator: Callable[[NamedPeer], str],
     output: Output,
     operation: Callable[[Transport, bytes, str], str],
 ) -> int:
     """Validate all *peers*, run *operation* on them in parallel, and return the highest exit code."""
-    name, specs = validate_indicator_name(indicator, indicator), [parse_peer(peer) for peer in peers]
-    for spec in specs:
-        access.peer(spec)
+    for peer in peers:
+        peer.access.peer(peer.spec)
+        validate_indicator_name(name_indicator(peer), "")
 
-    def run(spec: PeerSpec, watchdog: Watchdog) -> str:
-        with access.transport_to(spec, watchdog) as transport:
-            return operation(transport, join_path(os.fsencode(spec.directory or ""), name), spec.name)
+    def run(peer: NamedPeer, watchdog: Watchdog) -> str:
+        spec = peer.spec
+        path = join_path(os.fsencode(spec.directory or ""), os.fsencode(name_indicator(peer)))
+        with peer.access.transport_to(spec, watchdog) as transport:
+            return operation(transport, path, spec.label or spec.name)
 
     highest = ExitCode.DONE
-    with contextlib.closing(run_in_parallel(run, specs, access.limits)) as outcomes:
-        for outcome, spec in zip(outcomes, specs, strict=True):
+    with contextlib.closing(run_in_parallel(run, peers, lambda peer: peer.access.limits)) as outcomes:
+        for outcome, peer in zip(outcomes, peers, strict=True):
+            spec, indicator = peer.spec, name_indicator(peer)
             error = outcome if isinstance(outcome, Exception) else None
             if error is not None:
-                print_error(error, spec.name)
+                print_error(error, spec.label or spec.name)
             status = "failed" if isinstance(outcome, Exception) else outcome
             result = PeerStatus(verb=verb, peer=spec, indicator=indicator, status=status, error=error)
             output.show(result)

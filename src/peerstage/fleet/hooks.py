@@ -133,7 +133,7 @@ class Hooks:
             try:
                 done = run_command(argv, watchdog=watchdog, log=log, on_output=output.write, environment=environment)
             except LimitExceeded as exc:
-                message = f"{failed} did not end within {seconds:g} s, and was killed. See hook_timeout."
+                message = f"{failed} did not end within {seconds:g} s (FleetPlan.hook_timeout), and was killed."
                 raise StageError(message, peer=peer, reason=Reason.HOOK_FAILED) from exc
             except NotAvailable as exc:
                 raise StageError(f"{hook}: {exc.message}", peer=peer, reason=Reason.HOOK_FAILED) from exc

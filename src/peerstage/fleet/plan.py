@@ -144,6 +144,20 @@ class PeerJob(metaclass=Documented):
         """Whether the transport can leave out files that are unchanged."""
         return self.transport not in ("rcp", GUARDED)
 
+    @property
+    def can_limit_bandwidth(self) -> bool:
+        """Whether the transport can limit the bandwidth."""
+        return self.transport not in ("rcp", LOCAL)
+
+    def read_secrets(self) -> dict[str, Any]:
+        """Return the fields of `SSHOptions` that are secrets, by name.
+
+        Raises:
+            ConfigurationError: If one cannot be read.
+        """
+        sources = {"password": self.password, "passphrase": self.passphrase}
+        return {name: source.read() for name, source in sources.items() if source is not None}
+
     def build_peer(
         self, *, stage: StageOptions | None = None, limits: Limits | None = None, reads_secrets: bool = False
     ) -> BackupPeer:
@@ -162,11 +176,7 @@ class PeerJob(metaclass=Documented):
         if self.is_local:
             local_stage = dataclasses.replace(stage, bwlimit=None)
             return LocalPeer(self.name, self.collect_dir, self.ignore_failures, stage=local_stage, limits=limits)
-        secrets = {
-            what: source.read()
-            for what in ("password", "passphrase")
-            if reads_secrets and (source := getattr(self, what)) is not None
-        }
+        secrets = self.read_secrets() if reads_secrets else {}
         is_guarded = self.transport == GUARDED
         peer = RemotePeer(
             self.host or self.name,
