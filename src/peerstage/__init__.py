@@ -12,6 +12,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from peerstage.errors import StageError
+    from peerstage.fleet.plan import FleetPlan, PeerJob
+    from peerstage.fleet.results import FleetReport, PeerResult, Verdict
+    from peerstage.fleet.runner import FleetRun, stage_fleet
+    from peerstage.fleet.secrets import Secret
     from peerstage.peer.base import BackupPeer
     from peerstage.peer.local import LocalPeer
     from peerstage.peer.remote import RemotePeer
@@ -25,38 +29,54 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "BackupPeer": "peerstage.peer.base",
+    "FleetPlan": "peerstage.fleet.plan",
+    "FleetReport": "peerstage.fleet.results",
+    "FleetRun": "peerstage.fleet.runner",
     "Indicators": "peerstage.records",
     "Limits": "peerstage.records",
     "LocalPeer": "peerstage.peer.local",
+    "PeerJob": "peerstage.fleet.plan",
+    "PeerResult": "peerstage.fleet.results",
     "Progress": "peerstage.records",
     "Reason": "peerstage.reasons",
     "RemoteFile": "peerstage.records",
     "RemotePeer": "peerstage.peer.remote",
     "Retry": "peerstage.transport.retry",
     "SSHOptions": "peerstage.ssh.options",
+    "Secret": "peerstage.fleet.secrets",
     "StageError": "peerstage.errors",
     "StageOptions": "peerstage.stage_options",
     "StageReport": "peerstage.records",
+    "Verdict": "peerstage.fleet.results",
     "VerifyReport": "peerstage.target.verify",
+    "stage_fleet": "peerstage.fleet.runner",
     "sweep": "peerstage.target.sweep",
     "verify": "peerstage.target.verify",
 }
 
 __all__ = [
     "BackupPeer",
+    "FleetPlan",
+    "FleetReport",
+    "FleetRun",
     "Indicators",
     "Limits",
     "LocalPeer",
+    "PeerJob",
+    "PeerResult",
     "Progress",
     "Reason",
     "RemoteFile",
     "RemotePeer",
     "Retry",
     "SSHOptions",
+    "Secret",
     "StageError",
     "StageOptions",
     "StageReport",
+    "Verdict",
     "VerifyReport",
+    "stage_fleet",
     "sweep",
     "verify",
 ]

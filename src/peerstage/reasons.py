@@ -202,6 +202,7 @@ class Reason(str, Enum):
     TARGET_NOT_WRITABLE = "target-not-writable", "This user may not write to the target."
     TARGET_INTERFERED = "target-interfered", "Another process or user changed the private directory in the target."
     POOL_LOCKED = "pool-locked", "Another run, or another command, holds the lock of the staging pool."
+    WORKER_LOST = "worker-lost", "The worker of a peer ended, could not run it, or gave no sign of life for too long."
     POOL_NOT_VISIBLE = "pool-not-visible", "A worker does not find the run in its staging pool."
     PEER_LOCKED = "peer-locked", "A worker of an earlier run is still staging the peer."
     RUN_KILLED = "run-killed", "The run was killed before the peer was done."

@@ -37,6 +37,14 @@ def make_schedule(*names: str, seconds: float | None = None, jitter: Callable[[]
     return made
 
 
+def ask(due: Schedule) -> str | None:
+    """Ask the peer that is due, and return its name."""
+    name = due.next_due()
+    if name is not None:
+        due.pop()
+    return name
+
+
 def ask_all(due: Schedule) -> list[tuple[str, float]]:
     """Ask every peer, none of which is ever ready; return who was asked, and when."""
     asked = []
@@ -44,7 +52,7 @@ def ask_all(due: Schedule) -> list[tuple[str, float]]:
     start = clock.monotonic()
     while (seconds := due.seconds_to_next()) is not None:
         clock.advance(seconds)
-        name = due.pop_due()
+        name = ask(due)
         assert name is not None
         asked.append((name, round(clock.monotonic() - start, 3)))
         due.ask_again(name)
@@ -63,10 +71,10 @@ def test_at_most_32_connections_are_started_in_a_second() -> None:
 
 def test_time_that_was_not_used_is_not_saved_for_a_burst() -> None:
     due = make_schedule("a", "b", "c")
-    assert due.pop_due() == "a"
+    assert ask(due) == "a"
     due.clock.advance(100)  # type: ignore[attr-defined]
-    assert due.pop_due() == "b"
-    assert due.pop_due() is None
+    assert ask(due) == "b"
+    assert ask(due) is None
 
 
 def test_a_peer_that_is_not_ready_is_asked_again_after_pauses_that_double_up_to_a_quarter_of_an_hour() -> None:
@@ -84,7 +92,7 @@ def test_pauses_are_shortened_at_random_and_never_lengthened() -> None:
     pauses = []
     for chance in (0.0, 0.5, 1.0):
         due = make_schedule("a", seconds=5000, jitter=lambda chance=chance: chance)  # type: ignore[misc]
-        due.pop_due()
+        ask(due)
         due.ask_again("a")
         pauses.append(due.seconds_to_next())
     assert pauses == [60, 52.5, 45]
@@ -92,24 +100,32 @@ def test_pauses_are_shortened_at_random_and_never_lengthened() -> None:
 
 def test_every_peer_is_asked_once_before_one_is_asked_again() -> None:
     due = make_schedule("a", "b", seconds=1000)
-    assert due.pop_due() == "a"
+    assert ask(due) == "a"
     due.ask_again("a")
     due.clock.advance(500)  # type: ignore[attr-defined]
-    assert due.pop_due() == "b"
+    assert ask(due) == "b"
     due.clock.advance(1)  # type: ignore[attr-defined]
-    assert due.pop_due() == "a"
+    assert ask(due) == "a"
 
 
 def test_a_clock_that_is_set_forward_past_the_end_ends_the_questions() -> None:
     due = make_schedule("a", seconds=5000)
-    due.pop_due()
+    ask(due)
     due.clock.wall += 6000  # type: ignore[attr-defined]
     assert not due.ask_again("a")
 
 
+def test_a_peer_that_could_not_be_asked_is_the_next() -> None:
+    due = make_schedule("a", "b")
+    assert ask(due) == "a"
+    due.put_back("a")
+    due.clock.advance(1)  # type: ignore[attr-defined]
+    assert ask(due) == "a"
+
+
 def test_what_is_not_asked_yet_is_drained_in_the_order_of_the_plan() -> None:
     due = make_schedule("a", "b", "c", "d", seconds=1000)
-    due.pop_due()
+    ask(due)
     due.ask_again("a")
     assert list(due.drain()) == ["a", "b", "c", "d"]
     assert not due

@@ -15,6 +15,7 @@ from peerstage.cback3.settings import Settings, settings_path
 from peerstage.cback3.staging_directories import StagingDirectories
 from peerstage.cback3.staging_plan import StagingPlan, read_plan
 from peerstage.errors import StageError, format_log_line
+from peerstage.fleet.plan import ignores_failures
 from peerstage.peer.base import BackupPeer
 from peerstage.peer.remote import RemotePeer
 from peerstage.printable import escape
@@ -41,16 +42,6 @@ def stage_all(config_path: str, config: Any, *, full: bool) -> None:
             _StageRun(plan, directories, is_start_of_week, cback_log).stage_peers(settings.parallel)
             directories.write_indicator_file()
         log.info("The stage action is done.")
-
-
-def ignores_failures(mode: str | None, *, is_start_of_week: bool) -> bool:
-    """Return whether a peer that is not ready is not an error today.
-
-    Args:
-        mode: The ignore failure mode: None, "none", "all", "daily" or "weekly".
-        is_start_of_week: Whether this is the first backup of a week, or a full one.
-    """
-    return mode == "all" or mode == ("weekly" if is_start_of_week else "daily")
 
 
 @dataclass

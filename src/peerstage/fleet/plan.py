@@ -276,6 +276,16 @@ class FleetPlan(metaclass=Documented):
         return tuple(peer for peer in self.peers if not names or peer.name in names or peer.group in names)
 
 
+def ignores_failures(mode: str | None, *, is_start_of_week: bool) -> bool:
+    """Return whether a failure of a peer does not count today.
+
+    Args:
+        mode: The ignore failure mode: None, "none", "all", "daily" or "weekly".
+        is_start_of_week: Whether this is the first backup of a week, or a full one.
+    """
+    return mode == "all" or mode == ("weekly" if is_start_of_week else "daily")
+
+
 def _rebuild(kind: type[PeerJob], values: dict[str, Any]) -> PeerJob:
     return kind(**values)
 

@@ -94,13 +94,15 @@ class Schedule:
     def __bool__(self) -> bool:
         return bool(self._due)
 
-    def pop_due(self) -> str | None:
-        """Return the peer that is to be asked now, and remove it; None if none is due, or the pace forbids it."""
-        now = self._clock.monotonic()
-        if not self._due or max(self._due[0][0], self._next_start) > now:
-            return None
-        self._next_start = now + 1 / STARTS_PER_SECOND
-        return heapq.heappop(self._due)[2]
+    def next_due(self) -> str | None:
+        """Return the peer that is to be asked now; None if none is due, or the pace forbids it."""
+        is_due = self._due and max(self._due[0][0], self._next_start) <= self._clock.monotonic()
+        return self._due[0][2] if is_due else None
+
+    def pop(self) -> None:
+        """Remove the peer that `next_due` returned: it is being asked."""
+        heapq.heappop(self._due)
+        self._next_start = self._clock.monotonic() + 1 / STARTS_PER_SECOND
 
     def seconds_to_next(self) -> float | None:
         """Return the seconds until a peer is due; None if there is no other peer."""
@@ -118,6 +120,10 @@ class Schedule:
         pause = min(left, pause * (1 - _JITTER * self._jitter()))
         heapq.heappush(self._due, (self._clock.monotonic() + pause, self._order[name], name))
         return True
+
+    def put_back(self, name: str) -> None:
+        """Have a peer asked that could not be asked after all, before the others."""
+        heapq.heappush(self._due, (0.0, self._order[name], name))
 
     def drain(self) -> Iterator[str]:
         """Remove and yield every peer that is yet to be asked, in the plan's order."""

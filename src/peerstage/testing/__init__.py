@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from peerstage.testing.contract import DirectorySource, Source, TransportContract
     from peerstage.testing.faults import Faults
+    from peerstage.testing.fleet import MemoryJob, memory_job
     from peerstage.testing.memory import MemoryFile, MemoryTransport
     from peerstage.testing.peers import MemoryHost, MemoryPeer, memory_peer, memory_peers
     from peerstage.testing.sample import hash_files, make_sample
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "contract": ("DirectorySource", "Source", "TransportContract"),
     "faults": ("Faults",),
+    "fleet": ("MemoryJob", "memory_job"),
     "memory": ("MemoryFile", "MemoryTransport"),
     "peers": ("MemoryHost", "MemoryPeer", "memory_peer", "memory_peers"),
     "sample": ("hash_files", "make_sample"),
@@ -31,12 +33,14 @@ __all__ = [
     "Faults",
     "MemoryFile",
     "MemoryHost",
+    "MemoryJob",
     "MemoryPeer",
     "MemoryTransport",
     "Source",
     "TransportContract",
     "hash_files",
     "make_sample",
+    "memory_job",
     "memory_peer",
     "memory_peers",
     "ssh_server",

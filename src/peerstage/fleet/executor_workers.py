@@ -1,0 +1,118 @@
+"""Workers of another executor: processes, or Dask's on other hosts. They are watched, and stopped, through the pool."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Executor, Future
+
+from peerstage.errors import ConfigurationError, StageError
+from peerstage.fleet.claims import RunClaims
+from peerstage.fleet.results import PeerResult
+from peerstage.fleet.run_peer import PeerWork, stage_peer
+from peerstage.fleet.schedule import Clock
+from peerstage.fleet.verdicts import NotReady, result_of_error, result_of_not_started
+from peerstage.fleet.workers import Inbox, Message, Workers
+from peerstage.printable import escape
+from peerstage.reasons import Reason
+
+#: Seconds without a heartbeat after which a worker is lost.
+_MAX_SILENCE = 120.0
+#: Seconds without any sign of life from the executor after which work that no worker has begun is lost.
+_MAX_IDLE = 600.0
+
+
+class ExecutorWorkers(Workers):
+    """Stages each peer in whatever process or host the executor chooses.
+
+    Args:
+        inbox: Where results arrive.
+        executor: The executor. It is not shut down.
+        claims: The claims of the run, which show what workers do.
+        clock: The clock.
+    """
+
+    def __init__(self, inbox: Inbox, executor: Executor, claims: RunClaims, clock: Clock) -> None:
+        self._inbox = inbox
+        self._executor = executor
+        self._claims = claims
+        self._clock = clock
+        self._works: dict[str, PeerWork] = {}
+        self._futures: dict[str, Future[PeerResult | NotReady]] = {}
+        self._begun: set[str] = set()
+        self._last_sign = 0.0
+
+    def start(self, work: PeerWork) -> None:
+        name = work.job.name
+        _require_picklable(work)
+        if not self._works:
+            self._last_sign = self._clock.monotonic()
+        try:
+            future = self._executor.submit(stage_peer, work)
+        except RuntimeError as exc:  # it is shut down, or broken: a worker was killed
+            raise _lost("The executor takes no more work", exc) from exc
+        self._works[name], self._futures[name] = work, future
+        future.add_done_callback(lambda done: self._inbox.put(Message(name, work.attempt, _outcome_of(done, work))))
+
+    def poll(self) -> Iterator[Message]:
+        now = self._clock.monotonic()
+        silences = {name: self._claims.seconds_since_heartbeat(name) for name in self._works}
+        for silence in silences.values():
+            if silence is not None:
+                self._last_sign = max(self._last_sign, now - silence)
+        for name, silence in silences.items():
+            work = self._works[name]
+            if silence is None:
+                if now - self._last_sign > _MAX_IDLE:
+                    text = f"No worker began with it for {_MAX_IDLE:g} s. Check the executor and its workers."
+                    yield Message(name, work.attempt, result_of_not_started(name, Reason.WORKER_LOST, text))
+                continue
+            if name not in self._begun:
+                self._begun.add(name)
+                yield Message(name, work.attempt)
+            if silence > _MAX_SILENCE:
+                text = f"Its worker gave no sign of life for {_MAX_SILENCE:g} s, and was given up."
+                error = StageError(text, peer=name, reason=Reason.WORKER_LOST)
+                yield Message(name, work.attempt, result_of_error(work.job, error))
+
+    def cancel(self) -> list[str]:
+        self._claims.stop()
+        withdrawn = []
+        for name, future in list(self._futures.items()):
+            has_begun = name in self._begun or self._claims.seconds_since_heartbeat(name) is not None
+            if not has_begun and (future.cancel() or future.cancelled()):
+                withdrawn.append(name)
+        return withdrawn
+
+    def forget(self, peer: str) -> None:
+        self._last_sign = self._clock.monotonic()
+        future = self._futures.pop(peer, None)
+        if future is not None:
+            future.cancel()  # if its worker was given up, and another would begin with it
+        self._works.pop(peer, None)
+        self._begun.discard(peer)
+
+
+def _require_picklable(work: PeerWork) -> None:
+    """Raise here what the executor could only raise later, and elsewhere."""
+    try:
+        pickle.dumps(work)
+    except Exception as exc:
+        raise ConfigurationError(f"This job cannot be sent to a worker: {exc}", reason=Reason.INVALID_ARGUMENT) from exc
+
+
+def _outcome_of(done: Future[PeerResult | NotReady], work: PeerWork) -> PeerResult | NotReady:
+    try:
+        outcome = done.result()
+        if isinstance(outcome, (PeerResult, NotReady)):
+            return outcome
+        raise TypeError(f"a result of type {type(outcome).__name__}")
+    except CancelledError as exc:
+        return result_of_error(work.job, _lost("The executor cancelled it", exc))
+    except BaseException as exc:
+        return result_of_error(work.job, _lost("Its worker ended, or could not run it", exc))
+
+
+def _lost(what: str, exc: BaseException) -> StageError:
+    detail = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+    return StageError(f"{what} ({escape(detail)}). Run it again.", reason=Reason.WORKER_LOST)

@@ -1,0 +1,93 @@
+"""Workers that are threads of this process: they share a bandwidth limit and slots, and are cancelled directly."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from peerstage.errors import Cancelled
+from peerstage.fleet.run_peer import PeerWork, stage_peer
+from peerstage.fleet.slots import Slots
+from peerstage.fleet.verdicts import result_of_error
+from peerstage.fleet.workers import Inbox, Message, Workers
+from peerstage.peer.base import BackupPeer
+from peerstage.rates import BandwidthLimit
+from peerstage.system_errors import start_thread
+
+
+class ThreadWorkers(Workers):
+    """Stages each peer in a thread of its own, or in one of a `ThreadPoolExecutor`.
+
+    Own threads are daemons: one that hangs in a system call keeps neither the run nor the process from ending.
+
+    Args:
+        inbox: Where threads tell what they do.
+        slots: The slots of the run.
+        bwlimit: Bytes per second, all peers together; None for no limit.
+        executor: Where threads come from; None for own ones.
+    """
+
+    def __init__(
+        self, inbox: Inbox, slots: Slots, *, bwlimit: int | None = None, executor: ThreadPoolExecutor | None = None
+    ) -> None:
+        self.bandwidth = None if bwlimit is None else BandwidthLimit(bwlimit)
+        self._inbox = inbox
+        self._slots = slots
+        self._executor = executor
+        self._is_cancelled = False
+        self._lock = threading.Lock()
+        self._peers: dict[str, BackupPeer] = {}
+        self._futures: dict[str, Future[None]] = {}
+
+    def start(self, work: PeerWork) -> None:
+        name = work.job.name
+        if self._executor is not None:
+            self._futures[name] = self._executor.submit(self._run, work)
+        else:
+            thread = threading.Thread(target=self._run, args=(work,), name=f"peerstage-{name}", daemon=True)
+            start_thread(thread)
+
+    def poll(self) -> Iterator[Message]:
+        return iter(())
+
+    def cancel(self) -> list[str]:
+        with self._lock:
+            self._is_cancelled = True
+            peers = list(self._peers.values())
+        for peer in peers:
+            peer.cancel()
+        return [name for name, future in list(self._futures.items()) if future.cancel()]
+
+    def forget(self, peer: str) -> None:
+        self._futures.pop(peer, None)
+
+    @contextlib.contextmanager
+    def attend(self, peer: BackupPeer, work: PeerWork) -> Iterator[None]:
+        """Cancel *peer* in the block if the run is."""
+        with self._lock:
+            self._peers[work.job.name] = peer
+        try:
+            self._raise_if_cancelled()
+            yield
+        finally:
+            with self._lock:
+                self._peers.pop(work.job.name, None)
+
+    def wait_for_slot(self, work: PeerWork) -> None:
+        """Wait until the peer, which has answered, may be staged."""
+        self._slots.wait_for(work.job.name, self._raise_if_cancelled)
+
+    def _raise_if_cancelled(self) -> None:
+        if self._is_cancelled:
+            raise Cancelled("Cancelled.")
+
+    def _run(self, work: PeerWork) -> None:
+        name, attempt = work.job.name, work.attempt
+        self._inbox.put(Message(name, attempt))
+        try:
+            outcome = stage_peer(work, self)
+        except BaseException as exc:  # such as an error whose text cannot be made
+            outcome = result_of_error(work.job, RuntimeError(type(exc).__name__))
+        self._inbox.put(Message(name, attempt, outcome))

@@ -1,0 +1,60 @@
+"""Workers: what stages peers for a run, and what they tell it."""
+
+from __future__ import annotations
+
+import queue
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
+
+from peerstage.fleet.results import PeerResult
+from peerstage.fleet.run_peer import PeerWork
+from peerstage.fleet.verdicts import NotReady
+
+
+class Message(NamedTuple):
+    """What a worker tells the run.
+
+    Attributes:
+        peer: The peer's name.
+        attempt: `PeerWork.attempt`: a message of an earlier attempt, whose worker was given up, is dropped.
+        outcome: What became of the peer; None if its worker has just begun.
+    """
+
+    peer: str
+    attempt: int
+    outcome: PeerResult | NotReady | None = None
+
+
+#: Messages to the run; None only wakes it.
+Inbox: TypeAlias = "queue.SimpleQueue[Message | None]"
+
+
+class Workers(ABC):
+    """Stages peers elsewhere than in the thread of the run. Only that thread calls the methods, and none of them waits.
+
+    Every peer that was started leads to a message with an outcome, unless its worker is lost.
+    """
+
+    @abstractmethod
+    def start(self, work: PeerWork) -> None:
+        """Have a worker stage a peer.
+
+        Raises:
+            Exception: If that is impossible.
+        """
+
+    @abstractmethod
+    def poll(self) -> Iterable[Message]:
+        """Return what is known without having been told: workers that have begun, and those that were lost."""
+
+    @abstractmethod
+    def cancel(self) -> Iterable[str]:
+        """Cancel every peer that is being staged; return those with which no worker has begun, or will.
+
+        Call it again and again: a peer between two operations does not notice.
+        """
+
+    @abstractmethod
+    def forget(self, peer: str) -> None:
+        """Forget a peer that has its outcome, or was given up."""
