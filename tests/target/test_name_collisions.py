@@ -46,7 +46,7 @@ class Folding:
     refused: str = ""
 
     def resolve(self, name: Any, directory: int | None) -> Any:
-        if directory is None or b"/" in os.fsencode(name):
+        if directory is None or b"/" in os.fsencode(name) or os.fsencode(name) == b".":
             return name
         text = os.fsdecode(name)
         if any(char in text for char in self.refused):

@@ -319,7 +319,14 @@ class DirectoryTarget(CommandTarget):
             for file, difference in self._find_differences(check):
                 file.fail(difference)
             ready = deque(file for file in ready if file.is_ready)
-            prepare_all(ready, self._attributes, self._private.fd, durable=self.options.durable, check=check)
+            prepare_all(
+                ready,
+                self._attributes,
+                self._private.fd,
+                durable=self.options.durable,
+                shared_sync=self._directories.shared_sync,
+                check=check,
+            )
             for file, error in find_collisions(ready, self._target_fd, self._private.fd, self._reserved_names):
                 file.fail(error)
             ready = deque(file for file in ready if file.is_ready)

@@ -1,4 +1,4 @@
-"""The directories that one run has open: the target, its private directory, and that of kept files."""
+"""The directories that one run has open: the target, its private directory, that of kept files, and what syncs them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 
 from peerstage.peer_log import PeerLog
 from peerstage.stage_options import StageOptions
+from peerstage.target import durability
 from peerstage.target.file_descriptors import close_quietly, open_directory
 from peerstage.target.kept_files import KeptFiles
 from peerstage.target.manifest_writer import require_manifest_names
 from peerstage.target.private_directory import PrivateDirectory
+from peerstage.target.shared_sync import SharedSync
 from peerstage.target.sweep import sweep_directory
 
 
@@ -18,7 +20,8 @@ class RunDirectories:
 
     Args:
         path: Path of the target.
-        options: `partial_dir` is the directory of kept files; with `manifest` the target must not use its names.
+        options: `partial_dir` is the directory of kept files; with `manifest` the target must not use its names; with
+            `durable` the run takes part in the syncs of its file system.
         peer: The peer's name, to find kept files.
         directory: The peer's directory, to find kept files.
         log: The log.
@@ -27,6 +30,8 @@ class RunDirectories:
         target_fd: Descriptor of the target.
         private: The private directory.
         kept: The kept files of the peer's directory; None without `StageOptions.partial_dir`.
+        shared_sync: Makes everything durable that this run has written; None if syncfs is not reliable here, or not
+            wanted.
 
     Raises:
         OSError, TargetError: If a directory cannot be used. Nothing is left open, and nothing is left in the target.
@@ -34,12 +39,16 @@ class RunDirectories:
 
     def __init__(self, path: str, options: StageOptions, *, peer: str, directory: bytes, log: PeerLog) -> None:
         self.kept: KeptFiles | None = None
+        self.shared_sync: SharedSync | None = None
         with contextlib.ExitStack() as on_failure:
             self.target_fd = open_directory(path, follow=True)
             on_failure.callback(close_quietly, self.target_fd)
             sweep_directory(self.target_fd, path, log)
             if options.manifest:
                 require_manifest_names(self.target_fd, path)
+            if options.durable and durability.is_syncfs_reliable(self.target_fd):
+                self.shared_sync = SharedSync(self.target_fd)
+                on_failure.callback(self.shared_sync.close)
             self.private = PrivateDirectory(self.target_fd, path, log)
             on_failure.callback(self.private.remove)
             if options.partial_dir is not None:
@@ -60,4 +69,6 @@ class RunDirectories:
         finally:
             if self.kept is not None:
                 self.kept.close()
+            if self.shared_sync is not None:
+                self.shared_sync.close()
             close_quietly(self.target_fd)
