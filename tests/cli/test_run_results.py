@@ -30,7 +30,11 @@ def staged(name: str, **changes: Any) -> PeerResult:
 
 
 def failed(name: str, **changes: Any) -> PeerResult:
-    changes = {"reason": Reason.CONNECT_TIMEOUT, "error": "10.0.0.11:22 timed out, 4 attempts.", **changes}
+    changes = {
+        "reason": Reason.CONNECT_TIMEOUT,
+        "error": "10.0.0.11:22 timed out, 4 attempts. Check that it is up.",
+        **changes,
+    }
     return PeerResult(
         peer=name,
         **{"verdict": Verdict.FAILED, "exit": ExitCode.UNREACHED, "next": f"peerstage doctor {name}", **changes},
@@ -136,6 +140,12 @@ def test_the_advice_is_true_for_peers_whose_files_are_all_fetched_again(capsys: 
     plan = dataclasses.replace(PLAN, peers=(*PLAN.peers[:4], guarded, PLAN.peers[5]))
     text = printed(capsys, EVERYTHING, plan)
     assert text.endswith("Run it again safely: peers that are staged are not asked again.\n")
+
+
+def test_an_error_of_this_machine_keeps_its_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    error = "The disk is full. Files of failed runs take 3 GB; they may be deleted."
+    text = printed(capsys, report_of(failed("db1", reason=Reason.NO_SPACE, error=error, exit=ExitCode.LOCAL)))
+    assert f"{error[:-1]}  [no-space]" in text
 
 
 def test_peers_that_were_not_started_share_a_row(capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,14 +85,25 @@ def print_error(error: BaseException, peer: str = "") -> None:
 
 
 def log_to_stderr(*, verbose: bool) -> None:
-    """Log to standard error: warnings, or with *verbose* everything but paramiko's records."""
+    """Log to standard error: warnings, or with *verbose* everything but paramiko's records.
+
+    Without *verbose*, what ``run`` prints about each peer at its end is not logged.
+    """
+    left_out = {"peerstage.ssh.paramiko"} if verbose else {"peerstage.ssh.paramiko", "peerstage.fleet.results"}
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(lambda record: record.name != "peerstage.ssh.paramiko")
+    handler.addFilter(lambda record: record.name not in left_out)
     handler.setFormatter(_OneLineFormatter("peerstage: %(message)s" if not verbose else "%(name)s: %(message)s"))
     logger = logging.getLogger("peerstage")
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+def log_only_errors() -> None:
+    """Log errors alone from now on, unless everything is logged."""
+    logger = logging.getLogger("peerstage")
+    if logger.level > logging.DEBUG:
+        logger.setLevel(logging.ERROR)
 
 
 class _OneLineFormatter(logging.Formatter):

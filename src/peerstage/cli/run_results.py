@@ -145,7 +145,14 @@ def _describe(result: PeerResult) -> str:
     staged = "" if report is None else f"{format_count(report.files, 'file')} staged; "
     marked = "" if report is None or result.marked else "; not marked"
     reason = "" if result.reason is None else f"  [{result.reason}]"
-    return f"{staged}{escape(result.error or '').rstrip('.')}{marked}{reason}{ignored}"
+    return f"{staged}{_shorten(result).rstrip('.')}{marked}{reason}{ignored}"
+
+
+def _shorten(result: PeerResult) -> str:
+    """Return the error; only its first sentence if the others are advice, in whose place there is a next step."""
+    text = escape(result.error or "")
+    is_about_peer = result.exit in (ExitCode.NOT_READY, ExitCode.UNREACHED, ExitCode.INCOMPLETE)
+    return text.partition(". ")[0] if is_about_peer and result.next is not None else text
 
 
 def _format_rows(rows: Sequence[_Row]) -> Iterator[Line]:

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from peerstage.cli.named_peers import PlanNames
 from peerstage.cli.output import Output, print_error
 from peerstage.cli.results import Line, Result, failure_to_json
 from peerstage.errors import StageError
 from peerstage.exit_codes import ExitCode, code_of
+from peerstage.fleet.latest_night import find_latest_night
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.target.verify import CHANGED, EXTRA, MISSING, UNREADABLE, VerifyReport, verify
@@ -23,19 +25,29 @@ _STYLES = {MISSING: "red", CHANGED: "red", UNREADABLE: "red", EXTRA: "yellow"}
 
 def verify_verb(
     directories: Annotated[
-        list[str], typer.Argument(metavar="DIR", help="Directories that were staged into with --manifest.")
+        list[str],
+        typer.Argument(
+            metavar="DIR|PEER",
+            help="Directories that were staged into with --manifest; or names in the plan, for the latest night.",
+        ),
     ],
     *,
+    plan_names: PlanNames,
     output: Output,
 ) -> int:
     """Compare staged files with their manifest.
 
-    Each DIR has a manifest if it was staged into with --manifest. Every file is read.
+    Each DIR has a manifest if it was staged into with --manifest, or by run. A PEER of the plan stands for the
+    directory of its latest night; write ./PEER for a directory of that name. Every file is read.
     """
     highest = ExitCode.DONE
     for directory in directories:
         report: VerifyReport | None = None
         try:
+            found = plan_names.find(directory)
+            if found is not None:
+                plan, job = found
+                directory = find_latest_night(plan.staging, job.name)
             with output.progress("verifying") as on_progress:
                 report = verify(directory, on_progress=on_progress)
             error = _failure(report)

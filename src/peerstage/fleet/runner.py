@@ -42,6 +42,8 @@ from peerstage.printable import escape
 from peerstage.reasons import Reason
 
 log = logging.getLogger("peerstage.fleet")
+#: For a line about each peer, which the command line leaves out: its summary tells the same.
+_results_log = logging.getLogger("peerstage.fleet.results")
 
 #: Seconds to wait at the end for a sweep of the pool that takes longer than the run.
 _SECONDS_FOR_SWEEP = 5.0
@@ -316,6 +318,6 @@ class FleetRun(metaclass=Documented):
 
 def _log_result(result: PeerResult) -> None:
     if result.verdict is Verdict.STAGED:
-        log.info("%s: %s.", escape(result.peer), result.verdict)
+        _results_log.info("%s: %s.", escape(result.peer), result.verdict)
     else:
-        log.warning("%s: %s: %s [%s]", escape(result.peer), result.verdict, result.error, result.reason)
+        _results_log.warning("%s: %s: %s [%s]", escape(result.peer), result.verdict, result.error, result.reason)

@@ -1,0 +1,169 @@
+"""``peerstage run``: check, stage and mark the peers of a plan."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from typing import Annotated, Any
+
+import typer
+
+from peerstage.cli import options
+from peerstage.cli.output import Output, PlainOutput, log_only_errors, print_error
+from peerstage.cli.results import Note
+from peerstage.cli.run_results import EventResult, RunSummary, format_count, make_strict
+from peerstage.cli.signals import cancel_on_signal
+from peerstage.errors import ConnectError, NotAvailable, StageError
+from peerstage.fleet.events import Event, PeerFinished, RunFinished, RunStarted
+from peerstage.fleet.plan_file import DEFAULT_PLAN, read_plan
+from peerstage.fleet.results import FleetReport
+from peerstage.fleet.runner import FleetRun
+from peerstage.printable import escape
+from peerstage.reasons import Reason
+
+#: Seconds to wait for a Dask scheduler.
+_SCHEDULER_SECONDS = 30
+
+
+def run_verb(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PEER|GROUP", help="Only these peers and groups of the plan.", show_default=False),
+    ] = None,
+    *,
+    plan: options.Plan = DEFAULT_PLAN,
+    again: Annotated[bool, typer.Option("--again", help="Also stage peers that were staged today.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="For cron: print nothing unless somebody has to act.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 5 if a peer that was staged looks suspect.")
+    ] = False,
+    parallel: Annotated[int | None, options.option("N", "Peers at a time.", "as the plan says", min=1, max=256)] = None,
+    dask: Annotated[
+        str | None,
+        options.option("ADDRESS", "Stage on the workers of this Dask scheduler: tcp://scheduler:8786.", "here"),
+    ] = None,
+    output: Output,
+) -> int:
+    """Check, stage and mark the peers of a plan, several at a time.
+
+    Files go to STAGING/YYYY/MM/DD/PEER. A peer that was staged today is not asked again, so that running it again
+    only does what is missing. Peers that are not ready are asked again until the plan's time. SIGTERM and Ctrl-C end
+    the run in an orderly way: nothing half-written is left.
+
+    The exit status is the highest of the peers that count: those for which the plan ignores failures do not. It is 75
+    if another run uses the staging directory.
+    """
+    if quiet and not output.is_for_people:
+        raise ValueError("--quiet and --json exclude each other.")
+    fleet = read_plan(plan)
+    if parallel is not None:
+        fleet = dataclasses.replace(fleet, parallel=parallel)
+    if quiet:
+        output = PlainOutput()
+        log_only_errors()
+    with _dask_executor(dask) as executor, contextlib.ExitStack() as stack:
+        show = _EventPrinter(output, stack, is_quiet=quiet, is_strict=strict)
+        run = FleetRun(fleet, executor, peers=tuple(names or ()), again=again, on_event=show)
+        with cancel_on_signal(run.cancel):
+            report = show.adapt(run.run())
+            stack.close()
+            output.show(RunSummary(report=report, plan=fleet, is_quiet=quiet))
+            if report.error is not None:
+                print_error(_error_of(report))
+    show.raise_failure()
+    return report.exit
+
+
+class _EventPrinter:
+    """Prints the events of a run. If they cannot be printed any more, the run goes on, and fails at its end.
+
+    Args:
+        output: Where to print.
+        stack: Closes the status line of a terminal.
+        is_quiet: Whether events are not printed.
+        is_strict: Whether flagged peers count as incomplete.
+    """
+
+    def __init__(self, output: Output, stack: contextlib.ExitStack, *, is_quiet: bool, is_strict: bool) -> None:
+        self._output = output
+        self._stack = stack
+        self._is_quiet = is_quiet
+        self._is_strict = is_strict
+        self._peers = self._finished = 0
+        self._set_status: Callable[[str], object] = lambda text: None
+        self._failure: OSError | None = None
+
+    def __call__(self, event: Event) -> None:
+        if self._is_quiet or self._failure is not None:
+            return
+        try:
+            self._print(event)
+        except OSError as exc:  # nobody reads the output: the backup is worth more
+            self._failure = exc
+
+    def adapt(self, report: FleetReport) -> FleetReport:
+        """Return *report* with the exit codes that ``--strict`` wants."""
+        if not self._is_strict:
+            return report
+        return dataclasses.replace(report, results=tuple(map(make_strict, report.results)))
+
+    def raise_failure(self) -> None:
+        """Raise the error of printing, if there was one."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _print(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._peers = event.peers
+            self._output.show(Note(f"{format_count(event.peers, 'peer')} -> {escape(event.target)}"))
+            self._set_status = self._stack.enter_context(self._output.status(self._describe()))
+        elif isinstance(event, PeerFinished):
+            self._finished += 1
+            self._set_status(self._describe())
+            event = dataclasses.replace(event, result=make_strict(event.result)) if self._is_strict else event
+        elif isinstance(event, RunFinished):
+            event = dataclasses.replace(event, report=self.adapt(event.report))
+        self._output.show(EventResult(event))
+
+    def _describe(self) -> str:
+        return f"{self._finished} of {format_count(self._peers, 'peer')} done"
+
+
+def _error_of(report: FleetReport) -> Exception:
+    """Return the error that the report tells."""
+    message = report.error or ""
+    return RuntimeError(message) if report.reason is None else StageError(message, reason=report.reason)
+
+
+@contextlib.contextmanager
+def _dask_executor(address: str | None) -> Iterator[Executor | None]:
+    """Yield an executor on the workers of a Dask scheduler; None without an address.
+
+    Raises:
+        NotAvailable: If the extra ``dask`` is not installed.
+        ConnectError: If the scheduler cannot be reached.
+        ValueError: If the address is invalid.
+    """
+    if address is None:
+        yield None
+        return
+    try:
+        import distributed
+    except ImportError:
+        raise NotAvailable("--dask needs an extra: pip install 'peerstage[dask]'") from None
+    client_class: Any = distributed.Client  # it has no types
+    try:
+        client = client_class(address, timeout=_SCHEDULER_SECONDS, set_as_default=False)
+    except OSError as exc:
+        message = f"The Dask scheduler {escape(address)} cannot be reached: {escape(str(exc))}. Check that it runs."
+        raise ConnectError(message, reason=Reason.CONNECT_FAILED) from exc
+    with client:
+        executor = client.get_executor(pure=False)
+        try:
+            yield executor
+        finally:
+            executor.shutdown(wait=False)
