@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -54,6 +55,34 @@ def run_in_fork(work: Callable[[], object]) -> None:
         finally:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+@contextlib.contextmanager
+def forked(work: Callable[[], object] = lambda: None) -> Iterator[int]:
+    """Fork this process, do *work* in the fork, and yield its process id; it exits at the end of the block."""
+    began, begin = os.pipe()
+    ended, end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(end)
+            work()
+            os.write(begin, b"x")
+            os.read(ended, 1)
+            code = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(code)
+    os.close(begin)
+    try:
+        assert os.read(began, 1) == b"x", "it failed in the fork; see its output"
+        yield pid
+    finally:
+        for fd in (began, ended, end):
+            os.close(fd)
+        assert os.waitpid(pid, 0)[1] == 0
 
 
 def pending_signals(pid: int) -> set[int]:

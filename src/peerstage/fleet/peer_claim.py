@@ -182,7 +182,8 @@ class PeerClaim:
         if found.get(ENDED) == self._run:
             raise self._cancelled("The run has ended or was stopped.")
         if found.get(CURRENT) != self._run:
-            raise self._not_visible(f"The run in it is {found.get(CURRENT, 'none')}.")
+            other = found.get(CURRENT)
+            raise self._not_visible("No run is under way in it." if other is None else f"The run in it is {other}.")
         if not self._is_locked(runs):
             raise self._not_visible("Nobody holds its lock: the run was killed, or this mount does not share locks.")
 
