@@ -48,15 +48,15 @@ def read_plan(config: Any, settings: Settings) -> StagingPlan:
     options, stage = getattr(config, "options", None), getattr(config, "stage", None)
     if options is None or stage is None:
         raise ValueError("Stage configuration is not properly filled in: <options> and <stage> are required.")
-    user = _require_text(options, "backupUser", "backup_user")
-    group = _require_text(options, "backupGroup", "backup_group")
-    staging_directory = validate_path(_require_text(stage, "targetDir", "staging_dir"), "staging_dir")
+    user = require_text(options, "backupUser", "backup_user")
+    group = require_text(options, "backupGroup", "backup_group")
+    staging_directory = validate_path(require_text(stage, "targetDir", "staging_dir"), "staging_dir")
     if not os.path.isabs(staging_directory):
         raise ValueError(f"staging_dir must be an absolute path: {staging_directory!r}")
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    local, remote = _read_peers(stage) or _read_peers(getattr(config, "peers", None)) or ((), ())
+    local, remote = read_peers(stage) or read_peers(getattr(config, "peers", None)) or ((), ())
     settings.require_known_peers({str(getattr(peer, "name", "")) for peer in remote})
-    day = _require_text(options, "startingDay", "starting_day").lower()
+    day = require_text(options, "startingDay", "starting_day").lower()
     return StagingPlan(
         staging_directory=staging_directory,
         ownership=Ownership(*getUidGid(user, group)) if is_root else None,
@@ -68,7 +68,7 @@ def read_plan(config: Any, settings: Settings) -> StagingPlan:
     )
 
 
-def _read_peers(section: Any) -> tuple[Iterable[Any], Iterable[Any]] | None:
+def read_peers(section: Any) -> tuple[Iterable[Any], Iterable[Any]] | None:
     """Return the local and the remote peers of a section, or None if it has no peers."""
     local, remote = getattr(section, "localPeers", None) or (), getattr(section, "remotePeers", None) or ()
     return (local, remote) if local or remote else None
@@ -111,7 +111,12 @@ def _read_failure_mode(peer: Any) -> str | None:
     return None if mode is None else str(mode)
 
 
-def _require_text(section: Any, attribute: str, option: str) -> str:
+def require_text(section: Any, attribute: str, option: str) -> str:
+    """Return the *attribute* of a section.
+
+    Raises:
+        ValueError: If it is not a string, or empty; the message calls it *option*.
+    """
     value = getattr(section, attribute, None)
     if not isinstance(value, str) or not value:
         raise ValueError(f"The option {option} must be filled in.")

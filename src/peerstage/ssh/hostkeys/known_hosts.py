@@ -39,6 +39,7 @@ _LINE = re.compile(
 )
 _WILDCARD = re.compile(rb"[*?!]")
 _PATTERN = re.compile(rb"(?:^|,)(!?)([^,]*)")
+_NAME = re.compile(rb"\[([^\[\]]+)\]:([0-9]{1,5})|([^\[\]]+)")
 _SHA1 = rb"([A-Za-z0-9+/]{26}[AEIMQUYcgkosw048]=)"
 _HASHED = re.compile(rb"\|1\|" + _SHA1 + rb"\|" + _SHA1)
 
@@ -89,6 +90,19 @@ class KnownHosts:
     def __bool__(self) -> bool:
         """Return whether any line is valid."""
         return bool(self._entries)
+
+    def listed_keys(self) -> Iterator[ListedKey]:
+        """Yield every line with a host key that is not revoked, in file order."""
+        for entry in self._entries:
+            if entry.marker == _HOST_KEY:
+                patterns = [] if entry.names.startswith(b"|") else entry.names.split(b",")
+                names = [_NAME.fullmatch(pattern) for pattern in patterns if not _WILDCARD.search(pattern)]
+                hosts = tuple(
+                    ((name[1] or name[3]).decode("utf-8", "surrogateescape"), int(name[2] or _DEFAULT_PORT))
+                    for name in names
+                    if name is not None
+                )
+                yield ListedKey(entry.location, hosts, entry.blob)
 
     def key_types(self, host: str, port: int) -> tuple[str, ...]:
         """Return the types of the keys that `check` would accept from *host*, in file order, without repeats."""
@@ -218,6 +232,20 @@ class KnownHosts:
                 f"those on the host itself, then add them to {file}."
             )
         return f"{problem} (searched: {searched}). {fix}"
+
+
+class ListedKey(NamedTuple):
+    """A host key in a known_hosts file.
+
+    Attributes:
+        location: Its line.
+        hosts: The hosts and ports that are spelled out there: none if the name is hashed, or all are patterns.
+        blob: The key, in the SSH wire format.
+    """
+
+    location: Location
+    hosts: tuple[tuple[str, int], ...]
+    blob: bytes
 
 
 class _Entry(NamedTuple):
