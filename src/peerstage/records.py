@@ -28,6 +28,8 @@ RACY_SECONDS = 2
 #: The outcomes of an entry.
 STAGED, RESUMED, LINKED, LEFT_OUT, FAILED = "staged", "resumed", "linked", "left-out", "failed"
 
+#: The least value of `Limits.in_flight_bytes`: two READs of the size that every server accepts.
+_MIN_IN_FLIGHT = 64 * KIB
 _LIMITS_IN_SECONDS = frozenset({"login_timeout", "reply_timeout", "stall_timeout", "deadline"})
 _REASONS: dict[Any, Reason] = {reason.value: reason for reason in Reason}
 
@@ -204,6 +206,8 @@ class Limits(metaclass=Documented):
         packet_bytes: One SSH packet. An SFTP packet may be larger by the size of the read request.
         banner_bytes: All data up to the end of the server's identification line.
         stderr_bytes: Output of a remote command on stderr; for commands on a managed peer, output that is logged.
+        in_flight_bytes: File data that was requested, or has arrived, and is not written yet: it takes memory. At least
+            64 KiB. Data arrives at no more than this per round trip; a slow line, or a bandwidth limit, needs less.
         login_timeout: Seconds from the first packet to the end of authentication.
         reply_timeout: Seconds for the reply to one request, counted from when the request was sent or, if that is
             later, from the reply to the previous request: on a slow line replies queue. Only the time spent waiting
@@ -238,6 +242,7 @@ class Limits(metaclass=Documented):
     packet_bytes: int = 256 * KIB + 1024
     banner_bytes: int = 16 * KIB
     stderr_bytes: int = 64 * KIB
+    in_flight_bytes: int = 24 * MIB
     login_timeout: float = 60.0
     reply_timeout: float = 60.0
     stall_timeout: float = 60.0
@@ -254,9 +259,10 @@ class Limits(metaclass=Documented):
                 continue
             is_whole = name not in _LIMITS_IN_SECONDS
             is_number = isinstance(value, int if is_whole else (int, float)) and not isinstance(value, bool)
-            if not is_number or not 0 <= value < float("inf") or (value == 0 and limit.default != 0):
+            minimum = _MIN_IN_FLIGHT if name == "in_flight_bytes" else 0
+            if not is_number or not minimum <= value < float("inf") or (value == 0 and limit.default != 0):
                 kind = "an integer" if is_whole else "a finite number"
-                lowest = "from 0 on" if limit.default == 0 else "above 0"
+                lowest = f"from {minimum} on" if minimum or limit.default == 0 else "above 0"
                 raise ValueError(f"Limits: {name} must be {kind} {lowest}, not {value!r}.")
 
     def deadline_for(self, received: int) -> float:

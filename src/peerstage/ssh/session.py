@@ -24,7 +24,7 @@ from peerstage.ssh._paramiko.client_transport import ClientTransport, server_ver
 from peerstage.ssh._paramiko.forks import silence_after_fork
 from peerstage.ssh._paramiko.self_check import check_paramiko
 from peerstage.ssh.config.destination import Destination
-from peerstage.ssh.connect.client_connection import MAX_PACKET_SIZE, WINDOW_SIZE, open_client_connection
+from peerstage.ssh.connect.client_connection import MAX_PACKET_SIZE, open_client_connection, window_size
 from peerstage.ssh.connect.underlying import UnderlyingConnection
 from peerstage.ssh.handshake import verify_and_log_in
 from peerstage.ssh.hostkeys.verifier import HostKeyVerifier
@@ -32,7 +32,7 @@ from peerstage.ssh.keys.public_keys import fingerprint
 from peerstage.ssh.options import SSHOptions
 from peerstage.ssh.paramiko_errors import translate_exception
 from peerstage.ssh.steps import OnStep, ignore_step
-from peerstage.ssh.stream import FORWARDING_WINDOW_SIZE, ChannelSocket, ChannelStream, Stream
+from peerstage.ssh.stream import MAX_FORWARDING_WINDOW_SIZE, ChannelSocket, ChannelStream, Stream
 from peerstage.watchdog import Watchdog
 
 #: Seconds in which to retry a refused channel, since the server may not have closed the previous one yet.
@@ -146,6 +146,7 @@ class Session:
             ConnectError: If the jump host cannot connect there, or does not forward connections.
             ConnectionLost, LimitExceeded, Cancelled: If the connection ends, takes too long, or is cancelled.
         """
+        window = min(MAX_FORWARDING_WINDOW_SIZE, window_size(self._watchdog.limits))
         try:
             with self._watchdog.phase(
                 f"answer at {escape(host)} port {port} through the jump host", timeout, Reason.CONNECT_TIMEOUT
@@ -154,7 +155,7 @@ class Session:
                     "direct-tcpip",
                     (host, port),
                     ("127.0.0.1", 0),
-                    window_size=FORWARDING_WINDOW_SIZE,
+                    window_size=window,
                     max_packet_size=MAX_PACKET_SIZE,
                 )
             require_bounded_buffers(channel)
@@ -174,7 +175,7 @@ class Session:
             failure = self._failure_of(exc)
             self.close()
             raise failure from exc
-        set_window(channel, FORWARDING_WINDOW_SIZE)
+        set_window(channel, window)
         return ChannelSocket(channel)
 
     def open_subsystem(self, name: str) -> Stream:
@@ -237,7 +238,8 @@ class Session:
         # The watchdog ends a wait by closing the connection, but not the caller's: paramiko's time limit applies there.
         timeout = None if self._own_transport is not None else self._watchdog.limits.reply_timeout + _AFTER_WATCHDOG
         bandwidth = self._watchdog.bandwidth
-        window = WINDOW_SIZE if bandwidth is None else min(WINDOW_SIZE, bandwidth.max_in_flight())
+        max_window = window_size(self._watchdog.limits)
+        window = max_window if bandwidth is None else min(max_window, bandwidth.max_in_flight())
         while True:
             sent_at = time.monotonic()
             try:
@@ -256,7 +258,7 @@ class Session:
         require_bounded_buffers(channel)
         if bandwidth is not None:
             round_trip = time.monotonic() - sent_at
-            enlarge_window(channel, min(WINDOW_SIZE, bandwidth.max_in_flight(round_trip)))
+            enlarge_window(channel, min(max_window, bandwidth.max_in_flight(round_trip)))
         return channel
 
     def _failure_of(self, exc: BaseException | None) -> StageError:

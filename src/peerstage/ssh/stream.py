@@ -16,9 +16,9 @@ from peerstage.watchdog import Watchdog
 
 #: More than a channel buffer holds.
 _ALL = 1 << 30
-#: The window of a forwarded channel, in bytes. The connection through it buffers a window of its own, too: together
-#: they must not exhaust the memory.
-FORWARDING_WINDOW_SIZE = 8 * MIB
+#: The largest window of a forwarded channel, in bytes. The connection through it buffers a window of its own, too:
+#: together they must not exhaust the memory.
+MAX_FORWARDING_WINDOW_SIZE = 8 * MIB
 #: Seconds without data after which to read stderr, if both share a small window.
 _STDERR_INTERVAL = 0.5
 #: Seconds that paramiko may take between closing the channels and marking the connection as inactive.

@@ -24,9 +24,9 @@ LARGE: dict[str, Any] = {"missing": [[number, number + 1] for number in range(20
 class Ends:
     """A channel, and the child's ends of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: int) -> None:
         with contextlib.ExitStack() as child_ends:
-            self.channel = ChildChannel(child_ends)
+            self.channel = ChildChannel(child_ends, **options)
             jobs, frames, _ = self.channel.child_stdio
             self.jobs = socket.socket(fileno=os.dup(jobs))
             self.frames = os.dup(frames)
@@ -86,3 +86,15 @@ def test_a_child_that_exits_before_its_answer_is_reported_by_the_next_receive(en
     ends.channel.queue_answer(LARGE)
     with pytest.raises(EOFError):
         ends.receive()
+
+
+@pytest.mark.parametrize(("max_buffer", "size"), [(64 << 10, 64 << 10), (24 << 20, 1 << 20)])
+def test_a_child_can_send_no_more_ahead_than_the_parent_allows(max_buffer: int, size: int) -> None:
+    with contextlib.closing(Ends(max_buffer=max_buffer)) as ends:
+        os.set_blocking(ends.frames, False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += os.write(ends.frames, bytes(64 << 10))
+        assert sent == size
+        assert len(ends.receive()) == size

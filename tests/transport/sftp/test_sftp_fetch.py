@@ -21,7 +21,7 @@ from peerstage.target import DirectoryTarget
 from peerstage.target.received_data import SAMPLE_BYTES
 from peerstage.testing.contract import files_in
 from peerstage.transport.sftp import wire
-from peerstage.transport.sftp.window import LOCAL_WINDOW, MAX_WINDOW, SendMark, Window
+from peerstage.transport.sftp.window import LOCAL_WINDOW, SendMark, Window
 from support.sftp_server import (
     DropsConnectionAfter,
     ErraticServer,
@@ -193,7 +193,7 @@ def test_at_most_24_mib_are_in_flight(target: Path) -> None:
 
     server = Counting({b"big": Node(bytes(64 << 20))}, max_read_length=261120)
     stage_from(server, target)
-    assert LOCAL_WINDOW // 2 < server.peak_in_flight <= MAX_WINDOW + 261120
+    assert LOCAL_WINDOW // 2 < server.peak_in_flight <= Limits().in_flight_bytes + 261120
 
 
 def test_an_open_that_fails_while_other_files_are_open_is_retried(target: Path) -> None:
@@ -241,6 +241,19 @@ def test_symlinks_are_followed_and_their_targets_are_classified(target: Path) ->
         "to-directory": Reason.NOT_A_FILE,
     }
     assert files_in(target) == {b"to-file": b"content"}
+
+
+@pytest.mark.parametrize("max_bytes", [64 << 10, 1 << 20, 100 << 20])
+def test_the_window_of_a_long_line_ends_at_its_limit(max_bytes: int) -> None:
+    now = [100.0]
+    window = Window(Limits(in_flight_bytes=max_bytes), clock=lambda: now[0])
+    sizes = [window.size]
+    for _ in range(100):
+        sent = window.mark_send()
+        now[0] += 0.5
+        window.record_reply(1 << 30, sent)
+        sizes.append(window.size)
+    assert max(sizes) == max_bytes
 
 
 def test_the_window_follows_the_line_up_and_down() -> None:

@@ -26,7 +26,7 @@ from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
 from peerstage.transport.sftp.fetch import Fetcher
 from peerstage.transport.sftp.listing import Listing, list_directory
-from peerstage.transport.sftp.window import MAX_WINDOW, SendMark, Window
+from peerstage.transport.sftp.window import SendMark, Window
 from peerstage.watchdog import Watchdog
 from support.clock import Clock
 from support.limits import ShortGrace
@@ -395,9 +395,9 @@ def test_requests_are_sent_in_batches(target: Path) -> None:
 class MaximalWindow(Window):
     """Has its maximal size all the time."""
 
-    def __init__(self) -> None:
-        super().__init__(Limits())
-        self.size = MAX_WINDOW
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self.size = limits.in_flight_bytes
 
     def record_reply(self, size: int, sent: SendMark) -> None:
         pass
@@ -421,8 +421,9 @@ class CountsInFlight(ReorderingServer):
         return chunk
 
 
+@pytest.mark.parametrize("limits", [Limits(), Limits(in_flight_bytes=MIB)], ids=["24 MiB", "1 MiB"])
 @pytest.mark.parametrize("sizes", [[80 * MIB], [3 * MIB] * 30, [100_000] * 700])
-def test_a_maximal_window_keeps_24_mib_in_flight_and_at_most_one_read_more(sizes: list[int]) -> None:
+def test_a_maximal_window_keeps_its_limit_in_flight_and_at_most_one_read_more(sizes: list[int], limits: Limits) -> None:
     server = CountsInFlight({b"%03d" % at: Node(bytes(size)) for at, size in enumerate(sizes)}, 400, 256 * 1024)
     client = client_to(server)
 
@@ -437,9 +438,9 @@ def test_a_maximal_window_keeps_24_mib_in_flight_and_at_most_one_read_more(sizes
 
     recording_target = DiscardingTarget()
     listing = list_directory(client, b"/c")
-    Fetcher(client, b"/c", MaximalWindow()).run(recording_target.admit(listing.entries))
+    Fetcher(client, b"/c", MaximalWindow(limits)).run(recording_target.admit(listing.entries))
     assert all(file.finished for file in recording_target.files.values())
-    assert MAX_WINDOW // 3 < server.peak_in_flight < MAX_WINDOW + client.max_read_length
+    assert limits.in_flight_bytes // 3 < server.peak_in_flight < limits.in_flight_bytes + client.max_read_length
     assert server.in_flight == 0
 
 

@@ -21,7 +21,7 @@ if sys.platform != "win32":
     import fcntl
 
 #: Maximum bytes of one read, and the size of the pipe for frames if the system allows it.
-_BUFFER_SIZE = MIB
+MAX_BUFFER = MIB
 #: fcntl.F_SETPIPE_SZ, which only Linux has; other systems reject the number.
 _F_SETPIPE_SZ = 1031
 #: Bytes of stderr that are kept for error messages, and the maximum in all.
@@ -36,6 +36,7 @@ class ChildChannel:
 
     Args:
         child_ends: Gets callbacks that close the child's ends; to be closed once the child has inherited them.
+        max_buffer: Bytes that the pipe for frames, and a read from it, may hold; `MAX_BUFFER` at most.
 
     Attributes:
         child_stdio: The child's ends, as descriptors for its stdin, stdout and stderr.
@@ -45,12 +46,13 @@ class ChildChannel:
         OSError: If the system refuses a descriptor. Nothing is left open then.
     """
 
-    def __init__(self, child_ends: contextlib.ExitStack) -> None:
+    def __init__(self, child_ends: contextlib.ExitStack, *, max_buffer: int = MAX_BUFFER) -> None:
         self.has_received = False
         self._stderr_tail = b""
         self._stderr_size = 0
         self._answers: deque[memoryview] = deque()  # not sent yet
-        self._buffer = memoryview(bytearray(_BUFFER_SIZE))
+        buffer_size = min(MAX_BUFFER, max_buffer)
+        self._buffer = memoryview(bytearray(buffer_size))
         with contextlib.ExitStack() as on_failure:
             self._jobs, child_jobs = socket.socketpair()
             on_failure.callback(self._jobs.close)
@@ -58,7 +60,7 @@ class ChildChannel:
             self._frames, child_frames = _create_pipe(on_failure, child_ends)
             self._stderr, child_stderr = _create_pipe(on_failure, child_ends)
             with contextlib.suppress(OSError):  # not on this system, or above its limit
-                fcntl.fcntl(child_frames, _F_SETPIPE_SZ, _BUFFER_SIZE)
+                fcntl.fcntl(child_frames, _F_SETPIPE_SZ, buffer_size)
             for fd in (self._frames, self._stderr):
                 os.set_blocking(fd, False)
             self._jobs.setblocking(False)

@@ -16,7 +16,7 @@ from typing import Any
 
 from peerstage.errors import NotAvailable, StageError
 from peerstage.forks import OwnerProcess, release_after_fork
-from peerstage.isolation.parent.child_channel import ChildChannel
+from peerstage.isolation.parent.child_channel import MAX_BUFFER, ChildChannel
 from peerstage.isolation.parent.orphans import MARKER_VARIABLE, kill_marked_processes
 from peerstage.processes import exit_status, has_exited, signal_group
 from peerstage.reasons import Reason
@@ -41,6 +41,7 @@ class ChildProcess:
         environment: Its whole environment.
         command: Its arguments; by default those that start this Python in isolated mode, with this process's own
             package and modules. See `peerstage.isolation.child.bootstrap`.
+        max_buffer: As for `ChildChannel`.
 
     Attributes:
         channel: The connection to it.
@@ -49,13 +50,15 @@ class ChildProcess:
         NotAvailable: If it cannot be started. Nothing is left open then.
     """
 
-    def __init__(self, environment: dict[str, str], command: Sequence[str] = ()) -> None:
+    def __init__(
+        self, environment: dict[str, str], command: Sequence[str] = (), *, max_buffer: int = MAX_BUFFER
+    ) -> None:
         self._owner = OwnerProcess()
         self._reaped_elsewhere = False
         self._marker = secrets.token_hex(16)
         try:
             with contextlib.ExitStack() as child_ends, contextlib.ExitStack() as on_failure:
-                self.channel = ChildChannel(child_ends)
+                self.channel = ChildChannel(child_ends, max_buffer=max_buffer)
                 on_failure.callback(self.channel.close)
                 stdin, stdout, stderr = self.channel.child_stdio
                 self._process = subprocess.Popen(

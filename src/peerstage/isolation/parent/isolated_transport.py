@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -87,7 +88,7 @@ class IsolatedTransport(Transport):
         retry: How often the child may connect.
         watchdog: Cancels the run.
         on_fallback: Called when the peer turns out to have no SFTP.
-        start_child: Starts a child with the given environment.
+        start_child: Starts a child with the given environment; by default `ChildProcess`.
         grace: Seconds that the child has beyond its own deadline, and beyond the stall timeout.
         modules: Modules with functions for `call`; the child imports them before it drops privileges.
         cleanup_timeout: Seconds that the child has to clean up after SIGTERM.
@@ -102,7 +103,7 @@ class IsolatedTransport(Transport):
         retry: Retry,
         watchdog: Watchdog,
         on_fallback: Callable[[], object] = lambda: None,
-        start_child: Callable[[dict[str, str]], ChildProcess] = ChildProcess,
+        start_child: Callable[[dict[str, str]], ChildProcess] | None = None,
         grace: float = GRACE,
         modules: Sequence[str] = (),
         cleanup_timeout: float = CLEANUP_TIMEOUT,
@@ -114,7 +115,7 @@ class IsolatedTransport(Transport):
         self._limits = limits
         self._retry = retry
         self._watchdog = watchdog
-        self._start_child = start_child
+        self._start_child = start_child or functools.partial(ChildProcess, max_buffer=limits.in_flight_bytes)
         self._grace = grace
         self._on_fallback = on_fallback
         self._settings = encode_settings(options, limits, retry)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from peerstage.errors import StageError
 from peerstage.reasons import Reason
-from peerstage.records import MIB, Limits
+from peerstage.records import Limits
 from peerstage.ssh._paramiko.client_transport import ClientTransport, make_transport
 from peerstage.ssh._paramiko.self_check import check_paramiko
 from peerstage.ssh.config.destination import Destination
@@ -21,12 +21,17 @@ from peerstage.ssh.steps import OnStep, ignore_step
 from peerstage.system_errors import system_error
 from peerstage.watchdog import Watchdog
 
-#: The window of a channel, in bytes: what may be in flight, and the replies around it.
-WINDOW_SIZE = 28 * MIB
+#: The largest window of a channel, in bytes: 2^32 - 1 is the most that the protocol allows (RFC 4254, section 5.2).
+_MAX_WINDOW_SIZE = 1 << 30
 #: The largest piece of channel data in one SSH packet, in bytes.
 MAX_PACKET_SIZE = 128 * 1024
 #: Seconds to wait for paramiko's thread to end.
 _JOIN_SECONDS = 2.0
+
+
+def window_size(limits: Limits) -> int:
+    """Return the window of a channel, in bytes: what may be in flight, and a sixth more for the replies around it."""
+    return min(limits.in_flight_bytes + limits.in_flight_bytes // 6, _MAX_WINDOW_SIZE)
 
 
 class ClientConnection(NamedTuple):
@@ -121,8 +126,9 @@ def open_client_connection(
 def _make_transport(underlying: UnderlyingConnection, limits: Limits, destination: Destination) -> ClientTransport:
     """Return a transport on *underlying*, which is closed if that fails."""
     try:
+        window = window_size(limits)
         return make_transport(
-            underlying.sock, limits, WINDOW_SIZE, MAX_PACKET_SIZE, destination.algorithms, peer=destination.label
+            underlying.sock, limits, window, MAX_PACKET_SIZE, destination.algorithms, peer=destination.label
         )
     except BaseException as exc:
         underlying.sock.close()

@@ -12,8 +12,6 @@ from peerstage.records import KIB, MIB, Limits
 #: The least window of a line that delivers it in time, even if its bandwidth-delay product is smaller: fastest on a
 #: loopback or a local network, where the two ends take turns. A larger one only fills the server's buffers.
 LOCAL_WINDOW = 4 * MIB
-#: The largest window: it bounds the memory for one peer.
-MAX_WINDOW = 24 * MIB
 
 _MIN_WINDOW = 8 * KIB
 #: The share of `Limits.reply_timeout` within which everything in flight must arrive.
@@ -32,7 +30,7 @@ class Window:
     the first reply, then at the measured rate. Each reply yields a sample of the rate: the bytes that arrived since its
     request was sent, over that time. A higher rate counts at once, a lower one after a round trip.
 
-    A bandwidth limit reduces it further, see `BandwidthLimit.max_in_flight`.
+    It never exceeds `Limits.in_flight_bytes`. A bandwidth limit reduces it further, see `BandwidthLimit.max_in_flight`.
 
     Attributes:
         size: The number of bytes to keep in flight now.
@@ -42,7 +40,8 @@ class Window:
         self, limits: Limits, clock: Callable[[], float] = time.monotonic, *, bandwidth: BandwidthLimit | None = None
     ) -> None:
         self._drain_seconds = limits.reply_timeout * _DRAIN_SHARE
-        self._min_size = int(min(MAX_WINDOW, max(_MIN_WINDOW, limits.min_rate * self._drain_seconds)))
+        self._max_size = limits.in_flight_bytes
+        self._min_size = int(min(self._max_size, max(_MIN_WINDOW, limits.min_rate * self._drain_seconds)))
         self._bandwidth = bandwidth
         self.size = self._min_size if bandwidth is None else min(self._min_size, bandwidth.max_in_flight())
         self._clock = clock
@@ -78,6 +77,6 @@ class Window:
         else:
             return
         fills_line = max(LOCAL_WINDOW, 2 * self._rate * self._round_trip)
-        self.size = int(min(MAX_WINDOW, max(self._min_size, min(fills_line, self._rate * self._drain_seconds))))
+        self.size = int(min(self._max_size, max(self._min_size, min(fills_line, self._rate * self._drain_seconds))))
         if self._bandwidth is not None:
             self.size = min(self.size, self._bandwidth.max_in_flight(self._round_trip))
