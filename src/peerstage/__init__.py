@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from peerstage.errors import StageError
     from peerstage.fleet.plan import FleetPlan, PeerJob
+    from peerstage.fleet.plan_file import read_plan
     from peerstage.fleet.results import FleetReport, PeerResult, Verdict
     from peerstage.fleet.runner import FleetRun, stage_fleet
     from peerstage.fleet.secrets import Secret
@@ -49,6 +50,7 @@ _MODULES = {
     "StageReport": "peerstage.records",
     "Verdict": "peerstage.fleet.results",
     "VerifyReport": "peerstage.target.verify",
+    "read_plan": "peerstage.fleet.plan_file",
     "stage_fleet": "peerstage.fleet.runner",
     "sweep": "peerstage.target.sweep",
     "verify": "peerstage.target.verify",
@@ -76,6 +78,7 @@ __all__ = [
     "StageReport",
     "Verdict",
     "VerifyReport",
+    "read_plan",
     "stage_fleet",
     "sweep",
     "verify",

@@ -23,5 +23,7 @@ def file_server() -> Iterator[tuple[Any, int]]:
 
 
 @pytest.fixture
-def site(own_home: Path, tmp_path: Path, file_server: tuple[Any, int]) -> Site:
-    return Site(own_home, tmp_path, *file_server)
+def site(own_home: Path, tmp_path: Path, file_server: tuple[Any, int]) -> Iterator[Site]:
+    site = Site(own_home, tmp_path, *file_server)
+    with site.cluster:
+        yield site

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import getpass
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from cli.command import Command
+from guide.dask_cluster import DaskCluster
 from support.file_server import Master, new_identity
+from support.guide_blocks import find_block
 
 
 class Site:
@@ -33,7 +36,7 @@ class Site:
         new_identity(self.ssh_directory / "backup_ed25519")
         master = Master(self.ssh_directory)
         master.key = key
-        for name in ("db1", "db2", "db1.example.com", "db2.example.com"):
+        for name in ("db1", "db2", "web1", "db1.example.com", "db2.example.com"):
             master.add_host(name, port, "IdentityFile ~/.ssh/backup_ed25519")
         self.collect = root / "backup" / "collect"
         self.staging = root / "staging"
@@ -43,6 +46,8 @@ class Site:
         (self.collect / "cback.collect").touch()
         (self.collect / "data.tar.gz").write_bytes(b"x" * 1000)
         self.host_key = key
+        self.plan: Path | None = None
+        self.cluster = DaskCluster(root / "dask")
         self.command = Command(None)  # type: ignore[arg-type]  # which needs a server only for its options
         self.replacements = {
             "/var/backup/collect": str(self.collect),
@@ -58,8 +63,26 @@ class Site:
         words = "|".join(re.escape(word) for word in self.replacements)
         return re.sub(words, lambda found: self.replacements[found[0]], example)
 
+    def write_plan(self) -> None:
+        """Write the plan of the page every-night, with a collect directory of its own for each peer."""
+
+        def add_directory(found: re.Match[str]) -> str:
+            directory = self.collect.parent / found["name"]
+            shutil.copytree(self.collect, directory)
+            keys = [f'collect_dir = "{directory}"', *filter(None, [found["keys"].strip()])]
+            return f"{found['name']} = {{ {', '.join(keys)} }}"
+
+        text = self.localize(find_block("every-night", "staging ="))
+        top, peers = text.split("[peers]")
+        peers = re.sub(r"^(?P<name>\w+) = \{(?P<keys>.*?)\}", add_directory, peers, flags=re.MULTILINE)
+        self.plan = self.staging.parent / "plan.toml"
+        self.plan.write_text(f"{top}[peers]{peers}")
+        self.replacements["/etc/peerstage/plan.toml"] = str(self.plan)
+
     def run_verb(self, words: list[str], stdin: str = "") -> None:
-        """Run ``peerstage`` in this process; it has to succeed."""
+        """Run ``peerstage`` in this process, with the plan if there is one; it has to succeed."""
+        if self.plan is not None:
+            words = [*words, "--plan", str(self.plan)]
         done = self.command(*words, stdin=stdin.encode())
         assert done.returncode == 0, (words, done.stdout, done.stderr)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import configparser
 import contextlib
 import hashlib
 import inspect
@@ -18,16 +19,21 @@ import pytest
 from guide.site import Site
 from peerstage import SSHOptions, cback3
 from peerstage.cback3.settings import Settings
+from peerstage.fleet.plan_file import parse_plan
 from peerstage.ssh.config.resolve import resolve_destination
 from support.guide_blocks import ROOT, Block, read_all_blocks
 from support.programs import sftp_server_path
 from support.sshd import Sshd, free_port
 
 BLOCKS = read_all_blocks()
+#: The scheduler of the examples.
+DASK_ADDRESS = "tcp://scheduler.example.com:8786"
 #: The peer of the examples.
 SPEC = "backup@db1.example.com:/var/backup/collect"
 #: Words of examples that need a real sshd, an embedded server, or another Python.
-SLOW = ("ssh_server", "peerstage demo", "executeRemoteCommand", "--elevate")
+SLOW = ("ssh_server", "peerstage demo", "executeRemoteCommand", "--elevate", "dask scheduler", "from distributed")
+#: Pages whose examples have a plan.
+PLAN_PAGES = ("every-night", "dask")
 
 
 def expected_output(block: Block) -> str | None:
@@ -52,6 +58,12 @@ def run_python(block: Block, site: Site, request: pytest.FixtureRequest) -> None
         site.replacements |= {', localUser="backup"': "", ', util.getUidGid("backup", "backup")': "", '"web1"': '"db1"'}
     if "in sweep(" in block.text:
         (site.staging / ".peerstage-0123abcd").mkdir()
+    if block.page in PLAN_PAGES:
+        site.write_plan()
+    if "from distributed" in block.text:
+        site.cluster.start_scheduler(["dask", "scheduler"])
+        site.cluster.start_worker(["dask", "worker", DASK_ADDRESS, "--no-nanny"])
+        site.replacements[DASK_ADDRESS] = site.cluster.address
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(site.localize(block.text), f"{block.page}.md", "exec"), names)
@@ -124,6 +136,11 @@ def run_mkdir(words: list[str], site: Site, request: pytest.FixtureRequest) -> N
     site.run_shell(shlex.join(words))
 
 
+def run_dask(words: list[str], site: Site, request: pytest.FixtureRequest) -> None:
+    (site.cluster.start_scheduler if words[1] == "scheduler" else site.cluster.start_worker)(words)
+    site.replacements[DASK_ADDRESS] = site.cluster.address
+
+
 #: How a command of the examples is run, by its beginning; the first that fits counts.
 COMMANDS: dict[str, Callable[[list[str], Site, pytest.FixtureRequest], None]] = {
     "pip install": check_extra,
@@ -134,10 +151,13 @@ COMMANDS: dict[str, Callable[[list[str], Site, pytest.FixtureRequest], None]] = 
     "peerstage ": run_peerstage,
     "ssh-keygen -lf": run_peerstage,
     "mkdir -p": run_mkdir,
+    "dask ": run_dask,
 }
 
 
 def run_console(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
+    if block.page in PLAN_PAGES:
+        site.write_plan()
     for line in block.text.splitlines():
         run = next((run for beginning, run in COMMANDS.items() if line.startswith(beginning)), None)
         assert run is not None, f"The tests do not know how to run: {line}"
@@ -177,6 +197,25 @@ def check_xml(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
     assert re.sub(r"\s+", " ", block.text) in docstring
 
 
+def check_plan(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
+    plan = parse_plan(block.text.encode(), "plan.toml")
+    assert plan.staging == "/srv/staging"
+    assert {job.collect_dir for job in plan.peers} <= {"/var/backup/collect", "/srv/files/collect"}
+
+
+def check_unit(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
+    """Run what the service of systemd runs; a timer has a calendar."""
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.read_string(block.text)
+    if unit.has_section("Timer"):
+        assert re.fullmatch(r"\*-\*-\* \d\d:\d\d", unit["Timer"]["OnCalendar"])
+        return
+    words = shlex.split(unit["Service"]["ExecStart"])
+    assert words[0].endswith("/peerstage")
+    site.write_plan()
+    site.run_verb(words[1:])
+
+
 def check_nothing(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
     """Output, and lines of other programs' files."""
 
@@ -188,6 +227,8 @@ LANGUAGES: dict[str, Callable[[Block, Site, pytest.FixtureRequest], None]] = {
     "ini": check_ini,
     "ssh_config": check_ssh_config,
     "xml": check_xml,
+    "toml": check_plan,
+    "systemd": check_unit,
     "text": check_nothing,
 }
 

@@ -92,7 +92,7 @@ class Hooks:
         if self._plan.after and self._has_begun:
             limit = _SECONDS_AFTER_CANCEL if self._is_cancelled else self._plan.hook_timeout
             try:
-                self._run("after", self._plan.after, _describe_run(report), min(limit, self._plan.hook_timeout))
+                self._run("after", self._plan.after, describe_run(report), min(limit, self._plan.hook_timeout))
             except Cancelled:
                 log.info("after was ended by the cancellation.")
             except StageError as exc:
@@ -111,7 +111,7 @@ class Hooks:
         if self._is_cancelled:
             return
         try:
-            self._run("after_peer", self._plan.after_peer, _describe_peer(result), self._plan.hook_timeout, result.peer)
+            self._run("after_peer", self._plan.after_peer, describe_peer(result), self._plan.hook_timeout, result.peer)
         except Cancelled:
             pass
         except Exception as exc:
@@ -175,7 +175,8 @@ def _inherited_environment(plan: FleetPlan) -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in secrets and not key.startswith(_PREFIX)}
 
 
-def _describe_peer(result: PeerResult) -> dict[str, object]:
+def describe_peer(result: PeerResult) -> dict[str, object]:
+    """Return the variables of `after_peer`, without their prefix."""
     report = result.report
     return {
         "PEER": result.peer,
@@ -191,7 +192,8 @@ def _describe_peer(result: PeerResult) -> dict[str, object]:
     }
 
 
-def _describe_run(report: FleetReport) -> dict[str, object]:
+def describe_run(report: FleetReport) -> dict[str, object]:
+    """Return the variables of `after`, without their prefix."""
     counts = {verdict.name: report.counts.get(verdict, 0) for verdict in Verdict}
     return {
         **counts,

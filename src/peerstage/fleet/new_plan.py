@@ -33,7 +33,7 @@ _POOL: tuple[tuple[str, Any, str], ...] = (
 )
 _HOOKS: tuple[tuple[str, Any, str], ...] = (
     ("before", ("/usr/local/bin/mount-staging", "--rw"), "if it fails, the run does not start"),
-    ("after", ("/usr/local/bin/unmount-staging",), "at the end, whatever happened"),
+    ("after", ("/usr/local/bin/unmount-staging",), "at the end, unless `before` failed"),
     ("after_peer", ("/usr/local/bin/log-peer",), "after each peer; PEERSTAGE_* say which"),
 )
 _DEFAULTS: tuple[tuple[str, Any, str], ...] = (
