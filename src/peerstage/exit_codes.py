@@ -61,7 +61,7 @@ REASONS: dict[ExitCode, tuple[Reason, ...]] = {
         Reason.HOST_KEY_NOT_SAVED, Reason.LOCAL_IO_ERROR, Reason.LOCAL_FAILURE, Reason.OUT_OF_MEMORY,
         Reason.OUT_OF_THREADS, Reason.OUT_OF_DESCRIPTORS, Reason.NO_MANIFEST, Reason.POOL_NOT_VISIBLE,
         Reason.WORKER_LOST,
-        Reason.PEER_LOCKED, Reason.RUN_KILLED,
+        Reason.PEER_LOCKED, Reason.RUN_KILLED, Reason.DAY_IN_FUTURE,
         Reason.HOOK_FAILED,
     ),
     ExitCode.NOT_AVAILABLE: (

@@ -206,6 +206,7 @@ class Reason(str, Enum):
     POOL_NOT_VISIBLE = "pool-not-visible", "A worker does not find the run in its staging pool."
     PEER_LOCKED = "peer-locked", "A worker of an earlier run is still staging the peer."
     RUN_KILLED = "run-killed", "The run was killed before the peer was done."
+    DAY_IN_FUTURE = "day-in-future", "The staging pool has a daily directory of a day in the future."
     WORKING_DIRECTORY_UNUSABLE = "working-directory-unusable", "The local directory for temporary files cannot be used."
     PARTIAL_DIR_UNUSABLE = "partial-dir-unusable", "The directory for the large files of failed runs cannot be used."
     OWNERSHIP_REFUSED = "ownership-refused", "The system does not let this user change files to that owner."
