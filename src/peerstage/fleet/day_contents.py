@@ -72,15 +72,15 @@ def examine_day(
         status = entry.stat(follow_symlinks=False)
         if status.st_dev != device:
             raise Foreign(entry.name, "is on another file system")
-        if peers is None or entry.name in peers:
+        if is_stage_indicator(entry.name, status):
+            on_file(status)
+        elif peers is None or entry.name in peers:
             try:
                 with open_peer(entry.name, day_fd) as peer_fd:
                     for _, file in staged_files(peer_fd, check):
                         on_file(file)
             except Foreign as exc:
                 raise exc.within(entry.name) from None
-        elif is_stage_indicator(entry.name, status):
-            on_file(status)
         else:
             raise _foreign_entry(entry.name, day_fd, "was not made by a run")
 

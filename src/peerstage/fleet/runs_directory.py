@@ -181,13 +181,13 @@ class RunsDirectory:
             advice = "Be the user who runs the pool's runs." if exc.errno == errno.EACCES else ""
             raise self._error("It cannot be opened", exc, advice) from exc
         try:
-            found = os.fstat(fd)
+            with self.errors("It cannot be read"):
+                found = os.fstat(fd)
+                is_ours = _is_ours(fd)
             if found.st_uid not in (0, os.geteuid()):
                 raise self._interfered(f"It belongs to another user ({found.st_uid})")
             if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise self._interfered("Other users can write to it")
-            with self.errors("It cannot be read"):
-                is_ours = _is_ours(fd)
             if not is_ours:
                 raise self._interfered("It holds files, but none of runs")
         except BaseException:
