@@ -16,7 +16,7 @@ import pytest
 from peerstage.errors import TargetError
 from peerstage.exit_codes import ExitCode
 from peerstage.fleet.results import Flag, FleetReport, PeerResult, StageSummary, Verdict
-from peerstage.fleet.run_id import new_run_id, start_time_of
+from peerstage.fleet.run_id import day_of, new_run_id, start_time_of
 from peerstage.fleet.run_journal import RunJournal
 from peerstage.fleet.run_records import KEPT_RECORDS, RunRecords
 from peerstage.fleet.runs_directory import NAME, RunsDirectory
@@ -25,6 +25,7 @@ from peerstage.records import FileResult
 from support.children import forked
 from support.filesystems import fill, tmpfs
 from support.kills import each_instant
+from support.staged_pool import noon
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -288,6 +289,31 @@ def test_records_of_400_days_are_kept_and_the_last_400_in_any_case(pool: Path, r
     assert len(os.listdir(pool / NAME)) == 402 + 1
     records.remove_old(now + 86_400 * 3650)  # a clock that is ten years ahead for one night
     assert {f"{run}.json" for run in ids[:KEPT_RECORDS]} | {"19700101.json"} == set(os.listdir(pool / NAME))
+
+
+def test_the_record_of_a_day_that_is_still_there_is_kept_however_old(pool: Path, records: Records) -> None:
+    """Such as the last complete night of a peer, which `prune` keeps."""
+    now = 1_800_000_000.0
+    ids = [new_run_id(now - 86_400 * number) for number in range(KEPT_RECORDS + 50)]
+    for run in ids:
+        (pool / NAME / f"{run}.json").touch()
+    (pool / day_of(now - 86_400 * 430)).mkdir(parents=True)
+    records.remove_old(now)
+    left = {path.stem for path in (pool / NAME).iterdir()} - set(ids[: KEPT_RECORDS + 1])
+    assert ids[430] in left
+    assert left <= set(ids[429:432])
+
+
+def test_the_records_of_some_days_are_read_and_no_others(pool: Path, records: Records) -> None:
+    days = ["2026/11/20", "2026/11/22", "2026/11/24"]
+    for day in ("2025/11/22", *days, "2027/01/01"):
+        records.write(report_of(new_run_id(noon(day)), day=day))
+    (damaged,) = (pool / NAME).glob("2025*.json")
+    damaged.write_text("{")
+    found = records.of_days({"2026/11/24", "2026/11/20"})
+    assert [report.day for report in found] == ["2026/11/24", "2026/11/20"]
+    assert records.notes == []
+    assert list(records.of_days(set())) == []
 
 
 def test_records_of_a_pool_that_runs_every_hour_are_kept_for_400_days_too(pool: Path, records: Records) -> None:

@@ -14,7 +14,7 @@ from peerstage.fleet.latest_link import NAME as LATEST
 from peerstage.fleet.plan import FleetPlan
 from peerstage.fleet.pool_days import list_days, mount_points_below, open_day
 from peerstage.fleet.prune_report import KeptDay, Kind, RemovedDay
-from peerstage.fleet.retention import Content, Needed, Nights, find_needed, merge_runs, oldest_kept
+from peerstage.fleet.retention import Content, Needed, Nights, find_needed, nights_of, oldest_kept
 from peerstage.fleet.run_id import day_of
 from peerstage.fleet.run_records import RunRecords
 from peerstage.fleet.runs_directory import RunsDirectory
@@ -85,8 +85,7 @@ def decide(
         OSError: If the pool cannot be read.
     """
     found, decision, freed = list_days(pool_fd), Decision(), _FreedBytes()
-    records = RunRecords(runs)
-    nights = {day: peers for day in found.days if (peers := merge_runs(records.of_day(day)))}
+    nights = nights_of(RunRecords(runs).of_days(frozenset(found.days)))
     today = day_of(now)
     _require_no_future_day(found.days, nights, today, plan.staging)
     decision.empty = [path for path in found.empty if not today.startswith(path)]

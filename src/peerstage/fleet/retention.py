@@ -55,16 +55,17 @@ class Needed(NamedTuple):
     newest: list[str]
 
 
-def merge_runs(reports: Iterable[FleetReport]) -> dict[str, PeerNight]:
-    """Return what the reports of all runs of one day say of its peers."""
-    peers: dict[str, PeerNight] = {}
+def nights_of(reports: Iterable[FleetReport]) -> Nights:
+    """Return what the reports of runs say of the peers of each day."""
+    nights: dict[str, dict[str, PeerNight]] = {}
     for report in reports:
+        peers = nights.setdefault(report.day, {})
         for result in report.results:
             before = peers.get(result.peer, PeerNight(False, 0))
             is_complete = result.verdict is Verdict.STAGED and not result.flags
             files = 0 if result.report is None else result.report.files
             peers[sys.intern(result.peer)] = PeerNight(before.is_complete or is_complete, max(before.files, files))
-    return peers
+    return nights
 
 
 def oldest_kept(days: Iterable[str], nights: Nights, keep_days: int) -> str | None:

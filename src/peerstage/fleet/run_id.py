@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 import secrets
@@ -9,8 +10,6 @@ import time
 
 _RUN_ID = re.compile(r"(\d{8}T\d{6}\.\d{3})Z-[0-9a-f]{4}", re.ASCII)
 _FORMAT = "%Y%m%dT%H%M%S.%f"
-#: Seconds from noon UTC to the end of the same day, at most 15 hours away from UTC.
-_HALF_A_DAY_AND_A_TIME_ZONE = 27 * 3600
 _DAY = re.compile(r"\d{4}/\d\d/\d\d", re.ASCII)
 
 
@@ -57,10 +56,13 @@ def is_day(text: str) -> bool:
     return _DAY.fullmatch(text) is not None
 
 
-def is_about(run: str, day: str) -> bool:
-    """Return whether the run with the id *run* may be of the daily directory *day*, in whatever time zone it ran."""
+def days_about(run: str) -> frozenset[str]:
+    """Return the daily directories that the run with the id *run* may be of, in whatever time zone it ran."""
     started = start_time_of(run)
     if started is None:
-        return False
-    noon = datetime.datetime.strptime(day, "%Y/%m/%d").replace(hour=12, tzinfo=datetime.timezone.utc).timestamp()
-    return abs(started - noon) <= _HALF_A_DAY_AND_A_TIME_ZONE
+        return frozenset()
+    moment = datetime.datetime.fromtimestamp(started, datetime.timezone.utc)
+    with contextlib.suppress(OverflowError):  # the first day of the calendar, or the last
+        days = (moment + datetime.timedelta(offset) for offset in (-1, 0, 1))
+        return frozenset(day.strftime("%Y/%m/%d") for day in days)
+    return frozenset({moment.strftime("%Y/%m/%d")})

@@ -7,13 +7,13 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import Any
 
 from peerstage.errors import StageError
 from peerstage.exit_codes import CODES
 from peerstage.fleet.results import SCHEMA, FleetReport, PeerResult, Verdict
-from peerstage.fleet.run_id import is_about, is_day, is_run_id, start_time_of
+from peerstage.fleet.run_id import days_about, is_day, is_run_id, start_time_of
 from peerstage.fleet.run_journal import JournalContent, decode_line, encode_line, read_journal, shorten
 from peerstage.fleet.runs_directory import JOURNAL, RECORD, RunsDirectory
 from peerstage.printable import escape
@@ -59,17 +59,31 @@ class RunRecords:
     def of_day(self, day: str) -> list[FleetReport]:
         """Return the reports of the runs that have ended of the daily directory *day*, the newest first.
 
-        Only records whose id is of about that day are read.
-
         Args:
             day: The daily directory, ``YYYY/MM/DD``.
 
         Raises:
             TargetError: If the directory cannot be read.
         """
+        return list(self.of_days({day}))
+
+    def of_days(self, days: Set[str]) -> Iterator[FleetReport]:
+        """Yield the reports of the runs that have ended of the daily directories *days*, the newest first.
+
+        Only records whose id is of about these days are read, each when it is asked for.
+
+        Args:
+            days: The daily directories, ``YYYY/MM/DD``.
+
+        Raises:
+            TargetError: If the directory cannot be read.
+        """
         records, journals = self._list()
-        runs = sorted((run for run in records | journals if is_about(run, day)), reverse=True)
-        return [report for run in runs if (report := self.read(run)) is not None and report.day == day]
+        for run in sorted(records | journals, reverse=True):
+            if not days.isdisjoint(days_about(run)):
+                report = self.read(run)
+                if report is not None and report.day in days:
+                    yield report
 
     def read(self, run: str) -> FleetReport | None:
         """Return the report of the run with the id *run*; None, with a note, if it cannot be read.
@@ -116,6 +130,9 @@ class RunRecords:
     def remove_old(self, now: float | None = None) -> None:
         """Remove the records of runs that started more than `KEPT_SECONDS` ago, but keep the last `KEPT_RECORDS`.
 
+        While there is a daily directory that may be of a run, its record is kept too: only records tell `prune` that a
+        day is ours, and which peers it needs.
+
         Args:
             now: Seconds since the epoch; None for the present.
 
@@ -126,10 +143,13 @@ class RunRecords:
         records, journals = self._list()
         for run in sorted(records | journals, reverse=True)[KEPT_RECORDS:]:
             started = start_time_of(run)
-            if started is not None and started < before:
+            if started is not None and started < before and not self._has_daily_directory(run):
                 for suffix in (RECORD, JOURNAL):
                     with contextlib.suppress(OSError):
                         self._runs.remove(run + suffix)
+
+    def _has_daily_directory(self, run: str) -> bool:
+        return any(os.path.lexists(os.path.join(self._runs.staging, day)) for day in days_about(run))
 
     def _list(self) -> tuple[set[str], set[str]]:
         """Return the ids of runs that have a record, and of those that have a journal."""

@@ -180,9 +180,12 @@ def _open_regular(name: str, dir_fd: int) -> BinaryIO:
         raise ValueError("it is not a regular file")
     flags = READ_WITHOUT_WAITING | NO_FOLLOW
     file = open(name, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=dir_fd))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is not a regular file")
+    except BaseException:
         file.close()
-        raise ValueError("it is not a regular file")
+        raise
     return file
 
 
