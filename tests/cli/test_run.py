@@ -318,6 +318,34 @@ def test_a_failing_after_is_told_and_does_not_change_verdicts(fleet: MemoryFleet
     assert "1 peer: 1 staged" in done.stdout
 
 
+def record_of(pool: Path) -> dict[str, Any]:
+    [path] = (pool / ".peerstage-runs").glob("*.json")
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+def test_the_record_tells_a_failing_after(fleet: MemoryFleet) -> None:
+    fleet.add("db1")
+    fleet.write(tables='[hooks]\nafter = ["false"]\n')
+    fleet()
+    assert record_of(fleet.staging)["error"] == "after: false ended with status 1."
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("end", ["", "; exit 7"])
+def test_hooks_may_mount_and_unmount_the_pool(fleet: MemoryFleet, tmp_path: Path, end: str) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    fleet.add("db1")
+    unmount = json.dumps(["sh", "-c", f"umount {fleet.staging}{end}"])
+    fleet.write(tables=f'[hooks]\nbefore = ["mount", "--bind", "{pool}", "{fleet.staging}"]\nafter = {unmount}\n')
+    done = fleet()
+    assert not os.path.ismount(fleet.staging)
+    assert done.returncode == (ExitCode.LOCAL if end else 0), done.stderr
+    assert record_of(pool)["counts"] == {"staged": 1}
+    assert list(fleet.staging.glob(".peerstage-runs/*.json")) == [], "the pool was elsewhere"
+
+
 def test_verify_of_a_peer_checks_its_latest_night(fleet: MemoryFleet) -> None:
     fleet.add("db1")
     fleet.write()

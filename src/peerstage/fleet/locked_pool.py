@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from peerstage.errors import TargetError
 from peerstage.fleet.run_lock import RunLock
 from peerstage.fleet.runs_directory import RunsDirectory
 
@@ -30,15 +31,28 @@ class LockedPool:
 
     def __enter__(self) -> LockedPool:
         self.runs, self._held = self._lock()
+        self._left: os.stat_result | None = None
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.unlock()
-        self.runs.close()
+        self.leave()
 
-    def unlock(self) -> None:
-        """Release the lock. May be called again."""
-        self._held.close()
+    def leave(self) -> None:
+        """Release the lock, and keep nothing of the pool open: a hook may use or unmount it. May be called again."""
+        if self._left is None:
+            self._left = os.fstat(self.runs.fd)
+            self._held.close()
+            self.runs.close()
+
+    def find_again(self) -> RunsDirectory | None:
+        """Return the runs directory that was left, open, but without the lock; None if the path leads elsewhere."""
+        with contextlib.suppress(TargetError):
+            found = RunsDirectory.find(self._staging)
+            if found is not None and self._left is not None and os.path.samestat(os.fstat(found.fd), self._left):
+                return found
+            if found is not None:
+                found.close()
+        return None
 
     def follow_mount(self) -> None:
         """Open and lock the pool again if its path leads to another one by now: a hook may have mounted it.
@@ -51,8 +65,8 @@ class LockedPool:
             if os.path.samestat(os.fstat(found.fd), os.fstat(self.runs.fd)):
                 return
         runs, held = self._lock()
-        self.__exit__()
-        self.runs, self._held = runs, held
+        self.leave()
+        self.runs, self._held, self._left = runs, held, None
 
     def _lock(self) -> tuple[RunsDirectory, contextlib.ExitStack]:
         runs = RunsDirectory(self._staging)

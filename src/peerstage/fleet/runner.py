@@ -270,10 +270,12 @@ class FleetRun(metaclass=Documented):
         if not is_cancelled and report.error is None:
             report = self._complete_day(pool.runs, report)
         report = self._write_record(pool.runs, report)
-        pool.unlock()  # so that the hooks may start other commands on the pool
+        pool.leave()  # so that the hooks may start other commands on the pool, or unmount it
         finished = self._hooks.finish(report)
-        if finished != report:
-            finished = self._write_record(pool.runs, finished)
+        runs = pool.find_again() if finished != report else None
+        if runs is not None:
+            with runs:
+                finished = self._write_record(runs, finished)
         self._send(RunFinished(run=finished.run, report=finished))
         return finished
 
