@@ -20,5 +20,6 @@ def test_every_problem_has_a_line_with_file_and_key(capsys: pytest.CaptureFixtur
         "peerstage: /etc/peerstage/plan\\n.toml: staging: is missing",
         "peerstage: /etc/peerstage/plan\\n.toml: peers.db1.collect_dir: is missing; set it here or in [defaults]",
         "peerstage: /etc/peerstage/plan\\n.toml: peers.db1.user: is missing; set it here or in [defaults]",
+        "peerstage: See: peerstage guide plan",
     ]
     assert code_of(caught.value) is ExitCode.USAGE

@@ -19,38 +19,10 @@ from peerstage.fleet.plan import FleetPlan, PeerJob
 from peerstage.fleet.plan_file import parse_plan, read_plan
 from peerstage.fleet.secrets import Secret
 from peerstage.reasons import Reason
+from support.guide_blocks import find_block
 
 #: The example of the guide's page on plans.
-EXAMPLE = """
-staging = "/srv/staging"           # files go to %Y/%m/%d/PEER
-parallel = 4
-bwlimit = "20M"                    # bytes per second, all peers together
-until = "06:00"                    # ask peers that are not ready until then
-min_free = "50G"
-keep_days = 14
-
-[defaults]
-user = "backup"
-local_user = "backup"
-collect_dir = "/var/backup/collect"
-connect_retries = 3
-indicator_max_age = "20h"          # an older cback.collect is stale, not ready
-overdue_after = "30h"
-link_dest = true                   # unchanged since the last trusted night: hard link
-
-[groups.office]
-jump = "bastion.example.com"
-ignore_failures = "all"            # reported, but not in the exit code
-overdue_after = "8d"
-
-[peers]
-db1    = {}                        # host is the name
-db2    = { host = "db2.example.com", port = 2222, min_bytes = "100M" }
-web1   = { exclude = ["*.tmp"] }
-mirror = { mark = false }          # read-only key: nothing is written on the peer
-legacy = { transport = "guarded" } # indicator age is unknown over SCP
-laptop = { group = "office" }
-"""
+EXAMPLE = find_block("plan", "staging = ")
 #: A plan with one peer, db1, whose keys follow.
 ONE_PEER = 'staging = "/s"\n[defaults]\nuser = "u"\ncollect_dir = "/c"\n[peers.db1]\n'
 

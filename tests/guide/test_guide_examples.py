@@ -19,7 +19,7 @@ import pytest
 from guide.site import Site
 from peerstage import SSHOptions, cback3
 from peerstage.cback3.settings import Settings
-from peerstage.fleet.plan_file import parse_plan
+from peerstage.fleet.plan_file import parse_plan, read_plan
 from peerstage.ssh.config.resolve import resolve_destination
 from support.guide_blocks import ROOT, Block, read_all_blocks
 from support.programs import sftp_server_path
@@ -30,6 +30,12 @@ BLOCKS = read_all_blocks()
 DASK_ADDRESS = "tcp://scheduler.example.com:8786"
 #: The peer of the examples.
 SPEC = "backup@db1.example.com:/var/backup/collect"
+#: A configuration of cback3.
+CBACK3_CONFIG = (
+    "<cb_config><options><starting_day>monday</starting_day><backup_user>root</backup_user>"
+    "<backup_group>0</backup_group></options><stage><staging_dir>/s</staging_dir>"
+    "<peer><name>db1</name><type>remote</type><collect_dir>/c</collect_dir></peer></stage></cb_config>"
+)
 #: Words of examples that need a real sshd, an embedded server, or another Python.
 SLOW = ("ssh_server", "peerstage demo", "executeRemoteCommand", "--elevate", "dask scheduler", "from distributed")
 #: Pages whose examples have a plan.
@@ -132,6 +138,19 @@ def run_peerstage(words: list[str], site: Site, request: pytest.FixtureRequest) 
     site.run_verb(words[1:], stdin)
 
 
+def run_init(words: list[str], site: Site, request: pytest.FixtureRequest) -> None:
+    """Write a first plan into a directory of the test, from files that exist there."""
+    cback = site.staging / "cback3.conf"
+    cback.write_text(CBACK3_CONFIG)
+    plan = site.staging / f"plan{len([*site.staging.iterdir()])}.toml"
+    if ">" in words:
+        words = words[: words.index(">")]
+    files = {"/etc/cback3.conf": cback, "~/.ssh/known_hosts": site.ssh_directory / "known_hosts"}
+    words = [str(files.get(word, word)) for word in words]
+    site.run_verb([*words[1:], "--output", str(plan)])
+    assert read_plan(plan).peers
+
+
 def run_mkdir(words: list[str], site: Site, request: pytest.FixtureRequest) -> None:
     site.run_shell(shlex.join(words))
 
@@ -147,6 +166,7 @@ COMMANDS: dict[str, Callable[[list[str], Site, pytest.FixtureRequest], None]] = 
     "python3 -m venv": run_quick_start,
     ".venv/bin/python": check_markers,
     "peerstage demo": run_demo,
+    "peerstage init": run_init,
     "peerstage check --elevate": run_elevated,
     "peerstage ": run_peerstage,
     "ssh-keygen -lf": run_peerstage,
@@ -198,7 +218,11 @@ def check_xml(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
 
 
 def check_plan(block: Block, site: Site, request: pytest.FixtureRequest) -> None:
-    plan = parse_plan(block.text.encode(), "plan.toml")
+    """A whole plan, or a table of one."""
+    peer = '[peers]\ndb1 = { user = "u", collect_dir = "/var/backup/collect" }\n'
+    is_whole = "[peers]" in block.text
+    text = block.text if is_whole else f'staging = "/srv/staging"\n{block.text}\n{peer}'
+    plan = parse_plan(text.encode(), "plan.toml")
     assert plan.staging == "/srv/staging"
     assert {job.collect_dir for job in plan.peers} <= {"/var/backup/collect", "/srv/files/collect"}
 

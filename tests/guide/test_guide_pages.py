@@ -12,7 +12,6 @@ from peerstage import SSHOptions
 from peerstage.errors import ConfigurationError
 from peerstage.exit_codes import CODES
 from peerstage.fleet.hooks import describe_peer, describe_run
-from peerstage.fleet.plan_model import HooksTable, PeerKeys, PlanTable
 from peerstage.fleet.results import FleetReport, PeerResult, Verdict
 from peerstage.guide import INDEX, list_topics, read_page, render_plain, topic_for
 from peerstage.reasons import Reason
@@ -98,14 +97,6 @@ def test_errors_name_only_pages_that_mention_their_reason() -> None:
         assert topic in list_topics()
         assert f"`{reason}`" in read_page(topic)
     assert topic_for(None) is None
-
-
-def test_every_key_of_a_plan_is_described() -> None:
-    of_the_run = set(PlanTable.model_fields) - {"hooks", "defaults", "groups", "peers"}
-    for title, keys in {"The run": of_the_run, "A peer": set(PeerKeys.model_fields)}.items():
-        assert set(re.findall(r"^\| `(\w+)` \|", section("plan", title), re.MULTILINE)) == keys
-    for name in HooksTable.model_fields:
-        assert f"`{name}`" in section("plan", "The run")
 
 
 def test_every_variable_of_a_hook_is_described() -> None:

@@ -67,11 +67,12 @@ class JSONOutput(Output):
 def print_error(error: BaseException, peer: str = "") -> None:
     """Print one line on standard error: what failed, and on which *peer* unless *error* names it itself.
 
-    A plan has a line for each problem.
+    An invalid plan has a line for each of its problems.
     """
     if isinstance(error, PlanError):
         for problem in error.problems:
             print(f"peerstage: {escape(error.path or 'plan')}: {problem}", file=sys.stderr, flush=True)
+        print("peerstage: See: peerstage guide plan", file=sys.stderr, flush=True)
         return
     text = str(error)
     if code_of(error) is ExitCode.UNEXPECTED:
