@@ -1,4 +1,4 @@
-"""A plan that `peerstage init` makes of the real cback3's configuration: a run has the same result as ``cback3 stage``."""
+"""A run of the plan that ``init`` makes of a configuration has the same result as the real ``cback3 stage``."""
 
 from __future__ import annotations
 
