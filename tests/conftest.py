@@ -17,6 +17,7 @@ from peerstage import RemotePeer
 from support import bench_run
 from support.leaks import Snapshot
 from support.programs import require_program
+from support.quick import disk_directory, use_memory
 from support.slow import SlowTests
 from support.sshd import Sshd, SshdPool, start_sshd
 
@@ -24,6 +25,8 @@ pytest_plugins = ["support.accounts"]
 
 #: Keep compiled tests, whatever the environment says: each worker and each run inside a test would compile them all.
 sys.dont_write_bytecode = False
+
+use_memory()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -73,6 +76,17 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     return home
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The directory of a test: in memory if possible, except for those with much data, which are marked ``bulk``."""
+    if request.node.get_closest_marker("bulk"):
+        with disk_directory() as path:
+            yield path
+    else:
+        yield tmp_path
+        monkeypatch.undo()  # the directory is removed by system calls that a test may have replaced
 
 
 @pytest.fixture(scope="session")

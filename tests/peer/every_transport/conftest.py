@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,7 @@ from peerstage import RemotePeer
 from support.every_transport import CONNECTIONS, OptionsFor
 from support.local_user import isolated_options
 from support.programs import rcp_command
-from support.quick import quick_directory
 from support.sshd import Sshd
-
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """The directory of a test: in memory if there is such a file system, since these tests are not about disks."""
-    with quick_directory() as path:
-        yield path
 
 
 @pytest.fixture(params=CONNECTIONS)
