@@ -66,6 +66,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
                 self.workqueue.move_to_end(first, last=False)
             super()._assign_work_unit(node)
 
+        def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
+            # xdist keeps finished tests and counts them after each test, which takes quadratic time.
+            test = self.registered_collections[node][item_index]
+            group, assigned = self._split_scope(test), self.assigned_work[node]
+            del assigned[group][test]
+            if not assigned[group]:
+                del assigned[group]
+            self._reschedule(node)
+
     return ByContainers(config, log)
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -211,7 +211,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def next_group(config: pytest.Config, waiting: Iterable[str]) -> str | None:
+def next_group(config: pytest.Config, waiting: Collection[str]) -> str | None:
     """Return the group or test to schedule next; None if the order does not matter.
 
     Container tests come as soon as the containers are up, the longest group first, so that it does not run alone at the
@@ -220,7 +220,7 @@ def next_group(config: pytest.Config, waiting: Iterable[str]) -> str | None:
     groups = config.stash[PLAN].sizes
     if not config.stash[OWNER].has_started:
         return next((one for one in waiting if one not in groups), None)
-    return max((one for one in waiting if one in groups), key=groups.__getitem__, default=None)
+    return max((one for one in groups if one in waiting), key=groups.__getitem__, default=None)
 
 
 def _print_line(config: pytest.Config, line: str) -> None:
