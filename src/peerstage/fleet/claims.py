@@ -62,7 +62,6 @@ class RunClaims:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=self._runs.fd)
             self._runs.remove_unfinished()
-            self._remove_jobs()
             self._runs.write(CURRENT, self._run.encode() + b"\n", durable=False)
         return self
 
@@ -70,8 +69,10 @@ class RunClaims:
         if not self._owner.is_current():
             return
         self.stop()
-        with contextlib.suppress(OSError):
-            self._remove_jobs()
+        with contextlib.suppress(OSError), closing(open_directory(JOBS, dir_fd=self._runs.fd)) as fd:
+            for name in os.listdir(fd):
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=fd)
 
     def stop(self) -> None:
         """Have every worker of the run stop before it publishes anything, at the latest in a few seconds.
@@ -116,12 +117,6 @@ class RunClaims:
         if peer not in self._seen or (worker and self._seen[peer][0] != beat):
             self._seen[peer] = (beat, now)
         return now - self._seen[peer][1]
-
-    def _remove_jobs(self) -> None:
-        with closing(open_directory(JOBS, dir_fd=self._runs.fd)) as fd:
-            for name in os.listdir(fd):
-                with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=fd)
 
 
 def open_peer_lock(runs: RunsDirectory, peer: str) -> int:
