@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 from peerstage.fleet.runs_directory import RunsDirectory
 from peerstage.forks import OwnerProcess
-from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING, closing, open_directory
+from peerstage.target.file_descriptors import CREATE_NEW, NO_FOLLOW, READ_WITHOUT_WAITING, closing, open_directory
 
 CURRENT = "current"
 ENDED = "ended"
@@ -90,7 +90,9 @@ class RunClaims:
             TargetError: If the disk is full or failed.
         """
         with self._runs.errors(f"The job {peer} cannot be created"):
-            self._runs.write(f"{JOBS}/{peer}", self._run.encode() + b"\n", durable=False)
+            self._runs.remove(f"{JOBS}/{peer}")
+            with closing(os.open(f"{JOBS}/{peer}", CREATE_NEW, 0o600, dir_fd=self._runs.fd)) as fd:
+                os.write(fd, self._run.encode() + b"\n")
         self._seen.pop(peer, None)
 
     def release(self, peer: str) -> None:
