@@ -165,6 +165,7 @@ def test_the_public_names_are_these() -> None:
         "StageReport",
         "Verdict",
         "VerifyReport",
+        "dask_executor",
         "read_plan",
         "stage_fleet",
         "sweep",

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from peerstage.errors import StageError
+    from peerstage.fleet.dask import dask_executor
     from peerstage.fleet.plan import FleetPlan, PeerJob
     from peerstage.fleet.plan_file import read_plan
     from peerstage.fleet.results import FleetReport, PeerResult, Verdict
@@ -51,6 +52,7 @@ _MODULES = {
     "Verdict": "peerstage.fleet.results",
     "VerifyReport": "peerstage.target.verify",
     "read_plan": "peerstage.fleet.plan_file",
+    "dask_executor": "peerstage.fleet.dask",
     "stage_fleet": "peerstage.fleet.runner",
     "sweep": "peerstage.target.sweep",
     "verify": "peerstage.target.verify",
@@ -78,6 +80,7 @@ __all__ = [
     "StageReport",
     "Verdict",
     "VerifyReport",
+    "dask_executor",
     "read_plan",
     "stage_fleet",
     "sweep",

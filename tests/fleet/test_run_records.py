@@ -510,15 +510,15 @@ def test_a_full_disk_ends_neither_the_run_nor_the_journal(tmp_path: Path) -> Non
 def test_a_line_that_was_written_in_part_does_not_damage_the_next(
     runs: RunsDirectory, records: Records, journal: RunJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = os.write
+    write = os.pwrite
 
-    def write_some(fd: int, data: bytes) -> int:
+    def write_some(fd: int, data: bytes, offset: int) -> int:
         if len(data) <= 10:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(fd, data[: len(data) // 2])
+        return write(fd, data[: len(data) // 2], offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", write_some)
+        patch.setattr(os, "pwrite", write_some)
         journal.add_result(staged("a"))
     assert journal.error is not None
     journal.add_result(staged("b"))

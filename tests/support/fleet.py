@@ -1,11 +1,21 @@
-"""Helpers for tests of fleets: a clock that passes only while a run waits."""
+"""Helpers for tests of fleets: runs of jobs in memory, with bugs, and on a clock that passes only while a run waits."""
 
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from peerstage import BackupPeer, FleetPlan, FleetReport, FleetRun, PeerJob
 from peerstage.fleet.schedule import Clock
+from peerstage.testing import MemoryHost, MemoryJob
+from peerstage.transport.base import Transport
+
+#: The files of a peer that has collected.
+READY = {"cback.collect": b"", "dump": b"content"}
 
 
 class FrozenClock(Clock):
@@ -37,3 +47,75 @@ class FrozenClock(Clock):
         """Let *seconds* pass."""
         self.wall += seconds
         self._monotonic += seconds
+
+
+class InlineThreads(ThreadPoolExecutor):
+    """An executor whose one thread is the caller's: nothing runs while the run waits, as a `FrozenClock` needs."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
+class ScriptedHost(MemoryHost):
+    """A host that calls a function at every connection, with itself; what that raises is the connection's error."""
+
+    def __init__(self, files: Any, on_connect: Callable[[ScriptedHost], object], **options: Any) -> None:
+        super().__init__({"/collect": files}, **options)
+        self.on_connect = on_connect
+
+    def connect(self) -> Transport:
+        self.on_connect(self)
+        return super().connect()
+
+
+def scripted_job(
+    name: str, on_connect: Callable[[ScriptedHost], object], files: Mapping[str, bytes] = READY, **options: Any
+) -> MemoryJob:
+    """Return a job whose host is a `ScriptedHost`."""
+    host = ScriptedHost(files, on_connect)
+    return MemoryJob(name=name, collect_dir="/collect", user="backup", memory_host=host, **options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenJob(MemoryJob):
+    """A job with a bug: building its peer to connect raises an error."""
+
+    bug: BaseException
+
+    def build_peer(self, *, reads_secrets: bool = False, **options: Any) -> BackupPeer:
+        if reads_secrets:
+            raise self.bug
+        return super(BrokenJob, self).build_peer(**options)
+
+
+def broken_job(name: str, bug: BaseException) -> BrokenJob:
+    """Return a `BrokenJob`."""
+    return BrokenJob(name=name, collect_dir="/collect", user="backup", bug=bug)
+
+
+def run(pool: Path, *jobs: PeerJob, **options: Any) -> FleetReport:
+    """Run a plan of *jobs*; *options* are those of `FleetPlan` and `FleetRun`."""
+    return make_run(pool, *jobs, **options).run()
+
+
+def make_run(pool: Path, *jobs: PeerJob, **options: Any) -> FleetRun:
+    """Return a run of a plan of *jobs*."""
+    names = ("executor", "peers", "again", "on_event", "clock")
+    run_options = {name: options.pop(name) for name in names if name in options}
+    return FleetRun(FleetPlan(staging=str(pool), peers=jobs, **options), **run_options)
+
+
+def files_in(pool: Path) -> dict[str, bytes]:
+    """Return the staged files of a pool, without manifests, by their paths below the pool."""
+    paths = (path for path in sorted(pool.glob("[0-9]*/**/*")) if path.is_file())
+    return {str(path.relative_to(pool)): path.read_bytes() for path in paths if not path.name.startswith("peerstage.")}
+
+
+def results_of(report: FleetReport) -> dict[str, str]:
+    """Return the verdict of each peer, and the reason if there is one."""
+    return {
+        result.peer: f"{result.verdict}" if result.reason is None else f"{result.verdict}: {result.reason}"
+        for result in report.results
+    }

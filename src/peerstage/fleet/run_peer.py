@@ -165,7 +165,11 @@ class _PeerStage:
         bwlimits = (job.stage.bwlimit, work.bwlimit if job.can_limit_bandwidth else None)
         bwlimit = min(filter(None, bwlimits), default=None)
         stage = dataclasses.replace(job.stage, manifest=True, link_dest=link_dest, bwlimit=bwlimit)
-        limits = dataclasses.replace(job.limits, free_bytes=max(work.free_bytes, job.limits.free_bytes))
+        limits = dataclasses.replace(
+            job.limits,
+            free_bytes=max(work.free_bytes, job.limits.free_bytes),
+            in_flight_bytes=min(work.in_flight, job.limits.in_flight_bytes),
+        )
         peer = job.build_peer(stage=stage, limits=limits, reads_secrets=True)
         if isinstance(peer, RemotePeer):
             peer.retry = dataclasses.replace(job.retry, jitter=job.retry.jitter or _JITTER)

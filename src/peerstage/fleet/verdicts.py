@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from peerstage.errors import IncompleteStage, NothingToStage, StageError
@@ -133,7 +134,10 @@ def _describe(error: BaseException) -> str:
         return path + escape(error.message)
     if isinstance(error, ValueError):
         return escape(str(error))
-    return escape(f"Unexpected {type(error).__name__}: {error}")
+    text = ""
+    with contextlib.suppress(Exception):  # that of another library may have any text, or none
+        text = f": {error}"
+    return escape(f"Unexpected {type(error).__name__}{text}")
 
 
 def _hours(seconds: float) -> str:

@@ -1,0 +1,56 @@
+"""Run a fleet on the workers of a Dask scheduler. Needs the extra ``dask``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from typing import Any
+
+from peerstage.errors import ConnectError, NotAvailable
+from peerstage.printable import escape
+from peerstage.reasons import Reason
+
+log = logging.getLogger("peerstage.fleet")
+
+#: Seconds to connect to the scheduler, and to take leave of it.
+_CONNECT_TIMEOUT = 30.0
+_CLOSE_TIMEOUT = 10.0
+
+
+@contextlib.contextmanager
+def dask_executor(address: str, *, timeout: float = _CONNECT_TIMEOUT) -> Iterator[Executor]:
+    """Yield an executor for `stage_fleet` that uses the workers of a running Dask scheduler.
+
+    Every worker needs the staging pool under the same path, the same version of peerstage, and the keys, known hosts
+    and configuration that ssh needs. Certificates for ``tls://`` come from Dask's own configuration.
+
+    Args:
+        address: The scheduler's address, such as ``tcp://scheduler:8786``.
+        timeout: Seconds to wait for the scheduler.
+
+    Raises:
+        NotAvailable: If Dask is not installed.
+        ConnectError: If the scheduler cannot be reached.
+    """
+    try:
+        from distributed import Client
+    except ImportError as exc:
+        raise NotAvailable("Dask is not installed. Install peerstage[dask].") from exc
+    connect: Any = Client  # its annotations are incomplete
+    try:
+        client = connect(address, timeout=timeout, set_as_default=False, name="peerstage")
+    except (OSError, ValueError, TypeError, RuntimeError) as exc:
+        raise ConnectError(
+            f"The Dask scheduler {escape(address)} cannot be reached: {escape(str(exc))}. Check that it runs, and that "
+            "the address is like tcp://scheduler:8786.",
+            reason=Reason.CONNECT_FAILED,
+        ) from exc
+    try:
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            log.warning("The Dask scheduler %s has no workers at the moment.", escape(address))
+        yield client.get_executor(pure=False)
+    finally:
+        with contextlib.suppress(OSError, RuntimeError):
+            client.close(timeout=_CLOSE_TIMEOUT)
