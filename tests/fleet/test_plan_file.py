@@ -340,7 +340,7 @@ SYNTAX_MISTAKES = {
     "a = /srv": "line 1, column 5: Invalid value; write strings in quotes",
     "[peers]\ndb1 = {}\ndb1 = {}\n": "line 3, column 9: Cannot overwrite a value; the key or table occurs twice",
     "[peers]\n[peers]\n": "line 2, column 7: Cannot declare ('peers',) twice",
-    '[peers]\na = { b = "c",\n': "line 2",
+    "[peers]\na = { b = }\n": "line 2, column 11: Invalid value; write strings in quotes",
     "a = ": "Invalid value; write strings in quotes, at the end of the file",
     "[peers]\nd\u00e9 = {}\n": "line 2, column 2: ",
     "a = " + "[" * 5000: "lists or tables are nested too deeply",
@@ -355,6 +355,21 @@ def test_a_syntax_error_is_named_by_its_line(text: str, expected: str) -> None:
     (problem,) = caught.value.problems
     assert problem.startswith(expected)
     assert str(caught.value).startswith("/etc/peerstage/plan.toml: Not TOML: ")
+
+
+@pytest.mark.parametrize("depth", [300, 400, 450, 480, 100_000])
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda depth: f"a = {'[' * depth}{']' * depth}",
+        lambda depth: f"a = {'{a=' * depth}1{'}' * depth}",
+        lambda depth: f"[peers.{'.'.join('a' * min(depth, 3000))}]",
+        lambda depth: f"[peers.db1.password]\n{'.'.join('a' * min(depth, 3000))} = 1",
+    ],
+    ids=["lists", "tables", "names", "keys"],
+)
+def test_deep_nesting_is_a_mistake_like_any_other(nest: Callable[[int], str], depth: int) -> None:
+    assert problems_of(nest(depth))
 
 
 def test_bytes_that_are_not_utf_8_are_named_by_their_line() -> None:

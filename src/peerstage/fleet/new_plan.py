@@ -124,9 +124,11 @@ def write_new_file(path: str, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as exc:
+    except BaseException as exc:
         os.unlink(path)
-        raise _write_error(path, exc) from exc
+        if isinstance(exc, OSError):
+            raise _write_error(path, exc) from exc
+        raise
 
 
 def _write_error(path: str, exc: OSError) -> TargetError:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 KeyPath: TypeAlias = tuple[str | int, ...]
 
 _MAX_PROBLEM = 400
+#: Parts of a name that are shown.
+_MAX_LABELS = 12
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 #: The beginning of a message about an attribute, which the key's path replaces.
 _ATTRIBUTE = re.compile(r"(?:FleetPlan|PeerJob|Retry|SSHOptions|StageOptions): (?P<name>\w+) (?=must\b)")
@@ -147,7 +149,7 @@ def _keys_at(path: KeyPath) -> tuple[str, ...]:
 
 def _name_with_dots(path: KeyPath, value: dict[str, Any]) -> KeyPath:
     """Return the path of the peer that somebody wrote as ``db1.example.com = {}``, without quotes."""
-    while len(value) == 1:
+    while len(value) == 1 and len(path) < _MAX_LABELS:
         ((key, inner),) = value.items()
         if not isinstance(inner, dict) or key in PeerTable.model_fields:
             break

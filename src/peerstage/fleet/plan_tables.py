@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from pydantic import ValidationError
@@ -96,7 +95,7 @@ class _PlanBuilder:
         try:
             return PlanTable.model_validate(self._document)
         except ValidationError as exc:
-            valid = copy.deepcopy(self._document)
+            valid = _copy_tables(self._document, max(_DEPTHS.values()))
             for error in exc.errors(include_url=False):
                 path, text = describe(error)
                 self._add(path, text)
@@ -181,6 +180,14 @@ def _make_job(name: str, group: str | None, values: dict[str, Any]) -> PeerJob:
 def _set_keys(table: Any, *keys: str) -> dict[str, Any]:
     """Return the keys of *table* that are set, by the names of their attributes in Python."""
     return {_ATTRIBUTES.get(key, key): getattr(table, key) for key in keys if key in table.model_fields_set}
+
+
+def _copy_tables(table: dict[str, Any], depth: int) -> dict[str, Any]:
+    """Return a copy that shares what is more than *depth* tables deep; a whole one could recurse without bounds."""
+    return {
+        key: _copy_tables(value, depth - 1) if depth > 1 and isinstance(value, dict) else value
+        for key, value in table.items()
+    }
 
 
 def _remove(document: Any, path: KeyPath) -> None:
