@@ -485,7 +485,7 @@ def test_making_records_of_killed_runs_can_itself_be_killed_at_any_instant(pool:
 
 
 @pytest.mark.usefixtures("root")
-def test_a_full_disk_ends_neither_the_run_nor_the_journal(tmp_path: Path) -> None:
+def test_a_full_disk_ends_neither_the_run_nor_the_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with tmpfs(tmp_path / "small", "size=64k") as pool, RunsDirectory(str(pool)) as runs:
         records = Records(runs)
         journal = RunJournal(runs, report_of(), PEERS)
@@ -495,6 +495,9 @@ def test_a_full_disk_ends_neither_the_run_nor_the_journal(tmp_path: Path) -> Non
         while journal.error is None:  # the last block of the journal has some bytes left
             journal.add_result(FULL_RESULT)
         assert journal.error.reason is Reason.NO_SPACE
+        journal.add_started("b")
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "cannot be written: No space left on device. [no-space] The run continues" in caplog.text
         with pytest.raises(TargetError, match="The record of the run cannot be written: No space left"):
             records.write(report_of(results=(staged("a"),)))
         assert [name for name in os.listdir(pool / NAME) if name.startswith("new-")] == []

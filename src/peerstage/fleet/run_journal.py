@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import stat
 import sys
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peerstage.bounded_files import read_at_most
-from peerstage.errors import TargetError
+from peerstage.errors import TargetError, format_log_line
 from peerstage.fleet.results import FleetReport, PeerResult
 from peerstage.fleet.run_lock import is_locked
 from peerstage.fleet.runs_directory import JOURNAL, RunsDirectory
@@ -36,6 +37,8 @@ from peerstage.target.file_descriptors import (
 if sys.platform != "win32":
     import fcntl
 
+_log = logging.getLogger("peerstage.fleet")
+
 #: Bytes of a journal that are read; what follows counts as torn.
 _MAX_BYTES = 64 * MIB
 #: Characters of a text in a line, and items of a list in it: of peers that fail in many words, the beginning will do.
@@ -46,8 +49,9 @@ _MAX_ITEMS = 100
 class RunJournal:
     """The journal of a run, open for writing. All methods are thread-safe.
 
-    A full disk does not end the run: lines that cannot be written are kept, and written with a later one. If they never
-    are, they are lost only if the run is killed, since its record has them, too.
+    A full disk does not end the run: that is logged once, and the lines are kept, and written with a later one. They
+    are lost only if the run is killed before that, since its record has them, too. A record that cannot be written at
+    the end is an error of the run.
 
     Args:
         runs: The pool's runs directory. The caller holds the pool's lock.
@@ -116,6 +120,8 @@ class RunJournal:
                     self._write()
                 self.error = None
             except TargetError as exc:
+                if self.error is None:
+                    _log.warning("%s The run continues; its record will tell all.", format_log_line(exc))
                 self.error = exc
 
     def _write(self) -> None:
