@@ -52,8 +52,8 @@ class PlanSetup:
         values = [f"{key} = {_to_toml(value)}" for key, value in keys.items()]
         self._peers[name] = ", ".join(filter(None, (self._peers.get(name), *values)))
 
-    def write(self, top: str = "", **defaults: object) -> None:
-        """Write the plan, with lines at its *top*, and other *defaults* than those that reach the server."""
+    def write(self, top: str = "", tables: str = "", **defaults: object) -> None:
+        """Write the plan, with lines at its *top*, more *tables*, and other *defaults* than those for the server."""
         values: dict[str, object] = {
             "host": "127.0.0.1",
             "port": self.port,
@@ -64,7 +64,7 @@ class PlanSetup:
         }
         lines = [f'staging = "{self.staging}"', top, "[defaults]"]
         lines += [f"{key} = {_to_toml(value)}" for key, value in values.items()]
-        lines += ["[peers]", *(f"{name} = {{ {keys} }}" for name, keys in self._peers.items())]
+        lines += ["[peers]", *(f"{name} = {{ {keys} }}" for name, keys in self._peers.items()), tables]
         self.plan.write_text("\n".join(lines) + "\n")
 
     def __call__(self, verb: str, *arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:

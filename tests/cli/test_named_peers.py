@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -61,10 +62,27 @@ def test_an_option_overrides_the_plan_even_with_its_default(
     assert ("attempts" in done.stderr) is ("attempts" in expected)
 
 
-def test_an_error_names_the_peer_as_the_plan_does(fleet: PlanSetup) -> None:
+@pytest.mark.parametrize("verb", ["check", "mark", "stage", "dry-run", "trust"])
+def test_an_error_names_the_peer_as_the_plan_does(fleet: PlanSetup, target: Path, verb: str) -> None:
     fleet.collected("db1")
-    fleet.write(port=1)
-    assert fleet("check", "db1").stderr.startswith("peerstage: db1")
+    (fleet.root / "peers" / "db1" / "directory").mkdir()
+    known = fleet.known_hosts
+    known.write_text("[127.0.0.1]:1 " + known.read_text().split(" ", 1)[1])
+    if verb == "trust":
+        known.write_text(f"@revoked * {known.read_text().split(' ', 1)[1]}")
+    fleet.write()
+    arguments = {"dry-run": ["stage", "--dry-run", "db1", target], "stage": ["stage", "db1", target]}
+    done = fleet(*arguments.get(verb, [verb, "db1"]))
+    assert done.returncode == ExitCode.UNREACHED
+    assert re.match(r"peerstage: db1\b", done.stderr), done.stderr
+
+
+def test_an_error_of_a_dry_run_names_the_peer_as_the_plan_does(fleet: PlanSetup, target: Path) -> None:
+    (fleet.collected("db1") / "directory").mkdir()
+    fleet.write()
+    done = fleet("stage", "--dry-run", "db1", target)
+    assert done.returncode == ExitCode.INCOMPLETE
+    assert re.match(r"peerstage: db1\b", done.stderr), done.stderr
 
 
 def test_a_peer_of_the_plan_is_marked(fleet: PlanSetup) -> None:

@@ -222,6 +222,8 @@ def test_another_run_on_the_pool_is_told_with_its_own_exit_code(fleet: MemoryFle
     fleet.write()
     with RunsDirectory(str(fleet.staging)) as runs, RunLock(runs, "r1"):
         done = fleet()
+        [failure] = events_of(fleet("--json"))
+    assert (failure["reason"], failure["exit"]) == ("pool-locked", 75)
     assert done.returncode == 75
     assert f"r1 (process {os.getpid()} on " in done.stderr
     assert done.stdout == ""

@@ -70,6 +70,21 @@ def test_a_signal_ends_the_wait_for_a_peer_that_is_not_ready(fleet: PlanSetup) -
     assert events[1]["ended_by"] == "signal"
 
 
+def test_a_signal_ends_a_hook_and_so_the_run(fleet: PlanSetup, tmp_path: Path) -> None:
+    fleet.collected("db1", data=b"d")
+    before = json.dumps(["sh", "-c", f"touch {tmp_path}/running; sleep 600"])
+    fleet.write(tables=f'[hooks]\nbefore = {before}\nafter = ["touch", "{tmp_path}/after"]\n')
+    with fleet.command.start("run", "--plan", fleet.plan) as process:
+        wait_until((tmp_path / "running").exists)
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert err == ""
+    assert "1 peer: 1 not started" in out
+    assert not (tmp_path / "after").exists()
+    assert not (tmp_path / "peers" / "db1" / "cback.stage").exists()
+
+
 def test_a_terminal_shows_how_many_peers_are_done_and_then_the_table(fleet: PlanSetup) -> None:
     fleet.collected("db1", data=b"d")
     fleet.write()

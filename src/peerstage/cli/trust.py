@@ -190,7 +190,7 @@ def _describe(
         why = f"see {scan.conflicting_line}" if scan.conflicting_line else ""
         if state == "new" and not scan.is_new_host:
             state = "mismatched"
-        error.peer = host.host
+        error.peer = host.label or host.host
     listing = None if listed is None else listed.look_up(scan.names, scan.key, all_forms)
     if listing is not None and not listing.is_listed:
         error = error if error is not None and state != "new" else _not_listed_error(host, scan, listing.name)
@@ -233,7 +233,7 @@ def _not_listed_error(host: PeerSpec, scan: HostScan, listed_as: str) -> HostKey
             "which the list of fingerprints does not have for it. This may be a man-in-the-middle attack, or the list "
             "is old: compare with the fingerprint on the host itself."
         )
-    return MismatchedHostKey(message, peer=host.host, reason=Reason.HOST_KEY_NOT_LISTED)
+    return MismatchedHostKey(message, peer=host.label or host.host, reason=Reason.HOST_KEY_NOT_LISTED)
 
 
 def _not_added(count: int, is_listed: bool) -> str:

@@ -128,6 +128,7 @@ def stage_verb(
                 remote.stagePeer(directory, ownership, mode)
         except StageError as exc:
             error = exc
+            error.peer = spec.label or error.peer
     output.show(StageResult(peer=spec, target=directory, report=remote.last_report, error=error))
     if error is None:
         return ExitCode.DONE
@@ -194,6 +195,6 @@ def _preview(spec: PeerSpec, target: str, stage_options: StageOptions, access: A
     failure = found.failure(directory)
     if failure is None:
         return ExitCode.DONE
-    failure.peer = spec.name
+    failure.peer = spec.label or spec.name
     print_error(failure)
     return code_of(failure)
