@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from cli.plan_setup import PlanSetup
+from peerstage import Limits, SSHOptions, StageOptions
 from peerstage.cli import named_peers
+from peerstage.cli.access import Access
+from peerstage.cli.arguments import parse_peer
 from peerstage.exit_codes import ExitCode
 from peerstage.testing.contract import files_in
 
@@ -100,6 +103,28 @@ def test_a_peer_of_the_plan_is_staged_with_its_options(fleet: PlanSetup, target:
     assert done.returncode == 0, done.stderr
     assert files_in(target) == {b"cback.collect": b"", b"data": b"d"}
     assert done.stdout.startswith(f"db1 -> {target}: 2 files")
+
+
+def test_a_limit_on_the_command_line_applies_to_a_peer_of_the_plan(fleet: PlanSetup, target: Path) -> None:
+    fleet.collected("db1", data=b"data")
+    fleet.write()
+    done = fleet("stage", "db1", target, "--limit", "file_bytes=3")
+    assert done.returncode == ExitCode.INCOMPLETE
+    assert files_in(target) == {b"cback.collect": b""}
+
+
+@pytest.mark.parametrize(
+    ("transport", "given", "expected"), [("auto", None, 10_240), ("auto", 5000, 5000), ("local", None, None)]
+)
+def test_a_single_stage_keeps_to_the_bandwidth_of_the_plan(
+    fleet: PlanSetup, transport: str, given: int | None, expected: int | None
+) -> None:
+    fleet.collected("db1")
+    fleet.add("db1", transport=transport)
+    fleet.write(top='bwlimit = "10K"')
+    access = Access(ssh=SSHOptions(), limits=Limits())
+    named = named_peers.PlanNames(str(fleet.plan)).resolve("db1", parse_peer, access)
+    assert named.stage_options(StageOptions(bwlimit=given)).bwlimit == expected
 
 
 def test_an_option_for_a_stage_replaces_the_one_of_the_plan(fleet: PlanSetup, target: Path) -> None:

@@ -274,6 +274,16 @@ def test_cancelling_ends_after(scripts: Scripts) -> None:
     assert exits_within(child_of(scripts))
 
 
+@pytest.mark.usefixtures("patience")
+def test_after_has_little_time_once_the_run_is_cancelled(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerstage.fleet.hooks._SECONDS_AFTER_CANCEL", 0.2)
+    hooks = scripts.hooks(after="exec sleep 600")
+    hooks.cancel()
+    report = hooks.finish(REPORT)
+    assert report.error is not None
+    assert "did not end within 0.2 s" in report.error
+
+
 def test_a_hook_can_end_itself_on_sigterm_before_it_is_killed(scripts: Scripts) -> None:
     hooks = scripts.hooks(before="trap 'touch cleaned; exit 0' TERM; touch child; while :; do sleep 0.01; done")
     canceller = in_a_thread(lambda: (wait_until((scripts.directory / "child").exists), hooks.cancel()))

@@ -108,8 +108,6 @@ class Hooks:
             watchdog.cancel()
 
     def _run_after_peer(self, result: PeerResult) -> None:
-        if self._is_cancelled:
-            return
         try:
             self._run("after_peer", self._plan.after_peer, describe_peer(result), self._plan.hook_timeout, result.peer)
         except Cancelled:
