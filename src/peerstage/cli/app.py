@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import peerstage
-from peerstage.cli import demo, doctor, guide, init, trust, verbs, verify
+from peerstage.cli import demo, doctor, guide, init, prune, trust, verbs, verify
 from peerstage.cli import run as run_module
 from peerstage.cli.options import with_shared_options
 from peerstage.cli.output import JSONOutput, print_error
@@ -36,6 +36,7 @@ _VERBS: dict[str, tuple[Callable[..., int], str]] = {
     "mark": (verbs.mark_verb, "backup@db1:/var/collect"),
     "init": (init.init_verb, "db1 db2 backup@web1:/srv/collect"),
     "run": (run_module.run_verb, "--quiet"),
+    "prune": (prune.prune_verb, "--dry-run"),
     "verify": (verify.verify_verb, "/srv/staging/2026/11/23/db1"),
     "sweep": (verbs.sweep_verb, "/srv/staging"),
     "trust": (trust.trust_verb, "--fingerprints fingerprints.txt db1 db2:2222"),

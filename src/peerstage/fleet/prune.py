@@ -22,6 +22,7 @@ from peerstage.fleet.prune_report import FailedDay, KeptDay, Kind, PruneReport, 
 from peerstage.fleet.run_id import day_of
 from peerstage.fleet.run_lock import RunLock
 from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.system_errors import target_reason_of
 from peerstage.target.file_descriptors import closing, open_directory
@@ -170,5 +171,8 @@ def _failed(day: str, path: str, removal: Removal) -> FailedDay:
 
 def _require_keep_days(plan: FleetPlan) -> int:
     if plan.keep_days is None:
-        raise ValueError("The plan has no keep_days, so all daily directories are kept.")
+        advice = (
+            "Give FleetPlan(keep_days=14)." if plan.source is None else f"Add keep_days = 14 to {escape(plan.source)}."
+        )
+        raise ValueError(f"The plan has no keep_days, so every daily directory is kept. {advice}")
     return plan.keep_days
