@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,22 +150,16 @@ def test_a_plan_that_is_missing_is_wrong_usage(pool: PoolOfPlan, assert_one_line
     assert_one_line(done.stderr)
 
 
-def test_a_signal_ends_it_between_two_days_with_what_was_done(
+def test_a_signal_ends_it_between_two_days_and_what_was_done_is_told(
     pool: PoolOfPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = prune_verb.prune
+    @contextlib.contextmanager
+    def cancelled_at_once(cancel: Callable[[], object]) -> Iterator[None]:
+        cancel()
+        yield
 
-    def signalled(*arguments: object, is_cancelled: Callable[[], bool], **options: object) -> PruneReport:
-        os.kill(os.getpid(), signal.SIGTERM)
-        while not is_cancelled():
-            pass
-        return original(*arguments, is_cancelled=is_cancelled, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(prune_verb, "prune", signalled)
-    ended = []
-    monkeypatch.setattr("peerstage.__main__.end_by_signal", ended.append, raising=False)
-    done = pool()
-    assert done.stdout == f"{pool.path}: 0 days removed, 0 bytes freed; not finished: prune again to continue\n"
+    monkeypatch.setattr(prune_verb, "cancel_on_signal", cancelled_at_once)
+    assert pool().stdout == f"{pool.path}: 0 days removed, 0 bytes freed; not finished: prune again to continue\n"
     assert pool.days() == [*OLD, *KEPT]
 
 

@@ -39,7 +39,7 @@ CBACK3_CONFIG = (
 #: Words of examples that need a real sshd, an embedded server, or another Python.
 SLOW = ("ssh_server", "peerstage demo", "executeRemoteCommand", "--elevate", "dask scheduler", "from distributed")
 #: Pages whose examples have a plan.
-PLAN_PAGES = ("every-night", "dask")
+PLAN_PAGES = ("every-night", "dask", "pruning")
 
 
 def expected_output(block: Block) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import calendar
+import datetime
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -131,5 +131,5 @@ class StagedPool:
 
 
 def noon(day: str) -> float:
-    """Return the time of noon on *day*, in UTC, in seconds since the epoch."""
-    return float(calendar.timegm((*map(int, day.split("/")), 12, 0, 0)))
+    """Return the local time of noon on *day*, in seconds since the epoch."""
+    return datetime.datetime.strptime(f"{day} 12", "%Y/%m/%d %H").timestamp()

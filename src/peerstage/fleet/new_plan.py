@@ -25,7 +25,7 @@ _POOL: tuple[tuple[str, Any, str], ...] = (
     ("bwlimit", "20M", "bytes per second, all peers together"),
     ("until", "06:00", "ask peers that are not ready again until then"),
     ("min_free", "50G", "bytes that must remain free"),
-    ("keep_days", 14, "days that `peerstage prune` keeps"),
+    ("keep_days", 14, "days to keep; runs and `peerstage prune` remove older ones"),
     ("complete_only", True, "no cback.stage for the day unless every peer was staged"),
     ("owner", "root:root", "of all files and directories"),
     ("mode", "0750", "of new directories"),

@@ -209,7 +209,8 @@ class FleetPlan(metaclass=Documented):
         until: The local time of day until which peers that are not ready are asked again. It is the next one within
             twelve hours; if the run starts later than that, or this is None, they are asked once.
         min_free: Bytes that must remain free on the pool's file system.
-        keep_days: The number of daily directories that `prune` keeps; None keeps all.
+        keep_days: The number of days with a complete stage of any peer whose daily directories are kept; runs and
+            `prune` remove older ones. None keeps all.
         complete_only: Whether the master's stage indicator is held back unless every peer that counts was staged.
         ownership: Owner and group of directories and files; None leaves them to this process, or to `local_user`.
         directory_mode: Mode of new directories (octal); None for 0777 & ~umask.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 
 from peerstage.errors import StageError, TargetError, format_log_line
 from peerstage.peer_log import PeerLog
@@ -49,8 +50,21 @@ class PoolSweep:
             log.warning("%s", format_log_line(exc))
 
 
-def require_free_space(staging: str, min_free: int, swept: PoolSweep, cancelled: threading.Event) -> None:
+def require_free_space(
+    staging: str,
+    min_free: int,
+    swept: PoolSweep,
+    cancelled: threading.Event,
+    find_reclaimable: Callable[[], int] = lambda: 0,
+) -> None:
     """Raise unless *min_free* bytes are free in the pool, if need be after the sweep has ended.
+
+    Args:
+        staging: The staging pool.
+        min_free: The number of bytes.
+        swept: The sweep of the pool, which was started.
+        cancelled: Ends the wait for the sweep.
+        find_reclaimable: Returns how many bytes a prune would free. It is only called if there is too little space.
 
     Raises:
         TargetError: If fewer are free, or that cannot be found out.
@@ -60,9 +74,11 @@ def require_free_space(staging: str, min_free: int, swept: PoolSweep, cancelled:
     swept.wait(cancelled)
     free = _count_free_bytes(staging)
     if free < min_free:
+        reclaimable = find_reclaimable()
+        advice = f"`peerstage prune` would free {reclaimable} bytes." if reclaimable else "Free some space."
         raise TargetError(
-            f"Only {free} bytes are free, fewer than min_free ({min_free}), so no peer is asked. Free some space, or "
-            "lower min_free.",
+            f"Only {free} bytes are free, fewer than min_free ({min_free}), so no peer is asked. {advice} Or lower "
+            "min_free.",
             path=staging,
             reason=Reason.NO_SPACE,
         )

@@ -8,6 +8,7 @@ removed, because the clock is or was wrong.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.system_errors import target_reason_of
 from peerstage.target.file_descriptors import closing, open_directory
+
+log = logging.getLogger("peerstage.fleet")
 
 #: Seconds after which a prune ends, so that the next run need not wait for it; the next prune continues.
 _MAX_SECONDS = 3600.0
@@ -61,7 +64,12 @@ def prune(plan: FleetPlan, *, dry_run: bool = False, is_cancelled: Callable[[], 
 
 
 def prune_pool(
-    plan: FleetPlan, runs: RunsDirectory, *, dry_run: bool = False, is_cancelled: Callable[[], bool] = lambda: False
+    plan: FleetPlan,
+    runs: RunsDirectory,
+    *,
+    dry_run: bool = False,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    now: float | None = None,
 ) -> PruneReport:
     """Do what `prune` does, for a run that holds the pool's lock and has written its record.
 
@@ -70,19 +78,47 @@ def prune_pool(
         runs: The pool's runs directory.
         dry_run: Whether nothing is removed.
         is_cancelled: Called again and again; once it returns True, the prune ends.
+        now: The time, in seconds since the epoch; None for the present.
 
     Raises:
         ValueError, TargetError: As for `prune`.
     """
-    return _Prune(plan, runs, TimeLimit(_MAX_SECONDS, is_cancelled)).run(dry_run=dry_run)
+    return _Prune(plan, runs, TimeLimit(_MAX_SECONDS, is_cancelled), now).run(dry_run=dry_run)
 
 
-def reclaimable_bytes(plan: FleetPlan, runs: RunsDirectory) -> int:
+def prune_after_run(
+    plan: FleetPlan, runs: RunsDirectory, is_cancelled: Callable[[], bool], now: float
+) -> StageError | None:
+    """Prune at the end of a run, and log what happens; return what somebody has to look at, None for nothing.
+
+    Args:
+        plan: The plan. Without `keep_days`, nothing happens.
+        runs: The pool's runs directory. The caller holds the pool's lock, and has written the record of the run.
+        is_cancelled: Called again and again; once it returns True, the prune ends.
+        now: The time, in seconds since the epoch.
+    """
+    if plan.keep_days is None:
+        return None
+    try:
+        report = prune_pool(plan, runs, is_cancelled=is_cancelled, now=now)
+    except StageError as exc:
+        return exc
+    for removed in report.removed:
+        log.info(
+            "Removed %s/%s: %d files, %d bytes freed.", escape(plan.staging), removed.day, removed.files, removed.bytes
+        )
+    for kept in report.kept:
+        level = logging.WARNING if kept.kind in (Kind.FOREIGN, Kind.UNREADABLE) else logging.INFO
+        log.log(level, "%s is kept: %s.", escape(os.path.join(plan.staging, kept.day)), kept.why)
+    return report.failure()
+
+
+def reclaimable_bytes(plan: FleetPlan, runs: RunsDirectory, now: float | None = None) -> int:
     """Return how many bytes a prune would free, at least; 0 if the plan has no `keep_days`, or a prune would fail."""
     if plan.keep_days is None:
         return 0
     try:
-        return _Prune(plan, runs, TimeLimit(_MAX_SECONDS_TO_ESTIMATE)).run(dry_run=True).bytes
+        return _Prune(plan, runs, TimeLimit(_MAX_SECONDS_TO_ESTIMATE), now).run(dry_run=True).bytes
     except StageError:
         return 0
 
@@ -90,11 +126,12 @@ def reclaimable_bytes(plan: FleetPlan, runs: RunsDirectory) -> int:
 class _Prune:
     """One prune of a pool."""
 
-    def __init__(self, plan: FleetPlan, runs: RunsDirectory, limit: TimeLimit) -> None:
+    def __init__(self, plan: FleetPlan, runs: RunsDirectory, limit: TimeLimit, now: float | None) -> None:
         self._plan = plan
         self._keep_days = _require_keep_days(plan)
         self._runs = runs
         self._check = limit.check
+        self._now = time.time() if now is None else now
         self._removed: list[RemovedDay] = []
         self._kept: list[KeptDay] = []
         self._failed: list[FailedDay] = []
@@ -104,13 +141,12 @@ class _Prune:
             self._runs.errors("The staging pool cannot be pruned"),
             closing(open_directory(self._plan.staging, follow=True)) as pool_fd,
         ):
-            now = time.time()
-            decision = decide(self._plan, self._keep_days, self._runs, pool_fd, now, self._check)
+            decision = decide(self._plan, self._keep_days, self._runs, pool_fd, self._now, self._check)
             self._kept += decision.kept
             if dry_run:
                 self._removed += decision.remove
             else:
-                self._execute(decision, pool_fd, day_of(now))
+                self._execute(decision, pool_fd, day_of(self._now))
         return PruneReport(
             staging=self._plan.staging,
             keep_days=self._keep_days,

@@ -26,6 +26,7 @@ from peerstage.fleet.locked_pool import LockedPool
 from peerstage.fleet.next_steps import next_step
 from peerstage.fleet.plan import FleetPlan, PeerJob, ignores_failures
 from peerstage.fleet.pool_space import PoolSweep, require_free_space
+from peerstage.fleet.prune import prune_after_run, reclaimable_bytes
 from peerstage.fleet.results import FleetReport, PeerResult, Verdict
 from peerstage.fleet.run_id import day_of, new_run_id
 from peerstage.fleet.run_journal import RunJournal
@@ -172,7 +173,10 @@ class FleetRun(metaclass=Documented):
         plan, day = self._plan, self._report.day
         swept = PoolSweep(plan.staging)
         swept.start()
-        require_free_space(plan.staging, plan.min_free, swept, self._cancelled)
+        now = self._clock.time()
+        require_free_space(
+            plan.staging, plan.min_free, swept, self._cancelled, lambda: reclaimable_bytes(plan, runs, now)
+        )
         with contextlib.ExitStack() as opened:
             self._journal = journal = RunJournal(runs, self._report, list(self._jobs))
             opened.callback(journal.close)
@@ -270,6 +274,9 @@ class FleetRun(metaclass=Documented):
         if not is_cancelled and report.error is None:
             report = self._complete_day(pool.runs, report)
         report = self._write_record(pool.runs, report)
+        pruned = self._prune(pool.runs, report)
+        if pruned != report:
+            report = self._write_record(pool.runs, pruned)
         pool.leave()  # so that the hooks may start other commands on the pool, or unmount it
         finished = self._hooks.finish(report)
         runs = pool.find_again() if finished != report else None
@@ -293,6 +300,17 @@ class FleetRun(metaclass=Documented):
         except TargetError as exc:
             return report.with_error(str(exc), exc.reason)
         return report
+
+    def _prune(self, runs: RunsDirectory, report: FleetReport) -> FleetReport:
+        """Remove old days, if the run came to its end and a peer is staged; otherwise no more days are old than before.
+
+        Peers that failed do not matter: one that is dead for long would let the disk fill up.
+        """
+        is_staged = any(result.verdict is Verdict.STAGED for result in report.results)
+        if report.ended_by is not None or report.error is not None or not is_staged:
+            return report
+        failure = prune_after_run(self._plan, runs, self._cancelled.is_set, self._clock.time())
+        return report if failure is None else report.with_error(str(failure), failure.reason)
 
     def _is_complete(self, job: PeerJob) -> bool:
         """Return whether a peer of the plan was staged on this day, or does not count."""

@@ -40,6 +40,7 @@ _REASONS_BY_TOPIC: dict[str, tuple[Reason, ...]] = {
     "local-user": (
         Reason.UNKNOWN_LOCAL_USER, Reason.NOT_ROOT, Reason.PRIVILEGES_NOT_DROPPED, Reason.ELEVATION_FAILED,
     ),
+    "pruning": (Reason.DAY_IN_FUTURE,),
     "troubleshooting": (
         Reason.STALLED, Reason.TOO_SLOW, Reason.DEADLINE_PASSED, Reason.LIMIT_EXCEEDED,
         Reason.TEXT_BEFORE_PROTOCOL, Reason.NOTHING_TO_STAGE, Reason.INCOMPLETE_STAGE,
