@@ -15,6 +15,7 @@ from peerstage.reasons import Reason
 from peerstage.records import KIB, FileResult, Indicators, RemoteFile, StageReport
 from peerstage.system_errors import resource_error, system_error
 from peerstage.target.directory import DirectoryTarget
+from peerstage.target.file_descriptors import readable_path
 from peerstage.transport.base import Transport
 from peerstage.transport.execute import CommandOutput
 from peerstage.transport.refusals import COLLECT_FIRST
@@ -60,7 +61,7 @@ def stage(
         return StageReport(
             peer=target.peer,
             transport=transport.capabilities.name,
-            target=target.path,
+            target=readable_path(target.path),
             started=started,
             seconds=time.monotonic() - started_at,
             left_out=tuple(target.selector.left_out.values()),

@@ -31,6 +31,7 @@ from peerstage.target.file_descriptors import (
     close_quietly,
     closing,
     open_directory,
+    readable_path,
 )
 from peerstage.target.manifest import read_confirmed_results
 from peerstage.target.report_file import RecordedFile
@@ -101,7 +102,8 @@ class LinkSource:
         on_work: Callable[[int], object],
     ) -> None:
         self.notes: tuple[str, ...] = ()
-        self._path = options.link_dest or ""
+        self._directory = options.link_dest or ""
+        self._path = readable_path(self._directory)
         self._private_fd = private_fd
         self._attributes = attributes
         self._owner = _owner_of_new_files(private_fd, attributes.ownership)
@@ -121,7 +123,7 @@ class LinkSource:
             return
         self._has_opened = True
         try:
-            self._fd = open_directory(self._path, follow=True)
+            self._fd = open_directory(self._directory, follow=True)
         except OSError as exc:
             self._note(f"{self._path} cannot be opened ({exc.strerror}), so that no file was linked to it.")
             return
