@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from cli.command import Command
 from peerstage.cli import run
 from peerstage.errors import ConnectError
 from peerstage.exit_codes import ExitCode
+from peerstage.fleet.dask import dask_executor
 from peerstage.fleet.run_lock import RunLock
 from peerstage.fleet.runs_directory import RunsDirectory
 from peerstage.reasons import Reason
@@ -366,7 +368,7 @@ def test_verify_of_a_peer_checks_its_latest_night(fleet: MemoryFleet) -> None:
 def test_dask_without_a_scheduler_is_one_error(fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.add("db1")
     fleet.write()
-    monkeypatch.setattr(run, "_SCHEDULER_SECONDS", 0.1)
+    monkeypatch.setattr(run, "dask_executor", functools.partial(dask_executor, timeout=0.1))
     done = fleet("--dask", "tcp://127.0.0.1:1")
     assert done.returncode == ExitCode.UNREACHED
     assert "The Dask scheduler tcp://127.0.0.1:1 cannot be reached" in done.stderr
@@ -380,4 +382,4 @@ def test_dask_that_is_not_installed_is_not_available(fleet: MemoryFleet, monkeyp
     monkeypatch.setitem(sys.modules, "distributed", None)
     done = fleet("--dask", "tcp://127.0.0.1:1")
     assert done.returncode == ExitCode.NOT_AVAILABLE
-    assert "pip install 'peerstage[dask]'" in done.stderr
+    assert "Install peerstage[dask]" in done.stderr

@@ -148,6 +148,13 @@ def test_an_error_of_this_machine_keeps_its_advice(capsys: pytest.CaptureFixture
     assert f"{error[:-1]}  [no-space]" in text
 
 
+def test_a_cancelled_peer_needs_no_step_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    cancelled = failed("db1", reason=Reason.CANCELLED, error="Cancelled.", next="peerstage run db1")
+    text = printed(capsys, report_of(cancelled, ended_by="signal"))
+    assert "next:" not in text
+    assert "Run it again safely" in text
+
+
 def test_peers_that_were_not_started_share_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     left = [PeerResult(peer=f"web{number}", verdict=Verdict.NOT_STARTED, next="run it again") for number in range(9)]
     lines = printed(capsys, report_of(staged("db1"), *left, ended_by="signal")).splitlines()

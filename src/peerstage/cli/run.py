@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -15,16 +14,13 @@ from peerstage.cli.output import Output, PlainOutput, log_only_errors, print_err
 from peerstage.cli.results import Note
 from peerstage.cli.run_results import EventResult, RunSummary, format_count, make_strict
 from peerstage.cli.signals import cancel_on_signal
-from peerstage.errors import ConnectError, NotAvailable, StageError
+from peerstage.errors import StageError
+from peerstage.fleet.dask import dask_executor
 from peerstage.fleet.events import Event, PeerFinished, RunFinished, RunStarted
 from peerstage.fleet.plan_file import DEFAULT_PLAN, read_plan
 from peerstage.fleet.results import FleetReport
 from peerstage.fleet.runner import FleetRun
 from peerstage.printable import escape
-from peerstage.reasons import Reason
-
-#: Seconds to wait for a Dask scheduler.
-_SCHEDULER_SECONDS = 30
 
 
 def run_verb(
@@ -65,7 +61,8 @@ def run_verb(
     if quiet:
         output = PlainOutput()
         log_only_errors()
-    with _dask_executor(dask) as executor, contextlib.ExitStack() as stack:
+    workers = contextlib.nullcontext() if dask is None else dask_executor(dask)
+    with workers as executor, contextlib.ExitStack() as stack:
         show = _EventPrinter(output, stack, is_quiet=quiet, is_strict=strict)
         run = FleetRun(fleet, executor, peers=tuple(names or ()), again=again, on_event=show)
         with cancel_on_signal(run.cancel):
@@ -137,33 +134,3 @@ def _error_of(report: FleetReport) -> Exception:
     """Return the error that the report tells."""
     message = report.error or ""
     return RuntimeError(message) if report.reason is None else StageError(message, reason=report.reason)
-
-
-@contextlib.contextmanager
-def _dask_executor(address: str | None) -> Iterator[Executor | None]:
-    """Yield an executor on the workers of a Dask scheduler; None without an address.
-
-    Raises:
-        NotAvailable: If the extra ``dask`` is not installed.
-        ConnectError: If the scheduler cannot be reached.
-        ValueError: If the address is invalid.
-    """
-    if address is None:
-        yield None
-        return
-    try:
-        import distributed
-    except ImportError:
-        raise NotAvailable("--dask needs an extra: pip install 'peerstage[dask]'") from None
-    client_class: Any = distributed.Client  # it has no types
-    try:
-        client = client_class(address, timeout=_SCHEDULER_SECONDS, set_as_default=False)
-    except OSError as exc:
-        message = f"The Dask scheduler {escape(address)} cannot be reached: {escape(str(exc))}. Check that it runs."
-        raise ConnectError(message, reason=Reason.CONNECT_FAILED) from exc
-    with client:
-        executor = client.get_executor(pure=False)
-        try:
-            yield executor
-        finally:
-            executor.shutdown(wait=False)

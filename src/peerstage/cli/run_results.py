@@ -13,6 +13,7 @@ from peerstage.fleet.events import Event
 from peerstage.fleet.plan import FleetPlan
 from peerstage.fleet.results import FleetReport, PeerResult, Verdict
 from peerstage.printable import escape
+from peerstage.reasons import Reason
 
 #: The states of peers in the order of the table, each with its style; "suspect" is a staged peer with a flag.
 _STATES = {
@@ -129,7 +130,8 @@ def _rows(results: Sequence[PeerResult]) -> Iterator[_Row]:
             yield _Row(state, format_count(len(found), "peer"), [names + more])
             continue
         for result in found:
-            step = [] if result.next is None else [f"next: {escape(result.next)}"]
+            is_told = result.next is None or result.reason is Reason.CANCELLED  # the last line says to run it again
+            step = [] if is_told else [f"next: {escape(result.next or '')}"]
             yield _Row(state, result.peer, [_describe(result), *step])
 
 
