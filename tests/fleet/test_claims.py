@@ -262,12 +262,17 @@ def test_a_worker_that_hangs_keeps_the_peer_from_the_workers_of_later_runs(pool:
             worker.require_current()
 
 
-def test_a_worker_that_waits_for_another_ends_with_its_run(pool: Path, claims: RunClaims) -> None:
-    with claim(pool), ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(claim(pool).__enter__)
-        claims.stop()
-        with pytest.raises(Cancelled):
-            waiting.result(timeout=30)
+@pytest.mark.parametrize("way", [stop, release])
+def test_a_worker_that_waits_for_another_ends_when_nobody_wants_it_any_more(
+    pool: Path,
+    runs: RunsDirectory,
+    claims: RunClaims,
+    way: Callable[[RunsDirectory, RunClaims], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peer_claim.time, "sleep", lambda seconds: way(runs, claims))  # while it waits
+    with claim(pool):
+        refused(pool, Reason.CANCELLED, patience=1)
 
 
 def test_a_killed_worker_keeps_nobody_from_the_peer(pool: Path, claims: RunClaims) -> None:
@@ -298,6 +303,22 @@ def test_a_fork_of_a_worker_keeps_neither_its_lock_nor_its_rights(pool: Path, cl
             worker.require_current()
         with claim(pool, patience=0):
             pass
+
+
+def test_a_fork_of_a_worker_can_be_stopped_as_well(
+    pool: Path, claims: RunClaims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_claim, "_INTERVAL", 0.005)
+    claims.assign("web1")
+
+    def work() -> None:
+        stopped = threading.Event()
+        with claim(pool, "web1", on_stop=stopped.set):
+            claims.release("web1")
+            assert stopped.wait(30)
+
+    with claim(pool, on_stop=os.abort):
+        run_in_fork(work)
 
 
 def test_workers_in_other_processes_claim_their_peers(pool: Path, claims: RunClaims) -> None:

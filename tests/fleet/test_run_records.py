@@ -513,15 +513,15 @@ def test_a_full_disk_ends_neither_the_run_nor_the_journal(tmp_path: Path, caplog
 def test_a_line_that_was_written_in_part_does_not_damage_the_next(
     runs: RunsDirectory, records: Records, journal: RunJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = os.pwrite
+    write = os.write
 
-    def write_some(fd: int, data: bytes, offset: int) -> int:
+    def write_some(fd: int, data: bytes) -> int:
         if len(data) <= 10:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(fd, data[: len(data) // 2], offset)
+        return write(fd, data[: len(data) // 2])
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", write_some)
+        patch.setattr(os, "write", write_some)
         journal.add_result(staged("a"))
     assert journal.error is not None
     journal.add_result(staged("b"))

@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 from peerstage.fleet.runs_directory import RunsDirectory
 from peerstage.forks import OwnerProcess
-from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING, closing, open_directory
+from peerstage.target.file_descriptors import CREATE_NEW, NO_FOLLOW, READ_WITHOUT_WAITING, closing, open_directory
 
 CURRENT = "current"
 ENDED = "ended"
@@ -62,7 +62,6 @@ class RunClaims:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=self._runs.fd)
             self._runs.remove_unfinished()
-            self._remove_jobs()
             self._runs.write(CURRENT, self._run.encode() + b"\n", durable=False)
         return self
 
@@ -70,8 +69,10 @@ class RunClaims:
         if not self._owner.is_current():
             return
         self.stop()
-        with contextlib.suppress(OSError):
-            self._remove_jobs()
+        with contextlib.suppress(OSError), closing(open_directory(JOBS, dir_fd=self._runs.fd)) as fd:
+            for name in os.listdir(fd):
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=fd)
 
     def stop(self) -> None:
         """Have every worker of the run stop before it publishes anything, at the latest in a few seconds.
@@ -89,7 +90,9 @@ class RunClaims:
             TargetError: If the disk is full or failed.
         """
         with self._runs.errors(f"The job {peer} cannot be created"):
-            self._runs.write(f"{JOBS}/{peer}", self._run.encode() + b"\n", durable=False)
+            self._runs.remove(f"{JOBS}/{peer}")
+            with closing(os.open(f"{JOBS}/{peer}", CREATE_NEW, 0o600, dir_fd=self._runs.fd)) as fd:
+                os.write(fd, self._run.encode() + b"\n")
         self._seen.pop(peer, None)
 
     def release(self, peer: str) -> None:
@@ -116,12 +119,6 @@ class RunClaims:
         if peer not in self._seen or (worker and self._seen[peer][0] != beat):
             self._seen[peer] = (beat, now)
         return now - self._seen[peer][1]
-
-    def _remove_jobs(self) -> None:
-        with closing(open_directory(JOBS, dir_fd=self._runs.fd)) as fd:
-            for name in os.listdir(fd):
-                with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=fd)
 
 
 def open_peer_lock(runs: RunsDirectory, peer: str) -> int:

@@ -19,7 +19,7 @@ from peerstage.forks import call_in_forked_child, release_after_fork
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.system_errors import start_thread, system_error
-from peerstage.target.file_descriptors import close_quietly
+from peerstage.target.file_descriptors import NO_FOLLOW, close_quietly
 
 _log = logging.getLogger("peerstage.fleet")
 
@@ -80,11 +80,13 @@ class PeerClaim:
             release_after_fork(self)
             self._lock(runs)
             with runs.errors("The peer cannot be claimed"):
-                self._require_assigned(runs)
-                worker = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}\n"
-                self._job = f"{self._run}\n{worker}".encode()
-                runs.write(f"{JOBS}/{self.peer}", self._job, durable=False)
-                self._job_fd = os.open(f"{JOBS}/{self.peer}", os.O_RDONLY, dir_fd=runs.fd)
+                self._job_fd = self._open_job(runs)
+                # In place: replacing a file by rename(2) makes ext4 write it to the disk at once.
+                head = f"{self._run}\n".encode()
+                worker = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}\n".encode()
+                os.ftruncate(self._job_fd, len(head))
+                os.pwrite(self._job_fd, worker, len(head))
+                self._job = head + worker
             self._next_beat = time.monotonic() + _HEARTBEAT
             self.require_current()
             if self._on_stop is not None:
@@ -187,20 +189,26 @@ class PeerClaim:
         if not self._is_locked(runs):
             raise self._not_visible("Nobody holds its lock: the run was killed, or this mount does not share locks.")
 
-    def _require_assigned(self, runs: RunsDirectory) -> None:
-        try:
-            job = runs.read(f"{JOBS}/{self.peer}", MAX_BYTES).decode()
-        except (FileNotFoundError, ValueError):
-            job = ""
-        if job.partition("\n")[0] != self._run:
-            raise self._cancelled("The run has ended, was stopped, or has given this job up.")
+    def _open_job(self, runs: RunsDirectory) -> int:
+        """Return a descriptor of the job's file.
+
+        Raises:
+            Cancelled: If the run has not assigned the peer, or no longer.
+            OSError: If it cannot be opened.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(f"{JOBS}/{self.peer}", os.O_RDWR | NO_FOLLOW, dir_fd=runs.fd)
+            if os.pread(fd, MAX_BYTES, 0).partition(b"\n")[0] == self._run.encode():
+                return fd
+            close_quietly(fd)
+        raise self._cancelled("The run has ended, was stopped, or has given this job up.")
 
     def _lock(self, runs: RunsDirectory) -> None:
         until = time.monotonic() + self._patience
         while not lock_within(self._lock_fd, runs, tries=1):
             self._require_visible(runs)
             with runs.errors("The peer cannot be claimed"):
-                self._require_assigned(runs)
+                close_quietly(self._open_job(runs))
             if time.monotonic() >= until:
                 raise StageError(
                     "Another worker is still staging this peer. Wait until it has ended, or end it, then run again.",

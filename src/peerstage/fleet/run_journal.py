@@ -70,7 +70,6 @@ class RunJournal:
         self._runs = runs
         self._name = report.run + JOURNAL
         self._writing = threading.Lock()
-        self._size = 0
         head = report.to_dict()
         del head["results"]
         self._waiting = encode_line({**head, "peers": list(peers)})
@@ -125,17 +124,9 @@ class RunJournal:
                 self.error = exc
 
     def _write(self) -> None:
-        """Write the waiting lines; after an error, the journal ends where it did before."""
-        written = 0
-        try:
-            while written < len(self._waiting):
-                written += os.pwrite(self._fd, self._waiting[written:], self._size + written)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._size)
-            raise
-        self._size += written
-        self._waiting = b""
+        """Write the waiting lines; a line that was written in part is continued by the next call."""
+        while self._waiting:
+            self._waiting = self._waiting[os.write(self._fd, self._waiting) :]
 
 
 @dataclass(slots=True)
