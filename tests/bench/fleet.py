@@ -11,8 +11,8 @@ RemotePeer        a `ThreadPoolExecutor` loop over `RemotePeer`, which is what o
 scp, scp -O       ``xargs -P16`` around the original's three commands for each peer: scp copies the indicator, then
                   ``DIR/*``, then an empty file to the peer
 
-All end with their data on the disk. CPU is that of the contender and its child processes, without that of the server;
-the time includes the server's, which runs on the same machine. Not part of the tests: the results depend on the machine.
+All end with their data on the disk. CPU is that of the contender and its child processes, not that of the server; the
+time includes the server's, which runs on the same machine. Not part of the tests: the results depend on the machine.
 """
 
 from __future__ import annotations
@@ -218,8 +218,7 @@ def race(contenders: dict[str, Contender], count: int, rounds: int, directory: P
         cpu = statistics.median(one.cpu for one in measurements) / count * 1000
         peak = f"{max(int(one.output) for one in measurements) / 1024:.0f}" if measurements[0].output else ""
         print(
-            f"{name:12}{median:10.1f}{min(seconds):8.1f}{max(seconds):8.1f}"
-            f"{cpu:13.1f}{peak:>10}{first / median:12.2f}"
+            f"{name:12}{median:10.1f}{min(seconds):8.1f}{max(seconds):8.1f}{cpu:13.1f}{peak:>10}{first / median:12.2f}"
         )
 
 

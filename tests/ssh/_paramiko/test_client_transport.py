@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 import tracemalloc
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -131,6 +132,14 @@ def test_data_survives_a_rekey(cipher: str) -> None:
         assert first[1] != pair.client.H, "new keys were agreed on"  # type: ignore[attr-defined]
     finally:
         pair.close()
+
+
+def test_a_connection_that_has_ended_keeps_no_receive_buffer(cipher: str) -> None:
+    pair = Pair(cipher)
+    buffer = weakref.ref(pair.client.packetizer._buffer)
+    assert echoed(pair.open(), b"x" * 100_000) == b"x" * 100_000
+    pair.close()
+    assert buffer() is None
 
 
 @pytest.mark.parametrize("direction", ["local", "remote"])

@@ -192,7 +192,7 @@ def test_every_override_has_to_run_except_those_that_a_connection_may_not_need()
     conditional = {
         *("_parse_disconnect", "_send_user_message"),  # on SSH_MSG_DISCONNECT; called by our own code, too
         "_auth_trigger",  # after the key exchange, see `require_overrides`
-        "_sanitize_window_size",  # for each channel; no check depends on it
+        *("_sanitize_window_size", "run"),  # for each channel; for each connection: no check depends on them
     }
     assert overriding(ClientTransport, paramiko.Transport) == ClientTransport.OVERRIDES | conditional
     conditional = {"start_handshake", "_trigger_rekey"}  # does nothing; only when keys are due

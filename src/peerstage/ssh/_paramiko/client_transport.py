@@ -79,8 +79,17 @@ class ClientTransport(RekeyingTransport):
         self._userauth_started = threading.Event()
         silence_after_fork(self, owned=True)
         self._handler_table[MSG_SERVICE_ACCEPT] = self._handle_service_accept
-        for number in frozenset(range(256)).difference(MSG_NAMES):  # paramiko raises KeyError for these
-            self._handler_table[number] = self._reply_unimplemented
+        unknown = frozenset(range(256)).difference(MSG_NAMES)  # paramiko raises KeyError for these
+        self._handler_table.update(dict.fromkeys(unknown, self._reply_unimplemented))
+
+    def run(self) -> None:
+        """Receive until the connection ends; paramiko calls this in a thread."""
+        try:
+            super().run()
+        finally:
+            packets: Any = self.packetizer
+            if isinstance(packets, BoundedPacketizer):  # see `require_overrides`
+                packets.free_buffer()
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:

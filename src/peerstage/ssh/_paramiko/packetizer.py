@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -74,7 +76,7 @@ class BoundedPacketizer(TypedPacketizer):
         self._rekey_seconds = rekey_seconds
         self._rekeyed_at = clock()
         self._is_switching_keys = False
-        self._buffer = bytearray(_READ_BYTES + limits.packet_bytes)
+        self._buffer = _allocate(_READ_BYTES + limits.packet_bytes)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._gcm_engine: Any = None
@@ -210,7 +212,7 @@ class BoundedPacketizer(TypedPacketizer):
             )
         while self._end - self._start < n:
             if self._start and (self._start == self._end or self._start + n > len(self._buffer)):
-                self._buffer[: self._end - self._start] = self._view[self._start : self._end]
+                self._buffer.move(0, self._start, self._end - self._start)
                 self._start, self._end = 0, self._end - self._start
             is_between_packets = self._start == self._end
             self._receive(check_rekey=check_rekey and is_between_packets, max_bytes=len(self._buffer) - self._end)
@@ -252,6 +254,23 @@ class BoundedPacketizer(TypedPacketizer):
         if self._is_tcp and _TCP_QUICKACK is not None:
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
+
+    def free_buffer(self) -> None:
+        """Free the receive buffer; nothing can be received after that. To be called by the receiving thread at its end.
+
+        The objects of a connection refer to each other, so the garbage collector may find them much later.
+        """
+        del self._view, self._buffer
+
+
+def _allocate(size: int) -> mmap.mmap:
+    """Return *size* zero bytes that take memory only where they are used, and none once they are freed."""
+    try:
+        if sys.platform == "win32":
+            return mmap.mmap(-1, size)
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as exc:
+        raise MemoryError from exc
 
 
 class _ChannelData(Message):
