@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peerstage import BackupPeer, FleetPlan, FleetReport, FleetRun, PeerJob
+from peerstage.fleet.run_peer import PeerWork
 from peerstage.fleet.schedule import Clock
 from peerstage.testing import MemoryHost, MemoryJob
 from peerstage.transport.base import Transport
@@ -58,12 +61,53 @@ class InlineThreads(ThreadPoolExecutor):
         return done
 
 
+class Elsewhere(Executor):
+    """An executor that a run treats like one of processes, although its workers are threads of this one.
+
+    Args:
+        workers: The number of workers.
+        change: Called with the work; returns what a worker gets instead.
+    """
+
+    def __init__(self, workers: int = 4, change: Callable[[PeerWork], PeerWork] = lambda work: work) -> None:
+        self._threads = ThreadPoolExecutor(workers)
+        self._change = change
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self._threads.submit(fn, self._change(args[0]), **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._threads.shutdown(wait, cancel_futures=cancel_futures)
+
+
+class Idle(Executor):
+    """An executor that accepts everything and begins with nothing."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return Future()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KillingJob(MemoryJob):
+    """A job that kills the process of its worker when its peer is connected, as long as a file does not exist."""
+
+    unless: str
+
+    def build_peer(self, *, reads_secrets: bool = False, **options: Any) -> BackupPeer:
+        if reads_secrets and not os.path.exists(self.unless):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super(KillingJob, self).build_peer(**options)
+
+
 class ScriptedHost(MemoryHost):
     """A host that calls a function at every connection, with itself; what that raises is the connection's error."""
 
     def __init__(self, files: Any, on_connect: Callable[[ScriptedHost], object], **options: Any) -> None:
         super().__init__({"/collect": files}, **options)
         self.on_connect = on_connect
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, ("It works in this process only, but a run insists on work that pickles.",)
 
     def connect(self) -> Transport:
         self.on_connect(self)

@@ -7,13 +7,15 @@ import pickle
 import socket
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peerstage import Limits, Progress, Reason, RemotePeer, Retry, StageError
+from peerstage import Limits, Progress, Reason, RemotePeer, Retry, StageError, StageOptions
 from peerstage.errors import (
+    Cancelled,
     ConnectError,
     ConnectionLost,
     IncompleteStage,
@@ -23,6 +25,7 @@ from peerstage.errors import (
     RemoteNotFound,
 )
 from peerstage.testing import MemoryFile, MemoryHost, MemoryPeer, memory_peer, memory_peers
+from support.waiting import wait_until
 
 READY = {"cback.collect": b"", "data.tar.gz": b"content" * 1000}
 
@@ -246,3 +249,15 @@ def test_failures_are_kept_logged_and_retried_as_over_a_network(target: Path, ca
     assert boots.checkCollectIndicator()
     assert boots.last_error is None
     assert [record.getMessage()[:4] for record in caplog.records] == ["db1:", "db1:", "db2:"]
+
+
+def test_a_bandwidth_limit_holds_in_memory_and_cancel_ends_a_slow_transfer(target: Path) -> None:
+    peer = memory_peer({"cback.collect": b"", "data": bytes(200_000)}, stage=StageOptions(bwlimit=1024))
+    with ThreadPoolExecutor(1) as pool, peer:
+        staged = pool.submit(peer.stagePeer, target)
+        wait_until(lambda: list(target.glob(".peerstage-*/0*")))
+        assert not staged.done()
+        peer.cancel()
+        with pytest.raises(Cancelled):
+            staged.result(10)
+    assert list(target.iterdir()) == []

@@ -91,7 +91,8 @@ class Coordinator:
         try:
             while self._open and not self._cancelled.is_set():
                 self._start_due()
-                self._handle_next(self._seconds_to_wait())
+                if self._open:
+                    self._handle_next(self._seconds_to_wait())
         finally:
             if self._open:
                 self._end_early()
@@ -111,7 +112,7 @@ class Coordinator:
                 self._handle_failed_start(name, exc)
 
     def _handle_failed_start(self, name: str, error: Exception) -> None:
-        """Try again, with fewer peers at a time, if the system refuses a thread; else the peer has failed."""
+        """Try again, with fewer peers at a time, if the system refuses a thread; else give the peer its result."""
         self._slots.release(name)
         state = self._open[name]
         state.is_running = False
@@ -121,6 +122,8 @@ class Coordinator:
             state.attempts -= 1
             self._slots.count = running
             self._schedule.put_back(name)
+        elif isinstance(error, StageError) and error.reason is Reason.WORKER_LOST:
+            self._finish(result_of_not_started(name, error.reason, error.message))
         else:
             self._finish(result_of_error(self._works[name].job, error))
 

@@ -41,12 +41,13 @@ class ExecutorWorkers(Workers):
         self._futures: dict[str, Future[PeerResult | NotReady]] = {}
         self._begun: set[str] = set()
         self._last_sign = 0.0
+        self._seems_dead = False  # nothing gave a sign of life for `_MAX_IDLE`, and nothing has since
 
     def start(self, work: PeerWork) -> None:
         name = work.job.name
         _require_picklable(work)
-        if not self._works:
-            self._last_sign = self._clock.monotonic()
+        if not self._works and not self._seems_dead:
+            self._note_sign()
         try:
             future = self._executor.submit(stage_peer, work)
         except RuntimeError as exc:  # it is shut down, or broken: a worker was killed
@@ -54,16 +55,21 @@ class ExecutorWorkers(Workers):
         self._works[name], self._futures[name] = work, future
         future.add_done_callback(lambda done: self._inbox.put(Message(name, work.attempt, _outcome_of(done, work))))
 
+    def _note_sign(self, seconds_ago: float = 0.0) -> None:
+        self._last_sign = max(self._last_sign, self._clock.monotonic() - seconds_ago)
+        self._seems_dead = False
+
     def poll(self) -> Iterator[Message]:
-        now = self._clock.monotonic()
         silences = {name: self._claims.seconds_since_heartbeat(name) for name in self._works}
         for silence in silences.values():
-            if silence is not None:
-                self._last_sign = max(self._last_sign, now - silence)
+            if silence is not None and silence < _MAX_SILENCE:
+                self._note_sign(silence)
+        idle = self._clock.monotonic() - self._last_sign
         for name, silence in silences.items():
             work = self._works[name]
             if silence is None:
-                if now - self._last_sign > _MAX_IDLE:
+                if idle > _MAX_IDLE:
+                    self._seems_dead = True
                     text = f"No worker began with it for {_MAX_IDLE:g} s. Check the executor and its workers."
                     yield Message(name, work.attempt, result_of_not_started(name, Reason.WORKER_LOST, text))
                 continue
@@ -85,10 +91,11 @@ class ExecutorWorkers(Workers):
         return withdrawn
 
     def forget(self, peer: str) -> None:
-        self._last_sign = self._clock.monotonic()
         future = self._futures.pop(peer, None)
-        if future is not None:
-            future.cancel()  # if its worker was given up, and another would begin with it
+        if future is not None and not future.done():
+            future.cancel()  # its worker was given up, and another must not begin with it
+        else:
+            self._note_sign()
         self._works.pop(peer, None)
         self._begun.discard(peer)
 

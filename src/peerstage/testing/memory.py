@@ -44,6 +44,9 @@ class MemoryTransport(Transport):
         directories: For each directory, its entries by name.
         chunk_size: Bytes in one write to a file.
         before_write: Called before each write with the number of bytes written so far; an exception ends the run.
+
+    Attributes:
+        on_received: Called after each write with its number of bytes; an exception ends the run.
     """
 
     capabilities = Capabilities("memory", can_resume=True)
@@ -59,6 +62,7 @@ class MemoryTransport(Transport):
         self.closed = False
         self._chunk_size = chunk_size
         self._before_write = before_write
+        self.on_received: Callable[[int], object] = lambda size: None
         self._written = 0
 
     def pull(self, directory: bytes, target: Target) -> None:
@@ -125,5 +129,6 @@ class MemoryTransport(Transport):
                     return
                 incoming.write(start, [chunk])
                 self._written += len(chunk)
+                self.on_received(len(chunk))
                 start += len(chunk)
         incoming.finish()

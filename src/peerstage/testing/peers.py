@@ -84,8 +84,8 @@ class MemoryHost(metaclass=Documented):
 class MemoryPeer(RemotePeer):
     """A `RemotePeer` that always reaches one `MemoryHost`; its name is not resolved.
 
-    Everything that needs no network works as for any remote peer: arguments, retries (without delay), limits, progress
-    and publication. Staged files are owned by the user of this process, `localUser` is not looked up, and no commands
+    Everything that needs no network works as for any remote peer: arguments, retries (without delay), limits, progress,
+    the bandwidth limit, `cancel` and publication. Staged files are owned by the user of this process, `localUser` is not looked up, and no commands
     are run.
 
     Args:
@@ -224,9 +224,20 @@ def _build_memory_transport(
     peer: RemotePeer, transport_options: TransportOptions, watchdog: Watchdog, connect: Callable[[], Transport]
 ) -> Transport:
     """Return the transport that *peer* would use, with the innermost one replaced."""
+
+    def receive(size: int) -> None:
+        watchdog.raise_if_final()
+        watchdog.throttle(size)
+
+    def connect_and_watch() -> Transport:
+        connection = connect()
+        if isinstance(connection, MemoryTransport):
+            connection.on_received = receive
+        return connection
+
     transport_options.validate()
     retry = dataclasses.replace(peer.retry, delay=0.0)
     transport: Transport = RetryingTransport(
-        connect, MemoryTransport.capabilities, retry, watchdog, peer=transport_options.name
+        connect_and_watch, MemoryTransport.capabilities, retry, watchdog, peer=transport_options.name
     )
     return transport if peer.on_progress is None else ProgressTransport(transport, peer.on_progress)
