@@ -84,9 +84,9 @@ class MemoryHost(metaclass=Documented):
 class MemoryPeer(RemotePeer):
     """A `RemotePeer` that always reaches one `MemoryHost`; its name is not resolved.
 
-    Everything that needs no network works as for any remote peer: arguments, retries (without delay), limits, progress,
-    the bandwidth limit, `cancel` and publication. Staged files are owned by the user of this process, `localUser` is not looked up, and no commands
-    are run.
+    Everything that needs no network works as for any remote peer: arguments, retries (without delay), limits, the
+    bandwidth limit, progress, `cancel` and publication. Staged files are owned by the user of this process, `localUser`
+    is not looked up, and no commands are run.
 
     Args:
         host: The host that it reaches.
