@@ -219,7 +219,7 @@ def test_an_executor_that_takes_no_more_work_leaves_the_rest_not_started(pool: P
     assert results_of(report) == dict.fromkeys(("db1", "db2"), "not-started: worker-lost")
 
 
-def test_a_result_that_is_none_is_a_failure(pool: Path) -> None:
+def test_an_executor_that_returns_something_else_is_a_failure(pool: Path) -> None:
     class Odd(Elsewhere):
         def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
             odd: Future[Any] = Future()
