@@ -186,3 +186,20 @@ def test_a_peer_that_answers_late_is_staged_when_a_slot_is_free(pool: Path, monk
     report = run(pool, late, memory_job("db1", READY), memory_job("db2", READY), parallel=1, on_event=note)
     assert report.counts == {"staged": 3}
     assert time.time() - report.started < 20
+
+
+def test_a_bug_in_the_run_itself_is_raised_once_everybody_has_a_result(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise KeyError("bug")
+
+    monkeypatch.setattr(coordinator.Coordinator, "_handle", fail)
+    monkeypatch.setattr(coordinator, "_SECONDS_TO_END", 0.3)
+    events: list[Event] = []
+    with pytest.raises(KeyError):
+        run(pool, memory_job("db1", READY), memory_job("db2", READY), on_event=events.append)
+    assert sorted(event.to_dict()["peer"] for event in events if event.name == "peer-finished") == ["db1", "db2"]
+    with RunsDirectory(str(pool)) as runs:
+        record = next(RunRecords(runs).newest_first())
+    assert record.error == "Unexpected KeyError."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import os
 import time
 from collections.abc import Iterator
@@ -149,6 +150,9 @@ class _PeerStage:
         indicators = peer.readIndicators(self._job.collect_indicator, self._job.stage_indicator)
         # A run that was killed may have marked the peer without a record. Its manifest remains.
         may_repeat = self._work.again or is_continued
+        if indicators.stage_is_newer:  # it was not collected
+            indicator = glob.escape(self._job.stage_indicator)
+            peer.stage = dataclasses.replace(peer.stage, exclude=(*peer.stage.exclude, indicator))
         return judge_indicators(self._job, indicators, may_repeat=may_repeat, now=time.time())
 
     def _stage(self, peer: BackupPeer, target: str) -> PeerResult:

@@ -161,9 +161,10 @@ class FleetRun(metaclass=Documented):
                 pass
             except StageError as exc:
                 self._report = self._report.with_error(str(exc), exc.reason)
-            except BaseException as exc:  # a bug, or KeyboardInterrupt
+            except BaseException as exc:  # KeyboardInterrupt, or a bug
                 self.cancel()
-                self._report = dataclasses.replace(self._report, error=f"Unexpected {type(exc).__name__}.")
+                if isinstance(exc, Exception):
+                    self._report = dataclasses.replace(self._report, error=f"Unexpected {type(exc).__name__}.")
                 self._end(pool)
                 raise
             return self._end(pool)
