@@ -85,7 +85,8 @@ class ClientTransport(RekeyingTransport):
     def run(self) -> None:
         """Receive until the connection ends; paramiko calls this in a thread."""
         try:
-            super().run()
+            with contextlib.suppress(OSError):  # of close(2), its last step
+                super().run()
         finally:
             packets: Any = self.packetizer
             if isinstance(packets, BoundedPacketizer):  # see `require_overrides`
