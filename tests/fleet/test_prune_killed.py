@@ -211,6 +211,20 @@ def test_whichever_system_call_fails_days_are_whole_or_out_of_sight_and_the_next
     assert min(outcomes["failed"], outcomes["kept"], outcomes["error"]) > 4
 
 
+def test_a_day_is_durably_out_of_sight_before_its_first_file_is_removed(
+    pool: StagedPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it could be in its place again after a power failure, and not whole."""
+    inodes = {path.stat().st_ino: path.name for path in (pool.path / "2026/10", pool.path / ".peerstage-runs")}
+    steps: list[str] = []
+    fsync, unlink = os.fsync, os.unlink
+    monkeypatch.setattr(os, "fsync", lambda fd: (steps.append(inodes.get(os.fstat(fd).st_ino, "")), fsync(fd)))
+    monkeypatch.setattr(os, "unlink", lambda name, **options: (steps.append(name), unlink(name, **options)))
+    prune(pool.plan(3))
+    first = next(number for number, step in enumerate(steps) if step in ("dump", "new", "same", "cback.collect"))
+    assert {"10", ".peerstage-runs"} <= set(steps[:first])
+
+
 # Races with the owner of the pool
 
 

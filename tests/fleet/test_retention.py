@@ -16,7 +16,7 @@ def days_with(**days: dict[str, PeerNight]) -> dict[str, dict[str, PeerNight]]:
 
 
 def holding(**changed: Content) -> Callable[[str, str], Content]:
-    """Return what a disk holds on which all files are there, but for those of *changed*: ``d05_db1``."""
+    """Return what a disk holds on which each peer has two files, but for those of *changed*: ``d05_db1``."""
 
     def look(day: str, peer: str) -> Content:
         return changed.get(f"d{day[-2:]}_{peer}", Content(2, 20, True))
@@ -71,6 +71,7 @@ def test_one_complete_peer_makes_a_day_count() -> None:
 def test_a_night_is_complete_if_any_run_of_the_day_staged_the_peer() -> None:
     again = report_of(result_of(Verdict.FAILED))
     assert nights_of([again, report_of(result_of(Verdict.STAGED, 3))]) == {"d": {"db1": PeerNight(True, 3)}}
+    assert nights_of([report_of(result_of(Verdict.STAGED, 3)), again]) == {"d": {"db1": PeerNight(True, 3)}}
     assert nights_of([report_of(result_of(Verdict.INCOMPLETE, 3)), again]) == {"d": {"db1": PeerNight(False, 3)}}
     assert nights_of([report_of(result_of(Verdict.NOT_STARTED))]) == {"d": {"db1": NOTHING}}
     assert nights_of([report_of()]) == {"d": {}}
@@ -87,7 +88,7 @@ def test_a_flagged_night_is_not_complete() -> None:
 def test_the_last_complete_night_is_needed_and_earlier_ones_are_not() -> None:
     found = days_with(d01={"a": COMPLETE}, d02={"a": COMPLETE}, d03={"a": NOTHING})
     old = ["2026/11/01", "2026/11/02"]
-    assert find_needed(found, found, old, holding()) == {"2026/11/02": Needed(["a"], [])}
+    assert find_needed(found, found, old, holding(d03_a=Content(0, 0, True))) == {"2026/11/02": Needed(["a"], [])}
 
 
 def test_no_old_day_is_needed_by_a_peer_with_a_newer_complete_night() -> None:
@@ -99,7 +100,7 @@ def test_the_newest_files_are_needed_even_if_they_are_not_a_complete_night() -> 
     found = days_with(d01={"a": COMPLETE}, d02={"a": PARTIAL}, d03={"a": PARTIAL}, d04={"a": NOTHING})
     old = ["2026/11/01", "2026/11/02", "2026/11/03"]
     expected = {"2026/11/01": Needed(["a"], []), "2026/11/03": Needed([], ["a"])}
-    assert find_needed(found, found, old, holding()) == expected
+    assert find_needed(found, found, old, holding(d04_a=Content(0, 0, True))) == expected
 
 
 def test_a_peer_that_was_never_complete_keeps_its_newest_files() -> None:
@@ -138,7 +139,7 @@ def test_each_peer_is_judged_by_its_own_nights() -> None:
 
 
 def test_directories_are_only_looked_at_where_that_matters() -> None:
-    found = days_with(d01={"a": COMPLETE}, d02={"a": COMPLETE}, d03={"a": COMPLETE, "b": COMPLETE}, d04={"a": NOTHING})
+    found = days_with(d01={"a": COMPLETE}, d02={"a": COMPLETE}, d03={"a": COMPLETE, "b": COMPLETE}, d04={"b": NOTHING})
     looked = []
 
     def look(day: str, peer: str) -> Content:
@@ -147,3 +148,10 @@ def test_directories_are_only_looked_at_where_that_matters() -> None:
 
     find_needed(found, found, ["2026/11/01"], look)
     assert looked == [("03", "a")]
+
+
+def test_files_count_even_if_the_records_tell_of_none() -> None:
+    """The run that staged them may have left a record that is damaged now."""
+    found = days_with(d01={"a": NOTHING}, d02={"a": NOTHING})
+    expected = {"2026/11/01": Needed([], ["a"])}
+    assert find_needed(found, found, ["2026/11/01"], holding(d02_a=Content(0, 0, True))) == expected

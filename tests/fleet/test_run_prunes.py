@@ -73,6 +73,14 @@ def test_a_cancelled_run_removes_nothing(pool: StagedPool) -> None:
     assert {OLD, YESTERDAY} <= set(pool.days())
 
 
+def test_a_run_that_is_cancelled_after_its_peer_was_staged_removes_nothing(pool: StagedPool) -> None:
+    plan = FleetPlan(staging=str(pool.path), peers=(memory_job("db1", READY),), keep_days=1)
+    fleet_run = FleetRun(plan, on_event=lambda event: event.name == "peer-finished" and fleet_run.cancel())
+    report = fleet_run.run()
+    assert (report.ended_by, report.counts) == ("signal", {"staged": 1})
+    assert pool.days() == [OLD, YESTERDAY, TODAY]
+
+
 def test_a_day_that_cannot_be_removed_is_an_error_of_the_run_and_in_its_record(
     pool: StagedPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

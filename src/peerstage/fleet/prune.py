@@ -20,7 +20,6 @@ from peerstage.fleet.plan import FleetPlan
 from peerstage.fleet.pool_days import remove_if_empty
 from peerstage.fleet.prune_decision import Decision, Stopped, TimeLimit, decide
 from peerstage.fleet.prune_report import FailedDay, KeptDay, Kind, PruneReport, RemovedDay
-from peerstage.fleet.run_id import day_of
 from peerstage.fleet.run_lock import RunLock
 from peerstage.fleet.runs_directory import RunsDirectory
 from peerstage.printable import escape
@@ -146,7 +145,7 @@ class _Prune:
             if dry_run:
                 self._removed += decision.remove
             else:
-                self._execute(decision, pool_fd, day_of(self._now))
+                self._execute(decision, pool_fd)
         return PruneReport(
             staging=self._plan.staging,
             keep_days=self._keep_days,
@@ -157,15 +156,13 @@ class _Prune:
             is_unfinished=decision.is_unfinished,
         )
 
-    def _execute(self, decision: Decision, pool_fd: int, today: str) -> None:
+    def _execute(self, decision: Decision, pool_fd: int) -> None:
         try:
             for day in decision.remove:
                 self._check()
                 if day.is_rest or self._move_aside(day.day, decision, pool_fd):
                     self._remove_aside(day)
-                month = day.day[:-3]
-                if not today.startswith(month):
-                    remove_if_empty(pool_fd, month)
+                remove_if_empty(pool_fd, day.day[:-3])
             for path in sorted(decision.empty, reverse=True):
                 remove_if_empty(pool_fd, path)
         except Stopped:

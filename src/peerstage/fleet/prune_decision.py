@@ -12,7 +12,7 @@ from peerstage.fleet.day_contents import Foreign, content_of, examine_day
 from peerstage.fleet.day_removal import freed_bytes, list_aside, name_aside
 from peerstage.fleet.latest_link import NAME as LATEST
 from peerstage.fleet.plan import FleetPlan
-from peerstage.fleet.pool_days import list_days, mount_points_below, open_day
+from peerstage.fleet.pool_days import PoolDays, list_days, mount_points_below, open_day
 from peerstage.fleet.prune_report import KeptDay, Kind, RemovedDay
 from peerstage.fleet.retention import Content, Needed, Nights, find_needed, nights_of, oldest_kept
 from peerstage.fleet.run_id import day_of
@@ -89,30 +89,35 @@ def decide(
     today = day_of(now)
     _require_no_future_day(found.days, nights, today, plan.staging)
     decision.empty = [path for path in found.empty if not today.startswith(path)]
+    boundary = oldest_kept(found.days, nights, keep_days)
     try:
         for day in list_aside(runs):
             _decide_on_rest(day, runs, decision, freed, check)
-        boundary = oldest_kept(found.days, nights, keep_days)
         if boundary is not None:
-            pool = _Pool(pool_fd, plan, nights, check)
-            old = sorted(day for day in found.days if day < boundary)
-            needed = find_needed((day for day in found.days if day in nights), nights, frozenset(old), pool.look)
-            for path in (path for path in found.links if path < boundary):
-                decision.kept.append(KeptDay(day=path, kind=Kind.FOREIGN, why="it is a symlink"))
-            for path, error in found.unreadable.items():
-                if path < boundary:
-                    decision.kept.append(_unreadable(path, error))
-            for day in old:
-                kept = pool.find_reason_to_keep(day, needed.get(day), freed)
-                if kept is not None:
-                    decision.kept.append(kept)
-                else:
-                    decision.remove.append(RemovedDay(day=day, files=freed.files, bytes=freed.bytes))
-                    decision.peers[day] = nights[day].keys()
+            _decide_on_old_days(found, boundary, _Pool(pool_fd, plan, nights, check), decision, freed)
     except Stopped:
         decision.is_unfinished = True
     decision.kept.sort(key=lambda kept: kept.day)
     return decision
+
+
+def _decide_on_old_days(found: PoolDays, boundary: str, pool: _Pool, decision: Decision, freed: _FreedBytes) -> None:
+    """Decide on the days before *boundary*, and on links and unreadable directories in their place."""
+    for path in found.links:
+        if path < boundary:
+            decision.kept.append(KeptDay(day=path, kind=Kind.FOREIGN, why="it is a symlink"))
+    for path, error in found.unreadable.items():
+        if path < boundary:
+            decision.kept.append(_unreadable(path, error))
+    old = sorted(day for day in found.days if day < boundary)
+    needed = find_needed(pool.nights, pool.nights, frozenset(old), pool.look)
+    for day in old:
+        kept = pool.find_reason_to_keep(day, needed.get(day), freed)
+        if kept is not None:
+            decision.kept.append(kept)
+        else:
+            decision.remove.append(RemovedDay(day=day, files=freed.files, bytes=freed.bytes))
+            decision.peers[day] = pool.nights[day].keys()
 
 
 def _decide_on_rest(
@@ -135,11 +140,15 @@ def _decide_on_rest(
 
 
 class _Pool:
-    """The daily directories of a pool, looked at one by one."""
+    """The daily directories of a pool, looked at one by one.
+
+    Attributes:
+        nights: What the records say of them.
+    """
 
     def __init__(self, pool_fd: int, plan: FleetPlan, nights: Nights, check: Callable[[], object]) -> None:
         self._pool_fd = pool_fd
-        self._nights = nights
+        self.nights = nights
         self._check = check
         self._planned = frozenset(peer.name for peer in plan.peers)
         self._latest = _read_latest(pool_fd, plan.staging)
@@ -157,7 +166,7 @@ class _Pool:
     def find_reason_to_keep(self, day: str, needed: Needed | None, freed: _FreedBytes) -> KeptDay | None:
         """Return why an old day is kept; None if it is to be removed, which *freed* then takes into account."""
         self._check()
-        if day not in self._nights:
+        if day not in self.nights:
             return KeptDay(day=day, kind=Kind.UNKNOWN, why="no record says that a run made it")
         if needed is not None:
             return self._needed(day, needed)
@@ -169,7 +178,7 @@ class _Pool:
         freed.begin_day()
         try:
             with open_day(self._pool_fd, day) as day_fd:
-                examine_day(day_fd, self._nights[day].keys(), self._check, freed.add)
+                examine_day(day_fd, self.nights[day].keys(), self._check, freed.add)
         except Foreign as exc:
             return KeptDay(day=day, kind=Kind.FOREIGN, why=str(exc))
         except OSError as exc:

@@ -48,7 +48,7 @@ class Needed(NamedTuple):
 
     Attributes:
         complete: Those of which it is the last complete night.
-        newest: Those of which it is the last night with any file, although not a complete one.
+        newest: Those of which it has the newest files, although it is not their last complete night.
     """
 
     complete: list[str]
@@ -88,7 +88,8 @@ def find_needed(
 ) -> dict[str, Needed]:
     """Return the *old* days that some peer needs: those with its last complete night, and with its newest files.
 
-    A night only counts if its files are still there, so a directory that was emptied replaces no older night.
+    A night only counts if its files are still there, so a directory that was emptied replaces no older night. Files
+    count even if the records tell of none: one of several records of that day may be damaged.
 
     Args:
         days: All daily directories.
@@ -101,9 +102,8 @@ def find_needed(
     for peer in sorted({peer for day in old for peer in nights.get(day, {})}):
         complete = newest = None
         for day in newest_first:
-            night = nights.get(day, {}).get(peer, PeerNight(False, 0))
-            is_candidate = (complete is None and night.is_complete) or (newest is None and night.files > 0)
-            if not is_candidate:
+            night = nights.get(day, {}).get(peer)
+            if night is None or not (newest is None or (complete is None and night.is_complete)):
                 continue
             content = look(day, peer)
             if newest is None and content.bytes:
