@@ -333,6 +333,17 @@ def test_a_peer_that_becomes_a_link_during_the_removal_is_not_followed(
     assert (precious / "dump").read_bytes() == b"precious"
 
 
+def test_a_file_that_somebody_else_removes_during_the_removal_is_no_failure(
+    pool: StagedPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = os.open(pool.path / OLD[0] / "b", os.O_RDONLY)
+    before("unlink", lambda: os.unlink("dump", dir_fd=fd), monkeypatch, when="dump")
+    report = prune(pool.plan(3))
+    os.close(fd)
+    assert [(found.day, found.files) for found in report.removed] == [(OLD[0], 9), (OLD[1], 10)]
+    assert finished(pool)
+
+
 def test_a_file_that_becomes_a_link_during_the_removal_is_removed_as_a_link(
     pool: StagedPool, precious: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,8 +360,8 @@ def test_a_file_that_becomes_a_link_during_the_removal_is_removed_as_a_link(
     assert (precious / "dump").read_bytes() == b"precious"
 
 
-def test_a_day_that_cannot_be_put_back_is_whole_and_told_the_next_time(
-    pool: StagedPool, monkeypatch: pytest.MonkeyPatch
+def test_a_day_that_cannot_be_put_back_is_whole_and_told_where_it_is(
+    pool: StagedPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     day = pool.path / OLD[0]
 
@@ -360,7 +371,6 @@ def test_a_day_that_cannot_be_put_back_is_whole_and_told_the_next_time(
 
     before("rename", lambda: (day / "late").touch(), monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(day_removal, "sync_directory", lambda fd: take_its_place())
         original = day_removal.examine_day
 
         def examine(*arguments: Any) -> None:
@@ -371,6 +381,7 @@ def test_a_day_that_cannot_be_put_back_is_whole_and_told_the_next_time(
         prune(pool.plan(3))
     moved = pool.path / ".peerstage-runs/removed-2026-10-31"
     assert sorted(os.listdir(moved)) == ["a", "b", "cback.stage", "late"]
+    assert f"{OLD[0]} is kept, but cannot be moved back: Directory not empty. It is whole in {moved}." in caplog.text
     assert str(moved) in prune(pool.plan(3), dry_run=True).kept[0].why
 
 

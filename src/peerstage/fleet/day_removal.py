@@ -8,7 +8,7 @@ removed.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import re
 from collections.abc import Callable, Collection
@@ -21,6 +21,8 @@ from peerstage.printable import escape
 from peerstage.target.durability import sync_directory
 from peerstage.target.file_descriptors import closing, open_directory
 from peerstage.target.manifest import NAMES
+
+log = logging.getLogger("peerstage.fleet")
 
 _BLOCK = 512
 _FILES_PER_CHECK = 1000
@@ -76,7 +78,7 @@ def move_aside(
 ) -> None:
     """Move a daily directory into the runs directory, if it holds nothing but what was staged.
 
-    If this raises, the directory is in its place again.
+    If this raises, the directory is in its place again. If another one has taken that place, the log tells where it is.
 
     Args:
         pool_fd: Descriptor of the pool.
@@ -98,8 +100,11 @@ def move_aside(
             sync_directory(runs.fd)
             sync_directory(month_fd)
         except BaseException:
-            with contextlib.suppress(OSError):
+            try:
                 os.rename(aside, name, src_dir_fd=runs.fd, dst_dir_fd=month_fd)
+            except OSError as exc:
+                path = escape(os.path.join(runs.path, aside))
+                log.error("%s is kept, but cannot be moved back: %s. It is whole in %s.", day, exc.strerror, path)
             raise
 
 
@@ -155,7 +160,10 @@ def _remove_entry(name: str, day_fd: int, removal: Removal, check: Callable[[], 
 
 
 def _unlink(name: str, dir_fd: int, removal: Removal) -> None:
-    status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    os.unlink(name, dir_fd=dir_fd)
+    try:
+        status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        os.unlink(name, dir_fd=dir_fd)
+    except FileNotFoundError:  # removed by somebody else
+        return
     removal.files += 1
     removal.bytes += freed_bytes(status) if status.st_nlink == 1 else 0

@@ -103,9 +103,8 @@ def prune_after_run(
     except StageError as exc:
         return exc
     for removed in report.removed:
-        log.info(
-            "Removed %s/%s: %d files, %d bytes freed.", escape(plan.staging), removed.day, removed.files, removed.bytes
-        )
+        path = escape(os.path.join(plan.staging, removed.day))
+        log.info("Removed %s: %d files, %d bytes freed.", path, removed.files, removed.bytes)
     for kept in report.kept:
         level = logging.WARNING if kept.kind in (Kind.FOREIGN, Kind.UNREADABLE) else logging.INFO
         log.log(level, "%s is kept: %s.", escape(os.path.join(plan.staging, kept.day)), kept.why)
@@ -203,9 +202,7 @@ def _failed(day: str, path: str, removal: Removal) -> FailedDay:
 
 
 def _require_keep_days(plan: FleetPlan) -> int:
-    if plan.keep_days is None:
-        advice = (
-            "Give FleetPlan(keep_days=14)." if plan.source is None else f"Add keep_days = 14 to {escape(plan.source)}."
-        )
-        raise ValueError(f"The plan has no keep_days, so every daily directory is kept. {advice}")
-    return plan.keep_days
+    if plan.keep_days is not None:
+        return plan.keep_days
+    advice = f"Add keep_days = 14 to {escape(plan.source)}." if plan.source else "Give FleetPlan(keep_days=14)."
+    raise ValueError(f"The plan has no keep_days, so every daily directory is kept. {advice}")
