@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
 import threading
+from collections.abc import Iterator
 
-from peerstage.errors import StageError
+from peerstage.errors import StageError, TargetError
 from peerstage.reasons import Reason
 
 #: Errors of this process or machine, independent of the address or file.
@@ -81,6 +83,30 @@ def system_error(failed: str, exc: OSError, *, path: str | bytes | None = None) 
     """
     message = f"{failed}: {(exc.strerror or str(exc)).rstrip('.')}. {_ADVICE.get(exc.errno or 0, '')}"
     return StageError(message.rstrip(), path=path, errno=exc.errno, reason=reason_of(exc))
+
+
+def target_error(failed: str, exc: OSError, path: str, advice: str = "") -> TargetError:
+    """Convert *exc*, an error of a local directory, to a `TargetError`; the caller chains it.
+
+    Args:
+        failed: What failed, as the beginning of a sentence.
+        exc: The system's error.
+        path: The directory.
+        advice: What helps, as sentences; by default what helps against errors of this machine.
+    """
+    message = f"{failed}: {exc.strerror or exc}. {advice or _ADVICE.get(exc.errno or 0, '')}"
+    return TargetError(message.rstrip(), path=path, errno=exc.errno, reason=target_reason_of(exc))
+
+
+@contextlib.contextmanager
+def target_errors(failed: str, path: str) -> Iterator[None]:
+    """Raise every `OSError` of the block as `target_error` returns it; a `StageError` is passed on."""
+    try:
+        yield
+    except StageError:
+        raise
+    except OSError as exc:
+        raise target_error(failed, exc, path) from exc
 
 
 def resource_error(exc: BaseException) -> StageError | None:

@@ -7,13 +7,14 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from peerstage.errors import StageError, TargetError
 from peerstage.paths import STAGE_INDICATOR
 from peerstage.printable import escape
 from peerstage.records import Limits, Ownership
-from peerstage.system_errors import target_reason_of
+from peerstage.system_errors import target_errors
 from peerstage.target.file_descriptors import close_quietly, closing, open_directory
 from peerstage.transport.local import LocalTransport
 from peerstage.watchdog import Watchdog
@@ -198,17 +199,6 @@ def _path_by_descriptor(fd: int, path: str) -> Iterator[str]:
         raise
 
 
-@contextlib.contextmanager
-def map_errors(path: str) -> Iterator[None]:
-    """Map errors of the system for the directory *path* to `TargetError`."""
-    try:
-        yield
-    except StageError:
-        raise
-    except OSError as exc:
-        raise TargetError(
-            f"The staging directory cannot be used: {exc.strerror}.",
-            path=path,
-            errno=exc.errno,
-            reason=target_reason_of(exc),
-        ) from exc
+def map_errors(path: str) -> AbstractContextManager[None]:
+    """Return a context manager that raises every `OSError` of its block as a `TargetError` about *path*."""
+    return target_errors("The staging directory cannot be used", path)

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from peerstage.errors import TargetError
 from peerstage.fleet.plan import LOCAL
 from peerstage.fleet.toml_writer import format_entry, format_key, format_table
 from peerstage.printable import escape
-from peerstage.system_errors import target_reason_of
+from peerstage.system_errors import target_errors
 from peerstage.target.file_descriptors import CREATE_NEW
 
 #: What a new plan says of peers for which nothing else is given.
@@ -110,31 +109,24 @@ def write_new_file(path: str, text: str) -> None:
         ValueError: If the file exists.
         TargetError: If it cannot be written; then it does not exist.
     """
-    try:
-        directory = os.path.dirname(path)
-        if directory and not os.path.isdir(directory):
-            os.mkdir(directory, 0o755)
-        fd = os.open(path, CREATE_NEW, 0o600)
-    except FileExistsError:
-        raise ValueError(f"{escape(path)} exists, and is not overwritten. Move it, or give another --output.") from None
-    except OSError as exc:
-        raise _write_error(path, exc) from exc
-    try:
-        with open(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException as exc:
-        os.unlink(path)
-        if isinstance(exc, OSError):
-            raise _write_error(path, exc) from exc
-        raise
-
-
-def _write_error(path: str, exc: OSError) -> TargetError:
-    return TargetError(
-        f"The plan cannot be written: {exc.strerror}.", path=path, errno=exc.errno, reason=target_reason_of(exc)
-    )
+    with target_errors("The plan cannot be written", path):
+        try:
+            directory = os.path.dirname(path)
+            if directory and not os.path.isdir(directory):
+                os.mkdir(directory, 0o755)
+            fd = os.open(path, CREATE_NEW, 0o600)
+        except FileExistsError:
+            raise ValueError(
+                f"{escape(path)} exists, and is not overwritten. Move it, or give another --output."
+            ) from None
+        try:
+            with open(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(path)
+            raise
 
 
 def _format_keys(known: Iterable[tuple[str, Any, str]], values: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from peerstage.errors import StageError, TargetError, format_log_line
 from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
-from peerstage.system_errors import start_thread, target_reason_of
+from peerstage.system_errors import start_thread, target_errors
 from peerstage.target.sweep import sweep
 
 log = PeerLog("peerstage.fleet")
@@ -85,9 +85,6 @@ def require_free_space(
 
 
 def _count_free_bytes(staging: str) -> int:
-    try:
+    with target_errors("Its free space cannot be read", staging):
         found = os.statvfs(staging)
-    except OSError as exc:
-        message = f"Its free space cannot be read: {exc.strerror}."
-        raise TargetError(message, path=staging, errno=exc.errno, reason=target_reason_of(exc)) from exc
     return (found.f_bfree if os.geteuid() == 0 else found.f_bavail) * found.f_frsize

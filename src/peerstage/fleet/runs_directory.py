@@ -14,13 +14,13 @@ import os
 import secrets
 import shlex
 import stat
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from peerstage.bounded_files import read_at_most
-from peerstage.errors import StageError, TargetError
+from peerstage.errors import TargetError
 from peerstage.fleet.run_id import is_run_id
 from peerstage.reasons import Reason
-from peerstage.system_errors import target_reason_of
+from peerstage.system_errors import target_error, target_errors
 from peerstage.target.durability import sync_directory
 from peerstage.target.file_descriptors import (
     CREATE_NEW,
@@ -67,7 +67,7 @@ class RunsDirectory:
             pool = open_directory(staging, follow=True)
         except OSError as exc:
             advice = f"Create it with `mkdir -p {shlex.quote(staging)}`, or mount it."
-            raise self._error("The staging pool cannot be used", exc, advice, path=staging) from exc
+            raise target_error("The staging pool cannot be used", exc, staging, advice) from exc
         with closing(pool):
             self.fd = self._open(pool, create=create)
 
@@ -155,19 +155,13 @@ class RunsDirectory:
                 with contextlib.suppress(OSError):
                     self.remove(name)
 
-    @contextlib.contextmanager
-    def errors(self, failed: str) -> Iterator[None]:
-        """Raise every `OSError` of the block as `TargetError`.
+    def errors(self, failed: str) -> AbstractContextManager[None]:
+        """Return a context manager that raises every `OSError` of its block as `TargetError`.
 
         Args:
             failed: What failed, as the beginning of a sentence.
         """
-        try:
-            yield
-        except StageError:
-            raise
-        except OSError as exc:
-            raise self._error(failed, exc) from exc
+        return target_errors(failed, self.path)
 
     def _open(self, pool: int, *, create: bool) -> int:
         if create:
@@ -179,7 +173,7 @@ class RunsDirectory:
             if exc.errno in (errno.ELOOP, errno.ENOTDIR):
                 raise self._interfered("It is not a directory") from exc
             advice = "Be the user who runs the pool's runs." if exc.errno == errno.EACCES else ""
-            raise self._error("It cannot be opened", exc, advice) from exc
+            raise target_error("It cannot be opened", exc, self.path, advice) from exc
         try:
             with self.errors("It cannot be read"):
                 found = os.fstat(fd)
@@ -203,10 +197,6 @@ class RunsDirectory:
             path=self.path,
             reason=Reason.TARGET_INTERFERED,
         )
-
-    def _error(self, failed: str, exc: OSError, advice: str = "", *, path: str | None = None) -> TargetError:
-        message = f"{failed}: {exc.strerror or exc}. {advice}".rstrip()
-        return TargetError(message, path=path or self.path, errno=exc.errno, reason=target_reason_of(exc))
 
 
 def _is_ours(fd: int) -> bool:

@@ -6,11 +6,10 @@ import contextlib
 import errno
 import os
 
-from peerstage.errors import TargetError
 from peerstage.peer_log import PeerLog
 from peerstage.printable import escape
 from peerstage.records import StrOrBytesPath
-from peerstage.system_errors import target_reason_of
+from peerstage.system_errors import target_errors
 from peerstage.target.file_descriptors import close_quietly, closing, open_directory
 from peerstage.target.private_directory import (
     LOCK_NAME,
@@ -61,17 +60,13 @@ def sweep(root: StrOrBytesPath) -> list[str]:
     require_posix()
     top = os.fsdecode(root)
     removed: list[str] = []
-    try:
+    with target_errors("It cannot be swept", top):
         for parts, fd, names in walk(top):
             if any(name.startswith(PREFIX) for name in names):
                 names[:] = [name for name in names if not name.startswith(PREFIX)]
                 path = os.path.join(top, *parts)
                 with contextlib.suppress(OSError):
                     removed.extend(os.path.join(path, name) for name in sweep_directory(fd, path))
-    except OSError as exc:
-        raise TargetError(
-            f"It cannot be swept: {exc.strerror}.", path=top, errno=exc.errno, reason=target_reason_of(exc)
-        ) from exc
     return removed
 
 

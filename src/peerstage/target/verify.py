@@ -16,10 +16,9 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from peerstage.documented import Documented
-from peerstage.errors import TargetError
 from peerstage.paths import validate_path
 from peerstage.records import MIB, Progress, StrOrBytesPath
-from peerstage.system_errors import is_machine_wide, resource_error, system_error, target_reason_of
+from peerstage.system_errors import is_machine_wide, resource_error, system_error, target_errors
 from peerstage.target.file_descriptors import NO_FOLLOW, READ_WITHOUT_WAITING, closing, open_directory
 from peerstage.target.manifest import NAMES, read_digests
 from peerstage.target.private_directory import is_private_directory, require_posix
@@ -111,11 +110,11 @@ def verify(
         raise ValueError(f"threads must be an integer above 0: {threads!r}")
     require_posix()
     started, started_at = time.time(), time.monotonic()
-    with _directory_errors(path):
+    with target_errors("It cannot be verified", path):
         dir_fd = open_directory(path, follow=True)
     with closing(dir_fd):
         digests = read_digests(dir_fd, path, check=None if on_progress is None else _report_reading(on_progress))
-        with _directory_errors(path):
+        with target_errors("It cannot be verified", path):
             unknown = [name for name in _names_in(dir_fd) if os.fsencode(name) not in digests]
             private = {name for name in unknown if is_private_directory(name, dir_fd)}
         comparison = _Comparison(dir_fd, digests)
@@ -151,16 +150,6 @@ def _names_in(dir_fd: int) -> Iterator[str]:
         for entry in entries:
             if os.fsencode(entry.name) not in NAMES:
                 yield entry.name
-
-
-@contextlib.contextmanager
-def _directory_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise TargetError(
-            f"It cannot be verified: {exc.strerror}.", path=path, errno=exc.errno, reason=target_reason_of(exc)
-        ) from exc
 
 
 class _Comparison:
