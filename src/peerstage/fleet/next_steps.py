@@ -10,12 +10,10 @@ import shlex
 
 from peerstage.exit_codes import CODES, ExitCode
 from peerstage.fleet.plan import FleetPlan, PeerJob
+from peerstage.fleet.plan_file import DEFAULT_PLAN
 from peerstage.fleet.results import Flag, PeerResult, Verdict
 from peerstage.reasons import Reason
 from peerstage.ssh.options import SSHOptions
-
-#: The plan that the command line uses if none is named.
-DEFAULT_PLAN = "/etc/peerstage/plan.toml"
 
 #: Names of entries that can be quoted in advice as they are: no pattern, no quote, nothing that needs escaping.
 _PLAIN_NAME = re.compile(r"[\w.+@%-]{1,100}", re.ASCII)

@@ -33,7 +33,6 @@ DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sun
 _TOO_MANY_BYTES = 1 << 63
 
 _TIME = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", re.ASCII)
-_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 def _parsed(parse: Callable[[str], Any], expected: str) -> PlainValidator:
@@ -140,29 +139,17 @@ class _Table(BaseModel):
 
 
 class SecretTable(_Table):
-    """Where a secret is read. No message shows a value: somebody may have written the secret itself."""
+    """Where a secret is read."""
 
     file: str | None = None
     env: str | None = None
 
-    def to_secret(self) -> Secret:
-        """Return the reference.
 
-        Raises:
-            ValueError: If it is not exactly one, the absolute path of a file, or the name of an environment variable.
-        """
-        if self.env is not None and not _ENVIRONMENT_NAME.fullmatch(self.env):
-            raise ValueError("env must be the name of an environment variable")
-        if self.file is not None and (not os.path.isabs(self.file) or "\0" in self.file):
-            raise ValueError("file must be an absolute path")
-        if (self.file is None) == (self.env is None):
-            raise ValueError("must have either file or env")
-        return Secret(file=self.file, env=self.env)
-
-
-def _require_reference(table: SecretTable) -> SecretTable:
-    table.to_secret()
-    return table
+def _to_secret(table: SecretTable) -> Secret:
+    try:
+        return Secret(file=table.file, env=table.env)
+    except ValueError as exc:
+        raise ValueError(str(exc).removeprefix("Secret: ")) from None
 
 
 _CanBeNone = BeforeValidator(_none)
@@ -176,7 +163,7 @@ _Patterns: TypeAlias = Annotated[
 _Paths: TypeAlias = Annotated[
     tuple[Annotated[str, AfterValidator(_require_absolute)], ...] | None, BeforeValidator(_one_or_more)
 ]
-_SecretKey: TypeAlias = Annotated[Annotated[SecretTable, AfterValidator(_require_reference)] | None, _CanBeNone]
+_SecretKey: TypeAlias = Annotated[Annotated[SecretTable, AfterValidator(_to_secret)] | None, _CanBeNone]
 
 
 class PeerKeys(_Table):

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from peerstage.fleet.plan import FleetPlan, PeerJob
 from peerstage.fleet.plan_model import HooksTable, PeerKeys, PeerTable, PlanTable, SecretTable
+from peerstage.fleet.toml_writer import format_key
 from peerstage.printable import escape
 from peerstage.records import Limits
 from peerstage.ssh.options import SSHOptions
@@ -27,7 +28,6 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 _MAX_PROBLEM = 400
 #: Parts of a name that are shown.
 _MAX_LABELS = 12
-_BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 #: The beginning of a message about an attribute, which the key's path replaces.
 _ATTRIBUTE = re.compile(r"(?:FleetPlan|PeerJob|Retry|SSHOptions|StageOptions): (?P<name>\w+) (?=must\b)")
 #: Attributes in Python whose key has another name.
@@ -48,20 +48,10 @@ _EXPECTED = {
 }
 
 
-def format_key(path: KeyPath) -> str:
-    """Return *path* as it is written in TOML, on one printable line."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            text += ("." if text else "") + (part if _BARE.fullmatch(part) else f'"{escape(part)}"')
-    return text
-
-
 def format_problem(path: KeyPath, text: str) -> str:
     """Return one printable line about the key *path*."""
-    line = escape(f"{format_key(path)}: {text.rstrip('.')}")
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{format_key(part)}" for part in path)
+    line = escape(f"{key.removeprefix('.')}: {text.rstrip('.')}")
     return line if len(line) <= _MAX_PROBLEM else f"{line[: _MAX_PROBLEM - 3]}..."
 
 

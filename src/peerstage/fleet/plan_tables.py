@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from peerstage.errors import PlanError
 from peerstage.fleet.plan import LOCAL, FleetPlan, PeerJob
-from peerstage.fleet.plan_model import HooksTable, PeerKeys, PlanTable, SecretTable
+from peerstage.fleet.plan_model import HooksTable, PeerKeys, PlanTable
 from peerstage.fleet.plan_problems import (
     RENAMED,
     KeyPath,
@@ -67,11 +67,7 @@ class _PlanBuilder:
         """Return the plan, as far as its keys are valid; None if it cannot be built."""
         table = self._validate()
         for key in ("staging", "peers"):
-            if (
-                not getattr(table, key)
-                and (key,) not in self._invalid
-                and not any(path[0] == key for path in self._invalid)
-            ):
+            if not getattr(table, key) and all(path[0] != key for path in self._invalid):
                 self._add((key,), "is missing" if key not in self._document else "must not be empty")
         for name in table.groups:
             if name in table.peers:
@@ -159,9 +155,7 @@ def _make_job(name: str, group: str | None, values: dict[str, Any]) -> PeerJob:
     Raises:
         ValueError: If keys contradict each other.
     """
-    given: dict[str, Any] = {
-        key: value.to_secret() if isinstance(value, SecretTable) else value for key, value in values.items()
-    }
+    given = dict(values)
     ssh = {key: given.pop(key) for key in _SSH if key in given}
     stage = {key: given.pop(key) for key in _STAGE if key in given}
     if stage.get("checksums") is not None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 
 from peerstage.bounded_files import read_file_and_status
 from peerstage.documented import Documented
 from peerstage.errors import ConfigurationError
-from peerstage.paths import validate_path
 from peerstage.reasons import Reason
 
 _MAX_BYTES = 64 * 1024
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +26,20 @@ class Secret(metaclass=Documented):
         env: The name of an environment variable.
 
     Raises:
-        ValueError: If not exactly one of them is given.
+        ValueError: If not exactly one of them is given, or it is invalid.
     """
 
     file: str | None = None
     env: str | None = None
 
     def __post_init__(self) -> None:
+        # No message shows a value: somebody may have given the secret itself.
         if (self.file is None) == (self.env is None):
-            raise ValueError("Secret: give either file or env.")
-        if self.file is not None and not os.path.isabs(validate_path(self.file, "Secret: file")):
-            raise ValueError(f"Secret: file must be an absolute path, not {self.file!r}.")
+            raise ValueError("Secret: must have either file or env.")
+        if self.file is not None and (not os.path.isabs(self.file) or "\0" in self.file):
+            raise ValueError("Secret: file must be an absolute path.")
+        if self.env is not None and not _VARIABLE.fullmatch(self.env):
+            raise ValueError("Secret: env must be the name of an environment variable.")
 
     def read(self) -> str:
         """Return the secret.
