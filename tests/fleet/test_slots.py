@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from peerstage.errors import Cancelled
 from peerstage.fleet.slots import LEND_AFTER, Slots
-from support.fleet import FrozenClock
+from peerstage.testing import memory_job
+from support.fleet import READY, FrozenClock, run
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -123,3 +128,58 @@ def test_slots_that_were_taken_away_are_not_given_again() -> None:
     assert not slots.take("c")
     slots.release("a")
     assert slots.take("c")
+
+
+class _SlowThreads(ThreadPoolExecutor):
+    """Threads that begin with each peer a minute after they could, on the run's clock."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.most = 0
+        self._waiting: list[Callable[[], object]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        self._waiting.append(lambda: done.set_result(fn(*args, **kwargs)))
+        self.most = max(self.most, len(self._waiting))
+        return done
+
+    def run_one(self) -> None:
+        if self._waiting:
+            self._waiting.pop(0)()
+
+
+class _SlowWorkers(Executor):
+    """The same, for an executor that does not consist of threads of the run's process."""
+
+    def __init__(self) -> None:
+        self.threads = _SlowThreads()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self.threads.submit(fn, *args, **kwargs)
+
+
+class _MinuteClock(FrozenClock):
+    """A clock on which the executor runs one peer a minute."""
+
+    def __init__(self, threads: _SlowThreads) -> None:
+        super().__init__()
+        self._threads = threads
+        self._next = self.monotonic() + 60
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        if self.monotonic() >= self._next:
+            self._next = self.monotonic() + 60
+            self._threads.run_one()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("is_of_threads", [True, False], ids=["threads", "other workers"])
+def test_an_executor_is_given_no_more_peers_than_the_plan_allows_at_a_time(pool: Path, is_of_threads: bool) -> None:
+    workers = _SlowWorkers()
+    executor = workers.threads if is_of_threads else workers
+    jobs = [memory_job(f"db{number}", READY) for number in range(6)]
+    report = run(pool, *jobs, parallel=2, executor=executor, clock=_MinuteClock(workers.threads))
+    assert report.counts == {"staged": 6}
+    assert workers.threads.most == 2

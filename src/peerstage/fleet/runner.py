@@ -196,7 +196,7 @@ class FleetRun(metaclass=Documented):
     def _ask_peers(self, claims: RunClaims) -> None:
         jobs = [job for name, job in self._jobs.items() if name not in self._results]
         shares = share_out(self._plan, jobs)
-        slots = Slots(shares.parallel, self._clock)
+        slots = Slots(shares.parallel, self._clock, may_lend=self._executor is None)
         bwlimit = None
         workers: Workers
         if self._executor is None or isinstance(self._executor, ThreadPoolExecutor):

@@ -27,14 +27,18 @@ class Slots:
     Args:
         count: The number of slots.
         clock: The clock.
+        may_lend: Whether peers lend their slots. They must not where `wait_for` is not called, because slots would be
+            lent for good; nor where peers share a bounded number of threads, because those that wait for slots could
+            keep those that hold them from being run.
 
     Attributes:
         count: The number of slots. It may be lowered.
     """
 
-    def __init__(self, count: int, clock: Clock) -> None:
+    def __init__(self, count: int, clock: Clock, *, may_lend: bool = True) -> None:
         self.count = count
         self._clock = clock
+        self._may_lend = may_lend
         self._changed = threading.Condition()
         self._asked: dict[str, float] = {}  # when, for each that holds a slot and has not answered
         self._answered: set[str] = set()
@@ -44,7 +48,8 @@ class Slots:
     def take(self, peer: str) -> bool:
         """Take a slot for *peer*, which is to be asked; return False if there is none."""
         with self._changed:
-            self._lend_overdue()
+            if self._may_lend:
+                self._lend_overdue()
             if not self._is_free(len(self._waiting)):
                 return False
             self._asked[peer] = self._clock.monotonic()
