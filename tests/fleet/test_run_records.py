@@ -144,8 +144,8 @@ def test_the_runs_of_a_day_are_found_without_reading_those_of_other_weeks(pool: 
         records.write(report_of(run))
     records.write(report_of(other, day="2026/11/23"))
     (pool / NAME / "20261101T021502.417Z-9f3c.json").write_bytes(b"damaged")
-    assert [report.run for report in records.of_day(DAY)] == [second, first]
-    assert [report.run for report in records.of_day("2026/11/23")] == [other]
+    assert [report.run for report in records.newest_first({DAY})] == [second, first]
+    assert [report.run for report in records.newest_first({"2026/11/23"})] == [other]
     assert records.notes == []
 
 
@@ -226,7 +226,7 @@ def test_a_file_that_is_no_record_is_a_note_and_costs_no_other_record(pool: Path
     records.write(good)
     make(pool / NAME / f"{RUN}.json")
     assert list(records.newest_first()) == [good]
-    assert records.of_day(DAY) == [good]
+    assert list(records.newest_first({DAY})) == [good]
     assert records.read(RUN) is None
     assert records.close_killed() == []
     assert len(records.notes) == 3
@@ -310,10 +310,10 @@ def test_the_records_of_some_days_are_read_and_no_others(pool: Path, records: Re
         records.write(report_of(new_run_id(noon(day)), day=day))
     (damaged,) = (pool / NAME).glob("2025*.json")
     damaged.write_text("{")
-    found = records.of_days({"2026/11/24", "2026/11/20"})
+    found = records.newest_first({"2026/11/24", "2026/11/20"})
     assert [report.day for report in found] == ["2026/11/24", "2026/11/20"]
     assert records.notes == []
-    assert list(records.of_days(set())) == []
+    assert list(records.newest_first(set())) == []
 
 
 def test_records_of_a_pool_that_runs_every_hour_are_kept_for_400_days_too(pool: Path, records: Records) -> None:
@@ -330,7 +330,6 @@ def test_records_of_a_pool_that_runs_every_hour_are_kept_for_400_days_too(pool: 
 def test_a_run_that_is_under_way_has_no_report_yet(records: Records, journal: RunJournal) -> None:
     journal.add_result(staged("a"))
     assert list(records.newest_first()) == []
-    assert records.of_day(DAY) == []
     assert records.close_killed() == []
     assert records.notes == []
 

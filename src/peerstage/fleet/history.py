@@ -1,17 +1,20 @@
-"""What earlier runs say about the peers of a run: who was staged today already, and when each was last complete."""
+"""What earlier runs say about peers: which were staged today already, and when each was last staged, or complete."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice
 
-from peerstage.errors import StageError
+from peerstage.errors import StageError, TargetError
 from peerstage.fleet.daily_directories import DailyDirectories
 from peerstage.fleet.results import PeerResult, Verdict
 from peerstage.fleet.run_records import RunRecords
+from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.reasons import Reason
 
 #: Runs to look back at.
 _MAX_RUNS = 100
@@ -74,3 +77,25 @@ def read_history(records: RunRecords, staging: str, day: str, peers: Collection[
             if report.day < day and len(history.nights) == len(wanted):
                 break
     return history
+
+
+def find_latest_night(staging: str, peer: str) -> str:
+    """Return the directory into which a peer was last staged, wholly or in part.
+
+    Args:
+        staging: The staging pool.
+        peer: The peer's name in the plan.
+
+    Raises:
+        TargetError: If no run has staged the peer, its directories are gone, or the records cannot be read.
+    """
+    runs = RunsDirectory.find(staging)
+    if runs is not None:
+        with runs:
+            for report in RunRecords(runs).newest_first():
+                is_staged = any(result.peer == peer and result.report is not None for result in report.results)
+                path = os.path.join(staging, report.day, peer)
+                if is_staged and os.path.isdir(path):
+                    return path
+    message = "No run has staged this peer, or its directories are gone. Name a directory instead."
+    raise TargetError(message, peer=peer, path=staging, reason=Reason.TARGET_MISSING)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import errno
 import os
 import re
@@ -11,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from peerstage.fleet.run_id import is_day
 from peerstage.target.file_descriptors import closing, open_directory
 
 #: The names of years, months and days.
@@ -134,14 +134,7 @@ def _list_level(fd: int, parents: tuple[str, ...], found: PoolDays) -> None:
                 if exc.errno == errno.EFBIG:
                     raise
                 found.unreadable[path] = exc
-        elif is_directory and _is_date(path):
+        elif is_directory and is_day(path):
             if len(found.days) >= _MAX_DAYS:
                 raise OSError(errno.EFBIG, f"it holds more than {_MAX_DAYS} daily directories")
             found.days.append(path)
-
-
-def _is_date(day: str) -> bool:
-    with contextlib.suppress(ValueError):
-        datetime.date(*map(int, day.split("/")))
-        return True
-    return False

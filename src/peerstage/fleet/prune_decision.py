@@ -85,7 +85,7 @@ def decide(
         OSError: If the pool cannot be read.
     """
     found, decision, freed = list_days(pool_fd), Decision(), _FreedBytes()
-    nights = nights_of(RunRecords(runs).of_days(frozenset(found.days)))
+    nights = nights_of(RunRecords(runs).newest_first(frozenset(found.days)))
     today = day_of(now)
     _require_no_future_day(found.days, nights, today, plan.staging)
     decision.empty = [path for path in found.empty if not today.startswith(path)]

@@ -10,7 +10,7 @@ import time
 
 _RUN_ID = re.compile(r"(\d{8}T\d{6}\.\d{3})Z-[0-9a-f]{4}", re.ASCII)
 _FORMAT = "%Y%m%dT%H%M%S.%f"
-_DAY = re.compile(r"\d{4}/\d\d/\d\d", re.ASCII)
+_DAY = "%Y/%m/%d"
 
 
 def new_run_id(started: float) -> str:
@@ -48,12 +48,14 @@ def day_of(started: float) -> str:
     Args:
         started: When the run started, in seconds since the epoch.
     """
-    return time.strftime("%Y/%m/%d", time.localtime(started))
+    return time.strftime(_DAY, time.localtime(started))
 
 
 def is_day(text: str) -> bool:
     """Return whether *text* is a daily directory that `day_of` can return."""
-    return _DAY.fullmatch(text) is not None
+    with contextlib.suppress(ValueError):
+        return datetime.datetime.strptime(text, _DAY).strftime(_DAY) == text
+    return False
 
 
 def days_about(run: str) -> frozenset[str]:
@@ -64,5 +66,5 @@ def days_about(run: str) -> frozenset[str]:
     moment = datetime.datetime.fromtimestamp(started, datetime.timezone.utc)
     with contextlib.suppress(OverflowError):  # the first day of the calendar, or the last
         days = (moment + datetime.timedelta(offset) for offset in (-1, 0, 1))
-        return frozenset(day.strftime("%Y/%m/%d") for day in days)
-    return frozenset({moment.strftime("%Y/%m/%d")})
+        return frozenset(day.strftime(_DAY) for day in days)
+    return frozenset({moment.strftime(_DAY)})

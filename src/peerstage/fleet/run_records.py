@@ -42,47 +42,23 @@ class RunRecords:
         self._runs = runs
         self._on_note = on_note or (lambda note: _log.warning("%s", note))
 
-    def newest_first(self) -> Iterator[FleetReport]:
+    def newest_first(self, days: Set[str] | None = None) -> Iterator[FleetReport]:
         """Yield the report of each run that has ended, the newest first; each is read when it is asked for.
 
         A run that was killed is among them, made of its journal. One that is under way is not.
 
-        Raises:
-            TargetError: If the directory cannot be read.
-        """
-        records, journals = self._list()
-        for run in sorted(records | journals, reverse=True):
-            report = self.read(run)
-            if report is not None:
-                yield report
-
-    def of_day(self, day: str) -> list[FleetReport]:
-        """Return the reports of the runs that have ended of the daily directory *day*, the newest first.
-
         Args:
-            day: The daily directory, ``YYYY/MM/DD``.
-
-        Raises:
-            TargetError: If the directory cannot be read.
-        """
-        return list(self.of_days({day}))
-
-    def of_days(self, days: Set[str]) -> Iterator[FleetReport]:
-        """Yield the reports of the runs that have ended of the daily directories *days*, the newest first.
-
-        Only records whose id is of about these days are read, each when it is asked for.
-
-        Args:
-            days: The daily directories, ``YYYY/MM/DD``.
+            days: The daily directories of these runs, ``YYYY/MM/DD``; None for all. Only records whose id is of about
+                these days are read.
 
         Raises:
             TargetError: If the directory cannot be read.
         """
         records, journals = self._list()
         for run in sorted(records | journals, reverse=True):
-            if not days.isdisjoint(days_about(run)):
+            if days is None or not days.isdisjoint(days_about(run)):
                 report = self.read(run)
-                if report is not None and report.day in days:
+                if report is not None and (days is None or report.day in days):
                     yield report
 
     def read(self, run: str) -> FleetReport | None:
