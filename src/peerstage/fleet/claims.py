@@ -17,7 +17,6 @@ the stage indicator; the pool's lock, too, must still be held by the run.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -119,18 +118,3 @@ class RunClaims:
         if peer not in self._seen or (worker and self._seen[peer][0] != beat):
             self._seen[peer] = (beat, now)
         return now - self._seen[peer][1]
-
-
-def open_peer_lock(runs: RunsDirectory, peer: str) -> int:
-    """Return a descriptor of the lock file of *peer*, not yet locked.
-
-    Raises:
-        OSError: If it cannot be opened.
-    """
-    flags = os.O_RDWR | os.O_CREAT | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)
-    return os.open(f"{PEERS}/{peer}", flags, 0o600, dir_fd=runs.fd)
-
-
-def is_gone(exc: OSError) -> bool:
-    """Return whether *exc* means that a file or its directory was removed."""
-    return exc.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)

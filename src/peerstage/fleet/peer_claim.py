@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -12,14 +13,14 @@ import time
 from collections.abc import Callable
 
 from peerstage.errors import Cancelled, StageError
-from peerstage.fleet.claims import CURRENT, ENDED, JOBS, MAX_BYTES, is_gone, open_peer_lock
+from peerstage.fleet.claims import CURRENT, ENDED, JOBS, MAX_BYTES, PEERS
 from peerstage.fleet.run_lock import find_holder, lock_within
 from peerstage.fleet.runs_directory import RunsDirectory
 from peerstage.forks import call_in_forked_child, release_after_fork
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.system_errors import start_thread, system_error
-from peerstage.target.file_descriptors import NO_FOLLOW, close_quietly
+from peerstage.target.file_descriptors import LOCK_FILE, NO_FOLLOW, close_quietly
 
 _log = logging.getLogger("peerstage.fleet")
 
@@ -29,6 +30,8 @@ _HEARTBEAT = 5.0
 #: Seconds to wait for another worker's lock: it notices within `_INTERVAL` that it was given up, and then cancels.
 _PATIENCE = 60.0
 _PAUSE = 0.2
+#: Errors which mean that a file or its directory was removed.
+_GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
 
 
 class PeerClaim:
@@ -76,7 +79,7 @@ class PeerClaim:
         try:
             self._require_visible(runs)
             with runs.errors("The peer's lock cannot be opened"):
-                self._lock_fd = open_peer_lock(runs, self.peer)
+                self._lock_fd = os.open(f"{PEERS}/{self.peer}", LOCK_FILE | os.O_CREAT, 0o600, dir_fd=runs.fd)
             release_after_fork(self)
             self._lock(runs)
             with runs.errors("The peer cannot be claimed"):
@@ -119,7 +122,7 @@ class PeerClaim:
         except StageError:
             raise
         except (OSError, ValueError) as exc:
-            if isinstance(exc, OSError) and not is_gone(exc):
+            if isinstance(exc, OSError) and exc.errno not in _GONE:
                 raise system_error("The pool's runs directory cannot be read", exc, path=runs.path) from exc
             raise self._cancelled("The run has ended, was stopped, or has given this worker up.") from exc
         if not self._is_locked(runs):
@@ -153,11 +156,9 @@ class PeerClaim:
 
     def _close(self) -> None:
         runs, self._runs = self._runs, None
-        fds = (self._job_fd, self._lock_fd)
-        self._job_fd = self._lock_fd = -1
+        fds, self._job_fd, self._lock_fd = (self._job_fd, self._lock_fd), -1, -1
         for fd in fds:
-            if fd >= 0:
-                close_quietly(fd)
+            close_quietly(fd)
         if runs is not None:
             runs.close()
 

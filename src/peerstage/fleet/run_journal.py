@@ -98,16 +98,16 @@ class RunJournal:
     def close(self) -> None:
         """Close the journal. Without a record, the next run makes one of it."""
         with self._writing:
-            fd, self._fd = self._fd, -1
-        if fd >= 0:
-            close_quietly(fd)
+            self._close()
 
     def release_in_child(self) -> None:
         """Close the copy of the descriptor in a forked child."""
         self._writing = threading.Lock()  # another thread of the parent may hold the old one
+        self._close()
+
+    def _close(self) -> None:
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            close_quietly(fd)
+        close_quietly(fd)
 
     def _add(self, value: dict[str, Any]) -> None:
         with self._writing:

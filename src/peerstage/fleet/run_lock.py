@@ -20,12 +20,11 @@ from peerstage.fleet.runs_directory import LOCK_NAME, RunsDirectory
 from peerstage.forks import release_after_fork
 from peerstage.printable import escape
 from peerstage.reasons import Reason
-from peerstage.target.file_descriptors import NO_FOLLOW, close_quietly
+from peerstage.target.file_descriptors import LOCK_FILE, close_quietly, closing
 
 if sys.platform != "win32":
     import fcntl
 
-_FLAGS = os.O_RDWR | os.O_CREAT | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)
 _MAX_BYTES = 4096
 #: Attempts to get a lock, and seconds between them: `is_locked` of another process holds it for an instant.
 _TRIES = 5
@@ -72,7 +71,7 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         with self._runs.errors("The lock cannot be used"):
-            self._fd = os.open(LOCK_NAME, _FLAGS, 0o600, dir_fd=self._runs.fd)
+            self._fd = os.open(LOCK_NAME, LOCK_FILE | os.O_CREAT, 0o600, dir_fd=self._runs.fd)
         try:
             if not lock_within(self._fd, self._runs):
                 raise self._locked_error()
@@ -94,8 +93,7 @@ class RunLock:
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            close_quietly(fd)
+        close_quietly(fd)
 
     def _write_holder(self) -> None:
         """Say who holds the lock; on a full disk nobody is told, but the lock holds."""
@@ -121,13 +119,11 @@ def find_holder(runs: RunsDirectory) -> LockHolder | None:
     """
     with runs.errors("The lock cannot be used"):
         try:
-            fd = os.open(LOCK_NAME, _FLAGS & ~os.O_CREAT, dir_fd=runs.fd)
+            fd = os.open(LOCK_NAME, LOCK_FILE, dir_fd=runs.fd)
         except FileNotFoundError:
             return None
-        try:
+        with closing(fd):
             return _read_holder(fd) if is_locked(fd, runs) else None
-        finally:
-            close_quietly(fd)
 
 
 def lock_within(fd: int, runs: RunsDirectory, tries: int = _TRIES) -> bool:

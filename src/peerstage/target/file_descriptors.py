@@ -13,6 +13,8 @@ from collections.abc import Iterator
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 #: To read a file that may be a FIFO or a terminal instead, without waiting for it or taking it over.
 READ_WITHOUT_WAITING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+#: To open a file for flock(2), which may be a FIFO instead.
+LOCK_FILE = os.O_RDWR | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)
 CREATE_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
 
 _BY_DESCRIPTOR = re.compile(r"/proc/\d+/fd/\d+", re.ASCII)
@@ -42,6 +44,6 @@ def closing(fd: int) -> Iterator[int]:
 
 
 def close_quietly(fd: int) -> None:
-    """Close a descriptor that nothing was written to, so that an error of close(2) means nothing."""
+    """Close a descriptor that nothing was written to, so that an error of close(2) means nothing; ignore -1."""
     with contextlib.suppress(OSError):
         os.close(fd)

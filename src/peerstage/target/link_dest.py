@@ -163,8 +163,7 @@ class LinkSource:
         """Close the directory. May be called again."""
         fd, self._fd = self._fd, -1
         self._records = {}
-        if fd >= 0:
-            close_quietly(fd)
+        close_quietly(fd)
 
     def link(self, entry: Entry, private_name: str) -> Linked | None:
         """Create *private_name* as a link to the earlier file if it is unchanged, and if a link is possible.

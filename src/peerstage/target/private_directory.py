@@ -19,7 +19,7 @@ from peerstage.forks import OwnerProcess
 from peerstage.peer_log import PeerLog
 from peerstage.printable import escape
 from peerstage.reasons import Reason
-from peerstage.target.file_descriptors import NO_FOLLOW, close_quietly, closing, open_directory
+from peerstage.target.file_descriptors import LOCK_FILE, close_quietly, closing, open_directory
 
 if sys.platform != "win32":
     import fcntl
@@ -27,7 +27,6 @@ if sys.platform != "win32":
 PREFIX = ".peerstage-"
 _NAME = re.compile(re.escape(PREFIX) + "[0-9a-f]{8}")
 LOCK_NAME = "lock"
-_LOCK_FLAGS = os.O_RDWR | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)
 #: Names to try while a sweep keeps removing the new directory between mkdir(2) and flock(2).
 _MAX_TRIES = 100
 #: Directories removed in one call, nested or not; the next sweep removes the rest.
@@ -145,14 +144,13 @@ class PrivateDirectory:
 
     def _close(self) -> None:
         for fd in (self._lock_fd, self.fd):
-            if fd >= 0:
-                close_quietly(fd)
+            close_quietly(fd)
         self._lock_fd = self.fd = -1
 
 
 def open_lock(dir_fd: int, *, create: bool = False) -> int:
     """Return a descriptor of the lock file in a private directory; with *create* it must not exist."""
-    return os.open(LOCK_NAME, _LOCK_FLAGS | os.O_CREAT | os.O_EXCL if create else _LOCK_FLAGS, 0o600, dir_fd=dir_fd)
+    return os.open(LOCK_NAME, LOCK_FILE | os.O_CREAT | os.O_EXCL if create else LOCK_FILE, 0o600, dir_fd=dir_fd)
 
 
 def try_lock(fd: int, *, if_unsupported: bool) -> bool:

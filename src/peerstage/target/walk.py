@@ -62,8 +62,7 @@ def walk(top: str) -> Iterator[tuple[list[str], int, list[str]]]:
                 yield [level.name for level in levels[1:]], fd, levels[-1].names
     finally:
         for open_fd in (root, fd):
-            if open_fd >= 0:
-                close_quietly(open_fd)
+            close_quietly(open_fd)
 
 
 def _ascend(fd: int, levels: list[_Level], root: int) -> int:
