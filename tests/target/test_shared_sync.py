@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,10 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from target_cases import memory_peer, memory_peer_of, stage_into
+from target_cases import memory_peer, memory_peer_of, private_directory_of, stage_into
 
 from peerstage.errors import Cancelled, TargetError
+from peerstage.stage_options import StageOptions
 from peerstage.target import DirectoryTarget, durability, shared_sync
+from peerstage.target.manifest import NAMES
 from peerstage.target.shared_sync import SharedSync
 from peerstage.testing.contract import files_in
 from support.children import run_in_fork
@@ -185,6 +188,32 @@ def test_a_single_peer_costs_one_sync(target: Path, monkeypatch: pytest.MonkeyPa
     assert len(calls) == 1
     stage_into(target, memory_peer(a=b"few files are synced one by one"))
     assert len(calls) == 1
+
+
+@pytest.mark.usefixtures("reliable_syncfs")
+def test_few_files_and_their_manifest_cost_one_sync_if_another_run_has_begun(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    found: list[tuple[int, list[Path]]] = []
+    synced_alone: list[bool] = []
+    fsync = os.fsync
+
+    def syncfs(fd: int) -> None:
+        sizes = [path.stat().st_size for path in private_directory_of(target).iterdir()]
+        found.append((sum(size > 0 for size in sizes), [path for path in target.iterdir() if path.is_file()]))
+
+    def recording_fsync(fd: int) -> None:
+        synced_alone.append(stat.S_ISREG(os.fstat(fd).st_mode))
+        fsync(fd)
+
+    monkeypatch.setattr(durability, "syncfs", syncfs)
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    with DirectoryTarget(str(tmp_path / "other")):
+        stage_into(target, memory_peer(a=b"1", b=b"2"), options=StageOptions(manifest=True))
+    assert found == [(4, [])], "two files, and the two of the manifest, are complete, and none has its name yet"
+    assert synced_alone == [False, False], "the directory after the files, and after the manifest"
+    assert set(files_in(target)) == {b"a", b"b", *NAMES}
 
 
 # Errors

@@ -319,20 +319,17 @@ class DirectoryTarget(CommandTarget):
             for file, difference in self._find_differences(check):
                 file.fail(difference)
             ready = deque(file for file in ready if file.is_ready)
-            prepare_all(
-                ready,
-                self._attributes,
-                self._private.fd,
-                durable=self.options.durable,
-                shared_sync=self._directories.shared_sync,
-                check=check,
-            )
+            shared_sync = self._directories.choose_shared_sync(len(ready))
+            fsync = self.options.durable and shared_sync is None
+            prepare_all(ready, self._attributes, self._private.fd, fsync=fsync, check=check)
             for file, error in find_collisions(ready, self._target_fd, self._private.fd, self._reserved_names):
                 file.fail(error)
             ready = deque(file for file in ready if file.is_ready)
             expected = len(ready)
             if self._manifest is not None and ready:
-                self._write_manifest(self._manifest, summarize)
+                self._write_manifest(self._manifest, summarize, fsync=fsync)
+            if shared_sync is not None:
+                shared_sync.sync(check)
             on_commit()
             check()
             while ready:
@@ -341,7 +338,7 @@ class DirectoryTarget(CommandTarget):
             self._sync_names()
             if self._manifest is not None and self.published:
                 if self.published < expected:
-                    self._write_manifest(self._manifest, summarize)
+                    self._write_manifest(self._manifest, summarize, fsync=self.options.durable)
                 self._manifest.publish()
                 self._sync_names()
             if self._kept is not None:
@@ -378,13 +375,15 @@ class DirectoryTarget(CommandTarget):
         if self.options.durable and self.published:
             durability.sync_directory(self._target_fd)
 
-    def _write_manifest(self, manifest: ManifestWriter, summarize: Callable[[], StageReport] | None) -> None:
+    def _write_manifest(
+        self, manifest: ManifestWriter, summarize: Callable[[], StageReport] | None, *, fsync: bool
+    ) -> None:
         """Write the manifest of the files that are ready into the private directory, like a file of unknown mode."""
         report = StageReport(self.peer, "", self.path) if summarize is None else summarize()
 
         def finish(fd: int) -> None:
             self._attributes.set(fd, Entry(b"", 0))
-            if self.options.durable:
+            if fsync:
                 os.fsync(fd)
 
         manifest.write(

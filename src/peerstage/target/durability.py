@@ -1,8 +1,9 @@
 """Durability: which system calls guarantee that data is on the disk, and where they are reliable.
 
 fsync(2) costs a disk write for each file. syncfs(2) costs little more than the data, but also writes what other
-processes have dirty. So a few files get an fsync each, and many get one syncfs where it is reliable: Linux reports
-write errors there since 5.8, and not every file system does for syncfs what it does for fsync.
+processes have dirty. So a few files get an fsync each; many files, and those of runs that end together, get one syncfs
+where it is reliable: Linux reports write errors there since 5.8, and not every file system does for syncfs what it does
+for fsync.
 """
 
 from __future__ import annotations

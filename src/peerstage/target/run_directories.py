@@ -62,6 +62,12 @@ class RunDirectories:
                 )
             on_failure.pop_all()
 
+    def choose_shared_sync(self, count: int) -> SharedSync | None:
+        """Return what makes *count* files durable together, if that is cheaper than an fsync for each; else None."""
+        if self.shared_sync is None or (count <= durability.MAX_FSYNCS and not self.shared_sync.has_company):
+            return None
+        return self.shared_sync
+
     def close(self) -> None:
         """Remove the private directory with what is left in it, and close everything."""
         try:

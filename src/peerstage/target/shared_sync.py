@@ -37,6 +37,11 @@ class SharedSync:
             self._file_system = _join(dir_fd)
             self._failures_before = self._file_system.failures
 
+    @property
+    def has_company(self) -> bool:
+        """Whether other runs on the file system have begun and not ended, which may share a syncfs with this one."""
+        return self._file_system.runs > 1
+
     def sync(self, check: Callable[[], object] = lambda: None) -> None:
         """Wait until everything that was written before this call is on the disk.
 
