@@ -266,6 +266,24 @@ def test_a_later_stage_of_the_day_that_was_incomplete_is_what_counts(pool: Path)
     assert (third.counts, third.results[0].earlier_run) == ({"staged": 1}, None)
 
 
+def test_a_later_stage_of_the_day_that_failed_is_repeated_since_it_may_have_replaced_some_files(pool: Path) -> None:
+    job = memory_job("db1", READY)
+    run(pool, job)
+    job.memory_host.error = REFUSED
+    assert results_of(run(pool, job, again=True)) == {"db1": "failed: connection-refused"}
+    job.memory_host.error = None
+    third = run(pool, job)
+    assert (third.counts, third.results[0].earlier_run) == ({"staged": 1}, None)
+
+
+def test_a_later_stage_of_the_day_that_found_the_peer_not_ready_changes_nothing(pool: Path) -> None:
+    job = memory_job("db1", READY)
+    first = run(pool, job)
+    del job.files[b"cback.collect"]
+    assert results_of(run(pool, job, again=True)) == {"db1": "not-ready: not-ready"}
+    assert run(pool, job).results[0].earlier_run == first.run
+
+
 # The pool
 
 

@@ -18,6 +18,8 @@ from peerstage.reasons import Reason
 
 #: Runs to look back at.
 _MAX_RUNS = 100
+#: Verdicts after which files of the peer may have been replaced.
+_PUBLISHING = (Verdict.STAGED, Verdict.INCOMPLETE, Verdict.FAILED)
 
 
 @dataclass
@@ -36,7 +38,8 @@ class History:
 def read_history(records: RunRecords, staging: str, day: str, peers: Collection[str]) -> History:
     """Return what the last hundred runs say about *peers*.
 
-    Of several results of one day, the last one that published files counts.
+    Of several results of one day, the last one that may have published files counts. One that failed may have: if it
+    was killed or given up while it renamed them, no report tells.
 
     Args:
         records: The records of the pool.
@@ -69,7 +72,7 @@ def read_history(records: RunRecords, staging: str, day: str, peers: Collection[
                 if report.day != day:
                     if peer not in history.nights and result.verdict is Verdict.STAGED and exists(peer, report.day):
                         history.nights[peer] = report.day
-                elif peer not in decided and (result.verdict is Verdict.STAGED or result.report is not None):
+                elif peer not in decided and (result.verdict in _PUBLISHING or result.report is not None):
                     decided.add(peer)
                     if result.verdict is Verdict.STAGED and exists(peer, day):
                         run = result.earlier_run or report.run
