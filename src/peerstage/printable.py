@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 #: Control, format (bidirectional overrides), line and paragraph separator, surrogate.
@@ -21,6 +22,12 @@ def escape(text: str | bytes | os.PathLike[Any]) -> str:
     if text.isprintable():
         return text
     return "".join(_escape_char(char) for char in text)
+
+
+def join_first(texts: Sequence[str], count: int) -> str:
+    """Return the first *count* of *texts*, and the number of the others: ``a, b and 3 more``."""
+    more = f" and {len(texts) - count} more" if len(texts) > count else ""
+    return ", ".join(texts[:count]) + more
 
 
 def describe_exit(status: int | None, printed: str) -> str:

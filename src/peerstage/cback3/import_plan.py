@@ -10,6 +10,7 @@ from peerstage.cback3.settings import PeerSettings, Settings
 from peerstage.cback3.staging_plan import read_peers, require_text
 from peerstage.fleet.new_plan import NewPlan
 from peerstage.fleet.plan import LOCAL
+from peerstage.printable import join_first
 from peerstage.sizes import format_size_exactly
 from peerstage.transport.rcp.command_line import split_command_line
 
@@ -129,7 +130,8 @@ class _Import:
     def notes(self) -> list[str]:
         """Return what the plan does not contain."""
         return [
-            f"{before} {_format_names(names)} {after}".rstrip() + "." for (before, after), names in self._lost.items()
+            f"{before} {join_first(names, _MAX_NAMES)} {after}".rstrip() + "."
+            for (before, after), names in self._lost.items()
         ]
 
     @property
@@ -148,8 +150,3 @@ def _is_usual(command: str) -> bool:
     except ValueError:
         return False
     return words[:1] != [] and os.path.basename(words[0]) == "scp" and set(words[1:]) <= _USUAL_OPTIONS
-
-
-def _format_names(names: list[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return f"{', '.join(names[:_MAX_NAMES])}{more}"

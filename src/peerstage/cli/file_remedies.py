@@ -11,6 +11,7 @@ from peerstage.cli.diagnosis import Diagnosis
 from peerstage.cli.option_names import name_limit
 from peerstage.errors import LimitExceeded, StageError
 from peerstage.paths import join_path
+from peerstage.printable import join_first
 from peerstage.reasons import Reason
 from peerstage.records import FileResult
 from peerstage.ssh.auth.login_remedies import Remedy
@@ -116,8 +117,7 @@ def _explain_files(error: StageError, d: Diagnosis) -> Remedy:
 
 
 def _names_of(files: list[FileResult]) -> str:
-    more = f" and {len(files) - _MAX_NAMED} more" if len(files) > _MAX_NAMED else ""
-    return ", ".join(file.name for file in files[:_MAX_NAMED]) + more
+    return join_first([file.name for file in files], _MAX_NAMED)
 
 
 def _meanings_of(files: Iterable[FileResult]) -> str:

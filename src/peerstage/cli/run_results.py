@@ -12,7 +12,7 @@ from peerstage.exit_codes import ExitCode
 from peerstage.fleet.events import Event
 from peerstage.fleet.plan import FleetPlan
 from peerstage.fleet.results import FleetReport, PeerResult, Verdict
-from peerstage.printable import escape
+from peerstage.printable import escape, join_first
 from peerstage.reasons import Reason
 
 #: The states of peers in the order of the table, each with its style; "suspect" is a staged peer with a flag.
@@ -125,9 +125,8 @@ def _rows(results: Sequence[PeerResult]) -> Iterator[_Row]:
     for state in _STATES:
         found = [result for result in results if _state(result) == state]
         if state == "not started" and len(found) > 1:
-            names = ", ".join(result.peer for result in found[:_MAX_NAMED])
-            more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
-            yield _Row(state, format_count(len(found), "peer"), [names + more])
+            names = join_first([result.peer for result in found], _MAX_NAMED)
+            yield _Row(state, format_count(len(found), "peer"), [names])
             continue
         for result in found:
             is_told = result.next is None or result.reason is Reason.CANCELLED  # the last line says to run it again

@@ -8,10 +8,11 @@ removed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from peerstage.fleet.day_contents import Foreign, examine_day, is_stage_indicator, open_peer, staged_files
@@ -36,6 +37,7 @@ class Removal:
     """What a removal did.
 
     Attributes:
+        path: Where the directory is.
         files: The number of files that were removed.
         bytes: The bytes that this freed: those of files that had no other link.
         failures: The number of files and directories that could not be removed.
@@ -43,6 +45,7 @@ class Removal:
         error: That error; None if a foreign entry was in the way.
     """
 
+    path: str
     files: int = 0
     bytes: int = 0
     failures: int = 0
@@ -73,6 +76,17 @@ def list_aside(runs: RunsDirectory) -> list[str]:
     return sorted("/".join(match.groups()) for match in map(_ASIDE.fullmatch, names) if match)
 
 
+@contextlib.contextmanager
+def open_aside(runs: RunsDirectory, day: str) -> Iterator[int]:
+    """Yield a descriptor of a daily directory that was moved into the runs directory.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    with closing(open_directory(name_aside(day), dir_fd=runs.fd)) as fd:
+        yield fd
+
+
 def move_aside(
     pool_fd: int, day: str, runs: RunsDirectory, peers: Collection[str] | None, check: Callable[[], object]
 ) -> None:
@@ -95,7 +109,7 @@ def move_aside(
     with open_month(pool_fd, day) as month_fd:
         os.rename(name, aside, src_dir_fd=month_fd, dst_dir_fd=runs.fd)
         try:
-            with closing(open_directory(aside, dir_fd=runs.fd)) as day_fd:
+            with open_aside(runs, day) as day_fd:
                 examine_day(day_fd, peers, check)
             sync_directory(runs.fd)
             sync_directory(month_fd)
@@ -118,9 +132,10 @@ def remove_aside(day: str, runs: RunsDirectory, check: Callable[[], object]) -> 
         runs: The pool's runs directory.
         check: Called again and again; an exception that it raises ends the removal and is passed on.
     """
-    removal, aside = Removal(), name_aside(day)
+    aside = name_aside(day)
+    removal = Removal(os.path.join(runs.path, aside))
     try:
-        with closing(open_directory(aside, dir_fd=runs.fd)) as day_fd:
+        with open_aside(runs, day) as day_fd:
             for name in sorted(os.listdir(day_fd)):
                 try:
                     _remove_entry(name, day_fd, removal, check)

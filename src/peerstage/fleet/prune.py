@@ -8,6 +8,7 @@ removed, because the clock is or was wrong.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import time
@@ -15,10 +16,10 @@ from collections.abc import Callable
 
 from peerstage.errors import StageError
 from peerstage.fleet.day_contents import Foreign
-from peerstage.fleet.day_removal import Removal, move_aside, name_aside, remove_aside
+from peerstage.fleet.day_removal import Removal, move_aside, remove_aside
 from peerstage.fleet.plan import FleetPlan
 from peerstage.fleet.pool_days import remove_if_empty
-from peerstage.fleet.prune_decision import Decision, Stopped, TimeLimit, decide
+from peerstage.fleet.prune_decision import Decision, Stopped, decide, time_limit
 from peerstage.fleet.prune_report import FailedDay, KeptDay, Kind, PruneReport, RemovedDay
 from peerstage.fleet.run_lock import RunLock
 from peerstage.fleet.runs_directory import RunsDirectory
@@ -69,6 +70,7 @@ def prune_pool(
     dry_run: bool = False,
     is_cancelled: Callable[[], bool] = lambda: False,
     now: float | None = None,
+    max_seconds: float | None = None,
 ) -> PruneReport:
     """Do what `prune` does, for a run that holds the pool's lock and has written its record.
 
@@ -78,11 +80,31 @@ def prune_pool(
         dry_run: Whether nothing is removed.
         is_cancelled: Called again and again; once it returns True, the prune ends.
         now: The time, in seconds since the epoch; None for the present.
+        max_seconds: Seconds after which it ends; None for an hour.
 
     Raises:
         ValueError, TargetError: As for `prune`.
     """
-    return _Prune(plan, runs, TimeLimit(_MAX_SECONDS, is_cancelled), now).run(dry_run=dry_run)
+    keep_days = _require_keep_days(plan)
+    check = time_limit(_MAX_SECONDS if max_seconds is None else max_seconds, is_cancelled)
+    failed: list[FailedDay] = []
+    with (
+        runs.errors("The staging pool cannot be pruned"),
+        closing(open_directory(plan.staging, follow=True)) as pool_fd,
+    ):
+        decision = decide(plan, keep_days, runs, pool_fd, time.time() if now is None else now, check)
+        removed = decision.remove
+        if not dry_run:
+            removed, failed = _execute(decision, plan.staging, runs, pool_fd, check)
+    return PruneReport(
+        staging=plan.staging,
+        keep_days=keep_days,
+        dry_run=dry_run,
+        removed=tuple(removed),
+        kept=tuple(sorted(decision.kept, key=lambda kept: kept.day)),
+        failed=tuple(failed),
+        is_unfinished=decision.is_unfinished,
+    )
 
 
 def prune_after_run(
@@ -116,84 +138,48 @@ def reclaimable_bytes(plan: FleetPlan, runs: RunsDirectory, now: float | None = 
     if plan.keep_days is None:
         return 0
     try:
-        return _Prune(plan, runs, TimeLimit(_MAX_SECONDS_TO_ESTIMATE), now).run(dry_run=True).bytes
+        return prune_pool(plan, runs, dry_run=True, now=now, max_seconds=_MAX_SECONDS_TO_ESTIMATE).bytes
     except StageError:
         return 0
 
 
-class _Prune:
-    """One prune of a pool."""
-
-    def __init__(self, plan: FleetPlan, runs: RunsDirectory, limit: TimeLimit, now: float | None) -> None:
-        self._plan = plan
-        self._keep_days = _require_keep_days(plan)
-        self._runs = runs
-        self._check = limit.check
-        self._now = time.time() if now is None else now
-        self._removed: list[RemovedDay] = []
-        self._kept: list[KeptDay] = []
-        self._failed: list[FailedDay] = []
-
-    def run(self, *, dry_run: bool) -> PruneReport:
-        with (
-            self._runs.errors("The staging pool cannot be pruned"),
-            closing(open_directory(self._plan.staging, follow=True)) as pool_fd,
-        ):
-            decision = decide(self._plan, self._keep_days, self._runs, pool_fd, self._now, self._check)
-            self._kept += decision.kept
-            if dry_run:
-                self._removed += decision.remove
+def _execute(
+    decision: Decision, staging: str, runs: RunsDirectory, pool_fd: int, check: Callable[[], object]
+) -> tuple[list[RemovedDay], list[FailedDay]]:
+    """Remove what was decided; return the days that were removed, and those that could not be."""
+    removed: list[RemovedDay] = []
+    failed: list[FailedDay] = []
+    try:
+        for found in decision.remove:
+            check()
+            day = found.day
+            removal = Removal(os.path.join(staging, day))
+            try:
+                if not found.is_rest:
+                    move_aside(pool_fd, day, runs, decision.peers[day], check)
+                removal = remove_aside(day, runs, check)
+            except Foreign as exc:
+                decision.kept.append(KeptDay(day=day, kind=Kind.FOREIGN, why=str(exc)))
+                continue
+            except OSError as exc:
+                removal.fail(day, exc)
+            if removal.failure is None:
+                removed.append(dataclasses.replace(found, files=removal.files, bytes=removal.bytes))
             else:
-                self._execute(decision, pool_fd)
-        return PruneReport(
-            staging=self._plan.staging,
-            keep_days=self._keep_days,
-            dry_run=dry_run,
-            removed=tuple(self._removed),
-            kept=tuple(sorted(self._kept, key=lambda kept: kept.day)),
-            failed=tuple(self._failed),
-            is_unfinished=decision.is_unfinished,
-        )
-
-    def _execute(self, decision: Decision, pool_fd: int) -> None:
-        try:
-            for day in decision.remove:
-                self._check()
-                if day.is_rest or self._move_aside(day.day, decision, pool_fd):
-                    self._remove_aside(day)
-                remove_if_empty(pool_fd, day.day[:-3])
-            for path in sorted(decision.empty, reverse=True):
-                remove_if_empty(pool_fd, path)
-        except Stopped:
-            decision.is_unfinished = True
-
-    def _move_aside(self, day: str, decision: Decision, pool_fd: int) -> bool:
-        """Move a day into the runs directory; return whether it is there."""
-        try:
-            move_aside(pool_fd, day, self._runs, decision.peers[day], self._check)
-        except Foreign as exc:
-            self._kept.append(KeptDay(day=day, kind=Kind.FOREIGN, why=str(exc)))
-        except OSError as exc:
-            removal = Removal()
-            removal.fail(day, exc)
-            self._failed.append(_failed(day, os.path.join(self._plan.staging, day), removal))
-        else:
-            return True
-        return False
-
-    def _remove_aside(self, day: RemovedDay) -> None:
-        removal = remove_aside(day.day, self._runs, self._check)
-        if removal.failure is None:
-            self._removed.append(RemovedDay(day=day.day, files=removal.files, bytes=removal.bytes, is_rest=day.is_rest))
-        else:
-            self._failed.append(_failed(day.day, os.path.join(self._runs.path, name_aside(day.day)), removal))
+                failed.append(_describe_failure(day, removal))
+            remove_if_empty(pool_fd, day[:-3])
+        for path in sorted(decision.empty, reverse=True):
+            remove_if_empty(pool_fd, path)
+    except Stopped:
+        decision.is_unfinished = True
+    return removed, failed
 
 
-def _failed(day: str, path: str, removal: Removal) -> FailedDay:
+def _describe_failure(day: str, removal: Removal) -> FailedDay:
     more = f" ({removal.failures - 1} more entries could not be removed)" if removal.failures > 1 else ""
     return FailedDay(
         day=day,
-        path=path,
+        path=removal.path,
         why=f"{removal.failure}{more}",
         reason=Reason.TARGET_INTERFERED if removal.error is None else target_reason_of(removal.error),
         files=removal.files,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from peerstage.errors import TargetError
 from peerstage.fleet.day_contents import Foreign, content_of, examine_day
-from peerstage.fleet.day_removal import freed_bytes, list_aside, name_aside
+from peerstage.fleet.day_removal import freed_bytes, list_aside, name_aside, open_aside
 from peerstage.fleet.latest_link import NAME as LATEST
 from peerstage.fleet.plan import FleetPlan
 from peerstage.fleet.pool_days import PoolDays, list_days, mount_points_below, open_day
@@ -18,9 +20,8 @@ from peerstage.fleet.retention import Content, Needed, Nights, find_needed, nigh
 from peerstage.fleet.run_id import day_of
 from peerstage.fleet.run_records import RunRecords
 from peerstage.fleet.runs_directory import RunsDirectory
-from peerstage.printable import escape
+from peerstage.printable import escape, join_first
 from peerstage.reasons import Reason
-from peerstage.target.file_descriptors import closing, open_directory
 
 #: Peers that a sentence names.
 _MAX_NAMED = 5
@@ -30,27 +31,20 @@ class Stopped(Exception):
     """The prune was cancelled, or its time is over."""
 
 
-class TimeLimit:
-    """Ends a prune that is cancelled or takes too long.
+def time_limit(seconds: float, is_cancelled: Callable[[], bool] = lambda: False) -> Callable[[], None]:
+    """Return a function that raises `Stopped` once *seconds* are over, or *is_cancelled* returns True."""
+    end = time.monotonic() + seconds
 
-    Args:
-        seconds: The seconds that it may take.
-        is_cancelled: Returns whether it was cancelled.
-    """
-
-    def __init__(self, seconds: float, is_cancelled: Callable[[], bool] = lambda: False) -> None:
-        self._end = time.monotonic() + seconds
-        self._is_cancelled = is_cancelled
-
-    def check(self) -> None:
-        """Raise `Stopped` if the prune is to end."""
-        if self._is_cancelled() or time.monotonic() > self._end:
+    def check() -> None:
+        if is_cancelled() or time.monotonic() > end:
             raise Stopped
+
+    return check
 
 
 @dataclass
 class Decision:
-    """What a prune does. Each list begins with the oldest day.
+    """What a prune does. Days to remove begin with the oldest.
 
     Attributes:
         remove: The days to remove: first the rests of interrupted removals, then whole days.
@@ -84,77 +78,78 @@ def decide(
         TargetError: If there is a daily directory of a day in the future.
         OSError: If the pool cannot be read.
     """
-    found, decision, freed = list_days(pool_fd), Decision(), _FreedBytes()
+    found = list_days(pool_fd)
     nights = nights_of(RunRecords(runs).newest_first(frozenset(found.days)))
     today = day_of(now)
     _require_no_future_day(found.days, nights, today, plan.staging)
-    decision.empty = [path for path in found.empty if not today.startswith(path)]
+    decision = Decision(empty=[path for path in found.empty if not today.startswith(path)])
     boundary = oldest_kept(found.days, nights, keep_days)
+    decider = _Decider(decision, plan, runs, pool_fd, nights, check)
     try:
         for day in list_aside(runs):
-            _decide_on_rest(day, runs, decision, freed, check)
+            decider.decide_on_rest(day)
         if boundary is not None:
-            _decide_on_old_days(found, boundary, _Pool(pool_fd, plan, nights, check), decision, freed)
+            decider.decide_on_old_days(found, boundary)
     except Stopped:
         decision.is_unfinished = True
-    decision.kept.sort(key=lambda kept: kept.day)
     return decision
 
 
-def _decide_on_old_days(found: PoolDays, boundary: str, pool: _Pool, decision: Decision, freed: _FreedBytes) -> None:
-    """Decide on the days before *boundary*, and on links and unreadable directories in their place."""
-    for path in found.links:
-        if path < boundary:
-            decision.kept.append(KeptDay(day=path, kind=Kind.FOREIGN, why="it is a symlink"))
-    for path, error in found.unreadable.items():
-        if path < boundary:
-            decision.kept.append(_unreadable(path, error))
-    old = sorted(day for day in found.days if day < boundary)
-    needed = find_needed(pool.nights, pool.nights, frozenset(old), pool.look)
-    for day in old:
-        kept = pool.find_reason_to_keep(day, needed.get(day), freed)
-        if kept is not None:
-            decision.kept.append(kept)
-        else:
-            decision.remove.append(RemovedDay(day=day, files=freed.files, bytes=freed.bytes))
-            decision.peers[day] = pool.nights[day].keys()
+class _Decider:
+    """Decides on one day after the other."""
 
-
-def _decide_on_rest(
-    day: str, runs: RunsDirectory, decision: Decision, freed: _FreedBytes, check: Callable[[], object]
-) -> None:
-    """Decide on a day that an earlier prune had moved into the runs directory."""
-    freed.begin_day()
-    aside = name_aside(day)
-    try:
-        with closing(open_directory(aside, dir_fd=runs.fd)) as day_fd:
-            examine_day(day_fd, None, check, freed.add)
-    except Foreign as exc:
-        why = f"{exc}; it appeared during its removal, and is in {escape(os.path.join(runs.path, aside))}"
-        decision.kept.append(KeptDay(day=day, kind=Kind.FOREIGN, why=why))
-    except OSError as exc:
-        decision.kept.append(_unreadable(day, exc))
-    else:
-        freed.end_day()
-        decision.remove.append(RemovedDay(day=day, files=freed.files, bytes=freed.bytes, is_rest=True))
-
-
-class _Pool:
-    """The daily directories of a pool, looked at one by one.
-
-    Attributes:
-        nights: What the records say of them.
-    """
-
-    def __init__(self, pool_fd: int, plan: FleetPlan, nights: Nights, check: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        decision: Decision,
+        plan: FleetPlan,
+        runs: RunsDirectory,
+        pool_fd: int,
+        nights: Nights,
+        check: Callable[[], object],
+    ) -> None:
+        self._decision = decision
+        self._runs = runs
         self._pool_fd = pool_fd
-        self.nights = nights
+        self._nights = nights
         self._check = check
         self._planned = frozenset(peer.name for peer in plan.peers)
         self._latest = _read_latest(pool_fd, plan.staging)
         self._mounts = mount_points_below(pool_fd)
+        self._freed = _FreedBytes()
 
-    def look(self, day: str, peer: str) -> Content:
+    def decide_on_rest(self, day: str) -> None:
+        """Decide on a day that an earlier prune had moved into the runs directory."""
+        path = escape(os.path.join(self._runs.path, name_aside(day)))
+        where = f"; it appeared during its removal, and is in {path}"
+        if self._is_ours(day, open_aside(self._runs, day), None, where):
+            self._remove(day, is_rest=True)
+
+    def decide_on_old_days(self, found: PoolDays, boundary: str) -> None:
+        """Decide on the days before *boundary*, and on links and unreadable directories in their place."""
+        for path in found.links:
+            if path < boundary:
+                self._keep(path, Kind.FOREIGN, "it is a symlink")
+        for path, error in found.unreadable.items():
+            if path < boundary:
+                self._keep_unreadable(path, error)
+        old = sorted(day for day in found.days if day < boundary)
+        needed = find_needed(self._nights, self._nights, frozenset(old), self._look)
+        for day in old:
+            self._check()
+            mount = next((point for point in self._mounts if _is_within(point, day) or _is_within(day, point)), None)
+            if day not in self._nights:
+                self._keep(day, Kind.UNKNOWN, "no record says that a run made it")
+            elif day in needed:
+                self._keep_needed(day, needed[day])
+            elif _is_within(self._latest, day):
+                self._keep(day, Kind.LATEST, f"the link {LATEST} points to it")
+            elif mount is not None:
+                self._keep(day, Kind.FOREIGN, f"{escape(mount)} is a mount point")
+            elif self._is_ours(day, open_day(self._pool_fd, day), self._nights[day].keys()):
+                self._remove(day)
+                self._decision.peers[day] = self._nights[day].keys()
+
+    def _look(self, day: str, peer: str) -> Content:
         """Return what the directory of *peer* holds."""
         self._check()
         try:
@@ -163,38 +158,41 @@ class _Pool:
         except OSError:
             return Content(0, 0, False)
 
-    def find_reason_to_keep(self, day: str, needed: Needed | None, freed: _FreedBytes) -> KeptDay | None:
-        """Return why an old day is kept; None if it is to be removed, which *freed* then takes into account."""
-        self._check()
-        if day not in self.nights:
-            return KeptDay(day=day, kind=Kind.UNKNOWN, why="no record says that a run made it")
-        if needed is not None:
-            return self._needed(day, needed)
-        if _is_within(self._latest, day):
-            return KeptDay(day=day, kind=Kind.LATEST, why=f"the link {LATEST} points to it")
-        mount = next((point for point in self._mounts if _is_within(point, day) or _is_within(day, point)), None)
-        if mount is not None:
-            return KeptDay(day=day, kind=Kind.FOREIGN, why=f"{escape(mount)} is a mount point")
-        freed.begin_day()
+    def _is_ours(
+        self, day: str, opened: AbstractContextManager[int], peers: Collection[str] | None, where: str = ""
+    ) -> bool:
+        """Return whether a day holds nothing but what was staged; otherwise keep it."""
+        self._freed.begin_day()
         try:
-            with open_day(self._pool_fd, day) as day_fd:
-                examine_day(day_fd, self.nights[day].keys(), self._check, freed.add)
+            with opened as day_fd:
+                examine_day(day_fd, peers, self._check, self._freed.add)
         except Foreign as exc:
-            return KeptDay(day=day, kind=Kind.FOREIGN, why=str(exc))
+            self._keep(day, Kind.FOREIGN, f"{exc}{where}")
         except OSError as exc:
-            return _unreadable(day, exc)
-        freed.end_day()
-        return None
+            self._keep_unreadable(day, exc)
+        else:
+            return True
+        return False
 
-    def _needed(self, day: str, needed: Needed) -> KeptDay:
+    def _remove(self, day: str, *, is_rest: bool = False) -> None:
+        freed = self._freed
+        freed.end_day()
+        self._decision.remove.append(RemovedDay(day=day, files=freed.files, bytes=freed.bytes, is_rest=is_rest))
+
+    def _keep(self, day: str, kind: Kind, why: str, peers: Sequence[str] = ()) -> None:
+        self._decision.kept.append(KeptDay(day=day, kind=kind, why=why, peers=tuple(peers)))
+
+    def _keep_unreadable(self, day: str, exc: OSError) -> None:
+        self._keep(day, Kind.UNREADABLE, f"it cannot be read: {exc.strerror}")
+
+    def _keep_needed(self, day: str, needed: Needed) -> None:
         parts = {"the last complete night": needed.complete, "the last files": needed.newest}
         why = ", and ".join(f"{what} of {self._join(peers)}" for what, peers in parts.items() if peers)
-        return KeptDay(day=day, kind=Kind.NEEDED, why=why, peers=(*needed.complete, *needed.newest))
+        self._keep(day, Kind.NEEDED, why, (*needed.complete, *needed.newest))
 
     def _join(self, peers: list[str]) -> str:
         names = [f"{escape(peer)}{'' if peer in self._planned else ' (not in the plan)'}" for peer in peers]
-        more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-        return ", ".join(names[:_MAX_NAMED]) + more
+        return join_first(names, _MAX_NAMED)
 
 
 class _FreedBytes:
@@ -207,28 +205,27 @@ class _FreedBytes:
 
     def __init__(self) -> None:
         self.files = self.bytes = 0
-        self._links: dict[int, int] = {}
-        self._links_of_day: dict[int, int] = {}
+        self._links: Counter[int] = Counter()
+        self._links_of_day: Counter[int] = Counter()
 
     def begin_day(self) -> None:
         """Begin to count a day; what was counted since the last `end_day` is not removed."""
         self.files = self.bytes = 0
-        self._links_of_day = {}
+        self._links_of_day = Counter()
 
     def add(self, status: os.stat_result) -> None:
         """Count a file of the day."""
         self.files += 1
         links = 1
         if status.st_nlink > 1:
-            self._links_of_day[status.st_ino] = self._links_of_day.get(status.st_ino, 0) + 1
-            links = self._links_of_day[status.st_ino] + self._links.get(status.st_ino, 0)
+            self._links_of_day[status.st_ino] += 1
+            links = self._links_of_day[status.st_ino] + self._links[status.st_ino]
         if links == status.st_nlink:
             self.bytes += freed_bytes(status)
 
     def end_day(self) -> None:
         """Count the links of the day as removed."""
-        for inode, count in self._links_of_day.items():
-            self._links[inode] = self._links.get(inode, 0) + count
+        self._links.update(self._links_of_day)
 
 
 def _require_no_future_day(days: Iterable[str], nights: Nights, today: str, staging: str) -> None:
@@ -253,7 +250,3 @@ def _read_latest(pool_fd: int, staging: str) -> str:
 
 def _is_within(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory}/")
-
-
-def _unreadable(day: str, exc: OSError) -> KeptDay:
-    return KeptDay(day=day, kind=Kind.UNREADABLE, why=f"it cannot be read: {exc.strerror}")
