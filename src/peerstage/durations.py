@@ -21,9 +21,3 @@ def parse_duration(text: str) -> int:
     if _DURATION.fullmatch(lower) is None:
         raise ValueError(f"a duration such as 90m, 20h or 8d, with the unit s, m, h, d or w: {text!r}")
     return sum(int(number) * _UNITS[unit] for number, unit in _PART.findall(lower))
-
-
-def format_duration_exactly(seconds: int) -> str:
-    """Return *seconds* as `parse_duration` reads it, with the largest unit, week excluded, that keeps it exact."""
-    unit = next((unit for unit in "dhm" if seconds and seconds % _UNITS[unit] == 0), "s")
-    return f"{seconds // _UNITS[unit]}{unit}"

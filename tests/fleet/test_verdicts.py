@@ -23,7 +23,7 @@ from peerstage.exit_codes import ExitCode
 from peerstage.fleet.results import Flag
 from peerstage.fleet.verdicts import (
     NotReady,
-    judge_indicators,
+    check_indicators,
     result_of_error,
     result_of_not_started,
     result_of_report,
@@ -50,7 +50,7 @@ def report(*sizes: int, failed: int = 0) -> StageReport:
 def judge(
     collect: RemoteFile | None, stage: RemoteFile | None = None, *, may_repeat: bool = False, **options: Any
 ) -> NotReady | None:
-    return judge_indicators(job(**options), Indicators(collect, stage), may_repeat=may_repeat, now=100 * HOUR)
+    return check_indicators(job(**options), Indicators(collect, stage), may_repeat=may_repeat, now=100 * HOUR)
 
 
 def test_a_peer_with_its_indicator_is_ready() -> None:

@@ -162,7 +162,7 @@ def _scan(host: PeerSpec, options: SSHOptions, watchdog: Watchdog, listed: Finge
             port=destination.port,
             new_keys_file=_new_keys_file(destination),
             presented=found.presented_key,
-            basis="" if found.verdict is None else found.verdict.basis,
+            basis="" if found.trusted is None else found.trusted.basis,
             error=found.error,
             conflicting_line=str(found.conflicting_line or ""),
             is_new_host=found.is_new_host,
@@ -174,8 +174,8 @@ def _record(host: PeerSpec, scan: HostScan, options: SSHOptions, watchdog: Watch
     destination = resolve_destination(host.host, host.user, options, watchdog=watchdog)
     if (_names_of(destination), _new_keys_file(destination)) != (scan.names, scan.new_keys_file):
         raise ConfigurationError("ssh's configuration for this host has changed since the scan. Run the command again.")
-    verdict = HostKeyVerifier.read(destination).record(scan.presented)
-    return dataclasses.replace(scan, basis=verdict.basis, error=None)
+    trusted = HostKeyVerifier.read(destination).record(scan.presented)
+    return dataclasses.replace(scan, basis=trusted.basis, error=None)
 
 
 def _options_for(host: PeerSpec, options: TransportOptions) -> SSHOptions:

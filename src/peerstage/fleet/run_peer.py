@@ -17,7 +17,7 @@ from peerstage.fleet.daily_directories import DailyDirectories
 from peerstage.fleet.peer_claim import PeerClaim
 from peerstage.fleet.plan import PeerJob
 from peerstage.fleet.results import PeerResult, Verdict
-from peerstage.fleet.verdicts import NotReady, judge_indicators, result_of_error, result_of_report
+from peerstage.fleet.verdicts import NotReady, check_indicators, result_of_error, result_of_report
 from peerstage.paths import MANIFEST_NAMES
 from peerstage.peer.base import BackupPeer
 from peerstage.peer.remote import RemotePeer
@@ -153,7 +153,7 @@ class _PeerStage:
         if indicators.stage_is_newer:  # it was not collected
             indicator = glob.escape(self._job.stage_indicator)
             peer.stage = dataclasses.replace(peer.stage, exclude=(*peer.stage.exclude, indicator))
-        return judge_indicators(self._job, indicators, may_repeat=may_repeat, now=time.time())
+        return check_indicators(self._job, indicators, may_repeat=may_repeat, now=time.time())
 
     def _stage(self, peer: BackupPeer, target: str) -> PeerResult:
         try:

@@ -42,7 +42,7 @@ class NotReady:
         )
 
 
-def judge_indicators(job: PeerJob, indicators: Indicators, *, may_repeat: bool, now: float) -> NotReady | None:
+def check_indicators(job: PeerJob, indicators: Indicators, *, may_repeat: bool, now: float) -> NotReady | None:
     """Return why the peer cannot be staged; None if it can.
 
     Args:

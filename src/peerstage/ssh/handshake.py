@@ -96,13 +96,13 @@ def verify_and_log_in(
         LimitExceeded, Cancelled: If it takes too long, or is cancelled.
     """
     with _translating_errors(transport, watchdog):
-        verdict = verifier.verify(transport.presented_key, sleep=watchdog.sleep)
+        trusted = verifier.verify(transport.presented_key, sleep=watchdog.sleep)
     transport.accept_host_key()
-    on_step("host key", f"{verdict.fingerprint}, {verdict.basis}")
+    on_step("host key", f"{trusted.fingerprint}, {trusted.basis}")
     with _translating_errors(transport, watchdog):
         Login(transport, destination, options, on_step).run()
     transport.require_overrides(after_login=True)
-    return verdict.fingerprint
+    return trusted.fingerprint
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from peerstage.errors import HostKeyError, Location
 from peerstage.ssh.config.destination import Destination
 from peerstage.ssh.connect.client_connection import open_client_connection
-from peerstage.ssh.hostkeys.verifier import HostKeyVerifier, Verdict
+from peerstage.ssh.hostkeys.verifier import HostKeyVerifier, TrustedKey
 from peerstage.ssh.options import SSHOptions
 from peerstage.ssh.session import Session
 from peerstage.watchdog import Watchdog
@@ -19,7 +19,7 @@ class ScannedHost(NamedTuple):
 
     Attributes:
         presented_key: The key or certificate in the SSH wire format: the one that a stage would see, or the wanted one.
-        verdict: Why the key is trusted; None if it is not.
+        trusted: Why the key is trusted; None if it is not.
         error: Why the key is not trusted; None if it is.
         conflicting_line: The line of known_hosts to correct if the key is right, if any.
         is_new_host: Whether no known_hosts file has a key of the host.
@@ -27,7 +27,7 @@ class ScannedHost(NamedTuple):
     """
 
     presented_key: bytes
-    verdict: Verdict | None
+    trusted: TrustedKey | None
     error: HostKeyError | None
     conflicting_line: Location | None
     is_new_host: bool

@@ -104,5 +104,5 @@ def test_scan_finds_the_pinned_key(server: Sshd, keys: dict[str, Path]) -> None:
     watchdog = Watchdog(Limits())
     found = scan_host_key(resolve_destination(server.host, "me", options), options, watchdog=watchdog)
     watchdog.close()
-    assert found.verdict is not None
-    assert found.verdict.fingerprint == fingerprint_of(keys["ecdsa"])
+    assert found.trusted is not None
+    assert found.trusted.fingerprint == fingerprint_of(keys["ecdsa"])

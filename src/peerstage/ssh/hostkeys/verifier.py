@@ -30,7 +30,7 @@ from peerstage.ssh.keys.public_keys import fingerprint, parse_key_type, rsa_bits
 from peerstage.ssh.options import expand_home
 
 
-class Verdict(NamedTuple):
+class TrustedKey(NamedTuple):
     """A trusted host key: its fingerprint, and why it is trusted, as a participle ("known in FILE:1")."""
 
     fingerprint: str
@@ -107,7 +107,7 @@ class HostKeyVerifier:
         )
         return self._untried_algorithms
 
-    def verify(self, presented: bytes, *, sleep: Callable[[float], object] = time.sleep) -> Verdict:
+    def verify(self, presented: bytes, *, sleep: Callable[[float], object] = time.sleep) -> TrustedKey:
         """Return why the presented key is trusted; with accept-new, record the key of a new host first.
 
         Args:
@@ -128,15 +128,15 @@ class HostKeyVerifier:
             unknown.message += " (accept-new accepts only hosts that known_hosts does not mention.)"
             raise unknown
         try:
-            verdict = self.record(presented, sleep=sleep)
+            trusted = self.record(presented, sleep=sleep)
         except (TargetError, NotAvailable) as exc:
             raise UnknownHostKey(
                 f"{unknown.message} (accept-new cannot record it: {exc} A key that is not recorded is not accepted, "
                 "since a changed key would not be noticed the next time.)",
                 reason=Reason.HOST_KEY_NOT_SAVED,
             ) from exc
-        self._destination.log.warning("%s is %s.", verdict.fingerprint, verdict.basis)
-        return verdict
+        self._destination.log.warning("%s is %s.", trusted.fingerprint, trusted.basis)
+        return trusted
 
     @property
     def is_new_host(self) -> bool:
@@ -147,7 +147,7 @@ class HostKeyVerifier:
         """Return the line of known_hosts to correct if the *presented* key is right; None if there is none."""
         return self._known.conflicting_line(*self._destination.host_key_name, parse_presented(presented)[1])
 
-    def check(self, presented: bytes) -> Verdict:
+    def check(self, presented: bytes) -> TrustedKey:
         """Return why the presented key is trusted, and record nothing; raise as `verify`."""
         certificate, key = parse_presented(presented)
         pinned = self._destination.pinned_fingerprint
@@ -164,10 +164,10 @@ class HostKeyVerifier:
                 reason=Reason.HOST_KEY_TOO_SMALL,
             )
         if pinned is not None:
-            return Verdict(pinned, "the pinned host key")
+            return TrustedKey(pinned, "the pinned host key")
         if certificate is not None:
-            return Verdict(fingerprint(key), self._check_certificate(certificate))
-        return Verdict(fingerprint(key), f"known in {self._check_known(key)}")
+            return TrustedKey(fingerprint(key), self._check_certificate(certificate))
+        return TrustedKey(fingerprint(key), f"known in {self._check_known(key)}")
 
     def _not_pinned_error(self, key: bytes) -> MismatchedHostKey:
         presented = describe_keys([*(parse_presented(other)[1] for other in self.unwanted_keys), key])
@@ -185,7 +185,7 @@ class HostKeyVerifier:
             reason=Reason.HOST_KEY_NOT_PINNED,
         )
 
-    def record(self, presented: bytes, *, sleep: Callable[[float], object] = time.sleep) -> Verdict:
+    def record(self, presented: bytes, *, sleep: Callable[[float], object] = time.sleep) -> TrustedKey:
         """Add the host's key to the file for new keys, unless another process has just recorded it.
 
         If the host presented a certificate, its plain key is added, as in ssh. The arguments are those of `verify`.
@@ -219,7 +219,7 @@ class HostKeyVerifier:
                 path=destination.new_keys_file,
                 reason=Reason.HOST_KEY_NOT_SAVED,
             ) from exc
-        return Verdict(fingerprint(key), f"added to {escape(destination.new_keys_file)}")
+        return TrustedKey(fingerprint(key), f"added to {escape(destination.new_keys_file)}")
 
     def _check_known(self, key: bytes) -> Location:
         host, port = self._destination.host_key_name
