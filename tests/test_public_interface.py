@@ -145,6 +145,7 @@ def test_the_names_of_transports_are_a_type() -> None:
 def test_the_public_names_are_these() -> None:
     assert sorted(peerstage.__all__) == [
         "BackupPeer",
+        "BandwidthLimit",
         "FleetPlan",
         "FleetReport",
         "FleetRun",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from peerstage.errors import Cancelled, LimitExceeded, StageError
+from peerstage.rates import BandwidthLimit
 from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.watchdog import Watchdog
@@ -283,7 +284,7 @@ class VirtualWatchdog(Watchdog):
     """
 
     def __init__(self, limits: Limits, clock: ManualClock, bwlimit: int) -> None:
-        super().__init__(limits, clock=clock, bwlimit=bwlimit)
+        super().__init__(limits, clock=clock, bandwidth=BandwidthLimit(bwlimit, clock))
         self._manual_clock = clock
         self.exceeded: list[StageError] = []
 
@@ -387,7 +388,7 @@ def test_the_output_of_a_command_is_not_throttled() -> None:
 
 
 def test_cancel_ends_a_wait_for_the_bandwidth_limit_at_once() -> None:
-    watchdog = Watchdog(Limits(), bwlimit=1024)
+    watchdog = Watchdog(Limits(), bandwidth=BandwidthLimit(1024))
     timer = threading.Timer(0.05, watchdog.cancel)
     timer.start()
     with pytest.raises(Cancelled):

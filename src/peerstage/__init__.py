@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from peerstage.peer.base import BackupPeer
     from peerstage.peer.local import LocalPeer
     from peerstage.peer.remote import RemotePeer
+    from peerstage.rates import BandwidthLimit
     from peerstage.reasons import Reason
     from peerstage.records import Indicators, Limits, Progress, RemoteFile, StageReport
     from peerstage.ssh.options import SSHOptions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "BackupPeer": "peerstage.peer.base",
+    "BandwidthLimit": "peerstage.rates",
     "FleetPlan": "peerstage.fleet.plan",
     "FleetReport": "peerstage.fleet.results",
     "FleetRun": "peerstage.fleet.runner",
@@ -60,6 +62,7 @@ _MODULES = {
 
 __all__ = [
     "BackupPeer",
+    "BandwidthLimit",
     "FleetPlan",
     "FleetReport",
     "FleetRun",

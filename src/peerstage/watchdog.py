@@ -12,11 +12,12 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from peerstage.errors import Cancelled, LimitExceeded, StageError
 from peerstage.peer_log import PeerLog
-from peerstage.rates import BandwidthLimit, MinRateCheck
+from peerstage.rates import BandwidthLimit, MinRateCheck, Throttle
 from peerstage.reasons import Reason
 from peerstage.records import Limits
 from peerstage.system_errors import start_thread
@@ -54,11 +55,11 @@ class Watchdog:
     Args:
         limits: The limits.
         peer: The peer's name, for the log.
-        bwlimit: Bytes per second to receive at most; None for no limit.
+        bandwidth: The bandwidth limit, which other runs may share; None for none.
         clock: Returns monotonic seconds.
 
     Attributes:
-        limits: The limits; with a *bwlimit* below `Limits.min_rate`, that is lowered to it.
+        limits: The limits; with a bandwidth limit below `Limits.min_rate`, that is lowered to it.
         bandwidth: The bandwidth limit, if there is one.
         failure: The limit that was exceeded, or the cancellation; None so far. Interrupted calls raise this instead of
             their own error.
@@ -69,13 +70,13 @@ class Watchdog:
         limits: Limits,
         *,
         peer: str = "",
-        bwlimit: int | None = None,
+        bandwidth: BandwidthLimit | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if bwlimit is not None and bwlimit < limits.min_rate:
-            limits = dataclasses.replace(limits, min_rate=bwlimit)
+        if bandwidth is not None and bandwidth.rate < limits.min_rate:
+            limits = dataclasses.replace(limits, min_rate=bandwidth.rate)
         self.limits = limits
-        self.bandwidth = None if bwlimit is None else BandwidthLimit(bwlimit, clock)
+        self.bandwidth = bandwidth
         self.failure: StageError | None = None
         self._log = PeerLog("peerstage.ssh", peer)
         self._clock = clock
@@ -97,8 +98,8 @@ class Watchdog:
         self._waited = 0.0
         self._waiting_since: float | None = None
         self._waited_at_progress = 0.0
-        self._throttled = 0.0
-        self._throttled_since: float | None = None
+        self._throttle = Throttle(bandwidth, clock)
+        self._throttled_before = 0.0  # the current operation
 
     # Limits.
 
@@ -110,7 +111,7 @@ class Watchdog:
             return
         self._start_thread()
         self._received = self._answered = self._answered_before = self._copied = 0
-        self._throttled = 0.0
+        self._throttled_before = self._throttle.seconds
         self._min_rate_check = MinRateCheck(self.limits, self.seconds_waited)
         self._started = self._clock()
         try:
@@ -259,27 +260,20 @@ class Watchdog:
 
         No other limit counts this time. The output of a command is not throttled: its deadline has no exceptions.
         """
-        if self.bandwidth is None or self._command_deadline is not None:
-            return
-        if delay := self.bandwidth.take(size):
-            self._throttled_since = self._clock()
-            try:
-                self.sleep(delay)
-            finally:
-                self._throttled, self._throttled_since = self._seconds_throttled, None
+        if self._command_deadline is None:
+            self._throttle.take(size, self.sleep)
+
+    def throttled(self) -> AbstractContextManager[object]:
+        """Return a context manager that counts the time of its block as time that the bandwidth limit takes."""
+        return self._throttle.waiting()
 
     def max_throttled(self, received: int) -> float:
         """Return the seconds that `throttle` may add to the deadline of an operation that received *received* bytes.
 
-        These are bytes that extend the deadline, see `count_received`; a second is added for those that are on their
-        way. The time for any others counts: a peer could prolong a run for ever by sending what is discarded.
+        These are bytes that extend the deadline, see `count_received`. The time for any others counts: a peer could
+        prolong a run for ever by sending what is discarded.
         """
-        return 0.0 if self.bandwidth is None else received / self.bandwidth.rate + 1.0
-
-    @property
-    def _seconds_throttled(self) -> float:
-        since = self._throttled_since
-        return self._throttled + (self._clock() - since if since is not None else 0.0)
+        return self._throttle.seconds_for(received)
 
     def _is_final(self) -> bool:
         return self.failure is not None and not self.failure.transient
@@ -361,7 +355,7 @@ class Watchdog:
             return LimitExceeded(message, reason=Reason.DEADLINE_PASSED, limit="deadline")
         received = self._count_kept() + max(self._answered_before, self._answered) + self._copied
         deadline = self.limits.deadline_for(received)
-        throttled = min(self._seconds_throttled, self.max_throttled(received))
+        throttled = min(self._throttle.seconds - self._throttled_before, self.max_throttled(received))
         if elapsed - throttled > deadline:
             besides = f", besides {throttled:.0f} s for the bandwidth limit" if throttled else ""
             return LimitExceeded(

@@ -16,6 +16,7 @@ import pytest
 
 from peerstage import Limits, LocalPeer, RemotePeer, StageOptions
 from peerstage.errors import Cancelled, LimitExceeded
+from peerstage.rates import BandwidthLimit
 from peerstage.staging import stage
 from peerstage.target import DirectoryTarget
 from peerstage.testing import MemoryFile, MemoryTransport
@@ -107,7 +108,7 @@ def test_the_deadline_of_the_commit_includes_the_time_of_the_limit(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr("peerstage.staging.time", SimpleNamespace(time=clock, monotonic=clock))
-    watchdog = Watchdog(Limits(deadline=100), bwlimit=1024)
+    watchdog = Watchdog(Limits(deadline=100), bandwidth=BandwidthLimit(1024))
     files = {b"file": MemoryFile(bytes(50 * 1024))}
     transport = MemoryTransport({b"/c": files}, before_write=lambda written: setattr(clock, "now", seconds))
     failure = pytest.raises(LimitExceeded, match="did not complete within 151 s")

@@ -10,3 +10,7 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Advance it."""
+        self.now += seconds

@@ -63,7 +63,7 @@ class ObservesWindow(ServesFiles):
 def stage_under_observation(
     collect: Path, target: Path, policy: type[ObservesWindow] = ObservesWindow, **options: Any
 ) -> tuple[list[int], StageReport]:
-    """Stage from a server; return what it observed, and the report."""
+    """Stage from a server; return what it observed, and the report. *options* are those of the peer, and attributes."""
 
     class Observer(policy):  # type: ignore[misc,valid-type]
         """The server of this call."""
@@ -72,7 +72,9 @@ def stage_under_observation(
 
     with listening(serves_files(_KEY, Observer)) as port:
         ssh = options_for(port, _KEY, password="sesame")
+        bandwidth = options.pop("bandwidth", None)
         peer = RemotePeer("127.0.0.1", str(collect), "/tmp", "backup", ssh=ssh, **options)
+        peer.bandwidth = bandwidth
         peer.stagePeer(str(target))
     assert files_in(target) == files_in(collect)
     assert peer.last_report is not None

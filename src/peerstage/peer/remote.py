@@ -24,6 +24,7 @@ from peerstage.peer.attributes import (
 from peerstage.peer.base import records_last_error, validate_ownership
 from peerstage.peer.managed import ManagedPeer
 from peerstage.peer_log import PeerLog
+from peerstage.rates import BandwidthLimit
 from peerstage.reasons import Reason
 from peerstage.records import Indicators, Limits, Progress, StrOrBytesPath, validate_permissions
 from peerstage.ssh.options import SSHOptions
@@ -38,6 +39,12 @@ from peerstage.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+def _validate_bandwidth(value: Any) -> BandwidthLimit | None:
+    if value is not None and not isinstance(value, BandwidthLimit):
+        raise ValueError(f"bandwidth must be of type BandwidthLimit: {value!r}")
+    return value
 
 
 class RemotePeer(ManagedPeer):
@@ -81,6 +88,11 @@ class RemotePeer(ManagedPeer):
         isolated: Whether to work in a child process even for the same user. Then this process starts no thread, and
             enforces the deadline even on a child that hangs.
 
+    Attributes:
+        bandwidth: The bandwidth limit in place of `StageOptions.bwlimit`; None, the default, for that one. Peers that
+            are given the same limit share it, in any threads. To be set before the ``with`` block; not pickled. An rcp
+            command cannot be limited.
+
     Raises:
         ValueError: If an argument is invalid; also at every later assignment. The first nine are checked in the order
             of CedarBackup2.
@@ -93,6 +105,7 @@ class RemotePeer(ManagedPeer):
     rcpCommand = Checked(text_validator("RCP command"))
     ssh = Checked(options_validator("ssh", SSHOptions))
     retry = Checked(options_validator("retry", Retry))
+    bandwidth = Checked[BandwidthLimit | None](_validate_bandwidth)
 
     def __init__(
         self,
@@ -134,6 +147,7 @@ class RemotePeer(ManagedPeer):
         self.limits = limits
         self.on_progress = on_progress
         self.isolated = isolated
+        self.bandwidth = None
         self._has_no_sftp = False
         self._watchdog: Watchdog | None = None
         self._transports: dict[bool, Transport] = {}
@@ -144,12 +158,12 @@ class RemotePeer(ManagedPeer):
         return f"RemotePeer({arguments})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_watchdog": None, "_transports": {}}
+        return {**super().__getstate__(), "_bandwidth": None, "_watchdog": None, "_transports": {}}
 
     def __enter__(self) -> Self:
         if self._watchdog is not None:
             raise StageError("This peer is already used in a with block.", peer=self.name, reason=Reason.IN_USE)
-        self._watchdog = Watchdog(self.limits, peer=self.name, bwlimit=self.stage.bwlimit)
+        self._watchdog = self._create_watchdog()
         self._owner_process = OwnerProcess()
         return self
 
@@ -306,9 +320,15 @@ class RemotePeer(ManagedPeer):
     def _restart_after_fork(self) -> None:
         """In a forked process, start the ``with`` block again: connection, threads and locks belong to the parent."""
         if self._watchdog is not None and not self._owner_process.is_current():
-            self._watchdog = Watchdog(self.limits, peer=self.name, bwlimit=self.stage.bwlimit)
+            self._watchdog = self._create_watchdog()
             self._transports = {}
             self._owner_process = OwnerProcess()
+
+    def _create_watchdog(self) -> Watchdog:
+        bandwidth, bwlimit = self.bandwidth, self.stage.bwlimit
+        if bandwidth is None and bwlimit is not None:
+            bandwidth = BandwidthLimit(bwlimit)
+        return Watchdog(self.limits, peer=self.name, bandwidth=bandwidth)
 
     def _collect_dir(self) -> bytes:
         if self.collectDir is None:
@@ -366,7 +386,7 @@ class RemotePeer(ManagedPeer):
             rsh_command=self.rshCommand,
             guarded=self.guarded,
             preserve_times=self.stage.preserve_times,
-            bwlimit=self.stage.bwlimit,
+            bwlimit=self.stage.bwlimit if self.bandwidth is None else self.bandwidth.rate,
             link_dest=self.stage.link_dest is not None,
             needs_ranges=self.stage.partial_dir is not None and not self._has_no_sftp,
             working_directory=self.workingDir,

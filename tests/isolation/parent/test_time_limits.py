@@ -7,6 +7,7 @@ import pytest
 from peerstage import Limits
 from peerstage.errors import Cancelled, LimitExceeded
 from peerstage.isolation.parent.time_limits import GRACE, ChildTimeLimits
+from peerstage.rates import BandwidthLimit
 from peerstage.watchdog import Watchdog
 
 
@@ -79,7 +80,7 @@ def test_a_starting_child_has_a_minute_for_its_first_frame(time: Time) -> None:
 
 def test_the_time_that_the_bandwidth_limit_takes_is_added_to_the_deadline(time: Time) -> None:
     limits = Limits(deadline=100)
-    time_limits = ChildTimeLimits(limits, Watchdog(limits, bwlimit=1000), lambda: 50_000, clock=time)
+    time_limits = ChildTimeLimits(limits, Watchdog(limits, bandwidth=BandwidthLimit(1000)), lambda: 50_000, clock=time)
     for _ in range(15):
         time.seconds += 10
         time_limits.expect_frame(is_starting=False)

@@ -6,6 +6,7 @@ from collections import deque
 
 import pytest
 
+from peerstage.rates import BandwidthLimit
 from peerstage.records import Limits
 from peerstage.ssh.stream import Chunk
 from peerstage.transport.sftp.client import SFTPClient
@@ -25,7 +26,7 @@ class VirtualWatchdog(Watchdog):
     """A watchdog that sleeps by setting its clock ahead."""
 
     def __init__(self, clock: Clock, bwlimit: int) -> None:
-        super().__init__(LIMITS, clock=clock, bwlimit=bwlimit)
+        super().__init__(LIMITS, clock=clock, bandwidth=BandwidthLimit(bwlimit, clock))
         self.clock = clock
 
     def sleep(self, seconds: float) -> None:

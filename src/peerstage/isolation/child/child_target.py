@@ -6,9 +6,11 @@ already: if the selection says so, and after a lost connection.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from peerstage.errors import NotAvailable, ProtocolError, StageError
@@ -39,6 +41,7 @@ class ChildTarget(CommandTarget):
         selection: As for `Target`.
         verifies_stability: As for `Target`.
         workspace: Descriptor of the directory that a command may fill, or -1.
+        while_sending: Entered while data is sent: with a bandwidth limit, the parent lets the child wait for it.
     """
 
     def __init__(
@@ -49,12 +52,14 @@ class ChildTarget(CommandTarget):
         selection: Selection = Selection.ALL,
         verifies_stability: bool = False,
         workspace: int = -1,
+        while_sending: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         self.selection = selection
         self.verifies_stability = verifies_stability
         self._writer = writer
         self._receive_answer = receive_answer
         self._workspace = workspace
+        self._while_sending = while_sending
         self._asks = selection is Selection.SOME
         self._listed: set[bytes] = set()
         self._fetched_again: set[bytes] = set()
@@ -124,11 +129,13 @@ class ChildTarget(CommandTarget):
 
     def put(self, frame: Finish | Fail) -> None:
         """Send the last frame of a file."""
-        self._writer.put(frame)
+        with self._while_sending():
+            self._writer.put(frame)
 
     def put_data(self, file_number: int, offset: int, buffers: Sequence[Buffer], length: int) -> None:
         """Send *length* bytes of a file."""
-        self._writer.put_data(file_number, offset, buffers, length)
+        with self._while_sending():
+            self._writer.put_data(file_number, offset, buffers, length)
 
     def ask_missing(self, file_number: int) -> Sequence[tuple[int, int]]:
         """Ask the parent which ranges of a file are missing, after it has written what was sent so far."""

@@ -27,6 +27,7 @@ from peerstage.isolation.protocol.frames import Fallback, Reply
 from peerstage.isolation.protocol.jobs import decode_transport_options, receive_job
 from peerstage.isolation.protocol.values import text_to_bytes
 from peerstage.isolation.users import LocalUser
+from peerstage.rates import BandwidthLimit
 from peerstage.records import Limits
 from peerstage.staging import with_peer_name
 from peerstage.target.base import Selection
@@ -65,7 +66,8 @@ def main() -> None:
             except StageError as exc:
                 _refuse_jobs(sock, writer, options, exc)
                 return
-        watchdog = Watchdog(limits, peer=options.name, bwlimit=options.bwlimit)
+        bandwidth = None if options.bwlimit is None else BandwidthLimit(options.bwlimit)
+        watchdog = Watchdog(limits, peer=options.name, bandwidth=bandwidth)
         heartbeat = Heartbeat(writer, watchdog)
         with contextlib.closing(watchdog), contextlib.closing(heartbeat):
             _install_signal_handlers(watchdog, settings["parent"])
@@ -137,6 +139,7 @@ class _JobRunner:
                 selection=selection,
                 verifies_stability=bool(job["verifies_stability"]),
                 workspace=fd,
+                while_sending=contextlib.nullcontext if self._options.bwlimit is None else self._watchdog.throttled,
             )
             return transport.pull(path, target)
         if operation == "stat":

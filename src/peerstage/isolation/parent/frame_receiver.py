@@ -97,6 +97,11 @@ class FrameReceiver:
         self._log_lines = 0
 
     @property
+    def receives_files(self) -> bool:
+        """Whether the job delivers files."""
+        return self._target is not None
+
+    @property
     def received(self) -> int:
         """Bytes received, for the deadline: file data, and what the child may receive besides: a listing and replies.
 

@@ -24,7 +24,7 @@ from peerstage.isolation.protocol.values import (
     parse_items,
 )
 from peerstage.isolation.users import LocalUser
-from peerstage.records import Limits, Ownership, Progress, RemoteFile
+from peerstage.records import KIB, Limits, Ownership, Progress, RemoteFile
 from peerstage.target.attributes import current_umask
 from peerstage.target.base import Buffer, Target, require_command_target
 from peerstage.target.workspace import measure_workspace
@@ -36,6 +36,8 @@ from peerstage.transport.retry import Retry
 from peerstage.watchdog import Watchdog
 
 _MAX_RETRIES = 1 << 20
+#: The least size of a pipe.
+_MIN_BUFFER = 4 * KIB
 _MAX_STATUS = 2**32 - 1
 #: Of a file, as SFTP can send them.
 _MAX_SIZE, _MAX_MTIME = 2**64 - 1, 2**32 - 1
@@ -86,7 +88,8 @@ class IsolatedTransport(Transport):
         user: The local user that the child becomes; None for the user of this process.
         limits: Bounds that the child enforces on the peer, and the parent on the child.
         retry: How often the child may connect.
-        watchdog: Cancels the run.
+        watchdog: Cancels the run, and has the bandwidth limit that its peers share. The child has one of the same rate,
+            so that its server sends little ahead, and waits while the parent does.
         on_fallback: Called when the peer turns out to have no SFTP.
         start_child: Starts a child with the given environment; by default `ChildProcess`.
         grace: Seconds that the child has beyond its own deadline, and beyond the stall timeout.
@@ -115,7 +118,10 @@ class IsolatedTransport(Transport):
         self._limits = limits
         self._retry = retry
         self._watchdog = watchdog
-        self._start_child = start_child or functools.partial(ChildProcess, max_buffer=limits.in_flight_bytes)
+        max_buffer = limits.in_flight_bytes
+        if watchdog.bandwidth is not None:
+            max_buffer = max(_MIN_BUFFER, min(max_buffer, watchdog.bandwidth.max_in_flight()))
+        self._start_child = start_child or functools.partial(ChildProcess, max_buffer=max_buffer)
         self._grace = grace
         self._on_fallback = on_fallback
         self._settings = encode_settings(options, limits, retry)
@@ -224,12 +230,15 @@ class IsolatedTransport(Transport):
         parser = FrameParser()
         while receiver.reply is None:
             time_limits.expect_frame(is_starting=not child.channel.has_received)
-            for frame in parser.feed(child.receive(time_limits.remaining)):
+            data = child.receive(time_limits.remaining)
+            for frame in parser.feed(data):
                 if isinstance(frame, Fallback):
                     self.capabilities = SCP
                     self._on_fallback()
                 else:
                     receiver.handle(frame)
+            if receiver.receives_files:
+                self._watchdog.throttle(len(data))
         if not parser.is_between_frames:
             raise child_violation("The child process sent a frame after its reply.")
         if child.channel.has_answers:

@@ -24,7 +24,7 @@ class ChildTimeLimits:
 
     Args:
         limits: The limits of the child.
-        watchdog: Tells whether the run was cancelled, and has the bandwidth limit that the child enforces.
+        watchdog: Tells whether the run was cancelled, and for how long the bandwidth limit has kept it waiting.
         count_received: Returns the number of bytes received.
         deadline: A deadline in seconds that does not depend on the bytes received; by default that of `Limits`.
         grace: Seconds beyond the deadline, and beyond the stall timeout.
@@ -76,7 +76,7 @@ class ChildTimeLimits:
         if (remaining := self._seconds_to_deadline()) > 0:
             return remaining
         received = self._count_received()
-        throttled = self._watchdog.max_throttled(received)  # by the child
+        throttled = self._watchdog.max_throttled(received)
         self._deadline = max(self._deadline, self._limits.deadline_for(received) + throttled)
         if (remaining := self._seconds_to_deadline()) > 0:
             return remaining

@@ -30,7 +30,7 @@ class Window:
     the first reply, then at the measured rate. Each reply yields a sample of the rate: the bytes that arrived since its
     request was sent, over that time. A higher rate counts at once, a lower one after a round trip.
 
-    It never exceeds `Limits.in_flight_bytes`. A bandwidth limit reduces it further, see `BandwidthLimit.max_in_flight`.
+    It never exceeds `Limits.in_flight_bytes`. A bandwidth limit reduces it further, see `BandwidthLimit`.
 
     Attributes:
         size: The number of bytes to keep in flight now.
@@ -43,7 +43,7 @@ class Window:
         self._max_size = limits.in_flight_bytes
         self._min_size = int(min(self._max_size, max(_MIN_WINDOW, limits.min_rate * self._drain_seconds)))
         self._bandwidth = bandwidth
-        self.size = self._min_size if bandwidth is None else min(self._min_size, bandwidth.max_in_flight())
+        self.size = self._min_size if bandwidth is None else min(self._min_size, bandwidth.fair_in_flight(0.0))
         self._clock = clock
         self._received = 0
         self._round_trip = float("inf")
@@ -79,4 +79,4 @@ class Window:
         fills_line = max(LOCAL_WINDOW, 2 * self._rate * self._round_trip)
         self.size = int(min(self._max_size, max(self._min_size, min(fills_line, self._rate * self._drain_seconds))))
         if self._bandwidth is not None:
-            self.size = min(self.size, self._bandwidth.max_in_flight(self._round_trip))
+            self.size = min(self.size, self._bandwidth.fair_in_flight(self._round_trip))
