@@ -313,8 +313,7 @@ class RemotePeer(ManagedPeer):
         Nothing is published. In a ``with`` block, later calls in the block are cancelled too.
         """
         self._restart_after_fork()
-        watchdog = self._watchdog
-        if watchdog is not None:
+        if (watchdog := self._watchdog) is not None:
             watchdog.cancel()
 
     def _restart_after_fork(self) -> None:
@@ -388,6 +387,7 @@ class RemotePeer(ManagedPeer):
             preserve_times=self.stage.preserve_times,
             bwlimit=self.stage.bwlimit if self.bandwidth is None else self.bandwidth.rate,
             link_dest=self.stage.link_dest is not None,
+            manifest=self.stage.manifest,
             needs_ranges=self.stage.partial_dir is not None and not self._has_no_sftp,
             working_directory=self.workingDir,
         )

@@ -45,6 +45,8 @@ class TransportOptions:
         preserve_times: Whether modification times are wanted.
         bwlimit: Bytes per second to receive at most, which the watchdog enforces; None for no limit.
         link_dest: Whether unchanged files are not to be sent, which takes modification times, too.
+        manifest: Whether a manifest records the files: with their modification times, unless the transport cannot
+            request them, so that a later stage can link to these files.
         needs_ranges: Whether parts of files are wanted, which SCP and rcp-like commands cannot request. If the peer
             turns out to have no SFTP, files are fetched as a whole.
         working_directory: A local directory for the temporary files of an rcp-like command.
@@ -60,6 +62,7 @@ class TransportOptions:
     preserve_times: bool = False
     bwlimit: int | None = None
     link_dest: bool = False
+    manifest: bool = False
     needs_ranges: bool = False
     working_directory: str | None = None
 
@@ -194,11 +197,12 @@ def build_scp(
     from peerstage.transport.scp.scp_transport import SCPTransport
 
     reconnect = connect if options.ssh.sock is None else None  # a socket from the caller can be used once
+    records_times = options.manifest and not options.guarded
     return SCPTransport(
         session,
         watchdog,
         guarded=options.guarded,
-        preserve_times=options.preserve_times or options.link_dest,
+        preserve_times=options.preserve_times or options.link_dest or records_times,
         connect=reconnect,
     )
 

@@ -172,6 +172,26 @@ def test_a_linked_file_that_differs_from_the_peers_digest_is_fetched_and_no_othe
     }
 
 
+@pytest.mark.parametrize("connection", ["sftp-direct", "scp-direct", "scp-isolated"], indirect=True)
+def test_the_day_after_a_stage_with_a_manifest_transfers_no_unchanged_file(
+    peer: RemotePeer, collect: Path, target: Path, tmp_path: Path
+) -> None:
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    write_files(collect, same=b"same" * 100_000, changed=b"old" * 1000)
+    for path in collect.iterdir():
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    peer.stage = StageOptions(manifest=True)
+    assert peer.stagePeer(str(earlier), (os.getuid(), os.getgid())) == 2
+    write_files(collect, changed=b"new" * 2000)
+    peer.stage = StageOptions(manifest=True, link_dest=str(earlier))
+    assert peer.stagePeer(str(target), (os.getuid(), os.getgid())) == 2
+    assert (target / "same").samefile(earlier / "same")
+    assert (target / "changed").read_bytes() == b"new" * 2000
+    assert peer.last_report is not None
+    assert {file.name: file.outcome for file in peer.last_report.files} == {"same": "linked", "changed": "staged"}
+
+
 def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
