@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from peerstage import FleetReport, Limits, Reason, Verdict, stage_fleet
+from peerstage import BandwidthLimit, FleetReport, Limits, Reason, StageOptions, Verdict, stage_fleet
 from peerstage.errors import ConnectError, RemoteError, RunLocked, StageError
 from peerstage.fleet.events import Event
 from peerstage.fleet.run_lock import RunLock
@@ -216,6 +216,26 @@ def test_a_lost_connection_is_made_again_and_a_hostile_peer_ends_alone(pool: Pat
     assert results_of(report) == {"flaky": "staged", "hostile": "failed: limit-exceeded", "db1": "staged"}
     assert report.results[0].report is not None
     assert report.results[0].report.retries == 1
+
+
+def test_all_peers_together_are_limited_to_the_bandwidth_of_the_plan(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[tuple[BandwidthLimit, int]] = []
+
+    class CountingLimit(BandwidthLimit):
+        def take(self, received: int) -> tuple[int, float]:
+            size, _ = super().take(received)
+            taken.append((self, size))
+            return size, 0.0
+
+    monkeypatch.setattr("peerstage.fleet.thread_workers.BandwidthLimit", CountingLimit)
+    files = {**READY, "big": bytes(100_000)}
+    own = StageOptions(bwlimit=1024)
+    report = run(pool, memory_job("db1", files), memory_job("db2", files, stage=own), bwlimit=1 << 20)
+    assert report.counts == {"staged": 2}
+    assert sum(size for _, size in taken) >= 150_000
+    assert [limit.rate for limit in {limit for limit, _ in taken}] == [1 << 20]
 
 
 def test_the_secret_of_a_job_is_read_when_the_peer_is_staged(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,6 @@ from peerstage.paths import MANIFEST_NAMES
 from peerstage.peer.base import BackupPeer
 from peerstage.peer.remote import RemotePeer
 from peerstage.peer_log import PeerLog
-from peerstage.rates import BandwidthLimit
 from peerstage.records import Ownership, StageReport
 
 #: The share by which pauses between retries are shortened at random, so that peers do not come back together.
@@ -67,44 +66,38 @@ class PeerWork:
         return os.path.join(self.staging, self.day, self.job.name)
 
 
-class Company(Protocol):
-    """What workers in threads of the run's own process share.
+class RunThreads(Protocol):
+    """What the threads of a run share."""
 
-    Attributes:
-        bandwidth: The limit of all peers together; None for none.
-    """
+    def registered(self, peer: BackupPeer, job: PeerJob) -> AbstractContextManager[object]:
+        """Limit *peer*, which is not connected yet, together with the others; cancel it in the block if the run is."""
 
-    bandwidth: BandwidthLimit | None
-
-    def attend(self, peer: BackupPeer, work: PeerWork) -> AbstractContextManager[object]:
-        """Return a context manager in whose block *peer* is cancelled if the run is."""
-
-    def wait_for_slot(self, work: PeerWork) -> None:
+    def wait_for_slot(self, job: PeerJob) -> None:
         """Wait until the peer, which has answered, may be staged."""
 
 
-def stage_peer(work: PeerWork, company: Company | None = None) -> PeerResult | NotReady:
+def stage_peer(work: PeerWork, threads: RunThreads | None = None) -> PeerResult | NotReady:
     """Check, stage and mark one peer. It never raises: whatever happens is the peer's result.
 
     Args:
         work: What to do.
-        company: What it shares with other threads of the run; None in another process.
+        threads: What it shares with other threads of the run; None in another process.
     """
-    return _PeerStage(work, company).run()
+    return _PeerStage(work, threads).run()
 
 
 class _PeerStage:
-    def __init__(self, work: PeerWork, company: Company | None) -> None:
+    def __init__(self, work: PeerWork, threads: RunThreads | None) -> None:
         self._work = work
         self._job = work.job
-        self._company = company
+        self._threads = threads
         self._log = PeerLog("peerstage.fleet", work.job.name)
         self._peer: BackupPeer | None = None
         self._report: StageReport | None = None
 
     def run(self) -> PeerResult | NotReady:
         try:
-            on_stop = self._cancel if self._company is None else None
+            on_stop = self._cancel if self._threads is None else None
             with PeerClaim(self._work.staging, self._work.run, self._job.name, on_stop=on_stop) as claim:
                 return self._check_stage_and_mark(claim)
         except BaseException as exc:
@@ -129,16 +122,16 @@ class _PeerStage:
             link_dest = opened.enter_context(self._open_link_dest(target, is_continued=is_continued))
             self._peer = peer = self._build_peer(link_dest)
             peer.on_commit = claim.require_current
+            if self._threads is not None:
+                opened.enter_context(self._threads.registered(peer, work.job))
             if isinstance(peer, RemotePeer):
                 opened.enter_context(peer)
-            if self._company is not None:
-                opened.enter_context(self._company.attend(peer, self._work))
             claim.require_current()
             not_ready = self._check(peer, is_continued=is_continued)
             if not_ready is not None:
                 return not_ready
-            if self._company is not None:
-                self._company.wait_for_slot(self._work)
+            if self._threads is not None:
+                self._threads.wait_for_slot(work.job)
             result = self._stage(peer, target)
             if result.verdict is not Verdict.STAGED or not self._job.mark:
                 return result

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from peerstage.errors import Cancelled
+from peerstage.fleet.plan import PeerJob
 from peerstage.fleet.run_peer import PeerWork, stage_peer
 from peerstage.fleet.slots import Slots
 from peerstage.fleet.verdicts import result_of_error
 from peerstage.fleet.workers import Inbox, Message, Workers
 from peerstage.peer.base import BackupPeer
+from peerstage.peer.remote import RemotePeer
 from peerstage.rates import BandwidthLimit
 from peerstage.system_errors import start_thread
 
@@ -32,7 +34,7 @@ class ThreadWorkers(Workers):
     def __init__(
         self, inbox: Inbox, slots: Slots, *, bwlimit: int | None = None, executor: ThreadPoolExecutor | None = None
     ) -> None:
-        self.bandwidth = None if bwlimit is None else BandwidthLimit(bwlimit)
+        self._bandwidth = None if bwlimit is None else BandwidthLimit(bwlimit)
         self._inbox = inbox
         self._slots = slots
         self._executor = executor
@@ -64,20 +66,22 @@ class ThreadWorkers(Workers):
         self._futures.pop(peer, None)
 
     @contextlib.contextmanager
-    def attend(self, peer: BackupPeer, work: PeerWork) -> Iterator[None]:
-        """Cancel *peer* in the block if the run is."""
+    def registered(self, peer: BackupPeer, job: PeerJob) -> Iterator[None]:
+        """See `RunThreads`."""
+        if isinstance(peer, RemotePeer) and job.can_limit_bandwidth:
+            peer.bandwidth = self._bandwidth
         with self._lock:
-            self._peers[work.job.name] = peer
+            self._peers[job.name] = peer
         try:
             self._raise_if_cancelled()
             yield
         finally:
             with self._lock:
-                self._peers.pop(work.job.name, None)
+                self._peers.pop(job.name, None)
 
-    def wait_for_slot(self, work: PeerWork) -> None:
-        """Wait until the peer, which has answered, may be staged."""
-        self._slots.wait_for(work.job.name, self._raise_if_cancelled)
+    def wait_for_slot(self, job: PeerJob) -> None:
+        """See `RunThreads`."""
+        self._slots.wait_for(job.name, self._raise_if_cancelled)
 
     def _raise_if_cancelled(self) -> None:
         if self._is_cancelled:
