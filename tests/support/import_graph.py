@@ -52,7 +52,7 @@ def _module_name(path: Path, package: Path) -> str:
 def _imported_names(path: Path, module: str) -> Iterator[str]:
     """Yield the modules that a module imports; ``from a import b`` imports ``a.b`` if that is a module, else ``a``."""
     base = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _statements(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -62,6 +62,16 @@ def _imported_names(path: Path, module: str) -> Iterator[str]:
             yield from (f"{source}.{name}" for name in submodules)
             if len(submodules) < len(node.names):
                 yield source
+
+
+def _statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """Yield the statements of a module at any depth, without a look into their expressions."""
+    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+        inner = getattr(node, block, ())
+        for one in inner if isinstance(inner, list) else ():  # the body of a lambda is an expression
+            if isinstance(one, ast.stmt):
+                yield one
+            yield from _statements(one)
 
 
 def _is_module(path: Path, module: str, name: str) -> bool:
