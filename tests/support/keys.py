@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
+import itertools
 import os
 import socket
 import subprocess
@@ -64,8 +66,14 @@ def _generate(key_type: str, bits: int | None) -> _Key:
     if key_type == "ecdsa":
         return ec.generate_private_key(_CURVES[bits or 256]())
     if key_type == "rsa":
-        return rsa.generate_private_key(65537, bits or 3072)
+        return next(_rsa_keys(bits or 3072))
     return ed25519.Ed25519PrivateKey.generate()
+
+
+@functools.cache
+def _rsa_keys(bits: int) -> Iterator[rsa.RSAPrivateKey]:
+    """Return three keys in turn: generating one costs more than most tests."""
+    return itertools.cycle(rsa.generate_private_key(65537, bits) for _ in range(3))
 
 
 def certify(
