@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.rates import BandwidthLimit, Throttle
 from support.clock import Clock
+from support.examples import examples
 
 KIB = 1024
 
@@ -40,7 +41,7 @@ def test_a_fast_peer_is_received_at_the_limit(rate: int, share: float) -> None:
     assert arrived[-1][0] * rate == pytest.approx(size * count, rel=0.01)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     chunks=st.lists(st.tuples(st.integers(1, 25_000), st.sampled_from([0.0, 0.0, 0.01, 0.3, 5.0])), max_size=400),
 )

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.sizes import format_size_exactly, parse_size
+from support.examples import examples
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,7 @@ def test_anything_else_is_refused(text: str) -> None:
         parse_size(text)
 
 
+@examples(40)
 @given(st.integers(0, 1 << 50))
 def test_a_size_survives_formatting(size: int) -> None:
     assert parse_size(format_size_exactly(size)) == size

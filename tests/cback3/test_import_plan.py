@@ -8,7 +8,7 @@ from typing import Any
 from xml.sax.saxutils import escape as escape_xml
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cback3.conftest import local, remote
@@ -23,6 +23,7 @@ from peerstage.fleet.plan_file import parse_plan
 from peerstage.peer.local import LocalPeer
 from peerstage.peer.remote import RemotePeer
 from peerstage.reasons import Reason
+from support.examples import examples
 from support.quick import quick_directory
 
 #: A configuration as sites have it, with parts that a stage does not need.
@@ -272,7 +273,7 @@ def stage_attributes(config: Any) -> Any:
 
 
 @pytest.mark.cback3
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(st.lists(SECTIONS, max_size=4))
 def test_any_configuration_that_cback3_reads_is_read_like_it(found: list[str]) -> None:
     from CedarBackup3.config import Config

@@ -16,6 +16,7 @@ from peerstage.fleet.plan_file import parse_plan
 from peerstage.fleet.plan_model import HooksTable, PeerTable, PlanTable, SecretTable
 from peerstage.fleet.plan_tables import build_plan
 from peerstage.printable import escape
+from support.examples import examples
 
 #: Strings that are valid for some key.
 WORDS = ("none", "db1", "g", "x", "/srv", "~", "20h", "20M", "06:00", "0750", "0:0", "all", "local", "rcp", "guarded")
@@ -66,16 +67,19 @@ def check(document: dict[str, Any]) -> None:
         assert isinstance(plan, FleetPlan)
 
 
+@examples(40)
 @given(DOCUMENTS)
 def test_any_document_is_a_plan_or_a_plan_error(document: dict[str, Any]) -> None:
     check(document)
 
 
+@examples(40)
 @given(st.sampled_from([*PlanTable.model_fields]), VALUES)
 def test_any_value_of_a_key_of_the_plan(key: str, value: Any) -> None:
     check({"staging": "/s", "peers": {"db1": {"user": "u", "collect_dir": "/c"}}, key: value})
 
 
+@examples(40)
 @given(st.sampled_from([*PeerTable.model_fields]), VALUES, st.sampled_from(["defaults", "group", "peer"]))
 def test_any_value_of_a_key_of_a_peer(key: str, value: Any, table: str) -> None:
     common = {"user": "u", "collect_dir": "/c"}
@@ -91,6 +95,7 @@ def test_a_number_with_more_digits_than_python_prints_is_refused(key: str) -> No
     assert any(problem.startswith(f"{key}: ") for problem in caught.value.problems)
 
 
+@examples(40)
 @given(st.binary() | st.text().map(str.encode))
 def test_any_bytes_are_a_plan_or_a_plan_error(data: bytes) -> None:
     try:
@@ -99,6 +104,7 @@ def test_any_bytes_are_a_plan_or_a_plan_error(data: bytes) -> None:
         assert error.problems
 
 
+@examples(40)
 @given(st.integers(0, len(EXAMPLE) - 1), st.integers(0, 8), st.text(max_size=4))
 def test_an_example_with_one_typing_error_is_a_plan_or_a_plan_error(start: int, length: int, text: str) -> None:
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.errors import TargetError
@@ -23,6 +23,7 @@ from peerstage.fleet.plan_syntax import parse_toml
 from peerstage.fleet.toml_writer import format_entry, format_table
 from peerstage.reasons import Reason
 from peerstage.ssh.data_types import pack_string
+from support.examples import examples
 
 
 def load(plan: NewPlan) -> FleetPlan:
@@ -34,7 +35,7 @@ def load(plan: NewPlan) -> FleetPlan:
 TEXTS = st.text()
 
 
-@settings(max_examples=50)
+@examples(25)
 @given(
     TEXTS,
     st.recursive(st.booleans() | st.integers() | TEXTS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner)),
@@ -96,7 +97,7 @@ def peers_with(keys: dict[str, st.SearchStrategy[Any]], *required: str) -> st.Se
     )
 
 
-@settings(max_examples=50)
+@examples(25)
 @given(
     st.dictionaries(
         st.sampled_from(["db1", "db2", "db3", "a.b"]),

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from peerstage.fleet import prune as prune_module
 from peerstage.fleet.prune import prune
 from peerstage.fleet.results import Flag, Verdict
+from support.examples import examples
 from support.quick import quick_directory
 from support.staged_pool import StagedPool, noon
 
@@ -141,7 +142,7 @@ def expected_removals(days: list[Day], keep_days: int, latest: str) -> list[str]
 
 
 @pytest.mark.usefixtures("patience")
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@examples(30, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data(), st.integers(1, 4))
 def test_a_prune_removes_what_a_dry_run_lists_and_the_rules_say(data: st.DataObject, keep_days: int) -> None:
     days = data.draw(days_of_pool())

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage import RemotePeer, util
+from support.examples import examples
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,7 @@ def test_an_invalid_command_line_is_a_value_error(line: Any) -> None:
         util.splitCommandLine(line)
 
 
+@examples(40)
 @given(st.lists(st.text(st.characters(blacklist_characters='"', blacklist_categories=["Cs"]), min_size=1)))
 def test_quoted_words_are_returned_unchanged(words: list[str]) -> None:
     assert util.splitCommandLine(" ".join(f'"{word}"' for word in words)) == words

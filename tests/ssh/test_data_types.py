@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.ssh.data_types import DataReader, MalformedData, pack_string, pack_uint32
+from support.examples import examples
 
 READS: list[Callable[[DataReader], object]] = [
     DataReader.read_uint32,
@@ -22,6 +23,7 @@ READS: list[Callable[[DataReader], object]] = [
 ]
 
 
+@examples(40)
 @given(strings=st.lists(st.binary(max_size=20)), number=st.integers(0, 2**32 - 1))
 @pytest.mark.parametrize("convert", [bytes, bytearray, memoryview])
 def test_packed_values_are_read_back(convert: Callable[[bytes], bytes], strings: list[bytes], number: int) -> None:
@@ -31,6 +33,7 @@ def test_packed_values_are_read_back(convert: Callable[[bytes], bytes], strings:
     reader.expect_end()
 
 
+@examples(40)
 @given(data=st.binary(max_size=40), reads=st.lists(st.sampled_from(READS)))
 def test_arbitrary_data_is_never_read_past_its_end(data: bytes, reads: list[Callable[[DataReader], object]]) -> None:
     reader = DataReader(data)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.errors import ConnectionLost, EntryError, IncompleteStage, TargetError
@@ -26,6 +26,7 @@ from peerstage.testing.memory import MemoryFile, MemoryTransport
 from peerstage.transport.retry import Retry, RetryingTransport
 from peerstage.watchdog import Watchdog
 from support.child_link import ChildLink
+from support.examples import examples
 from support.incoming import DecliningTarget, admit_one
 
 NOT_DURABLE = StageOptions(durable=False)
@@ -156,7 +157,7 @@ def entries_of(listing: dict[bytes, tuple[int | None, int]]) -> dict[bytes, Memo
     CONNECTIONS, LISTINGS, st.sampled_from([Loses, SendsRecords]), st.sampled_from([DirectoryTarget, DecliningTarget]),
     st.booleans(),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@examples(30)
 def test_after_any_interruptions_the_last_listing_is_staged_and_every_other_entry_complete_or_reported(
     lost: list[tuple[dict[bytes, Any], int]],
     last: dict[bytes, Any],

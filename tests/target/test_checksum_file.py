@@ -9,11 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.target import checksum_file
 from peerstage.target.checksum_file import MAX_LINE_BYTES, format_checksum, parse_checksum, read_checksums
+from support.examples import examples
 
 DIGEST = hashlib.sha256(b"").hexdigest()
 #: Names with everything that is escaped, and what looks like it.
@@ -38,14 +39,14 @@ def test_a_name_survives_writing_and_reading(name: bytes) -> None:
 
 
 @given(st.lists(st.tuples(st.binary(min_size=1).map(lambda name: name.replace(b"\0", b"\\")), st.binary())))
-@settings(max_examples=50)
+@examples(25)
 def test_any_names_survive_writing_and_reading(pairs: list[tuple[bytes, bytes]]) -> None:
     expected = [(name, hashlib.sha256(data).hexdigest()) for name, data in pairs]
     assert read(b"".join(format_checksum(*pair) for pair in expected)) == expected
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=100)
+@examples(40)
 def test_any_bytes_are_read_or_refused_with_the_number_of_the_line(data: bytes) -> None:
     try:
         found = read(data)

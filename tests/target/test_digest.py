@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from target_cases import memory_peer, memory_peer_of, private_directory_of, stage_into
 
@@ -26,6 +26,7 @@ from peerstage.target.partial_file import PartialFile
 from peerstage.target.run_state import RunState
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
+from support.examples import examples
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -89,7 +90,7 @@ WRITES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(SIZES, WRITES, st.integers(0, 99), st.booleans())
 def test_the_digest_is_that_of_the_bytes_on_the_disk_whatever_was_written_in_whatever_order(
     size: int, writes: list[Any], seed: int, at_commit: bool

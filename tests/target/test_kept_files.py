@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.errors import (
@@ -39,6 +39,7 @@ from peerstage.target.ranges import Ranges
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile
 from support.child_link import ChildLink
+from support.examples import examples
 from support.kept import COMPARED, MIN_BYTES, Peer, names_in, scaled_down, stage_from, target_with
 from support.quick import quick_directory
 
@@ -569,7 +570,7 @@ def test_a_record_with_any_byte_changed_is_invalid(target: Path, partial_dir: Pa
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=60, deadline=None)
+@examples(30)
 def test_any_bytes_in_the_place_of_a_record_are_no_record(record: bytes) -> None:
     with tempfile.TemporaryFile() as file:
         file.write(bytes(100) + record)
@@ -913,7 +914,7 @@ RUNS = st.lists(
 
 
 @given(st.lists(st.integers(0, 6000), min_size=1, max_size=3), RUNS, st.booleans())
-@settings(max_examples=60, deadline=None)
+@examples(30)
 def test_after_any_interruptions_the_tree_is_that_of_an_undisturbed_run(
     sizes: Sequence[int], runs: Sequence[tuple[int, int, str, bool]], ends_through_child: bool
 ) -> None:

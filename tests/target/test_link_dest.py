@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage import LocalPeer, RemotePeer
@@ -35,6 +35,7 @@ from peerstage.testing.memory import MemoryFile, MemoryTransport
 from peerstage.testing.peers import memory_peer
 from peerstage.watchdog import Watchdog
 from support.child_link import ChildLink
+from support.examples import examples
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 YESTERDAY = 1_700_000_000
@@ -659,7 +660,7 @@ LISTING = st.dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(days=st.lists(LISTING, min_size=2, max_size=4), preserve_times=st.booleans())
 def test_any_days_are_staged_as_without_links(days: list[Any], preserve_times: bool) -> None:
     with tempfile.TemporaryDirectory() as root:

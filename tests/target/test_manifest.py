@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage import Reason, StageReport
@@ -22,6 +22,7 @@ from peerstage.target.checksum_file import format_checksum
 from peerstage.target.file_descriptors import open_directory
 from peerstage.target.manifest import CHECKSUMS, REPORT, read_digests, read_results
 from peerstage.target.report_file import MAX_LINE_BYTES, read_report, write_report
+from support.examples import examples
 
 A, B = "a" * 64, "b" * 64
 HEAD = StageReport("peer", "sftp", "/srv/staging", started=1.5, seconds=2.5, retries=1, host_key="SHA256:x")
@@ -55,7 +56,7 @@ RESULTS = st.builds(
 
 
 @given(st.lists(RESULTS, max_size=4), st.lists(RESULTS, max_size=4))
-@settings(max_examples=50)
+@examples(25)
 def test_any_results_survive_writing_and_reading(files: list[FileResult], kept: list[FileResult]) -> None:
     data = written(*files, kept=tuple(kept), staged_mtime_ns=1 << 61)
     assert read(data) == files + kept
@@ -152,7 +153,7 @@ def test_a_report_of_another_form_is_refused(change: tuple[bytes, bytes]) -> Non
 
 
 @given(st.binary(max_size=100), st.integers(0, len(GOOD)), st.integers(0, 40))
-@settings(max_examples=100)
+@examples(40)
 def test_any_change_is_read_or_refused(data: bytes, start: int, length: int) -> None:
     try:
         results = read(GOOD[:start] + data + GOOD[start + length :])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage import LocalPeer, Reason, RemotePeer, StageError, StageOptions, StageReport
@@ -21,6 +21,7 @@ from peerstage.testing import MemoryFile, MemoryHost, MemoryPeer, MemoryTranspor
 from peerstage.testing.contract import files_in
 from peerstage.transport.base import Transport
 from support.child_link import ChildLink
+from support.examples import examples
 from support.quick import quick_directory
 
 MIB = 1 << 20
@@ -161,7 +162,7 @@ def test_a_file_that_failed_to_arrive_keeps_its_own_reason(target: Path) -> None
     assert failures_of(peer, target) == {"x": Reason.PERMISSION_DENIED}
 
 
-@settings(max_examples=40, deadline=None)
+@examples(25)
 @given(st.dictionaries(st.sampled_from([b"a", b"b", b"c"]), st.binary(max_size=3), max_size=3), st.data())
 def test_what_is_published_is_what_the_checksum_file_says(files: dict[bytes, bytes], data: Any) -> None:
     listed = data.draw(st.lists(st.tuples(st.sampled_from(sorted(files) or [b"a"]), st.binary(max_size=3)), max_size=4))
@@ -337,7 +338,7 @@ def test_a_child_process_sends_only_the_resumed_file_that_differs_once_more(targ
     assert files_in(target) == {b"big": new, b"a": b"a", NAME.encode(): sums}
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=5), st.booleans())
 def test_whatever_the_peer_replaces_between_connections_only_confirmed_files_are_published(
     seeds: list[int], checksums_first: bool

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.target import Ranges
+from support.examples import examples
 
 
+@examples(40)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=30), st.integers(0, 80))
 def test_ranges_are_a_set_of_bytes(added: list[tuple[int, int]], size: int) -> None:
     ranges, model = Ranges(), set[int]()
@@ -24,6 +26,7 @@ def test_ranges_are_a_set_of_bytes(added: list[tuple[int, int]], size: int) -> N
         assert ranges.covers(top) == (model == set(range(top)))
 
 
+@examples(40)
 @given(st.permutations(range(12)))
 def test_adjacent_ranges_merge_in_any_order(order: list[int]) -> None:
     ranges = Ranges()

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.target.received_data import SAMPLE_BYTES, ReceivedData
+from support.examples import examples
 
 MIB = 1 << 20
 
@@ -27,6 +28,7 @@ def receive(arrived: ReceivedData, content: bytes, disk: bytearray, *, pieces: i
     return min(pieces, len(wanted))
 
 
+@examples(40)
 @given(st.integers(1, 6000), st.lists(st.tuples(st.booleans(), st.integers(0, 8)), max_size=6), st.integers(0, 99))
 def test_a_file_with_two_versions_that_differ_everywhere_becomes_one_of_them(
     size: int, connections: list[tuple[bool, int]], seed: int

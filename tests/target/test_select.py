@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.errors import ConnectionLost, EntryError, IncompleteStage, NothingToStage
@@ -25,6 +25,7 @@ from peerstage.target.select import Selector
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
 from support.child_link import ChildLink
+from support.examples import examples
 from support.scp_server import COLLECT, ScriptedCommand, ScriptedSession, SourceProgram, transport_to
 from target.test_admission import Loses, SendsRecords, entries_of
 
@@ -63,7 +64,7 @@ NAMES = st.binary(min_size=1, max_size=5) | st.text("abA.[]!-\n", min_size=1, ma
 
 
 @given(PATTERNS, PATTERNS, st.none() | st.integers(1, 10), NAMES, st.integers(0, 12))
-@settings(max_examples=150)
+@examples(60)
 def test_a_file_is_wanted_if_any_include_and_no_exclude_matches_and_it_is_not_too_large(
     include: list[str], exclude: list[str], max_size: int | None, name: bytes, size: int
 ) -> None:
@@ -221,7 +222,7 @@ LISTINGS = st.dictionaries(
     st.sampled_from([Loses, SendsRecords]),
     st.booleans(),
 )
-@settings(max_examples=50, deadline=None)
+@examples(25)
 def test_the_files_of_the_last_listing_that_are_wanted_are_staged_after_any_interruptions(
     options: StageOptions,
     lost: list[tuple[dict[bytes, tuple[int | None, int]], int]],

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from target_cases import FailsAt, memory_peer, memory_peer_of, requires_mount, stage_into
 
@@ -29,6 +29,7 @@ from peerstage.target.manifest import CHECKSUMS, REPORT, read_digests, read_resu
 from peerstage.testing import ssh_server
 from peerstage.testing.contract import files_in
 from peerstage.testing.memory import MemoryFile, MemoryTransport
+from support.examples import examples
 from support.filesystems import tmpfs
 
 MANIFEST = StageOptions(manifest=True)
@@ -291,7 +292,7 @@ def test_a_stage_without_the_option_makes_verify_report_what_it_replaced(target:
         max_size=5,
     )
 )
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_any_stages_the_manifest_names_the_staged_files_that_exist(
     quick_target: Path, steps: list[tuple[dict[str, bytes], set[str], set[str], str | None]]
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.cli.preview import preview
@@ -33,6 +33,7 @@ from peerstage.transport.retry import Retry, RetryingTransport
 from peerstage.transport.sftp import wire
 from peerstage.watchdog import Watchdog
 from support.child_link import ChildLink
+from support.examples import examples
 from support.sftp_server import MTIME, DropsConnectionAfter, FakeSFTPServer, Node, transport_to
 
 OLD = MTIME - 1000
@@ -461,7 +462,7 @@ def versions_of(states: list[dict[bytes, int | None]]) -> list[dict[bytes, Node]
     return versions
 
 
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(states=STATES, isolated=st.booleans(), opens=st.lists(st.integers(0, 3), max_size=12))
 def test_every_name_has_a_version_of_the_peer_that_a_listing_after_it_shows_or_is_reported(
     states: list[dict[bytes, int | None]], isolated: bool, opens: list[int]

@@ -18,7 +18,7 @@ from peerstage.isolation.protocol.jobs import receive_job
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 #: Larger than the buffer of any socket.
-LARGE: dict[str, Any] = {"missing": [[number, number + 1] for number in range(200_000)]}
+LARGE: dict[str, Any] = {"missing": "x" * (4 << 20)}
 
 
 class Ends:

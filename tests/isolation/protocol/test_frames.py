@@ -6,7 +6,7 @@ import json
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.errors import LoginError, NotRegular, ProtocolError, StageError
@@ -35,6 +35,7 @@ from peerstage.isolation.protocol.frames import (
 )
 from peerstage.reasons import Reason
 from peerstage.records import Entry
+from support.examples import examples
 
 NAMES = st.binary(min_size=1, max_size=255).filter(
     lambda name: b"/" not in name and b"\0" not in name and not name.startswith(b".")
@@ -70,12 +71,13 @@ def pack(kind: int, file_number: int = 0, offset: int = 0, body: bytes = b"", le
     return HEADER.pack(kind, file_number, offset, len(body) if length is None else length) + body
 
 
-@settings(max_examples=40)
+@examples(25)
 @given(st.lists(FRAMES, max_size=8), st.integers(1, 64))
 def test_parsed_frames_equal_the_encoded_ones_however_the_stream_is_split(frames: list[Frame], chunk_size: int) -> None:
     assert parse(b"".join(encode_frame(frame) for frame in frames), chunk_size) == frames
 
 
+@examples(40)
 @given(st.binary(min_size=1, max_size=3000), st.integers(0, 2**40), st.integers(1, 500))
 def test_file_data_is_passed_on_as_it_arrives(data: bytes, offset: int, chunk_size: int) -> None:
     stream = encode_frame(Data(7, offset, memoryview(data))) + encode_frame(Finish(7))
@@ -193,6 +195,7 @@ def test_an_invalid_frame_is_rejected(stream: bytes) -> None:
     assert str(caught.value).isprintable()
 
 
+@examples(40)
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_random_bytes_give_a_frame_or_a_protocol_error(junk: bytes, chunk_size: int) -> None:
     try:
@@ -211,7 +214,7 @@ def test_a_long_frame_is_not_buffered() -> None:
 
 
 @given(st.lists(ENTRIES, max_size=20), st.integers(1, 200))
-@settings(max_examples=20)
+@examples(20)
 def test_a_listing_is_split_into_frames_of_a_limited_size(few: list[Entry], repeats: int) -> None:
     entries = few * repeats
     parts = list(split_entries(entries))

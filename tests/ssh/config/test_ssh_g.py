@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from peerstage.errors import ConfigurationError
@@ -26,6 +26,7 @@ from peerstage.ssh.config.keywords import is_known
 from peerstage.ssh.config.parse_values import HOST_KEY_CHECKING
 from peerstage.ssh.config.resolve import configured_algorithms, connection_attempts, jump_hosts
 from peerstage.ssh.config.ssh_config import SSHConfig
+from support.examples import examples
 from support.oracle import ask_ssh, read_ours
 from support.programs import require_program
 
@@ -236,7 +237,7 @@ def algorithms_of_ssh() -> frozenset[str]:
     return frozenset(" ".join(lists).split())
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(90, suppress_health_check=list(HealthCheck))
 @given(LINES, NAMES)
 def test_a_file_is_read_as_by_ssh(tmp_path_factory: pytest.TempPathFactory, lines: list[str], name: str) -> None:
     file = tmp_path_factory.getbasetemp() / "ssh_config"
@@ -255,7 +256,7 @@ def test_host_lines_compare_the_host_to_connect_to_in_the_final_pass(
     compare(file, name)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(40, suppress_health_check=list(HealthCheck))
 @given(LINES, LINES, LINES, NAMES)
 def test_files_with_includes_are_read_as_by_ssh(
     tmp_path_factory: pytest.TempPathFactory, before: list[str], inner: list[str], after: list[str], name: str

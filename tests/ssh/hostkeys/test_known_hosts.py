@@ -14,12 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.errors import ChangedHostKey, HostKeyError, MismatchedHostKey, RevokedHostKey, UnknownHostKey
 from peerstage.ssh.hostkeys.known_hosts import KnownHosts
 from peerstage.ssh.keys.public_keys import fingerprint
+from support.examples import examples
 from support.keys import run_ssh_keygen
 
 ED25519, RSA, ECDSA = "ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256"
@@ -483,7 +484,7 @@ def test_messages_are_one_printable_line_for_any_host_and_file_name(data: bytes,
 # --- properties ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100)
 @given(
     data=st.binary(max_size=200)
     | st.lists(st.sampled_from([b"@revoked", b"*", b"|1|", b"db1", b" ", b"\n", b"\0", KEY[:-1], b"ssh-ed25519"])).map(
@@ -542,7 +543,7 @@ LINES = st.tuples(
 
 
 @pytest.mark.usefixtures("openssh")
-@settings(max_examples=100, deadline=None)
+@examples(40)
 @given(lines=st.lists(LINES, min_size=1, max_size=8), host=HOSTS, port=st.sampled_from([22, 2222]))
 def test_verdict_follows_from_the_lines_that_ssh_keygen_finds(
     lines: list[tuple[str, str]], host: str, port: int, tmp_path_factory: pytest.TempPathFactory

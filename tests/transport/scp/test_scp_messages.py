@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.errors import IncompleteStage, NothingToStage, StageError
@@ -24,6 +24,7 @@ from peerstage.transport.scp.messages import (
     entry_in_warning,
     parse_message,
 )
+from support.examples import examples
 from support.scp_server import pack_file, stage_from
 
 #: A warning about ``*`` alone is ambiguous: no name matched, or a file has this name.
@@ -52,6 +53,7 @@ def test_a_message_is_parsed(line: bytes, message: object) -> None:
     assert parse_message(line, Limits()) == message
 
 
+@examples(40)
 @given(st.binary(max_size=300))
 def test_any_line_is_a_message_or_raises_a_stage_error(line: bytes) -> None:
     try:
@@ -108,7 +110,7 @@ SENT = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(70)
 @given(SENT, st.data())
 def test_a_valid_stream_is_staged_as_a_naive_parser_reads_it(
     sent: list[tuple[bytes, bytes, str, bytes]], data: st.DataObject
@@ -138,7 +140,7 @@ def test_a_valid_stream_is_staged_as_a_naive_parser_reads_it(
 
 
 @pytest.mark.usefixtures("patience")
-@settings(max_examples=300, deadline=None)
+@examples(100)
 @given(st.lists(st.one_of(st.binary(max_size=60), SENT.map(lambda s: b"".join(pack_file(n, d) for n, d, _, _ in s)))))
 def test_noise_is_staged_or_raises_a_stage_error_and_leaves_nothing_behind(chunks: list[bytes]) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -170,7 +172,7 @@ def test_a_directory_is_requested_as_the_original_did_and_quoted_only_if_necessa
     assert commands.fetch_directory_command(directory, preserve_times=True) == command.replace(b"-f", b"-p -f")
 
 
-@settings(max_examples=100, deadline=None)
+@examples(40)
 @given(st.binary(min_size=1, max_size=30).filter(lambda path: b"\0" not in path))
 def test_a_shell_reads_a_quoted_path_as_one_word(path: bytes) -> None:
     quoted = commands.quote(b"/" + path)

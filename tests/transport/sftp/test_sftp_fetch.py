@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from peerstage.errors import ConnectionLost, IncompleteStage
@@ -22,6 +22,7 @@ from peerstage.target.received_data import SAMPLE_BYTES
 from peerstage.testing.contract import files_in
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.window import LOCAL_WINDOW, SendMark, Window
+from support.examples import examples
 from support.sftp_server import (
     DropsConnectionAfter,
     ErraticServer,
@@ -41,7 +42,7 @@ directories = st.dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(40, suppress_health_check=list(HealthCheck))
 @given(
     directory=directories,
     seed=st.integers(0, 2**32),
@@ -65,7 +66,7 @@ def test_reordered_short_and_split_replies_make_the_same_files(
     assert server.peak_handles <= (handles or 16)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(25, suppress_health_check=list(HealthCheck))
 @given(
     directory=st.dictionaries(
         st.integers(0, 30).map(b"%d".__mod__),
@@ -93,7 +94,7 @@ def test_files_of_about_a_multiple_of_the_read_length_arrive_in_any_order_of_rep
     assert server.handles == {}
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(40, suppress_health_check=list(HealthCheck))
 @given(directory=directories, seed=st.integers(0, 2**32), data=st.data())
 def test_a_failed_or_truncated_read_fails_its_file_alone(
     directory: dict[bytes, int], seed: int, data: st.DataObject
@@ -127,7 +128,7 @@ def test_a_failed_or_truncated_read_fails_its_file_alone(
     assert not [node for node in server.handles.values() if node != "directory"], "every handle is closed"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(25, suppress_health_check=list(HealthCheck))
 @given(directory=directories, seed=st.integers(0, 2**32), losses=st.lists(st.integers(0, 60_000), max_size=4))
 def test_after_a_lost_connection_only_missing_ranges_and_a_few_samples_are_requested(
     directory: dict[bytes, int], seed: int, losses: list[int]

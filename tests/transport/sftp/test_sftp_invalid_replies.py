@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from peerstage.errors import (
@@ -23,6 +23,7 @@ from peerstage.errors import (
 )
 from peerstage.testing.contract import files_in
 from peerstage.transport.sftp import wire
+from support.examples import examples
 from support.sftp_server import (
     ClosesChannel,
     FakeSFTPServer,
@@ -303,7 +304,7 @@ def test_any_version_but_3_ends_the_run(target: Path, version: int) -> None:
     assert f"version {version}" in str(assert_run_ends(SpeaksVersion(dict(GOOD)), target))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(30, suppress_health_check=list(HealthCheck))
 @given(
     damage=st.lists(st.tuples(st.integers(0, 6000), st.binary(min_size=1, max_size=6)), min_size=1, max_size=4),
     inserts=st.booleans(),
@@ -350,7 +351,7 @@ def test_a_damaged_stream_raises_a_stage_error_and_leaves_nothing_behind(
     assert server.receives < 5000, "the run ends"
 
 
-@settings(max_examples=100, deadline=None)
+@examples(40)
 @given(st.binary(max_size=400), st.sampled_from([wire.FXP_INIT, wire.FXP_OPENDIR, wire.FXP_OPEN, wire.FXP_READ]))
 def test_any_bytes_instead_of_a_reply_end_the_run(noise: bytes, request_type: int) -> None:
     class Noisy(ClosesChannel):

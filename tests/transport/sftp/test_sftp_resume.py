@@ -26,6 +26,7 @@ from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.client import SFTPClient
 from peerstage.watchdog import Watchdog
 from support.child_link import ChildLink
+from support.examples import spread
 from support.incoming import admit_one
 from support.sftp_server import ClosesChannel, DropsConnectionAfter, FakeSFTPServer, Node, RecordingTarget, transport_to
 
@@ -47,8 +48,10 @@ class DropsConnectionOnSend(FakeSFTPServer):
         super().send(data)
 
 
-def dropping_after(bytes_left: int, files: dict[bytes, Node] = FILES) -> DropsConnectionAfter:
-    server = DropsConnectionAfter(dict(files), max_read_length=1024)
+def dropping_after(
+    bytes_left: int, files: dict[bytes, Node] = FILES, *, max_read_length: int = 1024
+) -> DropsConnectionAfter:
+    server = DropsConnectionAfter(dict(files), max_read_length=max_read_length)
     server.bytes_left = bytes_left
     return server
 
@@ -71,7 +74,7 @@ def conversation_bytes() -> int:
 
 
 def test_the_next_connection_requests_only_the_missing_ranges() -> None:
-    for bytes_left in range(0, conversation_bytes(), 13):
+    for bytes_left in spread(range(conversation_bytes()), 300):
         recording_target = RecordingTarget()
         assert loses_connection(dropping_after(bytes_left), recording_target)
         before = recording_target.received
@@ -88,7 +91,7 @@ def test_the_next_connection_requests_only_the_missing_ranges() -> None:
 
 
 def test_files_on_disk_are_complete_after_the_next_connection(tmp_path: Path) -> None:
-    for bytes_left in range(0, conversation_bytes(), 211):
+    for bytes_left in spread(range(conversation_bytes()), 40):
         target = tmp_path / str(bytes_left)
         target.mkdir()
         with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
@@ -174,7 +177,7 @@ def test_two_versions_with_equal_attributes_are_never_mixed(
 ) -> None:
     old, new = versions(300_000)
     small_old, small_new = versions(700)
-    for bytes_left in range(1000, 280_000, 9973):
+    for bytes_left in spread(range(1000, 280_000), 12):
         target = tmp_path / str(bytes_left)
         target.mkdir()
         first = server_class({b"big": old, b"small": small_old}, max_read_length=1024)
@@ -201,7 +204,7 @@ def test_a_file_that_was_replaced_twice_has_the_last_version(target: Path) -> No
 def test_a_change_in_any_compared_sample_starts_the_file_over(target: Path, at: int) -> None:
     """Samples lie at the start, at every doubling, and at the end of the received data."""
     old = Node(random.Random(7).randbytes(4_000_000))
-    first = dropping_after(3_000_000, {b"big": old})
+    first = dropping_after(3_000_000, {b"big": old}, max_read_length=8192)
     with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
         assert loses_connection(first, staging_target)
         kept = staging_target.received_bytes
@@ -210,7 +213,7 @@ def test_a_change_in_any_compared_sample_starts_the_file_over(target: Path, at: 
         blocks = sorted(staging_target._files[b"big"]._transfer.data._samples)  # type: ignore[union-attr]
         start, block = min(blocks, key=lambda one: abs(one[0] - (at if at >= 0 else kept)))
         changed[start + len(block) // 2] ^= 1
-        server = FakeSFTPServer({b"big": Node(bytes(changed))}, max_read_length=1024)
+        server = FakeSFTPServer({b"big": Node(bytes(changed))}, max_read_length=8192)
         assert not loses_connection(server, staging_target)
         staging_target.commit()
     assert files_in(target) == {b"big": bytes(changed)}
@@ -218,11 +221,11 @@ def test_a_change_in_any_compared_sample_starts_the_file_over(target: Path, at: 
 
 def test_of_an_unchanged_file_only_a_few_samples_are_fetched_again(target: Path) -> None:
     old = Node(random.Random(7).randbytes(6_000_000))
-    first = dropping_after(5_000_000, {b"big": old})
+    first = dropping_after(5_000_000, {b"big": old}, max_read_length=8192)
     with DirectoryTarget(str(target), options=StageOptions(durable=False)) as staging_target:
         assert loses_connection(first, staging_target)
         missing = old.size - staging_target.received_bytes
-        server = FakeSFTPServer({b"big": old}, max_read_length=1024)
+        server = FakeSFTPServer({b"big": old}, max_read_length=8192)
         assert not loses_connection(server, staging_target)
         staging_target.commit()
         requested = sum(length for _, _, length in server.reads)

@@ -7,12 +7,13 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstage.errors import ConnectionLost, ProtocolError
 from peerstage.transport.sftp import wire
 from peerstage.transport.sftp.packet_reader import Packet, PacketReader
+from support.examples import examples
 from support.sftp_server import pack_packet, pack_string
 
 u32 = st.integers(0, 2**32 - 1)
@@ -50,14 +51,14 @@ def packed_attributes(draw: st.DrawFn) -> tuple[bytes, wire.Attributes]:
     return struct.pack(">I", flags) + body, wire.Attributes(size, mode, mtime)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(packed_attributes())
 def test_attributes_are_parsed_with_any_fields_omitted(sample: tuple[bytes, wire.Attributes]) -> None:
     body, expected = sample
     assert wire.parse_attributes(body) == expected
 
 
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(st.lists(st.tuples(strings, strings, packed_attributes()), min_size=1, max_size=8))
 def test_names_are_parsed_with_their_attributes(entries: list[tuple[bytes, bytes, Any]]) -> None:
     body = struct.pack(">I", len(entries)) + b"".join(
@@ -72,7 +73,7 @@ def test_a_reply_without_names_and_one_with_too_many_are_refused(count: int, wor
         wire.parse_names(struct.pack(">I", count), max_names=3)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(u32, st.text(max_size=30))
 def test_a_status_is_parsed_with_or_without_its_message(code: int, text: str) -> None:
     head = struct.pack(">I", code)
@@ -85,6 +86,7 @@ def test_only_the_beginning_of_a_message_is_kept() -> None:
     assert len(wire.parse_status(struct.pack(">I", 4) + pack_string(b"m" * 100_000)).message) < 200
 
 
+@examples(40)
 @given(st.binary(min_size=1, max_size=256))
 def test_a_handle_is_any_string_of_1_to_256_bytes(handle: bytes) -> None:
     assert wire.parse_handle(pack_string(handle)) == handle
@@ -96,24 +98,27 @@ def test_an_empty_and_a_longer_handle_are_rejected(handle: bytes) -> None:
         wire.parse_handle(pack_string(handle))
 
 
+@examples(40)
 @given(st.tuples(u64, u64, u64, u64))
 def test_limits_are_four_integers(numbers: tuple[int, int, int, int]) -> None:
     assert wire.parse_limits(struct.pack(">QQQQ", *numbers)) == numbers
 
 
+@examples(40)
 @given(u32, st.dictionaries(strings, strings, max_size=5))
 def test_a_version_is_parsed_with_its_extensions(version: int, extensions: dict[bytes, bytes]) -> None:
     body = struct.pack(">I", version) + b"".join(pack_string(k) + pack_string(v) for k, v in extensions.items())
     assert wire.parse_version(body) == (version, extensions)
 
 
+@examples(40)
 @given(u32, st.binary(max_size=30), u64, u32)
 def test_a_read_is_packed_as_the_draft_defines_it(request_id: int, handle: bytes, offset: int, length: int) -> None:
     packed = wire.pack_request(wire.FXP_READ, request_id, wire.pack_read(handle, offset, length))
     assert packed == pack_packet(wire.FXP_READ, request_id, pack_string(handle) + struct.pack(">QI", offset, length))
 
 
-@settings(max_examples=120, deadline=None)
+@examples(50)
 @given(body=st.binary(max_size=200))
 @pytest.mark.parametrize("parse", PARSERS)
 def test_parsers_return_a_value_or_raise_protocol_error(parse: Any, body: bytes) -> None:
@@ -123,7 +128,7 @@ def test_parsers_return_a_value_or_raise_protocol_error(parse: Any, body: bytes)
         assert str(exc).isprintable()
 
 
-@settings(max_examples=50, deadline=None)
+@examples(25)
 @given(
     bodies=st.sampled_from(
         [
@@ -185,7 +190,7 @@ def with_joined_body(read: Packet) -> tuple[int, int, bytes]:
     return read.type, read.request_id, read.body if isinstance(read.body, bytes) else b"".join(read.body)
 
 
-@settings(deadline=None)
+@examples(50)
 @given(st.lists(st.tuples(st.integers(0, 255), u32, st.binary(max_size=50)), max_size=8), st.lists(u32, max_size=20))
 def test_packets_are_read_as_they_were_sent_wherever_the_stream_is_split(
     sent: list[tuple[int, int, bytes]], cuts: list[int]
@@ -198,7 +203,7 @@ def test_packets_are_read_as_they_were_sent_wherever_the_stream_is_split(
         reader.read_packet()
 
 
-@settings(deadline=None, max_examples=300)
+@examples(100)
 @given(st.binary(max_size=300), st.lists(u32, max_size=20))
 def test_any_stream_is_packets_up_to_an_error_or_its_end(data: bytes, cuts: list[int]) -> None:
     reader = PacketReader(Chunks(data, cuts), max_packet_bytes=200)
