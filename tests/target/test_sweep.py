@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import threading
@@ -372,15 +373,16 @@ def test_a_directory_that_is_moved_during_the_sweep_does_not_lead_it_elsewhere(t
 
 @pytest.mark.usefixtures("leaves_nothing")
 def test_a_failed_system_call_does_not_stop_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = tmp_path / "pool"
+    pool, other = tmp_path / "pool", tmp_path / "other"
     days = [pool / "2026" / day / "db1" for day in ("21", "22")]
-    for day in days:
-        day.mkdir(parents=True)
+    for directory in (*days, other):
+        directory.mkdir(parents=True)
+    left = leave_stale(other)
     for name in ("open", "scandir", "fstat", "dup", "close", "unlink", "rmdir", "listdir"):
         for number in range(1, 40):
             for day in days:
                 if not any(one.name.startswith(".peerstage-") for one in day.iterdir()):
-                    leave_stale(day)
+                    shutil.copytree(left, day / left.name)
             fails = FailsAt(getattr(os, name), errno.EIO, number=number, takes_effect=name == "close")
             with monkeypatch.context() as patch:
                 patch.setattr(os, name, fails)

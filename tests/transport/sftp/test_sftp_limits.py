@@ -120,12 +120,12 @@ def test_the_longest_listing_fits_in_64_mib(mode: int, longest: int, length: int
 def test_an_endless_listing_is_cut_off_within_the_memory_limit(target: Path, length: int) -> None:
     server = ListsMany()
     server.length = length
-    tenth = Limits(entries=Limits().entries // 10, listing_bytes=Limits().listing_bytes // 10)
+    part = Limits(entries=Limits().entries // 30, listing_bytes=Limits().listing_bytes // 30)
     with (
-        memory_limit(64 * MIB // 10),
+        memory_limit(64 * MIB // 30),
         pytest.raises(LimitExceeded, match=r"Limits\.(entries|listing_bytes)") as caught,
     ):
-        stage_from(server, target, tenth)
+        stage_from(server, target, part)
     assert str(caught.value).startswith("peer /c: ")
     assert files_in(target) == {}
 
@@ -212,7 +212,7 @@ def test_names_that_decode_to_more_memory_exceed_the_limit_sooner(target: Path, 
 @pytest.mark.parametrize(
     ("limits", "limit"),
     [
-        (Limits(), "entries"),
+        (Limits(entries=Limits().entries // 20), "entries"),
         (Limits(entries=2000), "entries"),
         (Limits(listing_bytes=MIB), "listing_bytes"),
         (Limits(name_bytes=5), "name_bytes"),
@@ -384,10 +384,10 @@ def test_reads_of_one_large_file_are_in_flight_at_once(target: Path) -> None:
 
 
 def test_requests_are_sent_in_batches(target: Path) -> None:
-    server = FakeSFTPServer({b"%04d" % number: Node(b"x" * 10) for number in range(2000)}, max_handles=400)
+    server = FakeSFTPServer({b"%04d" % number: Node(b"x" * 10) for number in range(900)}, max_handles=400)
     stage_from(server, target)
     assert (
-        server.requests[wire.FXP_OPEN] == server.requests[wire.FXP_CLOSE] - 2 == server.requests[wire.FXP_FSTAT] == 2000
+        server.requests[wire.FXP_OPEN] == server.requests[wire.FXP_CLOSE] - 2 == server.requests[wire.FXP_FSTAT] == 900
     )
     assert server.sends * 8 < sum(server.requests.values())
 

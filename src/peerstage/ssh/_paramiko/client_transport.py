@@ -75,7 +75,8 @@ class ClientTransport(RekeyingTransport):
         self.host_key_algorithms: tuple[str, ...] = ()
         self._kex_name = ""
         self._server_kexinit: dict[str, Any] = {}
-        self._host_key_accepted = threading.Event()
+        self._is_host_key_accepted = False
+        self._host_key_decided = threading.Event()
         self._userauth_started = threading.Event()
         silence_after_fork(self, owned=True)
         self._handler_table[MSG_SERVICE_ACCEPT] = self._handle_service_accept
@@ -152,14 +153,16 @@ class ClientTransport(RekeyingTransport):
     def _parse_newkeys(self, m: Message) -> None:
         self.overrides_run.add("_parse_newkeys")
         super()._parse_newkeys(m)
-        while not self._host_key_accepted.wait(0.1):
+        while not self._is_host_key_accepted:
+            self._host_key_decided.wait(0.1)
             if not self.active:
                 raise EOFError
         self._send_deferred()
 
     def accept_host_key(self) -> None:
         """Let the connection continue; call once the presented key is verified to be the host's."""
-        self._host_key_accepted.set()
+        self._is_host_key_accepted = True
+        self._host_key_decided.set()
 
     def require_overrides(self, *, after_login: bool = False) -> None:
         """Raise `NotAvailable` if paramiko has bypassed an override that our checks depend on.
@@ -217,6 +220,7 @@ class ClientTransport(RekeyingTransport):
         for close in (self.close, self.sock.close):
             with contextlib.suppress(OSError):
                 close()
+        self._host_key_decided.set()  # the thread may wait for it
 
     def _sanitize_window_size(self, window_size: int | None) -> int:
         # paramiko makes it 32 KiB at least, which takes longer than a second at a low bandwidth limit.
