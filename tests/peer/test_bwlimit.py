@@ -28,8 +28,8 @@ from support.ssh_server import listening, options_for
 from support.window_observer import ObservesWindow, stage_under_observation
 
 KEY = paramiko.ECDSAKey.generate()
-RATE = 256 * 1024
-SIZE = RATE * 3 // 4
+RATE = 1 << 20
+SIZE = RATE // 4
 
 
 class SendsText(ObservesWindow):
@@ -68,7 +68,7 @@ def test_an_isolated_child_enforces_the_limit(collect: Path, target: Path, trans
 
 @pytest.mark.parametrize("transport", ["sftp", "scp"])
 def test_the_window_is_as_small_as_the_least_limit(collect: Path, target: Path, transport: str) -> None:
-    (collect / "file").write_bytes(b"x" * 700)
+    (collect / "file").write_bytes(b"x" * 200)
     windows, _ = stage_under_observation(collect, target, transport=transport, stage=StageOptions(bwlimit=1024))
     assert max(windows) <= 1024
 
@@ -91,7 +91,7 @@ def test_cancel_ends_a_wait(collect: Path, target: Path) -> None:
     (collect / "file").write_bytes(bytes(1 << 20))
     with listening(serves_files(KEY)) as port:
         ssh = options_for(port, KEY, password="sesame")
-        peer = RemotePeer("127.0.0.1", str(collect), "/tmp", "backup", ssh=ssh, stage=StageOptions(bwlimit=1024))
+        peer = RemotePeer("127.0.0.1", str(collect), "/tmp", "backup", ssh=ssh, stage=StageOptions(bwlimit=RATE // 16))
         has_data = threading.Event()
         peer.on_progress = lambda progress: has_data.set() if progress.bytes_done else None
         with ThreadPoolExecutor(1) as pool:

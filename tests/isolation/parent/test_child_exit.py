@@ -24,6 +24,7 @@ from support.children import is_reaped, isolated_children, process_status
 from support.filesystems import tmpfs
 from support.local_user import LOCAL_USER, options_by_value
 from support.sshd import Sshd
+from support.waiting import exits_within
 
 MIB = 1 << 20
 
@@ -238,10 +239,7 @@ def test_the_child_exits_if_its_parent_is_killed(sshd: Sshd, collect: Path, targ
     caller.kill()
     caller.wait()
     caller.stdout.close()
-    until = time.monotonic() + 15
-    while not is_reaped(child) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert is_reaped(child)
+    assert exits_within(child)
 
 
 def test_a_peer_may_be_used_by_another_thread_after_the_one_that_connected_has_ended(sshd: Sshd, collect: Path) -> None:

@@ -12,8 +12,7 @@ from peerstage import Limits, RemotePeer, Retry, SSHOptions
 from peerstage.errors import Cancelled, ConfigurationError, LimitExceeded, StageError
 from peerstage.ssh.config.resolve import resolve_destination
 from peerstage.watchdog import Watchdog
-from support.children import is_reaped
-from support.waiting import wait_until
+from support.waiting import exits_within, wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -50,7 +49,7 @@ def test_the_children_of_the_command_end_with_it(script: Callable[[str], Path]) 
     for end, port in (("exit 0", 2222), ("exit 1", 22)):
         record = script(end)
         assert resolve_destination("db1", "backup", SSHOptions()).port == port
-        wait_until(lambda: all(is_reaped(pid) for pid in pids(record)))  # noqa: B023
+        assert all(exits_within(pid) for pid in pids(record))
         record.unlink()
 
 
@@ -62,7 +61,7 @@ def test_the_children_of_the_command_end_at_its_time_limit(
     record = script("sleep 1000")
     with pytest.raises(ConfigurationError, match=r"config:1: Match exec took more than 0\.5 s"):
         resolve_destination("db1", "backup", SSHOptions())
-    wait_until(lambda: all(is_reaped(pid) for pid in pids(record)))
+    assert all(exits_within(pid) for pid in pids(record))
 
 
 def test_cancel_ends_the_command(script: Callable[[str], Path], target: Path) -> None:
@@ -78,7 +77,7 @@ def test_cancel_ends_the_command(script: Callable[[str], Path], target: Path) ->
     with pytest.raises(Cancelled), peer:
         peer.stagePeer(str(target))
     canceller.join()
-    wait_until(lambda: all(is_reaped(pid) for pid in pids(record)))
+    assert all(exits_within(pid) for pid in pids(record))
 
 
 @pytest.mark.usefixtures("patience")

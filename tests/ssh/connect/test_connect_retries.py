@@ -94,7 +94,10 @@ def test_server_that_listens_late_is_reached(master: Master, ready: Path, target
         assert peer.last_report.retries == 0, "retries count lost connections only"
 
 
-def test_command_line_option_sets_the_retries(master: Master, ready: Path, late: socket.socket) -> None:
+def test_command_line_option_sets_the_retries(
+    master: Master, ready: Path, late: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Retry, "pause", lambda self, attempt: 0.01)
     master.add_host("db1", late.getsockname()[1])
     command = Command(cast(Sshd, None))
     words = [*master.arguments(), "--retries", "0", "--connect-retries"]

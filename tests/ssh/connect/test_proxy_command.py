@@ -25,7 +25,7 @@ from support import relay
 from support.children import run_in_fork
 from support.programs import require_program
 from support.sshd import Sshd
-from support.waiting import wait_until
+from support.waiting import exits_within, wait_until
 
 MIB = 1 << 20
 RELAY = f"{shlex.quote(sys.executable)} {shlex.quote(relay.__file__)}"
@@ -45,16 +45,6 @@ def peer_of(server: Sshd, collect: Path, name: str = "db1", **options: Any) -> R
 
 def lines_for(server: Sshd, command: str) -> str:
     return f"Host db1\n HostName {server.host}\n Port {server.port}\n ProxyCommand {command}\n"
-
-
-def is_gone(pid: int, seconds: float = 5.0) -> bool:
-    """Return whether a process exits and is reaped within *seconds*."""
-    until = time.monotonic() + seconds
-    while Path(f"/proc/{pid}").exists():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def pids(record: Path) -> list[int]:
@@ -228,7 +218,7 @@ def test_a_command_that_exits_is_run_again_and_the_stage_resumes(
     assert peer.stagePeer(str(target)) == 1
     assert (target / "big").read_bytes() == data
     assert len(pids(tmp_path / "record")) == 2
-    assert all(is_gone(pid) for pid in pids(tmp_path / "record"))
+    assert all(exits_within(pid) for pid in pids(tmp_path / "record"))
 
 
 def test_a_silent_command_is_limited_by_connecttimeout(
@@ -240,7 +230,7 @@ def test_a_silent_command_is_limited_by_connecttimeout(
     with pytest.raises(LimitExceeded, match=r"answer as an SSH server within 1 s.*printed: still trying"):
         peer_of(sshd, collect).stagePeer(str(target))
     assert time.monotonic() - started < 8
-    assert is_gone(int((tmp_path / "pid").read_text()))
+    assert exits_within(int((tmp_path / "pid").read_text()))
 
 
 def test_a_command_that_ignores_signals_is_killed_with_its_children(
@@ -255,7 +245,7 @@ def test_a_command_that_ignores_signals_is_killed_with_its_children(
     config.write_text(lines_for(sshd, f"{script} %h %p"))
     (collect / "a").touch()
     assert peer_of(sshd, collect).stagePeer(str(target)) == 1
-    assert all(is_gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+    assert all(exits_within(int(pid)) for pid in (tmp_path / "pids").read_text().split())
 
 
 def test_cancel_and_an_error_of_on_progress_end_the_command(
@@ -293,7 +283,7 @@ def test_cancel_and_an_error_of_on_progress_end_the_command(
             peer.stagePeer(str(target))
         canceller.join()
     assert len(pids(tmp_path / "record")) == 3
-    assert all(is_gone(pid) for pid in pids(tmp_path / "record"))
+    assert all(exits_within(pid) for pid in pids(tmp_path / "record"))
 
 
 def test_other_child_processes_do_not_inherit_its_sockets(
@@ -344,7 +334,7 @@ def test_the_command_does_not_outlive_the_program(
             running.send_signal(signal.SIGINT if end == "interrupt" else signal.SIGKILL)
         _, stderr = running.communicate(timeout=30)
     assert running.returncode in (status, 1) if end == "interrupt" else running.returncode == status, stderr
-    assert is_gone(*pids(tmp_path / "record"))
+    assert exits_within(*pids(tmp_path / "record"))
 
 
 def test_a_forked_child_does_not_end_the_command(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from peerstage.testing.contract import files_in
 from peerstage.transport.factory import TransportOptions
 from peerstage.transport.rcp.command_line import reports_missing
 from support.limits import ShortGrace
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -278,10 +279,10 @@ def test_children_left_behind_do_not_delay_the_run(command: ScriptedCommand, tar
 
 def test_cancel_ends_the_command(command: ScriptedCommand, target: Path) -> None:
     peer = command.peer("exec sleep 1000", limits=Limits())
-    timer = threading.Timer(0.5, peer.cancel)
-    timer.start()
-    assert_publishes_nothing(peer, target, Cancelled, "Cancelled")
-    timer.join()
+    with ThreadPoolExecutor(1) as pool:
+        cancelled = pool.submit(lambda: wait_until(command.log.exists) or peer.cancel())
+        assert_publishes_nothing(peer, target, Cancelled, "Cancelled")
+        cancelled.result()
 
 
 def test_a_check_and_a_mark_run_the_command_once_and_leave_the_working_directory_empty(
