@@ -21,6 +21,7 @@ def main() -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    sys.modules.setdefault("invoke", None)  # type: ignore[arg-type]  # optional for paramiko, half of its import time
     try:
         import rich  # noqa: F401  (used on terminals only; requiring it everywhere is easier to understand)
 
