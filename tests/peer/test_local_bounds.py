@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,6 @@ import pytest
 
 from peerstage import Limits, LocalPeer
 from peerstage.errors import Cancelled, LimitExceeded
-from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -66,29 +66,47 @@ def test_the_size_of_a_listing_is_limited(collect: Path, target: Path, monkeypat
 def test_the_deadline_ends_a_listing(collect: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     EndlessDirectory(monkeypatch, collect, same=True)
     with pytest.raises(LimitExceeded, match="deadline"):
-        peer_of(collect, deadline=0.3).stagePeer(str(target))
+        peer_of(collect, deadline=0.1).stagePeer(str(target))
 
 
-def test_the_deadline_ends_a_copy_and_nothing_is_published(collect: Path, target: Path) -> None:
-    with (collect / "huge").open("wb") as file:
-        file.truncate(20 << 30)
+@pytest.fixture
+def before_each_chunk(collect: Path, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What is called before each mebibyte of a large file is read; empty at first."""
+    (collect / "large").write_bytes(bytes(5 << 20))
+    calls: list[Callable[[], object]] = []
+    pread = os.pread
+
+    def call_and_read(fd: int, length: int, offset: int) -> bytes:
+        for call in calls:
+            call()
+        return pread(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", call_and_read)
+    return calls
+
+
+def test_the_deadline_ends_a_copy_and_nothing_is_published(
+    collect: Path, target: Path, before_each_chunk: list[Callable[[], object]]
+) -> None:
+    before_each_chunk.append(lambda: time.sleep(0.05))
     with pytest.raises(LimitExceeded, match="deadline"):
-        peer_of(collect, deadline=0.3).stagePeer(str(target))
+        peer_of(collect, deadline=0.1).stagePeer(str(target))
     assert list(target.iterdir()) == []
 
 
-def test_cancel_ends_a_copy_and_nothing_is_published(collect: Path, target: Path) -> None:
-    with (collect / "huge").open("wb") as file:
-        file.truncate(20 << 30)
+def test_cancel_ends_a_copy_and_nothing_is_published(
+    collect: Path, target: Path, before_each_chunk: list[Callable[[], object]]
+) -> None:
     peer = peer_of(collect)
+    reads: list[None] = []
 
-    def cancel() -> None:
-        wait_until(lambda: any(path.stat().st_size for path in target.glob(".peerstage-*/0")))
-        peer.cancel()
+    def cancel_elsewhere() -> None:
+        reads.append(None)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(peer.cancel).result()
 
-    canceller = threading.Thread(target=cancel)
-    canceller.start()
+    before_each_chunk.append(cancel_elsewhere)
     with pytest.raises(Cancelled):
         peer.stagePeer(str(target))
-    canceller.join()
+    assert len(reads) == 1
     assert list(target.iterdir()) == []

@@ -36,7 +36,7 @@ def make_key(path: Path, passphrase: str = "", key_type: str = "ed25519", bits: 
         path: The file of the private key; the public key's file has the suffix ``.pub``.
         passphrase: The passphrase of the private key; empty for none.
         key_type: "ed25519", "ecdsa" or "rsa".
-        bits: The size; the default is that of ``ssh-keygen``: 256 (ecdsa), 3072 (rsa).
+        bits: The size; the default is as for ``ssh-keygen``: 256 (ecdsa), or smaller: 2048 (rsa).
     """
     key = _generate(key_type, bits)
     encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
@@ -66,7 +66,7 @@ def _generate(key_type: str, bits: int | None) -> _Key:
     if key_type == "ecdsa":
         return ec.generate_private_key(_CURVES[bits or 256]())
     if key_type == "rsa":
-        return next(_rsa_keys(bits or 3072))
+        return next(_rsa_keys(bits or 2048))
     return ed25519.Ed25519PrivateKey.generate()
 
 

@@ -135,7 +135,7 @@ def test_a_deadline_or_cancellation_during_a_reconnect_is_final(staging_target: 
                 time.sleep(0.01)
         raise AssertionError("The watchdog did not end the login.")
 
-    rig = Rig(connect, Limits(deadline=0.3), tries=5)
+    rig = Rig(connect, Limits(deadline=0.1), tries=5)
     expected: type[StageError] = Cancelled if cause == "cancel" else LimitExceeded
     with pytest.raises(expected) as raised:
         rig.pull(staging_target)
