@@ -17,9 +17,9 @@ from peerstage.cback3.import_plan import import_plan
 from peerstage.cback3.settings import Settings, settings_path
 from peerstage.cback3.staging_plan import read_plan as read_staging_plan
 from peerstage.errors import ConfigurationError
-from peerstage.fleet.new_plan import NewPlan
 from peerstage.fleet.plan import FleetPlan
 from peerstage.fleet.plan_file import parse_plan
+from peerstage.fleet.plan_file.new_plan import NewPlan
 from peerstage.peer.local import LocalPeer
 from peerstage.peer.remote import RemotePeer
 from peerstage.reasons import Reason

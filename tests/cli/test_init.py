@@ -103,7 +103,7 @@ def test_a_configuration_that_no_plan_can_have_writes_none(command: Command, pat
     (tmp_path / "cback3.conf").write_text(CBACK.format(name="db 1\x85"))
     done = command("init", "--from-cback", tmp_path / "cback3.conf", "-o", path)
     assert done.returncode == 2
-    assert done.stderr.startswith(f'peerstage: {path}: peers."db 1\\x85": Peer name must not begin with a dash')
+    assert done.stderr.startswith(f'peerstage: {path}: peers."db 1\\u0085": Peer name must not begin with a dash')
     assert done.stderr.count("\n") == 2
     assert not path.exists()
 

@@ -15,10 +15,10 @@ import pytest
 from cli.command import Command
 from peerstage.cli import prune as prune_verb
 from peerstage.cli.prune import PruneResult
-from peerstage.fleet import prune as prune_module
-from peerstage.fleet.prune_report import KeptDay, Kind, PruneReport
-from peerstage.fleet.run_lock import RunLock
-from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.fleet.pool.run_lock import RunLock
+from peerstage.fleet.pool.runs_directory import RunsDirectory
+from peerstage.fleet.prune import pruning as prune_module
+from peerstage.fleet.prune.report import KeptDay, Kind, PruneReport
 from support.quick import quick_directory
 from support.staged_pool import StagedPool, noon
 

@@ -17,8 +17,8 @@ from peerstage.cli import run
 from peerstage.errors import ConnectError
 from peerstage.exit_codes import ExitCode
 from peerstage.fleet.dask import dask_executor
-from peerstage.fleet.run_lock import RunLock
-from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.fleet.pool.run_lock import RunLock
+from peerstage.fleet.pool.runs_directory import RunsDirectory
 from peerstage.reasons import Reason
 from peerstage.testing import MemoryHost, memory_peers
 from peerstage.testing.contract import files_in

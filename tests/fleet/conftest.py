@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.fleet.pool.runs_directory import RunsDirectory
 from support.quick import quick_directory
 
 

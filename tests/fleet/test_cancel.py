@@ -14,8 +14,8 @@ import pytest
 from peerstage import FleetReport, FleetRun, Reason, StageOptions, Verdict
 from peerstage.fleet import coordinator
 from peerstage.fleet.events import Event
-from peerstage.fleet.run_records import RunRecords
-from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.fleet.pool.run_records import RunRecords
+from peerstage.fleet.pool.runs_directory import RunsDirectory
 from peerstage.testing import MemoryJob, memory_job
 from support.fleet import READY, ScriptedHost, files_in, make_run, results_of, run, scripted_job
 from support.waiting import wait_until

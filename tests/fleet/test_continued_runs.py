@@ -13,8 +13,8 @@ import pytest
 
 from peerstage import FleetReport, PeerJob, Verdict, verify
 from peerstage.fleet import schedule
-from peerstage.fleet.run_records import RunRecords
-from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.fleet.pool.run_records import RunRecords
+from peerstage.fleet.pool.runs_directory import RunsDirectory
 from support.fleet import InlineThreads, files_in, run
 from support.kills import each_instant
 
@@ -61,7 +61,7 @@ def expected(report: FleetReport, collect: Path, *names: str) -> dict[str, bytes
 @pytest.mark.bulk
 def test_a_run_killed_before_any_of_its_system_calls_is_continued(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "STARTS_PER_SECOND", 1e6)
-    monkeypatch.setattr("peerstage.fleet.pool_space.PoolSweep.start", lambda sweep: sweep._run())
+    monkeypatch.setattr("peerstage.fleet.pool.free_space.PoolSweep.start", lambda sweep: sweep._run())
     collect, staging = pool / "collect", pool / "staging"
     endings: dict[str, int] = {}
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from peerstage import RemotePeer, SSHOptions
-from peerstage.fleet import coordinator, executor_workers, peer_claim, schedule
+from peerstage.fleet import coordinator, executor_workers, schedule
+from peerstage.fleet.pool import peer_claim
 from peerstage.fleet.run_peer import PeerWork
 from peerstage.testing import MemoryFile, memory_job
 from support.fleet import (

@@ -13,9 +13,9 @@ import pytest
 from peerstage import BandwidthLimit, FleetReport, Limits, Reason, StageOptions, Verdict, stage_fleet
 from peerstage.errors import ConnectError, RemoteError, RunLocked, StageError
 from peerstage.fleet.events import Event
-from peerstage.fleet.run_lock import RunLock
-from peerstage.fleet.run_records import RunRecords
-from peerstage.fleet.runs_directory import RunsDirectory
+from peerstage.fleet.pool.run_lock import RunLock
+from peerstage.fleet.pool.run_records import RunRecords
+from peerstage.fleet.pool.runs_directory import RunsDirectory
 from peerstage.testing import MemoryFile, memory_job
 from support.fleet import (
     READY,

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from guide.test_guide_pages import section
 from peerstage import SSHOptions, StageOptions
 from peerstage.fleet.plan import FleetPlan, PeerJob
-from peerstage.fleet.plan_model import DAYS, HooksTable, PeerTable, PlanTable
-from peerstage.fleet.plan_problems import RENAMED
-from peerstage.fleet.toml_writer import format_value
+from peerstage.fleet.plan_file.model import DAYS, HooksTable, PeerTable, PlanTable
+from peerstage.fleet.plan_file.problems import RENAMED
+from peerstage.fleet.plan_file.toml_writer import format_value
 from peerstage.transport.retry import Retry
 
 TABLES: dict[str, tuple[type[BaseModel], tuple[type[Any], ...]]] = {

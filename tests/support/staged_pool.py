@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from peerstage.fleet.latest_link import update_latest
 from peerstage.fleet.plan import FleetPlan, PeerJob
+from peerstage.fleet.pool.latest_link import update_latest
+from peerstage.fleet.pool.run_id import new_run_id
+from peerstage.fleet.pool.run_records import RunRecords
+from peerstage.fleet.pool.runs_directory import RunsDirectory
 from peerstage.fleet.results import Flag, FleetReport, PeerResult, StageSummary, Verdict
-from peerstage.fleet.run_id import new_run_id
-from peerstage.fleet.run_records import RunRecords
-from peerstage.fleet.runs_directory import RunsDirectory
 from peerstage.records import StageReport
 from peerstage.stage_options import StageOptions
 from peerstage.staging import stage

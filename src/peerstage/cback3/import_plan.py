@@ -8,8 +8,8 @@ from typing import Any
 
 from peerstage.cback3.settings import PeerSettings, Settings
 from peerstage.cback3.staging_plan import read_peers, require_text
-from peerstage.fleet.new_plan import NewPlan
 from peerstage.fleet.plan import LOCAL
+from peerstage.fleet.plan_file.new_plan import NewPlan
 from peerstage.printable import join_first
 from peerstage.sizes import format_size_exactly
 from peerstage.transport.rcp.command_line import split_command_line

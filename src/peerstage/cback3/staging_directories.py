@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from peerstage.fleet.daily_directories import DailyDirectories, OpenedDirectory, map_errors
+from peerstage.fleet.pool.daily_directories import DailyDirectories, OpenedDirectory, map_errors
 from peerstage.printable import escape
 from peerstage.records import Ownership
 from peerstage.target.file_descriptors import close_quietly, closing

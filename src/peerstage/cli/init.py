@@ -19,9 +19,9 @@ from peerstage.cli.options import option
 from peerstage.cli.output import Output
 from peerstage.cli.results import Line, Result
 from peerstage.exit_codes import ExitCode
-from peerstage.fleet.known_hosts_peers import plan_known_hosts
-from peerstage.fleet.new_plan import COMMON_KEYS, NewPlan, write_new_file
 from peerstage.fleet.plan_file import DEFAULT_PLAN, parse_plan
+from peerstage.fleet.plan_file.known_hosts_peers import plan_known_hosts
+from peerstage.fleet.plan_file.new_plan import COMMON_KEYS, NewPlan, write_new_file
 from peerstage.printable import escape
 
 #: The value of ``--output`` that means standard output.

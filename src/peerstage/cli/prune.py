@@ -18,7 +18,7 @@ from peerstage.errors import TargetError
 from peerstage.exit_codes import ExitCode, code_of
 from peerstage.fleet.plan_file import DEFAULT_PLAN, read_plan
 from peerstage.fleet.prune import prune
-from peerstage.fleet.prune_report import KeptDay, Kind, PruneReport
+from peerstage.fleet.prune.report import KeptDay, Kind, PruneReport
 from peerstage.printable import escape
 
 _STYLES = {"removed": "green", "would remove": "yellow", "kept": "dim", "failed": "red"}

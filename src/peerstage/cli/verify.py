@@ -15,7 +15,7 @@ from peerstage.cli.output import Output, print_error
 from peerstage.cli.results import Line, Result, failure_to_json
 from peerstage.errors import StageError
 from peerstage.exit_codes import ExitCode, code_of
-from peerstage.fleet.history import find_latest_night
+from peerstage.fleet.pool.history import find_latest_night
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.target.verify import CHANGED, EXTRA, MISSING, UNREADABLE, VerifyReport, verify

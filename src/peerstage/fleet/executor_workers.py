@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, Future
 
 from peerstage.errors import ConfigurationError, StageError
-from peerstage.fleet.claims import RunClaims
+from peerstage.fleet.pool.claims import RunClaims
 from peerstage.fleet.results import PeerResult
 from peerstage.fleet.run_peer import PeerWork, stage_peer
 from peerstage.fleet.schedule import Clock

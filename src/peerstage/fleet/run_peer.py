@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from peerstage.errors import Cancelled, NothingToStage, TargetError
-from peerstage.fleet.daily_directories import DailyDirectories
-from peerstage.fleet.peer_claim import PeerClaim
 from peerstage.fleet.plan import PeerJob
+from peerstage.fleet.pool.daily_directories import DailyDirectories
+from peerstage.fleet.pool.peer_claim import PeerClaim
 from peerstage.fleet.results import PeerResult, Verdict
 from peerstage.fleet.verdicts import NotReady, check_indicators, result_of_error, result_of_report
 from peerstage.paths import MANIFEST_NAMES

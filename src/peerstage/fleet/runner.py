@@ -14,25 +14,25 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 from peerstage.documented import Documented
 from peerstage.errors import Cancelled, StageError, TargetError
-from peerstage.fleet.claims import RunClaims
 from peerstage.fleet.coordinator import Coordinator
-from peerstage.fleet.daily_directories import DailyDirectories
 from peerstage.fleet.events import Event, PeerFinished, PeerStarted, RunFinished, RunStarted
 from peerstage.fleet.executor_workers import ExecutorWorkers
-from peerstage.fleet.history import History, read_history
 from peerstage.fleet.hooks import Hooks
-from peerstage.fleet.latest_link import update_latest
-from peerstage.fleet.locked_pool import LockedPool
 from peerstage.fleet.next_steps import next_step
 from peerstage.fleet.plan import FleetPlan, PeerJob, ignores_failures
-from peerstage.fleet.pool_space import PoolSweep, require_free_space
+from peerstage.fleet.pool.claims import RunClaims
+from peerstage.fleet.pool.daily_directories import DailyDirectories
+from peerstage.fleet.pool.free_space import PoolSweep, require_free_space
+from peerstage.fleet.pool.history import History, read_history
+from peerstage.fleet.pool.latest_link import update_latest
+from peerstage.fleet.pool.locked_pool import LockedPool
+from peerstage.fleet.pool.run_id import day_of, new_run_id
+from peerstage.fleet.pool.run_journal import RunJournal
+from peerstage.fleet.pool.run_records import RunRecords
+from peerstage.fleet.pool.runs_directory import RunsDirectory
 from peerstage.fleet.prune import prune_after_run, reclaimable_bytes
 from peerstage.fleet.results import FleetReport, PeerResult, Verdict
-from peerstage.fleet.run_id import day_of, new_run_id
-from peerstage.fleet.run_journal import RunJournal
 from peerstage.fleet.run_peer import PeerWork
-from peerstage.fleet.run_records import RunRecords
-from peerstage.fleet.runs_directory import RunsDirectory
 from peerstage.fleet.schedule import Clock, Schedule, find_end
 from peerstage.fleet.shares import share_out
 from peerstage.fleet.slots import Slots

@@ -1,0 +1,104 @@
+"""What earlier runs say about peers: which were staged today already, and when each was last staged, or complete."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from itertools import islice
+
+from peerstage.errors import StageError, TargetError
+from peerstage.fleet.pool.daily_directories import DailyDirectories
+from peerstage.fleet.pool.run_records import RunRecords
+from peerstage.fleet.pool.runs_directory import RunsDirectory
+from peerstage.fleet.results import PeerResult, Verdict
+from peerstage.reasons import Reason
+
+#: Runs to look back at.
+_MAX_RUNS = 100
+#: Verdicts after which files of the peer may have been replaced.
+_PUBLISHING = (Verdict.STAGED, Verdict.INCOMPLETE, Verdict.FAILED)
+
+
+@dataclass
+class History:
+    """What earlier runs say.
+
+    Attributes:
+        staged: The results of peers that were staged on the same day, and whose directories still exist.
+        nights: The day of each peer's last complete night before, if its directory still exists.
+    """
+
+    staged: dict[str, PeerResult] = field(default_factory=dict)
+    nights: dict[str, str] = field(default_factory=dict)
+
+
+def read_history(records: RunRecords, staging: str, day: str, peers: Collection[str]) -> History:
+    """Return what the last hundred runs say about *peers*.
+
+    Of several results of one day, the last one that may have published files counts. One that failed may have: if it
+    was killed or given up while it renamed them, no report tells.
+
+    Args:
+        records: The records of the pool.
+        staging: The staging pool.
+        day: The daily directory of the new run.
+        peers: The names of its peers.
+
+    Raises:
+        TargetError: If the records cannot be read.
+    """
+    history = History()
+    decided: set[str] = set()  # peers whose last result of the day is known
+    wanted = set(peers)
+    with contextlib.ExitStack() as opened:
+        days: dict[str, DailyDirectories | None] = {}
+
+        def exists(peer: str, day: str) -> bool:
+            if day not in days:
+                days[day] = None
+                with contextlib.suppress(StageError):
+                    days[day] = opened.enter_context(DailyDirectories(staging, day, create=False))
+            directories = days[day]
+            return directories is not None and directories.has_peer_directory(peer)
+
+        for report in islice(records.newest_first(), _MAX_RUNS):
+            for result in report.results:
+                peer = result.peer
+                if peer not in wanted:
+                    continue
+                if report.day != day:
+                    if peer not in history.nights and result.verdict is Verdict.STAGED and exists(peer, report.day):
+                        history.nights[peer] = report.day
+                elif peer not in decided and (result.verdict in _PUBLISHING or result.report is not None):
+                    decided.add(peer)
+                    if result.verdict is Verdict.STAGED and exists(peer, day):
+                        run = result.earlier_run or report.run
+                        history.staged[peer] = dataclasses.replace(result, earlier_run=run)
+            if report.day < day and len(history.nights) == len(wanted):
+                break
+    return history
+
+
+def find_latest_night(staging: str, peer: str) -> str:
+    """Return the directory into which a peer was last staged, wholly or in part.
+
+    Args:
+        staging: The staging pool.
+        peer: The peer's name in the plan.
+
+    Raises:
+        TargetError: If no run has staged the peer, its directories are gone, or the records cannot be read.
+    """
+    runs = RunsDirectory.find(staging)
+    if runs is not None:
+        with runs:
+            for report in RunRecords(runs).newest_first():
+                is_staged = any(result.peer == peer and result.report is not None for result in report.results)
+                path = os.path.join(staging, report.day, peer)
+                if is_staged and os.path.isdir(path):
+                    return path
+    message = "No run has staged this peer, or its directories are gone. Name a directory instead."
+    raise TargetError(message, peer=peer, path=staging, reason=Reason.TARGET_MISSING)
