@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from client_container import ClientContainer
 from kinds import Scenario
+from master_container import MasterContainer
 from pytest_docker.plugin import Services
 
 from support.bench_run import running_bench
@@ -74,3 +75,9 @@ def client(bench: Bench) -> Iterator[ClientContainer]:
     client = ClientContainer(bench)
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def master(bench: Bench) -> MasterContainer:
+    """The master container, with cback3 and peerstage installed."""
+    return MasterContainer(bench)

@@ -42,12 +42,9 @@ FILES.add_file("set-id", b"s", 0o6755).add_file(".hidden", b"h").add_file(b"\xff
 )
 
 
-@pytest.fixture(scope="session")
-def master(bench: Bench) -> MasterContainer:
-    """The master, with cback3 and peerstage installed."""
-    one = MasterContainer(bench)
-    one.trust_hosts(PEERS, ALIASES)
-    return one
+@pytest.fixture(scope="module", autouse=True)
+def trusted(master: MasterContainer) -> None:
+    master.trust_hosts(PEERS, ALIASES)
 
 
 @pytest.fixture(autouse=True)

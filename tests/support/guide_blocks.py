@@ -53,3 +53,8 @@ CBACK3_BIN = CRONTAB_LINE.split()[5].rpartition("/")[0]
 #: A nightly script for these peers, without cback3.
 NIGHTLY_SCRIPT = find_block("local-user", "import os, sys, time") + "\n"
 NIGHTLY_PEERS = '["db1", "db2", "web1"]'
+
+#: What root runs by the page every-night: on the master, on each peer, and for the timer.
+MASTER_SETUP = find_block("every-night", "python3 -m venv")
+PEER_SETUP = find_block("every-night", "id backup")
+TIMER_SETUP = find_block("every-night", "systemctl enable")

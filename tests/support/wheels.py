@@ -10,6 +10,8 @@ from pathlib import Path
 from support.containers import Container
 from support.engine import ROOT, CommandRunner
 
+#: The extra of peerstage that a master needs.
+_EXTRA = "fleet"
 #: Further packages that the containers run.
 _OTHERS = ("cedar-backup3>=3.12",)
 
@@ -22,7 +24,7 @@ def make_wheels(container: Container, cache: Path, commands: CommandRunner) -> P
         cache: Holds the directory, for later runs too.
         commands: Runs pip.
     """
-    digest = hashlib.sha256(repr(_OTHERS).encode())
+    digest = hashlib.sha256(repr((_EXTRA, _OTHERS)).encode())
     sources = (path for path in (ROOT / "src").rglob("*") if path.suffix in (".py", ".md", ".svg"))
     for path in sorted([ROOT / "pyproject.toml", ROOT / "README.md", *sources]):
         digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
@@ -39,6 +41,6 @@ def make_wheels(container: Container, cache: Path, commands: CommandRunner) -> P
         ours = next(unfinished.glob("peerstage-*.whl"))
         platform_options = [word for one in platforms for word in ("--platform", one)]
         compatible = ["--only-binary=:all:", "--python-version", version.rpartition(".")[0], *platform_options]
-        commands.run([*pip, "download", "--dest", unfinished, *compatible, ours, *_OTHERS])
+        commands.run([*pip, "download", "--dest", unfinished, *compatible, f"{ours}[{_EXTRA}]", *_OTHERS])
         unfinished.rename(folder)
     return folder
