@@ -95,7 +95,7 @@ def complete(command: Command) -> Callable[[str], list[str]]:
 
 
 def test_verbs_and_choices_are_completed(complete: Callable[[str], list[str]]) -> None:
-    verbs = ["check", "stage", "mark", "init", "run", "verify", "sweep", "trust", "doctor", "demo", "guide"]
+    verbs = ["check", "stage", "mark", "init", "run", "prune", "verify", "sweep", "trust", "doctor", "demo", "guide"]
     assert complete("peerstage ") == verbs
     assert complete("peerstage d") == ["doctor", "demo"]
     assert complete("peerstage stage --transport ") == [choice.value for choice in TransportChoice]
