@@ -77,7 +77,7 @@ def test_every_worker_gets_its_share_of_the_bandwidth_and_of_the_memory(pool: Pa
     with Elsewhere(change=note) as executor:
         run(pool, *(memory_job(f"db{n}", READY) for n in range(4)), executor=executor, bwlimit=400_000, parallel=4)
     assert [work.bwlimit for work in works] == [100_000] * 4
-    assert [work.in_flight for work in works] == [32 * 2**20] * 4
+    assert [work.in_flight for work in works] == [16 * 2**20] * 4
 
 
 def test_a_job_with_a_secret_is_not_sent_to_a_worker(pool: Path, elsewhere: Elsewhere) -> None:

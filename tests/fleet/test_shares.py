@@ -39,12 +39,12 @@ def test_the_strictest_minimum_rate_counts() -> None:
 
 
 def test_few_peers_share_everything() -> None:
-    assert share(8, 1000 * KIB, peers=2) == Shares(2, 500 * KIB, 64 * MIB)
+    assert share(8, 1000 * KIB, peers=2) == Shares(2, 500 * KIB, 32 * MIB)
 
 
 @pytest.mark.parametrize("parallel", [1, 4, 32, 256])
-def test_no_more_than_128_mib_are_in_flight(parallel: int) -> None:
+def test_no_more_than_64_mib_are_in_flight(parallel: int) -> None:
     shares = share(parallel)
     assert shares.parallel == parallel
-    assert shares.in_flight * parallel <= 128 * MIB
+    assert shares.in_flight * parallel <= 64 * MIB
     assert shares.in_flight >= 64 * KIB

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from peerstage.fleet.plan import FleetPlan, PeerJob
 from peerstage.records import KIB, MIB
 
-#: Bytes in flight over all peers.
-_MAX_IN_FLIGHT = 128 * MIB
+#: Bytes in flight over all peers. They take about twice as much memory.
+_MAX_IN_FLIGHT = 64 * MIB
 _MIN_IN_FLIGHT = 64 * KIB
 #: A peer's share of the bandwidth is at least this multiple of its minimum rate: peers do not share it evenly.
 _MIN_SHARE = 2

@@ -294,6 +294,8 @@ class Session:
         self._abort()
         if self._own_transport is not None and self._own_transport is not threading.current_thread():
             self._own_transport.join(_JOIN_SECONDS)
+            for stream in self._streams:
+                stream.close()
         if self._underlying is not None:
             self._underlying.close()
 

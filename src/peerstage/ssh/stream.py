@@ -11,7 +11,7 @@ import paramiko
 
 from peerstage.errors import StageError
 from peerstage.records import MIB
-from peerstage.ssh._paramiko.channels import has_received_eof
+from peerstage.ssh._paramiko.channels import discard_data, has_received_eof
 from peerstage.watchdog import Watchdog
 
 #: More than a channel buffer holds.
@@ -77,7 +77,7 @@ class Stream(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Close the channel. May be called again."""
+        """Close the channel, and discard what has not been received. May be called again."""
 
 
 class ChannelStream(Stream):
@@ -186,6 +186,7 @@ class ChannelStream(Stream):
     def close(self) -> None:
         with contextlib.suppress(Exception):  # a channel that fails to close ends with its connection
             self._channel.close()
+        discard_data(self._channel)  # the garbage collector may find the channel much later
 
 
 class ChannelSocket:

@@ -89,6 +89,11 @@ def enlarge_window(channel: paramiko.Channel, window: int) -> None:
     set_window(channel, window)
 
 
+def discard_data(channel: paramiko.Channel) -> None:
+    """Free the memory of data that *channel* has received and nobody will read."""
+    _internals(channel).in_buffer.empty()
+
+
 def was_refused(channel: paramiko.Channel) -> bool:
     """Return whether the server refused a request on *channel* or closed it; call before sending EOF.
 
