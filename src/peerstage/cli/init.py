@@ -17,7 +17,7 @@ from peerstage.cli.arguments import parse_host_or_peer
 from peerstage.cli.fingerprints import STDIN, read_list
 from peerstage.cli.options import option
 from peerstage.cli.output import Output
-from peerstage.cli.results import Line, Result
+from peerstage.cli.results import Line, Result, format_count
 from peerstage.exit_codes import ExitCode
 from peerstage.fleet.plan_file import DEFAULT_PLAN, parse_plan
 from peerstage.fleet.plan_file.known_hosts_peers import plan_known_hosts
@@ -48,8 +48,9 @@ class InitResult(Result):
     def to_lines(self) -> Iterator[Line]:
         for note in self.plan.notes:
             yield ("note", "yellow"), f" {escape(note)}"
-        peers = "1 peer" if len(self.plan.peers) == 1 else f"{len(self.plan.peers)} peers"
-        yield (f"{escape(self.path)}: {peers}. Review it: every key has a comment.",)
+        yield (
+            f"{escape(self.path)}: {format_count(len(self.plan.peers), 'peer')}. Review it: every key has a comment.",
+        )
 
 
 def init_verb(

@@ -11,8 +11,7 @@ import typer
 
 from peerstage.cli import options
 from peerstage.cli.output import Output, print_error
-from peerstage.cli.results import Line, Result, failure_to_json, format_size
-from peerstage.cli.run_results import format_count
+from peerstage.cli.results import Line, Result, failure_to_json, format_count, format_size
 from peerstage.cli.signals import cancel_on_signal
 from peerstage.errors import TargetError
 from peerstage.exit_codes import ExitCode, code_of

@@ -256,6 +256,11 @@ def format_size(size: int) -> str:
     return f"{size} bytes" if unit == "bytes" else f"{number:,.1f} {unit}"
 
 
+def format_count(number: int, what: str) -> str:
+    """Return a number of things: ``1 file``, ``1,204 files``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def _format_left_out(left_out: Sequence[FileResult]) -> str:
     return f", {len(left_out)} left out" if left_out else ""
 

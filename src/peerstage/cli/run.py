@@ -11,8 +11,8 @@ import typer
 
 from peerstage.cli import options
 from peerstage.cli.output import Output, PlainOutput, log_only_errors, print_error
-from peerstage.cli.results import Note
-from peerstage.cli.run_results import EventResult, RunSummary, format_count, make_strict
+from peerstage.cli.results import Note, format_count
+from peerstage.cli.run_results import EventResult, RunSummary, make_strict
 from peerstage.cli.signals import cancel_on_signal
 from peerstage.errors import StageError
 from peerstage.fleet.dask import dask_executor

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peerstage.cli.results import Line, Result, format_size
+from peerstage.cli.results import Line, Result, format_count, format_size
 from peerstage.exit_codes import ExitCode
 from peerstage.fleet.events import Event
 from peerstage.fleet.plan import FleetPlan
@@ -168,11 +168,6 @@ def make_strict(result: PeerResult) -> PeerResult:
     """Return *result* with the exit code of an incomplete peer if it is flagged."""
     exit_code = max(result.exit, ExitCode.INCOMPLETE) if result.flags else result.exit
     return dataclasses.replace(result, exit=exit_code)
-
-
-def format_count(number: int, what: str) -> str:
-    """Return a number of things: ``1 file``, ``1,204 files``."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def format_seconds(seconds: float) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from peerstage.documented import DocumentedABC
+from peerstage.documented import Documented
 from peerstage.fleet.results import SCHEMA, FleetReport, PeerResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event(metaclass=DocumentedABC):
+class Event(metaclass=Documented):
     """Something that happened in a run.
 
     Attributes:
@@ -29,9 +29,10 @@ class Event(metaclass=DocumentedABC):
         """Return the event as values that `json` can encode: ``v``, ``time``, ``run``, ``event``, and its own."""
         return {"v": SCHEMA, "time": round(self.time, 3), "run": self.run, "event": self.name, **self.details()}
 
-    @abstractmethod
     def details(self) -> dict[str, Any]:
         """Return the values that only this kind of event has."""
+        names = [item.name for item in dataclasses.fields(self)]
+        return {name: getattr(self, name) for name in names if name not in ("run", "time")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +51,6 @@ class RunStarted(Event):
     target: str
     peers: int
 
-    def details(self) -> dict[str, Any]:
-        return {"plan": self.plan, "target": self.target, "peers": self.peers}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerStarted(Event):
@@ -67,9 +65,6 @@ class PeerStarted(Event):
 
     peer: str
     attempt: int
-
-    def details(self) -> dict[str, Any]:
-        return {"peer": self.peer, "attempt": self.attempt}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +97,5 @@ class RunFinished(Event):
 
     def details(self) -> dict[str, Any]:
         report = self.report
-        totals = {"counts": report.counts, "flagged": report.flagged, "files": report.files, "bytes": report.bytes}
         end = {"ended_by": report.ended_by, "error": report.error, "reason": report.reason}
-        return {**totals, "seconds": round(report.seconds, 3), **end, "exit": report.exit}
+        return {**report.totals(), "seconds": round(report.seconds, 3), **end, "exit": report.exit}

@@ -244,6 +244,10 @@ class FleetReport(metaclass=Documented):
         own = ExitCode.DONE if self.error is None else code_of_reason(self.reason)
         return max([own, *(result.exit for result in self.results if not result.ignored)])
 
+    def totals(self) -> dict[str, Any]:
+        """Return the figures of the run by name."""
+        return {"counts": self.counts, "flagged": self.flagged, "files": self.files, "bytes": self.bytes}
+
     def with_error(self, message: str, reason: Reason) -> FleetReport:
         """Return the report with another error: its message follows an earlier one, whose reason is kept."""
         if self.error is not None:
@@ -253,8 +257,8 @@ class FleetReport(metaclass=Documented):
     def to_dict(self) -> dict[str, Any]:
         """Return the report as values that `json` can encode."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        totals = {"counts": self.counts, "flagged": self.flagged, "files": self.files, "bytes": self.bytes}
-        return {**values, "results": [result.to_dict() for result in self.results], **totals, "exit": self.exit}
+        results = [result.to_dict() for result in self.results]
+        return {**values, "results": results, **self.totals(), "exit": self.exit}
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> FleetReport:
