@@ -241,16 +241,6 @@ def test_a_wrong_plan_connects_to_nobody(fleet: MemoryFleet) -> None:
     assert host.connection_count == 0
 
 
-def test_a_disk_that_is_too_full_stops_the_run_before_it_begins(fleet: MemoryFleet) -> None:
-    host = fleet.add("db1")
-    fleet.write(top='min_free = "900000T"')
-    done = fleet()
-    assert done.returncode == ExitCode.LOCAL
-    assert host.connection_count == 0
-    assert "not started db1" in done.stdout
-    assert "min_free" in done.stderr
-
-
 def test_the_plan_of_this_machine_is_the_default(fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.add("db1")
     fleet.write()
@@ -297,22 +287,6 @@ after = ["touch", "{tmp_path}/after"]
     assert not (tmp_path / "after").exists()
 
 
-def test_hooks_see_what_happened(fleet: MemoryFleet, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    fleet.add("db1")
-    fleet.add("web1", error=REFUSED)
-    tell = f'echo "$PEERSTAGE_HOOK $PEERSTAGE_PEER $PEERSTAGE_VERDICT $PEERSTAGE_STAGED $PEERSTAGE_EXIT" >>{log}'
-    command = json.dumps(["sh", "-c", tell])
-    fleet.write(top="parallel = 1", tables=f"[hooks]\nbefore = {command}\nafter_peer = {command}\nafter = {command}\n")
-    assert fleet().returncode == ExitCode.UNREACHED
-    assert [line.split() for line in log.read_text().splitlines()] == [
-        ["before"],
-        ["after-peer", "db1", "staged", "0"],
-        ["after-peer", "web1", "failed", "4"],
-        ["after", "1", "4"],
-    ]
-
-
 def test_a_failing_after_is_told_and_does_not_change_verdicts(fleet: MemoryFleet) -> None:
     fleet.add("db1")
     fleet.write(tables='[hooks]\nafter = ["false"]\n')
@@ -326,13 +300,6 @@ def record_of(pool: Path) -> dict[str, Any]:
     [path] = (pool / ".peerstage-runs").glob("*.json")
     record: dict[str, Any] = json.loads(path.read_text())
     return record
-
-
-def test_the_record_tells_a_failing_after(fleet: MemoryFleet) -> None:
-    fleet.add("db1")
-    fleet.write(tables='[hooks]\nafter = ["false"]\n')
-    fleet()
-    assert record_of(fleet.staging)["error"] == "after: false ended with status 1."
 
 
 @pytest.mark.usefixtures("root")

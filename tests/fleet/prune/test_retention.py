@@ -1,4 +1,4 @@
-"""Which days are old, and which of them a peer needs: decided by what records and directories say."""
+"""Which days are old, and which of them a peer needs: what `test_prune` does not show on the disk."""
 
 from __future__ import annotations
 
@@ -36,28 +36,11 @@ def result_of(verdict: Verdict, files: int = 0, *flags: Flag) -> PeerResult:
 # Which days are old
 
 
-def test_the_newest_days_with_a_complete_night_are_kept() -> None:
-    found = days_with(d01={"a": COMPLETE}, d02={"a": COMPLETE}, d03={"a": COMPLETE})
-    assert oldest_kept(found, found, 1) == "2026/11/03"
-    assert oldest_kept(found, found, 2) == "2026/11/02"
-
-
 def test_no_day_is_old_while_there_are_fewer_than_keep_days() -> None:
     found = days_with(d01={"a": COMPLETE}, d02={"a": COMPLETE})
     assert oldest_kept(found, found, 2) == "2026/11/01"
     assert oldest_kept(found, found, 3) is None
     assert oldest_kept([], {}, 1) is None
-
-
-def test_days_without_a_complete_night_do_not_count() -> None:
-    found = days_with(d01={"a": COMPLETE}, d02={"a": COMPLETE}, d03={"a": PARTIAL}, d04={"a": NOTHING}, d05={})
-    days = [*found, "2026/11/06"]
-    assert oldest_kept(days, found, 2) == "2026/11/01"
-
-
-def test_time_that_passes_makes_no_day_old() -> None:
-    found = {"2019/02/28": {"a": COMPLETE}, "2026/11/23": {"a": COMPLETE}}
-    assert oldest_kept(found, found, 2) == "2019/02/28"
 
 
 def test_one_complete_peer_makes_a_day_count() -> None:
@@ -78,22 +61,7 @@ def test_a_night_is_complete_if_any_run_of_the_day_staged_the_peer() -> None:
     assert nights_of([]) == {}
 
 
-def test_a_flagged_night_is_not_complete() -> None:
-    assert nights_of([report_of(result_of(Verdict.STAGED, 3, Flag.SMALLER))]) == {"d": {"db1": PeerNight(False, 3)}}
-
-
 # Which old days a peer needs
-
-
-def test_the_last_complete_night_is_needed_and_earlier_ones_are_not() -> None:
-    found = days_with(d01={"a": COMPLETE}, d02={"a": COMPLETE}, d03={"a": NOTHING})
-    old = ["2026/11/01", "2026/11/02"]
-    assert find_needed(found, found, old, holding(d03_a=Content(0, 0, True))) == {"2026/11/02": Needed(["a"], [])}
-
-
-def test_no_old_day_is_needed_by_a_peer_with_a_newer_complete_night() -> None:
-    found = days_with(d01={"a": COMPLETE}, d02={"a": PARTIAL}, d03={"a": COMPLETE})
-    assert find_needed(found, found, ["2026/11/01", "2026/11/02"], holding()) == {}
 
 
 def test_the_newest_files_are_needed_even_if_they_are_not_a_complete_night() -> None:
@@ -103,21 +71,11 @@ def test_the_newest_files_are_needed_even_if_they_are_not_a_complete_night() -> 
     assert find_needed(found, found, old, holding(d04_a=Content(0, 0, True))) == expected
 
 
-def test_a_peer_that_was_never_complete_keeps_its_newest_files() -> None:
-    found = days_with(d01={"a": PARTIAL}, d02={"a": PARTIAL}, d03={})
-    assert find_needed(found, found, ["2026/11/01", "2026/11/02"], holding()) == {"2026/11/02": Needed([], ["a"])}
-
-
-def test_a_night_whose_files_are_gone_or_changed_replaces_no_older_one() -> None:
+def test_a_night_with_fewer_files_than_its_record_tells_of_replaces_no_older_one() -> None:
     found = days_with(d01={"a": COMPLETE}, d02={"a": COMPLETE})
-    old = ["2026/11/01"]
-    needed = {"2026/11/01": Needed(["a"], [])}
-    assert find_needed(found, found, old, holding()) == {}
-    assert find_needed(found, found, old, holding(d02_a=Content(0, 0, False))) == needed
-    assert find_needed(found, found, old, holding(d02_a=Content(1, 10, False))) == needed
-    assert find_needed(found, found, old, holding(d02_a=Content(1, 10, True))) == needed, (
-        "the record tells of two files"
-    )
+    expected = {"2026/11/01": Needed(["a"], [])}
+    assert find_needed(found, found, ["2026/11/01"], holding()) == {}
+    assert find_needed(found, found, ["2026/11/01"], holding(d02_a=Content(1, 10, True))) == expected
 
 
 def test_a_complete_night_without_files_counts_for_a_peer_that_may_be_empty() -> None:
