@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 import os
@@ -19,9 +20,11 @@ from peerstage.exit_codes import ExitCode
 from peerstage.fleet.dask import dask_executor
 from peerstage.fleet.pool.run_lock import RunLock
 from peerstage.fleet.pool.runs_directory import RunsDirectory
+from peerstage.fleet.runner import FleetRun
 from peerstage.reasons import Reason
 from peerstage.testing import MemoryHost, memory_peers
 from peerstage.testing.contract import files_in
+from support.fleet import FrozenClock, InlineThreads
 
 REFUSED = ConnectError("Connection refused.", reason=Reason.CONNECTION_REFUSED)
 
@@ -168,6 +171,31 @@ def test_json_is_one_event_a_line(fleet: MemoryFleet) -> None:
     assert web1["next"] == f"peerstage doctor web1 --plan {fleet.plan}"
     assert events[-1]["counts"] == {"staged": 1, "failed": 1}
     assert events[-1]["exit"] == done.returncode == ExitCode.UNREACHED
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FrozenClock:
+    """The clock of runs: one minute to three, and only waits move it."""
+    clock = FrozenClock(datetime.datetime(2026, 11, 23, 2, 59).timestamp())
+    start = functools.partial(FleetRun, clock=clock)
+    monkeypatch.setattr(run, "FleetRun", lambda plan, executor, **options: start(plan, InlineThreads(), **options))
+    return clock
+
+
+def test_it_tells_for_whom_it_waits(fleet: MemoryFleet, clock: FrozenClock) -> None:
+    for name in ("db1", "db2", "web1"):
+        fleet.add(name, files=None if name == "db2" else {})
+    fleet.write('until = "06:00"')
+    done = fleet()
+    assert (done.returncode, done.stderr) == (ExitCode.NOT_READY, "")
+    assert done.stdout.splitlines()[1] == "Not ready, and asked again until 06:00: db1, web1"
+    assert done.stdout.count("asked again") == 1
+
+
+def test_quiet_does_not_tell_for_whom_it_waits(fleet: MemoryFleet, clock: FrozenClock) -> None:
+    fleet.add("laptop", 'ignore_failures = "all"', files={})
+    fleet.write('until = "06:00"')
+    assert fleet("--quiet").stdout == ""
 
 
 def test_quiet_prints_nothing_if_nobody_has_to_act(fleet: MemoryFleet) -> None:

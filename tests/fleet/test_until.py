@@ -21,6 +21,7 @@ from support.fleet import (
     files_in,
     make_run,
     results_of,
+    run,
     scripted_job,
 )
 
@@ -140,7 +141,25 @@ def test_events_number_the_attempts(pool: Path) -> None:
     events: list[Event] = []
     job = scripted_job("db1", ready_at(clock, clock.time() + 100), {"dump": b"content"})
     run_until(pool, clock, job, seconds=HOUR, on_event=events.append)
-    assert [event.to_dict().get("attempt") for event in events[1:-1]] == [1, 2, 3, None]
+    started = [event.to_dict() for event in events if event.name == "peer-started"]
+    assert [event["attempt"] for event in started] == [1, 2, 3]
+
+
+def test_events_tell_until_when_a_peer_is_asked_again(pool: Path) -> None:
+    clock = FrozenClock()
+    end = round(clock.time() + HOUR)
+    events: list[Event] = []
+    job = scripted_job("db1", ready_at(clock, clock.time() + 30), {"dump": b"content"})
+    run_until(pool, clock, job, seconds=HOUR, on_event=events.append)
+    assert [event.name for event in events[1:-1]] == ["peer-started", "peer-waiting", "peer-started", "peer-finished"]
+    told = events[2].details()
+    assert told == {"peer": "db1", "reason": "not-ready", "error": "There is no cback.collect.", "until": end}
+
+
+def test_no_event_tells_of_waiting_without_an_end(pool: Path) -> None:
+    events: list[Event] = []
+    run(pool, memory_job("db1"), on_event=events.append)
+    assert [event.name for event in events[1:-1]] == ["peer-started", "peer-finished"]
 
 
 def test_a_cancelled_run_keeps_what_is_known_of_peers_that_were_not_ready(pool: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Annotated
 
@@ -12,15 +13,15 @@ import typer
 from peerstage.cli import options
 from peerstage.cli.output import Output, PlainOutput, log_only_errors, print_error
 from peerstage.cli.results import Note, format_count
-from peerstage.cli.run_results import EventResult, RunSummary, make_strict
+from peerstage.cli.run_results import MAX_NAMED, EventResult, RunSummary, make_strict
 from peerstage.cli.signals import cancel_on_signal
 from peerstage.errors import StageError
 from peerstage.fleet.dask import dask_executor
-from peerstage.fleet.events import Event, PeerFinished, RunFinished, RunStarted
+from peerstage.fleet.events import Event, PeerFinished, PeerStarted, PeerWaiting, RunFinished, RunStarted
 from peerstage.fleet.plan_file import DEFAULT_PLAN, read_plan
 from peerstage.fleet.results import FleetReport
 from peerstage.fleet.runner import FleetRun
-from peerstage.printable import escape
+from peerstage.printable import escape, join_first
 
 
 def run_verb(
@@ -91,6 +92,8 @@ class _EventPrinter:
         self._is_quiet = is_quiet
         self._is_strict = is_strict
         self._peers = self._finished = 0
+        self._waiting: dict[str, float] = {}
+        self._has_told_waiting = False
         self._set_status: Callable[[str], object] = lambda text: None
         self._failure: OSError | None = None
 
@@ -118,13 +121,29 @@ class _EventPrinter:
             self._peers = event.peers
             self._output.show(Note(f"{format_count(event.peers, 'peer')} -> {escape(event.target)}"))
             self._set_status = self._stack.enter_context(self._output.status(self._describe()))
+        elif isinstance(event, PeerStarted):
+            self._waiting.pop(event.peer, None)
+        elif isinstance(event, PeerWaiting):
+            self._waiting[event.peer] = event.until
+            self._tell_waiting()
         elif isinstance(event, PeerFinished):
+            self._waiting.pop(event.result.peer, None)
             self._finished += 1
             self._set_status(self._describe())
+            self._tell_waiting()
             event = dataclasses.replace(event, result=make_strict(event.result)) if self._is_strict else event
         elif isinstance(event, RunFinished):
             event = dataclasses.replace(event, report=self.adapt(event.report))
         self._output.show(EventResult(event))
+
+    def _tell_waiting(self) -> None:
+        """Say for whom the run waits, once nothing else is left to do: that may take hours."""
+        if not self._waiting or self._finished + len(self._waiting) < self._peers or self._has_told_waiting:
+            return
+        self._has_told_waiting = True
+        until = time.strftime("%H:%M", time.localtime(max(self._waiting.values())))
+        names = join_first([*self._waiting], MAX_NAMED)
+        self._output.show(Note(f"Not ready, and asked again until {until}: {names}"))
 
     def _describe(self) -> str:
         return f"{self._finished} of {format_count(self._peers, 'peer')} done"

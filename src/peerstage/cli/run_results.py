@@ -26,7 +26,7 @@ _STATES = {
 }
 _STATE_WIDTH = max(map(len, _STATES)) + 1
 #: Peers that were not started share a row, which names this many.
-_MAX_NAMED = 5
+MAX_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def _rows(results: Sequence[PeerResult]) -> Iterator[_Row]:
     for state in _STATES:
         found = [result for result in results if _state(result) == state]
         if state == "not started" and len(found) > 1:
-            names = join_first([result.peer for result in found], _MAX_NAMED)
+            names = join_first([result.peer for result in found], MAX_NAMED)
             yield _Row(state, format_count(len(found), "peer"), [names])
             continue
         for result in found:

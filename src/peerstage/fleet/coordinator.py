@@ -52,6 +52,7 @@ class Coordinator:
         clock: The clock.
         cancelled: Set, from any thread, to cancel the run; put None into *inbox* after that.
         on_started: Called with the name of a peer when a worker begins with it, and the number of the attempt.
+        on_waiting: Called when a peer is not ready and will be asked again.
         on_result: Called with each result.
         on_assign: Called with the name of a peer just before a worker is given its work.
     """
@@ -67,6 +68,7 @@ class Coordinator:
         *,
         on_assign: Callable[[str], object],
         on_started: Callable[[str, int], object],
+        on_waiting: Callable[[NotReady], object],
         on_result: Callable[[PeerResult], object],
         cancelled: threading.Event,
     ) -> None:
@@ -78,6 +80,7 @@ class Coordinator:
         self._clock = clock
         self._on_assign = on_assign
         self._on_started = on_started
+        self._on_waiting = on_waiting
         self._on_result = on_result
         self._open = {name: _Asked() for name in works}
         self._next_poll = 0.0
@@ -160,6 +163,7 @@ class Coordinator:
             self._finish(outcome)
         elif not self._cancelled.is_set() and self._schedule.ask_again(message.peer):
             state.not_ready = outcome
+            self._on_waiting(outcome)
         else:
             self._finish(outcome.to_result())
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from peerstage.documented import Documented
 from peerstage.fleet.results import SCHEMA, FleetReport, PeerResult
+from peerstage.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,25 @@ class PeerStarted(Event):
 
     peer: str
     attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerWaiting(Event):
+    """A peer is not ready, and will be asked again.
+
+    Attributes:
+        peer: The peer's name.
+        reason: `Reason.NOT_READY` or `Reason.STALE`.
+        error: The same as a printable sentence.
+        until: When it is asked for the last time, in seconds since the epoch.
+    """
+
+    name = "peer-waiting"
+
+    peer: str
+    reason: Reason
+    error: str
+    until: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

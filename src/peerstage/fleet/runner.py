@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import queue
@@ -15,7 +16,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from peerstage.documented import Documented
 from peerstage.errors import Cancelled, StageError, TargetError
 from peerstage.fleet.coordinator import Coordinator
-from peerstage.fleet.events import Event, PeerFinished, PeerStarted, RunFinished, RunStarted
+from peerstage.fleet.events import Event, PeerFinished, PeerStarted, PeerWaiting, RunFinished, RunStarted
 from peerstage.fleet.executor_workers import ExecutorWorkers
 from peerstage.fleet.hooks import Hooks
 from peerstage.fleet.next_steps import next_step
@@ -37,7 +38,7 @@ from peerstage.fleet.schedule import Clock, Schedule, find_end
 from peerstage.fleet.shares import share_out
 from peerstage.fleet.slots import Slots
 from peerstage.fleet.thread_workers import ThreadWorkers
-from peerstage.fleet.verdicts import result_of_not_started
+from peerstage.fleet.verdicts import NotReady, result_of_not_started
 from peerstage.fleet.workers import Inbox, Workers
 from peerstage.printable import escape
 from peerstage.reasons import Reason
@@ -204,17 +205,17 @@ class FleetRun(metaclass=Documented):
         else:
             workers = ExecutorWorkers(self._inbox, self._executor, claims, self._clock)
             bwlimit = shares.bwlimit
+        end = find_end(self._plan.until, self._report.started)
         Coordinator(
             {job.name: self._work_for(job, bwlimit, shares.in_flight) for job in jobs},
             workers,
             self._inbox,
-            Schedule(
-                (job.name for job in jobs), end=find_end(self._plan.until, self._report.started), clock=self._clock
-            ),
+            Schedule((job.name for job in jobs), end=end, clock=self._clock),
             slots,
             self._clock,
             on_assign=claims.assign,
             on_started=self._note_started,
+            on_waiting=functools.partial(self._note_waiting, end or 0.0),
             on_result=self._add_result,
             cancelled=self._cancelled,
         ).run()
@@ -238,6 +239,9 @@ class FleetRun(metaclass=Documented):
         if self._journal is not None:
             self._journal.add_started(peer)
         self._send(PeerStarted(run=self._report.run, peer=peer, attempt=attempt))
+
+    def _note_waiting(self, end: float, peer: NotReady) -> None:
+        self._send(PeerWaiting(run=self._report.run, peer=peer.peer, reason=peer.reason, error=peer.error, until=end))
 
     def _add_result(self, result: PeerResult) -> None:
         """Keep the result of a peer, which is its only one, and tell it."""
