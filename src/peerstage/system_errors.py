@@ -142,6 +142,11 @@ def _limit(name: str) -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
+def max_open_files() -> int | None:
+    """Return how many files this process may have open; None if nothing limits that."""
+    return _limit("RLIMIT_NOFILE")
+
+
 def require_free_descriptor(failed: str) -> None:
     """Raise if this process cannot open another file.
 

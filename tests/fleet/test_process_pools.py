@@ -34,7 +34,7 @@ def scheduler() -> Iterator[str]:
     from distributed import LocalCluster
 
     options = {"n_workers": 2, "threads_per_worker": 2, "processes": True, "host": "127.0.0.1"}
-    with LocalCluster(**options, dashboard_address=None) as cluster:
+    with LocalCluster(**options, dashboard_address=":0") as cluster:
         yield cluster.scheduler_address
 
 

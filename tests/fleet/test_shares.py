@@ -9,14 +9,23 @@ from peerstage.fleet.shares import Shares, share_out
 from peerstage.records import KIB, MIB, Limits
 
 
-def share(parallel: int, bwlimit: int | None = None, *, peers: int = 300, min_rate: int = 16 * KIB) -> Shares:
+def share(
+    parallel: int,
+    bwlimit: int | None = None,
+    *,
+    peers: int = 300,
+    min_rate: int = 16 * KIB,
+    open_files: int | None = None,
+) -> Shares:
     """Return the shares of a run of *peers* peers."""
     slow, fast = Limits(min_rate=1), Limits(min_rate=min_rate)
     jobs = tuple(
         PeerJob(name=f"p{number}", collect_dir="/c", user="u", limits=fast if number == 0 else slow)
         for number in range(peers)
     )
-    return share_out(FleetPlan(staging="/s", peers=jobs, parallel=parallel, bwlimit=bwlimit), jobs)
+    return share_out(
+        FleetPlan(staging="/s", peers=jobs, parallel=parallel, bwlimit=bwlimit), jobs, open_files=open_files
+    )
 
 
 def test_without_a_cap_as_many_peers_are_staged_as_the_plan_says() -> None:
@@ -48,3 +57,8 @@ def test_no_more_than_64_mib_are_in_flight(parallel: int) -> None:
     assert shares.parallel == parallel
     assert shares.in_flight * parallel <= 64 * MIB
     assert shares.in_flight >= 64 * KIB
+
+
+@pytest.mark.parametrize(("open_files", "parallel"), [(None, 256), (20_000, 256), (1024, 32), (256, 6), (10, 1)])
+def test_no_more_peers_are_staged_than_the_process_may_open_files_for(open_files: int | None, parallel: int) -> None:
+    assert share(256, open_files=open_files).parallel == parallel

@@ -117,7 +117,7 @@ def test_not_all_peers_of_a_dead_network_are_dialled_at_once() -> None:
     while slots.take(f"dead{taken}"):
         taken += 1
         clock.advance(LEND_AFTER)
-    assert taken == 4 * 5
+    assert taken == 4 * 3
 
 
 def test_slots_that_were_taken_away_are_not_given_again() -> None:

@@ -42,6 +42,7 @@ from peerstage.fleet.verdicts import NotReady, result_of_not_started
 from peerstage.fleet.workers import Inbox, Workers
 from peerstage.printable import escape
 from peerstage.reasons import Reason
+from peerstage.system_errors import max_open_files
 
 log = logging.getLogger("peerstage.fleet")
 #: For a line about each peer, which the command line leaves out: its summary tells the same.
@@ -196,14 +197,16 @@ class FleetRun(metaclass=Documented):
 
     def _ask_peers(self, claims: RunClaims) -> None:
         jobs = [job for name, job in self._jobs.items() if name not in self._results]
-        shares = share_out(self._plan, jobs)
-        slots = Slots(shares.parallel, self._clock, may_lend=self._executor is None)
+        executor = self._executor
+        uses_threads = executor is None or isinstance(executor, ThreadPoolExecutor)
+        shares = share_out(self._plan, jobs, open_files=max_open_files() if uses_threads else None)
+        slots = Slots(shares.parallel, self._clock, may_lend=executor is None)
         bwlimit = None
         workers: Workers
-        if self._executor is None or isinstance(self._executor, ThreadPoolExecutor):
-            workers = ThreadWorkers(self._inbox, slots, bwlimit=self._plan.bwlimit, executor=self._executor)
+        if executor is None or isinstance(executor, ThreadPoolExecutor):
+            workers = ThreadWorkers(self._inbox, slots, bwlimit=self._plan.bwlimit, executor=executor)
         else:
-            workers = ExecutorWorkers(self._inbox, self._executor, claims, self._clock)
+            workers = ExecutorWorkers(self._inbox, executor, claims, self._clock)
             bwlimit = shares.bwlimit
         end = find_end(self._plan.until, self._report.started)
         Coordinator(

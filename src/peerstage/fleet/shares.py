@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from typing import NamedTuple
 
 from peerstage.fleet.plan import FleetPlan, PeerJob
 from peerstage.records import KIB, MIB
 
+log = logging.getLogger("peerstage.fleet")
+
 #: Bytes in flight over all peers. They take about twice as much memory.
 _MAX_IN_FLIGHT = 64 * MIB
 _MIN_IN_FLIGHT = 64 * KIB
+#: Files that a process has open anyway, and those for each peer: its connection, directories and files, and the
+#: connections of peers that do not answer.
+_OPEN_FILES = 64
+_OPEN_FILES_PER_PEER = 30
 #: A peer's share of the bandwidth is at least this multiple of its minimum rate: peers do not share it evenly.
 _MIN_SHARE = 2
 
@@ -29,13 +36,23 @@ class Shares(NamedTuple):
     in_flight: int
 
 
-def share_out(plan: FleetPlan, jobs: Collection[PeerJob]) -> Shares:
+def share_out(plan: FleetPlan, jobs: Collection[PeerJob], *, open_files: int | None = None) -> Shares:
     """Return the shares of a run of *jobs*.
 
-    Fewer peers than `FleetPlan.parallel` are staged at a time if the share of the bandwidth would otherwise fall below
-    twice the `Limits.min_rate` of any of them: one that gets less would be given up as too slow.
+    Fewer peers than `FleetPlan.parallel` are staged at a time if the process may not open enough files, or if the share
+    of the bandwidth would fall below twice the `Limits.min_rate` of any of them: one that gets less would be given up
+    as too slow.
+
+    Args:
+        plan: The plan.
+        jobs: The peers to be asked.
+        open_files: How many files the process may open in which they are all staged; None for any number.
     """
     parallel = max(1, min(plan.parallel, len(jobs)))
+    affordable = parallel if open_files is None else max(1, (open_files - _OPEN_FILES) // _OPEN_FILES_PER_PEER)
+    if affordable < parallel:
+        log.warning("Only %d peers at a time are staged with %d open files: raise ulimit -n.", affordable, open_files)
+        parallel = affordable
     bwlimit = None
     if plan.bwlimit is not None:
         min_rate = max((job.limits.min_rate for job in jobs), default=1)

@@ -12,8 +12,8 @@ from peerstage.fleet.schedule import Clock
 LEND_AFTER = 3.0
 #: Peers that may have lent their slots, as a multiple of the slots, and in all: each costs threads, and perhaps a child
 #: process.
-_LENT_PER_SLOT = 4
-_MAX_LENT = 64
+_LENT_PER_SLOT = 2
+_MAX_LENT = 32
 #: Longest wait between two looks at whether the run is cancelled.
 _INTERVAL = 0.2
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
+import threading
+import weakref
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from peerstage.errors import ProtocolError, StageError
 from peerstage.printable import escape
 from peerstage.reasons import Reason
+from peerstage.system_errors import max_open_files
 from peerstage.target import durability
 from peerstage.target.file_descriptors import NO_FOLLOW
 from peerstage.target.writeback import EarlyWriteback
 
-if sys.platform != "win32":
-    import resource
-
 #: Disjoint ranges of all partial files, each of which takes memory: far more than there are requests in flight.
 _MAX_RANGES = 1 << 16
+#: Bounds on the files that one run keeps open.
+_MIN_OPEN = 4
+_MAX_OPEN = 256
 #: Characters of different texts that are kept for one directory.
 _MAX_CHARS = 1 << 19
 
@@ -61,24 +63,47 @@ class RunState:
 
 
 class DescriptorPool:
-    """Opens and closes files in one directory, few at a time, within the process's limit (RLIMIT_NOFILE).
+    """Opens and closes files in one directory, few at a time.
+
+    All runs of a process together keep a quarter of its limit (RLIMIT_NOFILE) open, and each may open four in any case.
 
     Args:
         dir_fd: Descriptor of the directory.
 
     Attributes:
         dir_fd: Descriptor of the directory.
-        max_open: Maximum number of open files: a quarter of the process's limit, from 4 to 256.
     """
+
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    _pools: ClassVar[weakref.WeakSet[DescriptorPool]] = weakref.WeakSet()
 
     def __init__(self, dir_fd: int) -> None:
         self.dir_fd = dir_fd
-        self.max_open = max(4, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
         self._close_callbacks: dict[int, Callable[[], None]] = {}
+        with self._lock:
+            self._pools.add(self)
+
+    @property
+    def open_count(self) -> int:
+        """The number of open files."""
+        return len(self._close_callbacks)
+
+    @property
+    def max_open(self) -> int:
+        """The maximum number of open files at the moment, from 4 to 256: an equal share, of what others leave."""
+        limit = max_open_files()
+        if limit is None:
+            return _MAX_OPEN
+        of_all = limit // 4
+        with self._lock:
+            counts = [pool.open_count for pool in self._pools]
+        left = of_all - sum(counts) + self.open_count
+        return max(_MIN_OPEN, min(_MAX_OPEN, of_all // max(1, len(counts)), left))
 
     def open(self, name: str, close: Callable[[], None], *, create: bool) -> int:
-        """Open the file *name* for reading and writing; at the limit, call the *close* of the one opened first."""
-        if len(self._close_callbacks) >= self.max_open:
+        """Open the file *name* for reading and writing; at the limit, call the *close* of those opened first."""
+        max_open = self.max_open
+        while len(self._close_callbacks) >= max_open:
             next(iter(self._close_callbacks.values()))()
         flags = os.O_RDWR | NO_FOLLOW | (os.O_CREAT | os.O_EXCL if create else 0)
         fd = os.open(name, flags, 0o600, dir_fd=self.dir_fd)
@@ -95,6 +120,8 @@ class DescriptorPool:
         for close in list(self._close_callbacks.values()):
             with contextlib.suppress(OSError):
                 close()
+        with self._lock:
+            self._pools.discard(self)
 
 
 class Failure(NamedTuple):
