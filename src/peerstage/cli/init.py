@@ -36,7 +36,7 @@ class InitResult(Result):
 
     Attributes:
         path: The file of the new plan.
-        plan: What it contains.
+        plan: The plan in it.
     """
 
     path: str

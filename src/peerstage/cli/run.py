@@ -77,7 +77,7 @@ def run_verb(
 
 
 class _EventPrinter:
-    """Prints the events of a run. If they cannot be printed any more, the run goes on, and fails at its end.
+    """Prints the events of a run. If that fails, the run continues, and fails at its end.
 
     Args:
         output: Where to print.
@@ -102,7 +102,7 @@ class _EventPrinter:
             return
         try:
             self._print(event)
-        except OSError as exc:  # nobody reads the output: the backup is worth more
+        except OSError as exc:  # such as EPIPE
             self._failure = exc
 
     def adapt(self, report: FleetReport) -> FleetReport:

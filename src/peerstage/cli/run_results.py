@@ -1,4 +1,4 @@
-"""Results of ``run``: its events, and the table at the end, with what somebody has to act on first."""
+"""Results of ``run``: its events, and the table at the end, with what needs action first."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RunSummary(Result):
     Attributes:
         report: The report of the run.
         plan: The plan.
-        is_quiet: Whether rows on which nobody has to act are left out, and everything if there is no other.
+        is_quiet: Whether rows that need no action are left out, and everything if there is no other.
     """
 
     report: FleetReport
@@ -58,7 +58,7 @@ class RunSummary(Result):
 
     @property
     def needs_action(self) -> bool:
-        """Whether somebody has to act: a peer that counts is not as it should be, or the run itself failed."""
+        """Whether action is needed: a peer that counts is not as it should be, or the run itself failed."""
         report = self.report
         return report.error is not None or report.ended_by is not None or any(map(_needs_action, report.results))
 

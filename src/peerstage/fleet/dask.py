@@ -14,7 +14,7 @@ from peerstage.reasons import Reason
 
 log = logging.getLogger("peerstage.fleet")
 
-#: Seconds to connect to the scheduler, and to take leave of it.
+#: Seconds to connect to the scheduler, and to disconnect.
 _CONNECT_TIMEOUT = 30.0
 _CLOSE_TIMEOUT = 10.0
 

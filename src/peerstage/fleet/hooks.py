@@ -100,7 +100,7 @@ class Hooks:
         return report
 
     def cancel(self) -> None:
-        """End the hook that is running, and start no hook for a peer any more. May be called from any thread."""
+        """End the hook that is running, and start no further hooks of peers. May be called from any thread."""
         with self._lock:
             self._is_cancelled = True
             watchdog = self._watchdog

@@ -27,7 +27,7 @@ _TRANSIENT = frozenset({Reason.CANCELLED, Reason.CONNECTION_LOST, Reason.TOO_SLO
 
 
 def next_step(result: PeerResult, job: PeerJob, plan: FleetPlan) -> str | None:
-    """Return the next step for *result*; None if nobody has to act, which is so for an ignored peer.
+    """Return the next step for *result*; None if no action is needed, as for an ignored peer.
 
     Args:
         result: The result, whose `next` does not count.

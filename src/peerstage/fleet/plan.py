@@ -261,7 +261,7 @@ class FleetPlan(metaclass=Documented):
             object.__setattr__(self, name, tuple(require_text(word, name) for word in command))
 
     def peer(self, name: str) -> PeerJob | None:
-        """Return the peer of that name; None if there is none."""
+        """Return the peer of that name; None if the plan has no such peer."""
         return next((peer for peer in self.peers if peer.name == name), None)
 
     def select(self, names: tuple[str, ...]) -> tuple[PeerJob, ...]:

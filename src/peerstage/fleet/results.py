@@ -129,7 +129,7 @@ class PeerResult(metaclass=Documented):
         flags: What a person should look at.
         reason: Why it was not staged, or not completely; None if it was.
         error: The same as one printable sentence or more; None if it was staged.
-        next: The command or step that helps; None if nobody has to act.
+        next: The command or step that helps; None if no action is needed.
         marked: Whether the stage indicator was written on the peer, by this run or, with *earlier_run*, by that one.
         ignored: Whether it does not count in the exit status.
         exit: Its exit code, as if it counted.

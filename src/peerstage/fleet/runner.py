@@ -247,7 +247,7 @@ class FleetRun(metaclass=Documented):
         self._send(PeerWaiting(run=self._report.run, peer=peer.peer, reason=peer.reason, error=peer.error, until=end))
 
     def _add_result(self, result: PeerResult) -> None:
-        """Keep the result of a peer, which is its only one, and tell it."""
+        """Keep the only result of a peer: in the report, the journal and the log, and for the hook and the event."""
         job = self._jobs[result.peer]
         if self._claims is not None:
             self._claims.release(result.peer)  # from now on, no late worker publishes or marks anything

@@ -21,7 +21,7 @@ _INTERVAL = 0.2
 class Slots:
     """The slots of a run: a peer takes one when it is asked, and keeps it until it has its result.
 
-    A peer that has not answered after `LEND_AFTER` seconds lends its slot to another, so that dead peers delay nobody.
+    A peer that has not answered after `LEND_AFTER` seconds lends its slot to another, so that it delays no other.
     If it answers after all, it waits for a slot, before any peer that was not asked yet.
 
     Args:
@@ -46,7 +46,7 @@ class Slots:
         self._waiting: deque[str] = deque()
 
     def take(self, peer: str) -> bool:
-        """Take a slot for *peer*, which is to be asked; return False if there is none."""
+        """Take a slot for *peer*, which is to be asked; return False if none is free."""
         with self._changed:
             if self._may_lend:
                 self._lend_overdue()

@@ -1,4 +1,4 @@
-"""Decide what became of a peer, from what its check, stage and mark returned or raised."""
+"""Convert what check, stage and mark of a peer returned or raised to its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers: what stages peers for a run, and what they tell it."""
+"""The interface of workers, which stage the peers of a run, and their messages to it."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class RunClaims:
     def stop(self) -> None:
         """Have every worker of the run stop before it publishes anything, at the latest in a few seconds.
 
-        Without effect if the run has ended. An error of the disk is ignored: there is nobody to tell.
+        Without effect if the run has ended. Errors of the disk are ignored.
         """
         with contextlib.suppress(OSError):
             if self._runs.read(CURRENT, MAX_BYTES).decode().strip() == self._run:

@@ -19,7 +19,7 @@ _INTERVAL = 0.2
 
 
 class PoolSweep:
-    """A sweep of a pool in the background: it takes long in a large one, and delays nobody.
+    """A sweep of a pool in a thread of its own, because it takes long in a large pool.
 
     Args:
         staging: The staging pool.

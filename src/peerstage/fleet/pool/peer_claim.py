@@ -35,7 +35,7 @@ _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
 
 
 class PeerClaim:
-    """A worker's claim on one peer of a run, in a ``with`` block: nobody else stages it at the same time.
+    """A worker's claim on one peer of a run, in a ``with`` block: no other worker stages it at the same time.
 
     Args:
         staging: The staging pool, as this worker sees it.
@@ -129,7 +129,7 @@ class PeerClaim:
             raise self._cancelled("The run was killed.")
 
     def keep(self) -> None:
-        """Send a heartbeat if it is time, and call *on_stop* if the run wants nothing of this worker any more."""
+        """Send a heartbeat if one is due; call *on_stop* if the run has ended, or has given this worker up."""
         with self._closing:
             if self._runs is None or self._on_stop is None:
                 return
@@ -163,7 +163,7 @@ class PeerClaim:
             runs.close()
 
     def _is_locked(self, runs: RunsDirectory) -> bool:
-        """Return whether the run holds the pool's lock; on a full disk nobody knows who does."""
+        """Return whether the run holds the pool's lock; True if the holder is unknown because its disk was full."""
         holder = find_holder(runs)
         return holder is not None and holder.run in (self._run, "")
 

@@ -120,7 +120,7 @@ class RunJournal:
                 self.error = None
             except TargetError as exc:
                 if self.error is None:
-                    _log.warning("%s The run continues; its record will tell all.", format_log_line(exc))
+                    _log.warning("%s The run continues, and its record will be complete.", format_log_line(exc))
                 self.error = exc
 
     def _write(self) -> None:

@@ -96,7 +96,7 @@ class RunLock:
         close_quietly(fd)
 
     def _write_holder(self) -> None:
-        """Say who holds the lock; on a full disk nobody is told, but the lock holds."""
+        """Write who holds the lock into its file. If that fails, as on a full disk, the lock is held all the same."""
         values = {"run": self._run, "pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, 0)
@@ -112,7 +112,7 @@ class RunLock:
 
 
 def find_holder(runs: RunsDirectory) -> LockHolder | None:
-    """Return who holds the lock of the pool; None if nobody does.
+    """Return who holds the lock of the pool; None if it is free.
 
     Raises:
         TargetError: If that cannot be found out.

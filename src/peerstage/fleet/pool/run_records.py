@@ -23,7 +23,7 @@ from peerstage.records import MIB
 _log = logging.getLogger("peerstage.fleet")
 
 _MAX_BYTES = 64 * MIB
-#: Records are kept for so many seconds; and so many in any case, in case the clock has once been far ahead.
+#: Seconds for which records are kept, and the number of newest ones that always are, since the clock may be wrong.
 KEPT_SECONDS = 400 * 24 * 3600
 KEPT_RECORDS = 400
 

@@ -1,7 +1,7 @@
 """``.peerstage-runs``: the directory in a staging pool for locks, claims, journals and records.
 
 The pool may belong to a backup user whom root does not trust. So the directory must belong to this process's user or to
-root, and nobody else may write to it; then nobody else can plant a file in it. That user could still rename another
+root, and no other user may write to it, so that none can plant a file in it. The backup user could still rename another
 directory of root to this one: one that is neither empty nor has our files is refused. It is opened once, and files are
 named relative to its descriptor, so that replacing it during a run changes nothing.
 """

@@ -1,6 +1,6 @@
 """Remove a daily directory. A kill at any instant leaves it whole in its place, or aside, for the next prune to finish.
 
-It is first renamed into the pool's runs directory, where nobody else can reach it by a path, and compared once more
+It is first renamed into the pool's runs directory, where no other user can reach it by a path, and compared once more
 with what was staged. Then only files that manifests name are removed, each by name in an open directory, and
 directories only once they are empty. So whatever another user moves there at the same time is neither entered nor
 removed.
@@ -178,7 +178,7 @@ def _unlink(name: str, dir_fd: int, removal: Removal) -> None:
     try:
         status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         os.unlink(name, dir_fd=dir_fd)
-    except FileNotFoundError:  # removed by somebody else
+    except FileNotFoundError:  # removed by another process
         return
     removal.files += 1
     removal.bytes += freed_bytes(status) if status.st_nlink == 1 else 0

@@ -110,7 +110,7 @@ def prune_pool(
 def prune_after_run(
     plan: FleetPlan, runs: RunsDirectory, is_cancelled: Callable[[], bool], now: float
 ) -> StageError | None:
-    """Prune at the end of a run, and log what happens; return what somebody has to look at, None for nothing.
+    """Prune at the end of a run, and log what happens; return the error that needs attention, or None.
 
     Args:
         plan: The plan. Without `keep_days`, nothing happens.
