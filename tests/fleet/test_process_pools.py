@@ -15,7 +15,7 @@ from peerstage import FleetReport, PeerResult, Reason, Verdict
 from peerstage.errors import ConnectError, RemoteError
 from peerstage.fleet.dask import dask_executor
 from peerstage.testing import MemoryFile, MemoryJob, memory_job
-from support.fleet import READY, KillingJob, files_in, run
+from support.fleet import READY, files_in, killing_job, run
 from support.quick import quick_directory
 
 pytestmark = pytest.mark.usefixtures("patience")
@@ -86,13 +86,9 @@ def test_threads_processes_and_dask_give_the_same_tree_and_report(
         assert other_tree == tree
 
 
-def killing_job(name: str, unless: Path) -> KillingJob:
-    return KillingJob(name=name, collect_dir="/collect", user="backup", unless=str(unless))
-
-
 def test_a_process_that_is_killed_ends_in_a_result_for_everybody(pool: Path, processes: ProcessPoolExecutor) -> None:
     jobs = [memory_job(f"db{number}", READY) for number in range(6)]
-    report = run(pool, *jobs[:3], killing_job("killer", pool / "never"), *jobs[3:], executor=processes)
+    report = run(pool, *jobs[:3], killing_job("killer"), *jobs[3:], executor=processes)
     results = {result.peer: result for result in report.results}
     assert len(results) == 7
     assert (results["killer"].verdict, results["killer"].reason) == (Verdict.FAILED, Reason.WORKER_LOST)
@@ -104,14 +100,23 @@ def test_a_process_that_is_killed_ends_in_a_result_for_everybody(pool: Path, pro
     assert run(pool, *jobs).counts == {"staged": 6}
 
 
-def test_a_dask_worker_that_is_killed_costs_the_others_nothing(pool: Path, scheduler: str) -> None:
+def test_what_a_killed_dask_worker_did_is_done_by_another(pool: Path, scheduler: str) -> None:
     jobs = [memory_job(f"db{number}", READY) for number in range(6)]
     with dask_executor(scheduler) as dask:
-        report = run(pool, *jobs[:3], killing_job("killer", pool / "never"), *jobs[3:], executor=dask)
-    results = {result.peer: str(result.verdict) for result in report.results}
-    assert results.pop("killer") == "failed"
-    assert set(results.values()) == {"staged"}
-    assert next(result for result in report.results if result.peer == "killer").reason is Reason.WORKER_LOST
+        report = run(pool, *jobs[:3], killing_job("killer", pool / "killed"), *jobs[3:], executor=dask)
+    assert (pool / "killed").exists()
+    assert report.counts == {"staged": 7}
+
+
+def test_a_job_that_kills_every_dask_worker_ends_in_a_result_for_everybody(pool: Path, scheduler: str) -> None:
+    """Dask gives up a job after four workers, and perhaps others that they were given at the same time."""
+    jobs = [memory_job(f"db{number}", READY) for number in range(6)]
+    with dask_executor(scheduler) as dask:
+        report = run(pool, *jobs[:3], killing_job("killer"), *jobs[3:], executor=dask)
+    assert len(report.results) == 7
+    assert {result.reason for result in report.results} <= {None, Reason.WORKER_LOST}
+    assert report.results[3].reason is Reason.WORKER_LOST
+    assert run(pool, *jobs).counts == {"staged": 6}
 
 
 def test_a_scheduler_that_cannot_be_reached_is_a_clear_error() -> None:

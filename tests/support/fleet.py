@@ -89,14 +89,26 @@ class Idle(Executor):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KillingJob(MemoryJob):
-    """A job that kills the process of its worker when its peer is connected, as long as a file does not exist."""
+    """A job that kills the process of its worker when its peer is built to connect.
 
-    unless: str
+    Attributes:
+        once: A file that it creates before; it kills nothing if that exists. None to kill every time.
+    """
+
+    once: str | None = None
 
     def build_peer(self, *, reads_secrets: bool = False, **options: Any) -> BackupPeer:
-        if reads_secrets and not os.path.exists(self.unless):
+        if reads_secrets and not (self.once and os.path.exists(self.once)):
+            if self.once:
+                Path(self.once).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super(KillingJob, self).build_peer(**options)
+
+
+def killing_job(name: str, once: Path | None = None) -> KillingJob:
+    """Return a `KillingJob` whose peer is ready."""
+    options = {"collect_dir": "/collect", "user": "backup", "memory_host": MemoryHost({"/collect": READY})}
+    return KillingJob(name=name, once=None if once is None else str(once), **options)  # type: ignore[arg-type]
 
 
 class ScriptedHost(MemoryHost):
