@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from peerstage import RemotePeer, SSHOptions
+from peerstage import RemotePeer, Secret, SSHOptions
 from peerstage.fleet import coordinator, executor_workers, schedule
 from peerstage.fleet.pool import peer_claim
 from peerstage.fleet.run_peer import PeerWork
@@ -86,6 +87,21 @@ def test_a_job_with_a_secret_is_not_sent_to_a_worker(pool: Path, elsewhere: Else
     assert results_of(report) == {"db1": "failed: invalid-argument", "db2": "staged"}
     assert "Secret(file=" in (report.results[0].error or "")
     assert run(pool, secret).counts == {"staged": 1}, "threads need not send it"
+
+
+def test_secrets_are_read_where_the_peer_is_staged_and_never_sent(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+
+    def note(work: PeerWork) -> PeerWork:
+        sent.append(pickle.dumps(work))
+        return pickle.loads(sent[-1])  # type: ignore[no-any-return]
+
+    monkeypatch.setenv("NIGHTLY_PASSWORD", "hunter2")
+    with Elsewhere(change=note) as executor:
+        report = run(pool, memory_job("db1", READY, password=Secret(env="NIGHTLY_PASSWORD")), executor=executor)
+    assert report.counts == {"staged": 1}
+    assert b"NIGHTLY_PASSWORD" in sent[0]
+    assert b"hunter2" not in sent[0]
 
 
 def test_a_worker_that_does_not_see_the_pool_says_so(pool: Path, tmp_path: Path) -> None:

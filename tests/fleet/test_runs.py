@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import pytest
 
 from peerstage import BandwidthLimit, FleetReport, Limits, Reason, StageOptions, Verdict, stage_fleet
 from peerstage.errors import ConnectError, RemoteError, RunLocked, StageError
+from peerstage.fleet import schedule, thread_workers
 from peerstage.fleet.events import Event
 from peerstage.fleet.pool.run_lock import RunLock
 from peerstage.fleet.pool.run_records import RunRecords
 from peerstage.fleet.pool.runs_directory import RunsDirectory
+from peerstage.records import FileResult
 from peerstage.testing import MemoryFile, memory_job
 from support.fleet import (
     READY,
@@ -245,6 +249,42 @@ def test_the_secret_of_a_job_is_read_when_the_peer_is_staged(pool: Path, monkeyp
     assert results_of(run(pool, job)) == {"db1": "failed: configuration-unreadable"}
     monkeypatch.setenv("NIGHTLY_PASSWORD", "secret")
     assert results_of(run(pool, job)) == {"db1": "staged"}
+
+
+def test_a_run_lets_go_of_everything_but_summaries(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "STARTS_PER_SECOND", 1e6)
+    alive: list[int] = []
+
+    def count(event: Event) -> None:
+        if event.name == "peer-finished" and event.to_dict()["peer"].endswith("9"):
+            alive.append(sum(isinstance(value, FileResult) for value in gc.get_objects()))
+
+    files = {"cback.collect": b"", **{f"f{number}": b"x" for number in range(30)}}
+    run(pool, *(memory_job(f"db{number}", files) for number in range(100)), on_event=count)
+    assert len(alive) == 10
+    assert max(alive) < 1000, "not those of a hundred peers, which are 3,100"
+
+
+def test_a_system_that_refuses_threads_stages_fewer_peers_at_a_time(
+    pool: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start, peak = thread_workers.start_thread, [0]
+
+    def refuse(thread: threading.Thread) -> None:
+        running = sum(other.name.startswith("peerstage-db") for other in threading.enumerate())
+        if running >= 2:
+            raise StageError("The system refuses another thread.", reason=Reason.OUT_OF_THREADS)
+        peak[0] = max(peak[0], running + 1)
+        start(thread)
+
+    monkeypatch.setattr(thread_workers, "start_thread", refuse)
+    monkeypatch.setattr(schedule, "STARTS_PER_SECOND", 1e6)
+    both = threading.Barrier(2)
+    jobs = [scripted_job(f"db{number}", lambda host: both.wait(10)) for number in range(6)]
+    report = run(pool, *jobs, parallel=4)
+    assert report.counts == {"staged": 6}
+    assert peak == [2]
+    assert "2 peers at a time" in caplog.text
 
 
 # Continuing
