@@ -22,7 +22,6 @@ from peerstage.errors import (
 from peerstage.exit_codes import ExitCode
 from peerstage.fleet.results import Flag
 from peerstage.fleet.verdicts import (
-    NotReady,
     check_indicators,
     result_of_error,
     result_of_not_started,
@@ -49,7 +48,7 @@ def report(*sizes: int, failed: int = 0) -> StageReport:
 
 def judge(
     collect: RemoteFile | None, stage: RemoteFile | None = None, *, may_repeat: bool = False, **options: Any
-) -> NotReady | None:
+) -> PeerResult | None:
     return check_indicators(job(**options), Indicators(collect, stage), may_repeat=may_repeat, now=100 * HOUR)
 
 
@@ -60,15 +59,20 @@ def test_a_peer_with_its_indicator_is_ready() -> None:
 
 def test_a_peer_without_its_indicator_is_not() -> None:
     found = judge(None, collect_indicator="done")
-    assert found == NotReady("db1", Reason.NOT_READY, "There is no done.")
-    assert found.to_result().exit is ExitCode.NOT_READY
+    assert found == PeerResult(
+        peer="db1",
+        verdict=Verdict.NOT_READY,
+        reason=Reason.NOT_READY,
+        error="There is no done.",
+        exit=ExitCode.NOT_READY,
+    )
 
 
 def test_a_peer_that_was_staged_since_it_collected_is_stale() -> None:
     found = judge(RemoteFile(0, 10), RemoteFile(0, 11))
     assert found is not None
     assert found.reason is Reason.STALE
-    assert found.to_result().verdict is Verdict.NOT_READY
+    assert found.verdict is Verdict.NOT_READY
     assert judge(RemoteFile(0, 10), RemoteFile(0, 10)) is None, "within a second, nobody knows"
     assert judge(RemoteFile(0, 10), RemoteFile(0, 9)) is None
 

@@ -13,7 +13,7 @@ from peerstage.fleet.results import PeerResult, Verdict
 from peerstage.fleet.run_peer import PeerWork
 from peerstage.fleet.schedule import Clock, Schedule
 from peerstage.fleet.slots import Slots
-from peerstage.fleet.verdicts import NotReady, result_of_error, result_of_not_started
+from peerstage.fleet.verdicts import result_of_error, result_of_not_started
 from peerstage.fleet.workers import Inbox, Message, Workers
 from peerstage.reasons import Reason
 
@@ -37,7 +37,7 @@ class _Asked:
     started_at: float = 0.0
     has_begun: bool = False
     is_running: bool = False
-    not_ready: NotReady | None = None
+    not_ready: PeerResult | None = None
 
 
 class Coordinator:
@@ -52,7 +52,7 @@ class Coordinator:
         clock: The clock.
         cancelled: Set, from any thread, to cancel the run; put None into *inbox* after that.
         on_started: Called with the name of a peer when a worker begins with it, and the number of the attempt.
-        on_waiting: Called when a peer is not ready and will be asked again.
+        on_waiting: Called with the result of a peer that is not ready, and will be asked again.
         on_result: Called with each result.
         on_assign: Called with the name of a peer just before a worker is given its work.
     """
@@ -68,7 +68,7 @@ class Coordinator:
         *,
         on_assign: Callable[[str], object],
         on_started: Callable[[str, int], object],
-        on_waiting: Callable[[NotReady], object],
+        on_waiting: Callable[[PeerResult], object],
         on_result: Callable[[PeerResult], object],
         cancelled: threading.Event,
     ) -> None:
@@ -150,8 +150,7 @@ class Coordinator:
         if state is None or not state.is_running or message.attempt != state.attempts:
             return  # of a worker that was given up
         outcome = message.outcome
-        is_begun = outcome is None or not isinstance(outcome, PeerResult) or outcome.verdict is not Verdict.NOT_STARTED
-        if is_begun and not state.has_begun:
+        if not state.has_begun and (outcome is None or outcome.verdict is not Verdict.NOT_STARTED):
             state.has_begun = True
             self._on_started(message.peer, state.attempts)
         if outcome is None:
@@ -159,13 +158,12 @@ class Coordinator:
         state.is_running = False
         self._slots.release(message.peer)
         self._workers.forget(message.peer)
-        if isinstance(outcome, PeerResult):
-            self._finish(outcome)
-        elif not self._cancelled.is_set() and self._schedule.ask_again(message.peer):
+        may_wait = outcome.verdict is Verdict.NOT_READY and not self._cancelled.is_set()
+        if may_wait and self._schedule.ask_again(message.peer):
             state.not_ready = outcome
             self._on_waiting(outcome)
         else:
-            self._finish(outcome.to_result())
+            self._finish(outcome)
 
     def _finish(self, result: PeerResult) -> None:
         state = self._open.pop(result.peer)
@@ -180,8 +178,7 @@ class Coordinator:
         """Give every peer that has none its result: cancel those that are running; the others are not started."""
         self._cancelled.set()
         for name in self._schedule.drain():
-            waiting = self._open[name].not_ready
-            self._finish(_not_started(name) if waiting is None else waiting.to_result())
+            self._finish(self._open[name].not_ready or _not_started(name))
         until = self._clock.monotonic() + _SECONDS_TO_END
         next_cancel = 0.0
         while self._open and self._clock.monotonic() < until:

@@ -82,8 +82,8 @@ class PeerWaiting(Event):
     name = "peer-waiting"
 
     peer: str
-    reason: Reason
-    error: str
+    reason: Reason | None
+    error: str | None
     until: float
 
 

@@ -11,7 +11,7 @@ from peerstage.fleet.pool.claims import RunClaims
 from peerstage.fleet.results import PeerResult
 from peerstage.fleet.run_peer import PeerWork, stage_peer
 from peerstage.fleet.schedule import Clock
-from peerstage.fleet.verdicts import NotReady, result_of_error, result_of_not_started
+from peerstage.fleet.verdicts import result_of_error, result_of_not_started
 from peerstage.fleet.workers import Inbox, Message, Workers
 from peerstage.printable import escape
 from peerstage.reasons import Reason
@@ -38,7 +38,7 @@ class ExecutorWorkers(Workers):
         self._claims = claims
         self._clock = clock
         self._works: dict[str, PeerWork] = {}
-        self._futures: dict[str, Future[PeerResult | NotReady]] = {}
+        self._futures: dict[str, Future[PeerResult]] = {}
         self._begun: set[str] = set()
         self._last_sign = 0.0
         self._seems_dead = False  # nothing gave a sign of life for `_MAX_IDLE`, and nothing has since
@@ -108,10 +108,10 @@ def _require_picklable(work: PeerWork) -> None:
         raise ConfigurationError(f"This job cannot be sent to a worker: {exc}", reason=Reason.INVALID_ARGUMENT) from exc
 
 
-def _outcome_of(done: Future[PeerResult | NotReady], work: PeerWork) -> PeerResult | NotReady:
+def _outcome_of(done: Future[PeerResult], work: PeerWork) -> PeerResult:
     try:
         outcome = done.result()
-        if isinstance(outcome, (PeerResult, NotReady)):
+        if isinstance(outcome, PeerResult):
             return outcome
         raise TypeError(f"a result of type {type(outcome).__name__}")
     except CancelledError as exc:

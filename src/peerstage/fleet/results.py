@@ -155,6 +155,11 @@ class PeerResult(metaclass=Documented):
     earlier_run: str | None = None
     report: StageSummary | None = None
 
+    @classmethod
+    def unstaged(cls, peer: str, verdict: Verdict, reason: Reason | None, error: str, **values: Any) -> PeerResult:
+        """Return the result of a peer that was not staged, or not completely; its exit code follows from *reason*."""
+        return cls(peer=peer, verdict=verdict, reason=reason, error=error, exit=code_of_reason(reason), **values)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the result as values that `json` can encode."""
         return dataclasses.asdict(self)

@@ -17,7 +17,7 @@ from peerstage.fleet.plan import PeerJob
 from peerstage.fleet.pool.daily_directories import DailyDirectories
 from peerstage.fleet.pool.peer_claim import PeerClaim
 from peerstage.fleet.results import PeerResult, Verdict
-from peerstage.fleet.verdicts import NotReady, check_indicators, result_of_error, result_of_report
+from peerstage.fleet.verdicts import check_indicators, result_of_error, result_of_report
 from peerstage.paths import MANIFEST_NAMES
 from peerstage.peer.base import BackupPeer
 from peerstage.peer.remote import RemotePeer
@@ -76,7 +76,7 @@ class RunThreads(Protocol):
         """Wait until the peer, which has answered, may be staged."""
 
 
-def stage_peer(work: PeerWork, threads: RunThreads | None = None) -> PeerResult | NotReady:
+def stage_peer(work: PeerWork, threads: RunThreads | None = None) -> PeerResult:
     """Check, stage and mark one peer. It never raises: whatever happens is the peer's result.
 
     Args:
@@ -95,7 +95,7 @@ class _PeerStage:
         self._peer: BackupPeer | None = None
         self._report: StageReport | None = None
 
-    def run(self) -> PeerResult | NotReady:
+    def run(self) -> PeerResult:
         try:
             on_stop = self._cancel if self._threads is None else None
             with PeerClaim(self._work.staging, self._work.run, self._job.name, on_stop=on_stop) as claim:
@@ -111,7 +111,7 @@ class _PeerStage:
         if self._peer is not None:
             self._peer.cancel()
 
-    def _check_stage_and_mark(self, claim: PeerClaim) -> PeerResult | NotReady:
+    def _check_stage_and_mark(self, claim: PeerClaim) -> PeerResult:
         with contextlib.ExitStack() as opened:
             work = self._work
             daily = opened.enter_context(
@@ -139,7 +139,7 @@ class _PeerStage:
             peer.writeStageIndicator(self._job.stage_indicator)
             return dataclasses.replace(result, marked=True)
 
-    def _check(self, peer: BackupPeer, *, is_continued: bool) -> NotReady | None:
+    def _check(self, peer: BackupPeer, *, is_continued: bool) -> PeerResult | None:
         indicators = peer.readIndicators(self._job.collect_indicator, self._job.stage_indicator)
         # A run that was killed may have marked the peer without a record. Its manifest remains.
         may_repeat = self._work.again or is_continued

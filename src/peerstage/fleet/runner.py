@@ -38,7 +38,7 @@ from peerstage.fleet.schedule import Clock, Schedule, find_end
 from peerstage.fleet.shares import share_out
 from peerstage.fleet.slots import Slots
 from peerstage.fleet.thread_workers import ThreadWorkers
-from peerstage.fleet.verdicts import NotReady, result_of_not_started
+from peerstage.fleet.verdicts import result_of_not_started
 from peerstage.fleet.workers import Inbox, Workers
 from peerstage.printable import escape
 from peerstage.reasons import Reason
@@ -243,8 +243,9 @@ class FleetRun(metaclass=Documented):
             self._journal.add_started(peer)
         self._send(PeerStarted(run=self._report.run, peer=peer, attempt=attempt))
 
-    def _note_waiting(self, end: float, peer: NotReady) -> None:
-        self._send(PeerWaiting(run=self._report.run, peer=peer.peer, reason=peer.reason, error=peer.error, until=end))
+    def _note_waiting(self, end: float, found: PeerResult) -> None:
+        run, peer, reason, error = self._report.run, found.peer, found.reason, found.error
+        self._send(PeerWaiting(run=run, peer=peer, reason=reason, error=error, until=end))
 
     def _add_result(self, result: PeerResult) -> None:
         """Keep the only result of a peer: in the report, the journal and the log, and for the hook and the event."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 
 from peerstage.errors import IncompleteStage, NothingToStage, StageError
 from peerstage.exit_codes import reason_of
 from peerstage.fleet.plan import PeerJob
-from peerstage.fleet.results import Flag, PeerResult, StageSummary, Verdict, code_of_reason
+from peerstage.fleet.results import Flag, PeerResult, StageSummary, Verdict
 from peerstage.printable import escape
 from peerstage.reasons import Reason
 from peerstage.records import Indicators, StageReport
@@ -17,33 +16,8 @@ from peerstage.system_errors import resource_error
 _SECONDS_PER_HOUR = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class NotReady:
-    """Why a peer cannot be staged yet. It may be asked again.
-
-    Attributes:
-        peer: The peer's name in the plan.
-        reason: `Reason.NOT_READY` or `Reason.STALE`.
-        error: The same as a printable sentence.
-    """
-
-    peer: str
-    reason: Reason
-    error: str
-
-    def to_result(self) -> PeerResult:
-        """Return the result of a peer that is not asked again."""
-        return PeerResult(
-            peer=self.peer,
-            verdict=Verdict.NOT_READY,
-            reason=self.reason,
-            error=self.error,
-            exit=code_of_reason(self.reason),
-        )
-
-
-def check_indicators(job: PeerJob, indicators: Indicators, *, may_repeat: bool, now: float) -> NotReady | None:
-    """Return why the peer cannot be staged; None if it can.
+def check_indicators(job: PeerJob, indicators: Indicators, *, may_repeat: bool, now: float) -> PeerResult | None:
+    """Return the result of a peer that is not ready; None if it can be staged.
 
     Args:
         job: The peer.
@@ -53,15 +27,16 @@ def check_indicators(job: PeerJob, indicators: Indicators, *, may_repeat: bool, 
     """
     found = indicators.collect
     if found is None:
-        return NotReady(job.name, Reason.NOT_READY, f"There is no {escape(job.collect_indicator)}.")
+        text = f"There is no {escape(job.collect_indicator)}."
+        return PeerResult.unstaged(job.name, Verdict.NOT_READY, Reason.NOT_READY, text)
     if job.indicator_max_age is not None and found.mtime is not None and now - found.mtime > job.indicator_max_age:
         age, maximum = _hours(now - found.mtime), _hours(job.indicator_max_age)
         text = f"{escape(job.collect_indicator)} is {age} old; the maximum is {maximum}."
-        return NotReady(job.name, Reason.STALE, text)
+        return PeerResult.unstaged(job.name, Verdict.NOT_READY, Reason.STALE, text)
     if indicators.stage_is_newer and not may_repeat:
         names = escape(job.stage_indicator), escape(job.collect_indicator)
         text = "{} is newer than {}: the peer has not collected since it was staged.".format(*names)
-        return NotReady(job.name, Reason.STALE, text)
+        return PeerResult.unstaged(job.name, Verdict.NOT_READY, Reason.STALE, text)
     return None
 
 
@@ -79,15 +54,9 @@ def result_of_report(job: PeerJob, report: StageReport | None, target: str) -> P
     flags = (Flag.SMALLER,) if is_small else ()
     if size == 0 and not job.allow_empty:
         text = f"All {files} files are empty." if files else "There are no files but the indicators."
-        return PeerResult(
-            peer=job.name,
-            verdict=Verdict.INCOMPLETE,
-            flags=(Flag.EMPTY, *flags),
-            reason=Reason.NOTHING_TO_STAGE,
-            error=text,
-            exit=code_of_reason(Reason.NOTHING_TO_STAGE),
-            report=summary,
-        )
+        flags = (Flag.EMPTY, *flags)
+        reason = Reason.NOTHING_TO_STAGE
+        return PeerResult.unstaged(job.name, Verdict.INCOMPLETE, reason, text, flags=flags, report=summary)
     return PeerResult(peer=job.name, verdict=Verdict.STAGED, flags=flags, report=summary)
 
 
@@ -105,22 +74,20 @@ def result_of_error(
     error = resource_error(error) or error
     if isinstance(error, StageError):
         report = report or error.report
-    reason = reason_of(error)
     is_incomplete = isinstance(error, (IncompleteStage, NothingToStage))
-    return PeerResult(
-        peer=job.name,
-        verdict=Verdict.INCOMPLETE if is_incomplete else Verdict.FAILED,
+    return PeerResult.unstaged(
+        job.name,
+        Verdict.INCOMPLETE if is_incomplete else Verdict.FAILED,
+        reason_of(error),
+        _describe(error),
         flags=(Flag.EMPTY,) if isinstance(error, NothingToStage) else (),
-        reason=reason,
-        error=_describe(error),
-        exit=code_of_reason(reason),
         report=None if report is None else _summarize(job, report, target),
     )
 
 
 def result_of_not_started(peer: str, reason: Reason, error: str) -> PeerResult:
     """Return the result of a peer that was not asked, because the run ended before, or could not start it."""
-    return PeerResult(peer=peer, verdict=Verdict.NOT_STARTED, reason=reason, error=error, exit=code_of_reason(reason))
+    return PeerResult.unstaged(peer, Verdict.NOT_STARTED, reason, error)
 
 
 def _summarize(job: PeerJob, report: StageReport, target: str) -> StageSummary:

@@ -9,7 +9,6 @@ from typing import NamedTuple, TypeAlias
 
 from peerstage.fleet.results import PeerResult
 from peerstage.fleet.run_peer import PeerWork
-from peerstage.fleet.verdicts import NotReady
 
 
 class Message(NamedTuple):
@@ -23,7 +22,7 @@ class Message(NamedTuple):
 
     peer: str
     attempt: int
-    outcome: PeerResult | NotReady | None = None
+    outcome: PeerResult | None = None
 
 
 #: Messages to the run; None only wakes it.

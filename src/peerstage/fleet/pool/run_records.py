@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Set
 from typing import Any
 
 from peerstage.errors import StageError
-from peerstage.exit_codes import CODES
 from peerstage.fleet.pool.run_id import days_about, is_day, is_run_id, start_time_of
 from peerstage.fleet.pool.run_journal import JournalContent, decode_line, encode_line, read_journal, shorten
 from peerstage.fleet.pool.runs_directory import JOURNAL, RECORD, RunsDirectory
@@ -197,10 +196,5 @@ def _report_of_killed(run: str, content: JournalContent) -> FleetReport:
 
 def _result_of_killed(peer: str, *, is_started: bool) -> PeerResult:
     when = "while it staged this peer" if is_started else "before it began with this peer"
-    return PeerResult(
-        peer=peer,
-        verdict=Verdict.FAILED if is_started else Verdict.NOT_STARTED,
-        reason=Reason.RUN_KILLED,
-        error=f"{_KILLED} {when}.",
-        exit=CODES[Reason.RUN_KILLED],
-    )
+    verdict = Verdict.FAILED if is_started else Verdict.NOT_STARTED
+    return PeerResult.unstaged(peer, verdict, Reason.RUN_KILLED, f"{_KILLED} {when}.")
