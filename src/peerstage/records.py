@@ -156,9 +156,7 @@ class FileResult:
         Raises:
             TypeError, ValueError: If it is not such a result.
         """
-        known = _known_fields(cls, raw)
-        known["reason"] = _REASONS.get(known.get("reason"))
-        return cls(**known)
+        return cls(**known_fields(cls, raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +351,7 @@ class StageReport(metaclass=Documented):
             ValueError: If the text is not such a report.
         """
         try:
-            raw = _known_fields(cls, json.loads(text))
+            raw = known_fields(cls, json.loads(text))
             for results in ("files", "refused", "left_out"):
                 if results != "left_out" or results in raw:  # earlier versions have none
                     raw[results] = tuple(FileResult.from_dict(result) for result in raw[results])
@@ -368,7 +366,10 @@ class StageReport(metaclass=Documented):
             raise ValueError(f"Not a stage report: {escape(str(exc))}") from None
 
 
-def _known_fields(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the items of *raw* that are fields of the dataclass *kind*."""
+def known_fields(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the items of *raw* that are fields of the dataclass *kind*; an unknown reason becomes None."""
     names = {field.name for field in dataclasses.fields(kind)}
-    return {name: value for name, value in raw.items() if name in names}
+    known = {name: value for name, value in raw.items() if name in names}
+    if "reason" in known:
+        known["reason"] = _REASONS.get(known["reason"])
+    return known

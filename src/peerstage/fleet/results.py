@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 from peerstage.documented import Documented
 from peerstage.exit_codes import CODES, ExitCode
 from peerstage.reasons import Reason
-from peerstage.records import FileResult, StageReport
+from peerstage.records import FileResult, StageReport, known_fields
 
 #: The version of the JSON form of results, reports, records and events. It changes if a key is removed or changes its
 #: meaning, not if one is added.
@@ -177,7 +177,6 @@ class PeerResult(metaclass=Documented):
             known = _known(cls, raw)
             known["verdict"] = Verdict(known["verdict"])
             known["flags"] = tuple(Flag(flag) for flag in known.get("flags", ()) if flag in set(Flag))
-            known["reason"] = next((reason for reason in Reason if reason == known.get("reason")), None)
             known["exit"] = ExitCode(known.get("exit", 0))
             if known.get("report") is not None:
                 report = _known(StageSummary, known["report"])
@@ -275,7 +274,6 @@ class FleetReport(metaclass=Documented):
         try:
             known = _known(cls, raw)
             known["results"] = tuple(map(PeerResult.from_dict, known.get("results", ())))
-            known["reason"] = next((reason for reason in Reason if reason == known.get("reason")), None)
             return cls(**known)
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise ValueError(f"Not the report of a run: {exc}") from None
@@ -287,16 +285,15 @@ def code_of_reason(reason: Reason | None) -> ExitCode:
 
 
 def _known(kind: Any, raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of *raw* that *kind* has fields for.
+    """Return `known_fields`.
 
     Raises:
         ValueError: If a number, text or flag has another type than its field.
     """
-    names = {item.name for item in dataclasses.fields(kind)}
     for name, types in _scalar_fields(kind).items():
         if name in raw and not _is_one_of(types, raw[name]):
             raise ValueError(f"its {name} is invalid")
-    return {name: value for name, value in raw.items() if name in names}
+    return known_fields(kind, raw)
 
 
 @functools.cache
