@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from peerstage.errors import RunLocked, TargetError
+from peerstage.fleet.pool import pool_days
 from peerstage.fleet.pool.run_lock import RunLock
 from peerstage.fleet.pool.runs_directory import RunsDirectory
-from peerstage.fleet.prune import day_contents, pool_days, prune, prune_pool, reclaimable_bytes
+from peerstage.fleet.prune import day_contents, prune, prune_pool, reclaimable_bytes
 from peerstage.fleet.prune import decision as prune_decision
 from peerstage.fleet.prune import pruning as prune_module
 from peerstage.fleet.prune.report import Kind, PruneReport

@@ -113,12 +113,6 @@ class DailyDirectories:
             with _path_by_descriptor(found.fd, found.path) as anchored:
                 yield anchored
 
-    def has_peer_directory(self, name: str) -> bool:
-        """Return whether there is a directory of the peer *name*; a symlink does not count."""
-        with contextlib.suppress(OSError):
-            return stat.S_ISDIR(os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mode)
-        return False
-
     def write_indicator_file(self) -> None:
         """Write the master's own stage indicator: an empty file in the daily directory.
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import stat
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice
 
-from peerstage.errors import StageError, TargetError
-from peerstage.fleet.pool.daily_directories import DailyDirectories
+from peerstage.errors import TargetError
+from peerstage.fleet.pool.pool_days import open_day
 from peerstage.fleet.pool.run_records import RunRecords
 from peerstage.fleet.pool.runs_directory import RunsDirectory
 from peerstage.fleet.results import PeerResult, Verdict
 from peerstage.reasons import Reason
+from peerstage.system_errors import target_errors
+from peerstage.target.file_descriptors import closing, open_directory
 
 #: Runs to look back at.
 _MAX_RUNS = 100
@@ -53,33 +56,37 @@ def read_history(records: RunRecords, staging: str, day: str, peers: Collection[
     history = History()
     decided: set[str] = set()  # peers whose last result of the day is known
     wanted = set(peers)
-    with contextlib.ExitStack() as opened:
-        days: dict[str, DailyDirectories | None] = {}
-
-        def exists(peer: str, day: str) -> bool:
-            if day not in days:
-                days[day] = None
-                with contextlib.suppress(StageError):
-                    days[day] = opened.enter_context(DailyDirectories(staging, day, create=False))
-            directories = days[day]
-            return directories is not None and directories.has_peer_directory(peer)
-
+    with (
+        target_errors("The staging pool cannot be read", staging),
+        closing(open_directory(staging, follow=True)) as pool_fd,
+    ):
         for report in islice(records.newest_first(), _MAX_RUNS):
             for result in report.results:
                 peer = result.peer
                 if peer not in wanted:
                     continue
                 if report.day != day:
-                    if peer not in history.nights and result.verdict is Verdict.STAGED and exists(peer, report.day):
+                    if (
+                        peer not in history.nights
+                        and result.verdict is Verdict.STAGED
+                        and _exists(pool_fd, report.day, peer)
+                    ):
                         history.nights[peer] = report.day
                 elif peer not in decided and (result.verdict in _PUBLISHING or result.report is not None):
                     decided.add(peer)
-                    if result.verdict is Verdict.STAGED and exists(peer, day):
+                    if result.verdict is Verdict.STAGED and _exists(pool_fd, day, peer):
                         run = result.earlier_run or report.run
                         history.staged[peer] = dataclasses.replace(result, earlier_run=run)
             if report.day < day and len(history.nights) == len(wanted):
                 break
     return history
+
+
+def _exists(pool_fd: int, day: str, peer: str) -> bool:
+    """Return whether there is a directory of *peer* in the daily directory *day*; no symlink is followed."""
+    with contextlib.suppress(OSError), open_day(pool_fd, day) as day_fd:
+        return stat.S_ISDIR(os.stat(peer, dir_fd=day_fd, follow_symlinks=False).st_mode)
+    return False
 
 
 def find_latest_night(staging: str, peer: str) -> str:

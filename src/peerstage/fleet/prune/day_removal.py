@@ -15,9 +15,9 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from peerstage.fleet.pool.pool_days import open_month
 from peerstage.fleet.pool.runs_directory import RunsDirectory
 from peerstage.fleet.prune.day_contents import Foreign, examine_day, is_stage_indicator, open_peer, staged_files
-from peerstage.fleet.prune.pool_days import open_month
 from peerstage.printable import escape
 from peerstage.target.durability import sync_directory
 from peerstage.target.file_descriptors import closing, open_directory

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from peerstage.errors import TargetError
 from peerstage.fleet.plan import FleetPlan
 from peerstage.fleet.pool.latest_link import NAME as LATEST
+from peerstage.fleet.pool.pool_days import PoolDays, list_days, mount_points_below, open_day
 from peerstage.fleet.pool.run_id import day_of
 from peerstage.fleet.pool.run_records import RunRecords
 from peerstage.fleet.pool.runs_directory import RunsDirectory
 from peerstage.fleet.prune.day_contents import Foreign, content_of, examine_day
 from peerstage.fleet.prune.day_removal import freed_bytes, list_aside, name_aside, open_aside
-from peerstage.fleet.prune.pool_days import PoolDays, list_days, mount_points_below, open_day
 from peerstage.fleet.prune.report import KeptDay, Kind, RemovedDay
 from peerstage.fleet.prune.retention import Content, Needed, Nights, find_needed, nights_of, oldest_kept
 from peerstage.printable import escape, join_first

@@ -16,12 +16,12 @@ from collections.abc import Callable
 
 from peerstage.errors import StageError
 from peerstage.fleet.plan import FleetPlan
+from peerstage.fleet.pool.pool_days import remove_if_empty
 from peerstage.fleet.pool.run_lock import RunLock
 from peerstage.fleet.pool.runs_directory import RunsDirectory
 from peerstage.fleet.prune.day_contents import Foreign
 from peerstage.fleet.prune.day_removal import Removal, move_aside, remove_aside
 from peerstage.fleet.prune.decision import Decision, Stopped, decide, time_limit
-from peerstage.fleet.prune.pool_days import remove_if_empty
 from peerstage.fleet.prune.report import FailedDay, KeptDay, Kind, PruneReport, RemovedDay
 from peerstage.printable import escape
 from peerstage.reasons import Reason
