@@ -65,16 +65,13 @@ def read_history(records: RunRecords, staging: str, day: str, peers: Collection[
                 peer = result.peer
                 if peer not in wanted:
                     continue
+                is_staged = result.verdict is Verdict.STAGED
                 if report.day != day:
-                    if (
-                        peer not in history.nights
-                        and result.verdict is Verdict.STAGED
-                        and _exists(pool_fd, report.day, peer)
-                    ):
+                    if is_staged and peer not in history.nights and _exists(pool_fd, report.day, peer):
                         history.nights[peer] = report.day
                 elif peer not in decided and (result.verdict in _PUBLISHING or result.report is not None):
                     decided.add(peer)
-                    if result.verdict is Verdict.STAGED and _exists(pool_fd, day, peer):
+                    if is_staged and _exists(pool_fd, day, peer):
                         run = result.earlier_run or report.run
                         history.staged[peer] = dataclasses.replace(result, earlier_run=run)
             if report.day < day and len(history.nights) == len(wanted):
