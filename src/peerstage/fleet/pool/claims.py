@@ -61,7 +61,7 @@ class RunClaims:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=self._runs.fd)
             self._runs.remove_unfinished()
-            self._runs.write(CURRENT, self._run.encode() + b"\n", durable=False)
+            self._runs.write(CURRENT, self._run.encode() + b"\n")
         return self
 
     def __exit__(self, *exc_info: object) -> None:

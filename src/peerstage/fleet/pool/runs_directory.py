@@ -109,13 +109,8 @@ class RunsDirectory:
             raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes")
         return data
 
-    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        """Write the file *name*, mode 0600: at every instant it is the old file or the complete new one.
-
-        Args:
-            name: A plain name, or one in a subdirectory.
-            data: The content.
-            durable: Whether the file is on the disk when this returns.
+    def write(self, name: str, data: bytes) -> None:
+        """Write the file *name*, mode 0600, durably: at every instant it is the old file or the complete new one.
 
         Raises:
             OSError: If it cannot be written, and is unchanged; or if only the last sync of the directory failed.
@@ -125,15 +120,13 @@ class RunsDirectory:
             with open(os.open(new, CREATE_NEW, 0o600, dir_fd=self.fd), "wb") as file:
                 file.write(data)
                 file.flush()
-                if durable:
-                    os.fsync(file.fileno())
+                os.fsync(file.fileno())
             os.rename(new, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except BaseException:
             with contextlib.suppress(OSError):
                 self.remove(new)
             raise
-        if durable:
-            sync_directory(self.fd)
+        sync_directory(self.fd)
 
     def remove(self, name: str) -> None:
         """Remove the file *name*, if there is one.
