@@ -14,7 +14,7 @@ from peerstage.fleet.run_peer import PeerWork
 from peerstage.fleet.schedule import Clock, Schedule
 from peerstage.fleet.slots import Slots
 from peerstage.fleet.verdicts import result_of_error, result_of_not_started
-from peerstage.fleet.workers import Inbox, Message, Workers
+from peerstage.fleet.workers import Inbox, WorkerMessage, Workers
 from peerstage.reasons import Reason
 
 log = logging.getLogger("peerstage.fleet")
@@ -145,7 +145,7 @@ class Coordinator:
             for found in self._workers.poll():
                 self._handle(found)
 
-    def _handle(self, message: Message) -> None:
+    def _handle(self, message: WorkerMessage) -> None:
         state = self._open.get(message.peer)
         if state is None or not state.is_running or message.attempt != state.attempts:
             return  # of a worker that was given up
@@ -185,7 +185,7 @@ class Coordinator:
             if self._clock.monotonic() >= next_cancel:
                 next_cancel = self._clock.monotonic() + _CANCEL_INTERVAL
                 for name in self._workers.cancel():
-                    self._handle(Message(name, self._open[name].attempts, _not_started(name)))
+                    self._handle(WorkerMessage(name, self._open[name].attempts, _not_started(name)))
             self._handle_next(_CANCEL_INTERVAL)
         for name in list(self._open):
             if not self._open[name].has_begun:

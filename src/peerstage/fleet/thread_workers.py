@@ -12,7 +12,7 @@ from peerstage.fleet.plan import PeerJob
 from peerstage.fleet.run_peer import PeerWork, stage_peer
 from peerstage.fleet.slots import Slots
 from peerstage.fleet.verdicts import result_of_error
-from peerstage.fleet.workers import Inbox, Message, Workers
+from peerstage.fleet.workers import Inbox, WorkerMessage, Workers
 from peerstage.peer.base import BackupPeer
 from peerstage.peer.remote import RemotePeer
 from peerstage.rates import BandwidthLimit
@@ -51,7 +51,7 @@ class ThreadWorkers(Workers):
             thread = threading.Thread(target=self._run, args=(work,), name=f"peerstage-{name}", daemon=True)
             start_thread(thread)
 
-    def poll(self) -> Iterator[Message]:
+    def poll(self) -> Iterator[WorkerMessage]:
         return iter(())
 
     def cancel(self) -> list[str]:
@@ -89,9 +89,9 @@ class ThreadWorkers(Workers):
 
     def _run(self, work: PeerWork) -> None:
         name, attempt = work.job.name, work.attempt
-        self._inbox.put(Message(name, attempt))
+        self._inbox.put(WorkerMessage(name, attempt))
         try:
             outcome = stage_peer(work, self)
         except BaseException as exc:  # such as an error whose text cannot be made
             outcome = result_of_error(work.job, RuntimeError(type(exc).__name__))
-        self._inbox.put(Message(name, attempt, outcome))
+        self._inbox.put(WorkerMessage(name, attempt, outcome))

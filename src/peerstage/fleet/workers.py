@@ -11,7 +11,7 @@ from peerstage.fleet.results import PeerResult
 from peerstage.fleet.run_peer import PeerWork
 
 
-class Message(NamedTuple):
+class WorkerMessage(NamedTuple):
     """What a worker tells the run.
 
     Attributes:
@@ -26,7 +26,7 @@ class Message(NamedTuple):
 
 
 #: Messages to the run; None only wakes it.
-Inbox: TypeAlias = "queue.SimpleQueue[Message | None]"
+Inbox: TypeAlias = "queue.SimpleQueue[WorkerMessage | None]"
 
 
 class Workers(ABC):
@@ -44,7 +44,7 @@ class Workers(ABC):
         """
 
     @abstractmethod
-    def poll(self) -> Iterable[Message]:
+    def poll(self) -> Iterable[WorkerMessage]:
         """Return what is known without having been told: workers that have begun, and those that were lost."""
 
     @abstractmethod
