@@ -52,6 +52,18 @@ class FrozenClock(Clock):
         self._monotonic += seconds
 
 
+class FastClock(Clock):
+    """A clock for which time passes thirty times as fast: a run starts more peers per second, and waits less."""
+
+    _SPEED = 30.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() * self._SPEED
+
+    def wait(self, messages: queue.SimpleQueue[Any], seconds: float) -> Any:
+        return super().wait(messages, seconds / self._SPEED)
+
+
 class InlineThreads(ThreadPoolExecutor):
     """An executor whose one thread is the caller's: nothing runs while the run waits, as a `FrozenClock` needs."""
 
