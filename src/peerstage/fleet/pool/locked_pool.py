@@ -42,7 +42,6 @@ class LockedPool:
         if self._left is None:
             self._left = os.fstat(self.runs.fd)
             self._held.close()
-            self.runs.close()
 
     def find_again(self) -> RunsDirectory | None:
         """Return the runs directory that was left, open, but without the lock; None if the path leads elsewhere."""
@@ -69,11 +68,7 @@ class LockedPool:
         self.runs, self._held, self._left = runs, held, None
 
     def _lock(self) -> tuple[RunsDirectory, contextlib.ExitStack]:
-        runs = RunsDirectory(self._staging)
-        held = contextlib.ExitStack()
-        try:
+        with contextlib.ExitStack() as held:
+            runs = held.enter_context(RunsDirectory(self._staging))
             held.enter_context(RunLock(runs, self._run))
-        except BaseException:
-            runs.close()
-            raise
-        return runs, held
+            return runs, held.pop_all()
