@@ -22,9 +22,6 @@ class Kind(str, Enum):
     UNKNOWN = "unknown"  # no record says that a run made it
     UNREADABLE = "unreadable"  # it cannot be compared with what was staged
 
-    def __str__(self) -> str:
-        return str(self.value)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemovedDay(metaclass=Documented):
