@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 
@@ -16,8 +17,9 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 @pytest.fixture(autouse=True)
 def limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that may open 160 files, and so 40 for partial files."""
+    """A process that may open 160 files, and so 40 for partial files; runs that earlier tests left do not count."""
     monkeypatch.setattr(run_state, "max_open_files", lambda: 160)
+    monkeypatch.setattr(DescriptorPool, "_pools", WeakSet())
 
 
 @pytest.fixture
