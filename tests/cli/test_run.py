@@ -6,6 +6,7 @@ import datetime
 import functools
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -367,6 +368,20 @@ def test_dask_without_a_scheduler_is_one_error(fleet: MemoryFleet, monkeypatch: 
     done = fleet("--dask", "tcp://127.0.0.1:1")
     assert done.returncode == ExitCode.UNREACHED
     assert "The Dask scheduler tcp://127.0.0.1:1 cannot be reached" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert os.listdir(fleet.staging) == []
+
+
+def test_dask_at_the_port_of_another_server_is_one_error(fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the scheduler's dashboard, whose port is in Dask's own output."""
+    fleet.add("db1")
+    fleet.write()
+    monkeypatch.setattr(run, "dask_executor", functools.partial(dask_executor, timeout=0.3))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        done = fleet("--dask", address)
+    assert done.returncode == ExitCode.UNREACHED
+    assert f"The Dask scheduler {address} cannot be reached" in done.stderr
     assert done.stderr.count("\n") == 1
     assert os.listdir(fleet.staging) == []
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import queue
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import Any
@@ -40,6 +43,7 @@ def dask_executor(address: str, *, timeout: float = _CONNECT_TIMEOUT) -> Iterato
         raise NotAvailable("Dask is not installed. Install peerstage[dask].") from exc
     connect: Any = Client  # its annotations are incomplete
     try:
+        _require_scheduler(address, timeout)
         client = connect(address, timeout=timeout, set_as_default=False, name="peerstage")
     except (OSError, ValueError, TypeError, RuntimeError) as exc:
         raise ConnectError(
@@ -54,3 +58,31 @@ def dask_executor(address: str, *, timeout: float = _CONNECT_TIMEOUT) -> Iterato
     finally:
         with contextlib.suppress(OSError, RuntimeError):
             client.close(timeout=_CLOSE_TIMEOUT)
+
+
+def _require_scheduler(address: str, timeout: float) -> None:
+    """Raise an error, mostly an OSError, unless a scheduler answers: `Client` waits for ever for any other server."""
+    import distributed.core
+
+    untyped: Any = distributed
+
+    async def identify() -> None:
+        arguments = untyped.Security().get_connection_args("client")
+        async with untyped.core.rpc(address, timeout=timeout, connection_args=arguments) as scheduler:
+            await asyncio.wait_for(scheduler.identity(), timeout)
+
+    def ask() -> None:
+        try:
+            asyncio.run(identify())
+            answer.put(None)
+        except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
+            answer.put(OSError(f"no scheduler answered within {timeout:g} s"))
+        except Exception as exc:
+            answer.put(exc)
+
+    # In a thread, since the caller's may have an event loop that runs, as in a notebook.
+    answer: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    threading.Thread(target=ask, daemon=True, name="peerstage-dask").start()
+    failure = answer.get()
+    if failure is not None:
+        raise failure
