@@ -185,7 +185,8 @@ class FleetRun(metaclass=Documented):
             opened.callback(journal.close)
             records = RunRecords(runs)
             records.close_killed()
-            self._history = read_history(records, plan.staging, day, [job.name for job in plan.peers])
+            linking = [name for name, job in self._jobs.items() if job.link_dest]
+            self._history = read_history(records, plan.staging, day, [job.name for job in plan.peers], linking)
             for name in self._jobs if not self._again else ():
                 if name in self._history.staged:
                     self._add_result(self._history.staged[name])

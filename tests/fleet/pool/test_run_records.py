@@ -138,6 +138,21 @@ def test_records_come_newest_first_and_are_read_one_by_one(pool: Path, records: 
     assert len(records.notes) == 1
 
 
+def test_only_results_of_wanted_peers_are_read(records: Records) -> None:
+    records.write(report_of(results=(staged("a"), staged("b"))))
+    found = records.newest_first(wants=lambda peer: peer == "b")
+    assert [verdicts(report) for report in found] == [{"b": "staged"}]
+
+
+@pytest.mark.parametrize("damage", ["x", ["x"], [{"peer": []}], [{}]])
+def test_a_record_with_damaged_results_is_ignored_whatever_is_wanted(
+    pool: Path, records: Records, damage: object
+) -> None:
+    (pool / NAME / f"{RUN}.json").write_text(json.dumps({**report_of().to_dict(), "results": damage}))
+    assert list(records.newest_first(wants=lambda peer: False)) == []
+    assert len(records.notes) == 1
+
+
 def test_the_runs_of_a_day_are_found_without_reading_those_of_other_weeks(pool: Path, records: Records) -> None:
     first, second, other = "20261124T021502.417Z-9f3c", "20261124T091502.417Z-9f3c", "20261123T021502.417Z-9f3c"
     for run in (first, second):

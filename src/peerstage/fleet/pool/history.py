@@ -31,14 +31,16 @@ class History:
 
     Attributes:
         staged: The results of peers that were staged on the same day, and whose directories still exist.
-        nights: The day of each peer's last complete night before, if its directory still exists.
+        nights: The day of each linking peer's last complete night before, if its directory still exists.
     """
 
     staged: dict[str, PeerResult] = field(default_factory=dict)
     nights: dict[str, str] = field(default_factory=dict)
 
 
-def read_history(records: RunRecords, staging: str, day: str, peers: Collection[str]) -> History:
+def read_history(
+    records: RunRecords, staging: str, day: str, peers: Collection[str], linking: Collection[str] = ()
+) -> History:
     """Return what the last hundred runs say about *peers*.
 
     Of several results of one day, the last one that may have published files counts. One that failed may have: if it
@@ -49,32 +51,35 @@ def read_history(records: RunRecords, staging: str, day: str, peers: Collection[
         staging: The staging pool.
         day: The daily directory of the new run.
         peers: The names of its peers.
+        linking: The names of those whose files are linked to an earlier night.
 
     Raises:
         TargetError: If the records cannot be read.
     """
     history = History()
-    decided: set[str] = set()  # peers whose last result of the day is known
-    wanted = set(peers)
+    undecided = set(peers)  # their last result of the day is unknown
+    unlinked = set(linking)  # their last complete night is unknown
     with (
         target_errors("The staging pool cannot be read", staging),
         closing(open_directory(staging, follow=True)) as pool_fd,
     ):
-        for report in islice(records.newest_first(), _MAX_RUNS):
+        reports = records.newest_first(wants=lambda peer: peer in undecided or peer in unlinked)
+        for report in islice(reports, _MAX_RUNS):
             for result in report.results:
                 peer = result.peer
-                if peer not in wanted:
-                    continue
                 is_staged = result.verdict is Verdict.STAGED
                 if report.day != day:
-                    if is_staged and peer not in history.nights and _exists(pool_fd, report.day, peer):
+                    if is_staged and peer in unlinked and _exists(pool_fd, report.day, peer):
+                        unlinked.remove(peer)
                         history.nights[peer] = report.day
-                elif peer not in decided and (result.verdict in _PUBLISHING or result.report is not None):
-                    decided.add(peer)
+                elif peer in undecided and (result.verdict in _PUBLISHING or result.report is not None):
+                    undecided.remove(peer)
                     if is_staged and _exists(pool_fd, day, peer):
                         run = result.earlier_run or report.run
                         history.staged[peer] = dataclasses.replace(result, earlier_run=run)
-            if report.day < day and len(history.nights) == len(wanted):
+            if report.day < day:
+                undecided.clear()
+            if not undecided and not unlinked:
                 break
     return history
 

@@ -41,7 +41,9 @@ class RunRecords:
         self._runs = runs
         self._on_note = on_note or (lambda note: _log.warning("%s", note))
 
-    def newest_first(self, days: Set[str] | None = None) -> Iterator[FleetReport]:
+    def newest_first(
+        self, days: Set[str] | None = None, wants: Callable[[str], bool] | None = None
+    ) -> Iterator[FleetReport]:
         """Yield the report of each run that has ended, the newest first; each is read when it is asked for.
 
         A run that was killed is among them, made of its journal. One that is under way is not.
@@ -49,6 +51,8 @@ class RunRecords:
         Args:
             days: The daily directories of these runs, ``YYYY/MM/DD``; None for all. Only records whose id is of about
                 these days are read.
+            wants: Returns whether the result of a peer is wanted; the others are left out, which saves most of the time
+                that a record of thousands takes. None for all.
 
         Raises:
             TargetError: If the directory cannot be read.
@@ -56,17 +60,22 @@ class RunRecords:
         records, journals = self._list()
         for run in sorted(records | journals, reverse=True):
             if days is None or not days.isdisjoint(days_about(run)):
-                report = self.read(run)
+                report = self.read(run, wants)
                 if report is not None and (days is None or report.day in days):
                     yield report
 
-    def read(self, run: str) -> FleetReport | None:
+    def read(self, run: str, wants: Callable[[str], bool] | None = None) -> FleetReport | None:
         """Return the report of the run with the id *run*; None, with a note, if it cannot be read.
 
         None without a note: there is no such run, or it is under way.
+
+        Args:
+            run: The id.
+            wants: As for `newest_first`, except that the report of a killed run has every result.
         """
         try:
-            return _parse_report(run, decode_line(self._runs.read(run + RECORD, _MAX_BYTES)))
+            raw = decode_line(self._runs.read(run + RECORD, _MAX_BYTES))
+            return _parse_report(run, raw if wants is None else _keep_wanted(raw, wants))
         except FileNotFoundError:
             return self._read_killed(run)
         except (OSError, ValueError) as exc:
@@ -161,6 +170,19 @@ def _encode_report(report: FleetReport) -> bytes:
                 result["report"].update(failures=[], notes=[])
         data = encode_line(raw)
     return data
+
+
+def _keep_wanted(raw: dict[str, Any], wants: Callable[[str], bool]) -> dict[str, Any]:
+    """Return a record without the results of peers that are not wanted; what is damaged stays, to be found."""
+    results = raw.get("results")
+    if not isinstance(results, list):
+        return raw
+    return {**raw, "results": [result for result in results if _may_be_wanted(result, wants)]}
+
+
+def _may_be_wanted(result: Any, wants: Callable[[str], bool]) -> bool:
+    peer = result.get("peer") if isinstance(result, dict) else None
+    return not isinstance(peer, str) or wants(peer)
 
 
 def _parse_report(run: str, raw: Any) -> FleetReport:
