@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -227,6 +229,33 @@ def test_a_worker_of_another_user_says_so(pool: Path, claims: RunClaims) -> None
 
     pool.chmod(0o755)
     run_in_fork(work)
+
+
+@pytest.mark.usefixtures("claims")
+def test_a_worker_without_free_descriptors_blames_its_limit_and_not_the_mount(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = os.open
+    opened = 0
+
+    def run_out(*arguments: Any, **options: Any) -> int:
+        nonlocal opened
+        opened += 1
+        if opened > free:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return open_file(*arguments, **options)
+
+    for free in itertools.count():
+        opened = 0
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "open", run_out)
+                with claim(pool):
+                    break
+        except StageError as exc:
+            assert exc.reason is Reason.OUT_OF_DESCRIPTORS, (free, exc)
+            assert "ulimit -n" in str(exc)
+    assert free > 5
 
 
 # Two workers for one peer

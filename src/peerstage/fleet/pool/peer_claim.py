@@ -19,7 +19,7 @@ from peerstage.fleet.pool.runs_directory import RunsDirectory
 from peerstage.forks import call_in_forked_child, release_after_fork
 from peerstage.printable import escape
 from peerstage.reasons import Reason
-from peerstage.system_errors import start_thread, system_error
+from peerstage.system_errors import is_machine_wide, start_thread, system_error
 from peerstage.target.file_descriptors import LOCK_FILE, NO_FOLLOW, close_quietly
 
 _log = logging.getLogger("peerstage.fleet")
@@ -171,6 +171,8 @@ class PeerClaim:
         try:
             runs = RunsDirectory.find(self._staging)
         except StageError as exc:
+            if isinstance(exc.__cause__, OSError) and is_machine_wide(exc.__cause__):
+                raise
             raise self._not_visible(f"{exc.message}") from exc
         if runs is None:
             raise self._not_visible("There has been no run in it.")
@@ -180,8 +182,11 @@ class PeerClaim:
         """Raise unless the run is under way in this pool."""
         found: dict[str, str] = {}
         for name in (CURRENT, ENDED):
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 found[name] = runs.read(name, MAX_BYTES).decode().strip()
+            except (OSError, ValueError) as exc:
+                if isinstance(exc, OSError) and is_machine_wide(exc):
+                    raise system_error("The pool's runs directory cannot be read", exc, path=runs.path) from exc
         if found.get(ENDED) == self._run:
             raise self._cancelled("The run has ended or was stopped.")
         if found.get(CURRENT) != self._run:
