@@ -51,6 +51,13 @@ def test_a_pool_that_does_not_exist_is_not_created(pool: Path) -> None:
     assert not missing.exists()
 
 
+def test_nobody_is_told_to_create_a_pool_where_a_file_lies(pool: Path) -> None:
+    (pool / "file").touch()
+    message = open_refused(pool / "file", Reason.TARGET_NOT_A_DIRECTORY)
+    assert "Name another directory, or move the file out of the way." in message
+    assert "mkdir" not in message
+
+
 def test_a_pool_without_runs_has_no_such_directory_and_gets_none_by_looking(pool: Path) -> None:
     assert RunsDirectory.find(str(pool)) is None
     assert list(pool.iterdir()) == []

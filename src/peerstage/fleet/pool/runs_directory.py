@@ -66,7 +66,11 @@ class RunsDirectory:
         try:
             pool = open_directory(staging, follow=True)
         except OSError as exc:
-            advice = f"Create it with `mkdir -p {shlex.quote(staging)}`, or mount it."
+            advice = {
+                errno.ENOENT: f"Create it with `mkdir -p {shlex.quote(staging)}`, or mount it.",
+                errno.ENOTDIR: "Name another directory, or move the file out of the way.",
+                errno.EACCES: "Be the user who runs the pool's runs.",
+            }.get(exc.errno or 0, "")
             raise target_error("The staging pool cannot be used", exc, staging, advice) from exc
         with closing(pool):
             self.fd = self._open(pool, create=create)
