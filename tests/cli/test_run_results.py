@@ -142,6 +142,11 @@ def test_the_advice_is_true_for_peers_whose_files_are_all_fetched_again(capsys: 
     assert text.endswith("Run it again safely: peers that are staged are not asked again.\n")
 
 
+def test_a_single_byte_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = StageSummary(transport="sftp", target="", files=1, bytes=1)
+    assert "1 file, 1 byte, " in printed(capsys, report_of(staged("db1", report=summary)))
+
+
 def test_an_error_of_this_machine_keeps_its_advice(capsys: pytest.CaptureFixture[str]) -> None:
     error = "The disk is full. Files of failed runs take 3 GB; they may be deleted."
     text = printed(capsys, report_of(failed("db1", reason=Reason.NO_SPACE, error=error, exit=ExitCode.LOCAL)))

@@ -253,7 +253,7 @@ def format_size(size: int) -> str:
     number, unit = float(size), "bytes"
     while number >= 1000 and (larger := next(units, "")):
         number, unit = number / 1000, larger
-    return f"{size} bytes" if unit == "bytes" else f"{number:,.1f} {unit}"
+    return format_count(size, "byte") if unit == "bytes" else f"{number:,.1f} {unit}"
 
 
 def format_count(number: int, what: str) -> str:
