@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from peerstage import FleetReport, FleetRun, Reason, StageOptions, Verdict
+from peerstage import BackupPeer, FleetReport, FleetRun, Reason, StageOptions, Verdict
 from peerstage.fleet import coordinator
 from peerstage.fleet.events import Event
 from peerstage.fleet.pool.run_records import RunRecords
 from peerstage.fleet.pool.runs_directory import RunsDirectory
-from peerstage.testing import MemoryJob, memory_job
+from peerstage.testing import MemoryHost, MemoryJob, memory_job
 from support.fleet import READY, ScriptedHost, files_in, make_run, results_of, run, scripted_job
 from support.waiting import wait_until
 
@@ -209,3 +211,24 @@ def test_a_bug_in_the_run_itself_is_raised_once_everybody_has_a_result(
     with RunsDirectory(str(pool)) as runs:
         record = next(RunRecords(runs).newest_first())
     assert record.error == "Unexpected KeyError."
+
+
+def test_a_peer_that_a_thread_has_just_begun_with_is_not_connected_any_more(pool: Path) -> None:
+    """The run is cancelled between the moment when a thread begins and the one when it can be told."""
+    runs: list[FleetRun] = []
+
+    @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+    class Late(MemoryJob):
+        def build_peer(self, *, reads_secrets: bool = False, **options: Any) -> BackupPeer:
+            if reads_secrets:
+                runs[0].cancel()
+                wait_until(lambda: len(told) > 2)
+            return super(Late, self).build_peer(**options)
+
+    told: list[Event] = []
+    jobs = [Late(name="late", collect_dir="/collect", user="backup", memory_host=MemoryHost({"/collect": READY}))]
+    jobs += [memory_job(f"db{number}", READY) for number in range(2)]
+    runs.append(make_run(pool, *jobs, parallel=1, on_event=told.append))
+    report = runs[0].run()
+    assert results_of(report)["late"] == "failed: cancelled"
+    assert jobs[0].memory_host.connection_count == 0

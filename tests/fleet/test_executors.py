@@ -16,7 +16,9 @@ import pytest
 
 from peerstage import RemotePeer, Secret, SSHOptions
 from peerstage.fleet import coordinator, executor_workers, schedule
+from peerstage.fleet.events import Event
 from peerstage.fleet.pool import peer_claim
+from peerstage.fleet.pool.peer_claim import PeerClaim
 from peerstage.fleet.run_peer import PeerWork
 from peerstage.testing import MemoryFile, memory_job
 from support.fleet import (
@@ -123,11 +125,13 @@ def test_an_executor_that_never_begins_with_anything_ends_in_a_result_for_everyb
     pool: Path,
 ) -> None:
     jobs = [memory_job(f"db{number}", READY) for number in range(20)]
-    report = run(pool, *jobs, executor=Idle(), clock=FrozenClock(), parallel=2)
+    idle = Idle()
+    report = run(pool, *jobs, executor=idle, clock=FrozenClock(), parallel=2)
     assert set(results_of(report).values()) == {"not-started: worker-lost"}
     assert 600 < report.seconds < 700, "ten minutes for all, and not for each two of them"
     assert report.exit == 6
     assert {result.attempts for result in report.results} == {0}
+    assert all(future.cancelled() for future in idle.futures), "so that it begins with nothing afterwards"
 
 
 def test_a_pause_in_which_there_is_nothing_to_do_is_no_reason_to_give_up(
@@ -170,22 +174,26 @@ def test_a_worker_without_a_sign_of_life_is_given_up(pool: Path, gate: threading
     assert hung.files.keys() == {b"cback.collect", b"dump"}
 
 
-@pytest.mark.usefixtures("silence")
 def test_a_given_up_worker_publishes_nothing_while_the_run_goes_on(
-    pool: Path, gate: threading.Event, elsewhere: Elsewhere
+    pool: Path, gate: threading.Event, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It wakes up while another peer is being staged, so that the run is still the current one."""
+    monkeypatch.setattr(peer_claim, "_INTERVAL", 0.02)
+    monkeypatch.setattr(peer_claim, "_HEARTBEAT", 0.02)
+    monkeypatch.setattr(executor_workers, "_MAX_SILENCE", 0.3)
+    monkeypatch.setattr(coordinator, "_POLL_INTERVAL", 0.05)
+    keep = PeerClaim.keep
+    monkeypatch.setattr(PeerClaim, "keep", lambda claim: None if claim.peer == "hung" else keep(claim))
     hung = scripted_job("hung", lambda host: gate.wait(20))
-    ended = threading.Event()
+    events: list[Event] = []
 
     def wait_for_hung(host: ScriptedHost) -> None:
-        wait_until(lambda: not (pool / ".peerstage-runs" / "jobs" / "hung").exists())
+        wait_until(lambda: "peer-finished" in [event.name for event in events])
         gate.set()
-        ended.wait(0.2)
+        wait_until(lambda: not list(pool.glob("*/*/*/hung/.peerstage-*")) and elsewhere.done_count == 1)
 
-    report = run(pool, hung, scripted_job("db1", wait_for_hung), executor=elsewhere)
-    assert results_of(report)["hung"] == "failed: worker-lost"
-    elsewhere.shutdown()
+    report = run(pool, hung, scripted_job("db1", wait_for_hung), executor=elsewhere, on_event=events.append)
+    assert results_of(report) == {"hung": "failed: worker-lost", "db1": "staged"}
     assert not [path for path in files_in(pool) if "hung" in path]
     assert hung.files.keys() == {b"cback.collect", b"dump"}
 
@@ -265,6 +273,7 @@ def test_workers_elsewhere_notice_that_the_run_is_cancelled(pool: Path, monkeypa
         report = fleet.run()
         thread.join()
     assert results_of(report) == {"slow": "failed: cancelled", "db1": "not-started: cancelled"}
+    assert "given up" not in (report.results[0].error or "")
     assert files_in(pool) == {}
 
 

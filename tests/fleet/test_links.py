@@ -175,6 +175,7 @@ def test_what_was_marked_by_a_killed_run_without_a_record_is_staged_again_from_w
     assert job.files[b"cback.stage"].mtime > job.files[b"cback.collect"].mtime
     assert nights.run_again(job) == {"db1": "staged"}
     assert nights.received() == 0
+    assert "cback.stage" not in os.listdir(nights.target / "db1")
 
 
 def test_reports_and_notes_name_directories_and_no_descriptors(nights: Nights, pool: Path) -> None:

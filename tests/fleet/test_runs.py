@@ -12,15 +12,26 @@ from typing import Any
 
 import pytest
 
-from peerstage import BandwidthLimit, FleetReport, Limits, Reason, StageOptions, Verdict, stage_fleet
+from peerstage import (
+    BandwidthLimit,
+    FleetPlan,
+    FleetReport,
+    Limits,
+    Reason,
+    Retry,
+    StageOptions,
+    Verdict,
+    stage_fleet,
+)
 from peerstage.errors import ConnectError, RemoteError, RunLocked, StageError
 from peerstage.fleet import schedule, thread_workers
 from peerstage.fleet.events import Event
 from peerstage.fleet.pool.run_lock import RunLock
 from peerstage.fleet.pool.run_records import RunRecords
 from peerstage.fleet.pool.runs_directory import RunsDirectory
+from peerstage.fleet.shares import share_out
 from peerstage.records import FileResult
-from peerstage.testing import MemoryFile, memory_job
+from peerstage.testing import MemoryFile, MemoryPeer, memory_job
 from support.fleet import (
     READY,
     FrozenClock,
@@ -285,6 +296,24 @@ def test_a_system_that_refuses_threads_stages_fewer_peers_at_a_time(
     assert report.counts == {"staged": 6}
     assert peak == [2]
     assert "2 peers at a time" in caplog.text
+
+
+def test_peers_share_the_memory_for_what_is_in_flight_and_pause_by_chance(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, float]] = []
+    stage = MemoryPeer.stagePeer
+
+    def look(peer: MemoryPeer, *args: Any) -> int:
+        seen.append((peer.limits.in_flight_bytes, peer.retry.jitter))
+        return stage(peer, *args)
+
+    monkeypatch.setattr(MemoryPeer, "stagePeer", look)
+    modest = memory_job("db0", READY, limits=Limits(in_flight_bytes=2**20), retry=Retry(jitter=0.1))
+    jobs = [modest, *(memory_job(f"db{number}", READY) for number in range(1, 64))]
+    run(pool, *jobs, parallel=64)
+    assert seen[0] == (2**20, 0.1)
+    assert set(seen[1:]) == {(share_out(FleetPlan(staging="/s", peers=tuple(jobs), parallel=64), jobs).in_flight, 0.5)}
 
 
 # Continuing

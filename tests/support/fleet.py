@@ -84,19 +84,34 @@ class Elsewhere(Executor):
     def __init__(self, workers: int = 4, change: Callable[[PeerWork], PeerWork] = lambda work: work) -> None:
         self._threads = ThreadPoolExecutor(workers)
         self._change = change
+        self._futures: list[Future[Any]] = []
+
+    @property
+    def done_count(self) -> int:
+        """The number of jobs that have ended."""
+        return sum(future.done() for future in self._futures)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return self._threads.submit(fn, self._change(args[0]), **kwargs)
+        self._futures.append(self._threads.submit(fn, self._change(args[0]), **kwargs))
+        return self._futures[-1]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
 
 
 class Idle(Executor):
-    """An executor that accepts everything and begins with nothing."""
+    """An executor that accepts everything and begins with nothing.
+
+    Attributes:
+        futures: What it has returned.
+    """
+
+    def __init__(self) -> None:
+        self.futures: list[Future[Any]] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return Future()
+        self.futures.append(Future())
+        return self.futures[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,7 +110,7 @@ class Coordinator:
                 state.started, state.started_at = self._clock.time(), self._clock.monotonic()
             try:
                 self._on_assign(name)
-                self._workers.start(dataclasses.replace(self._works[name], attempt=state.attempts))
+                self._workers.start(self._works[name])
             except Exception as exc:
                 self._handle_failed_start(name, exc)
 
@@ -147,7 +147,7 @@ class Coordinator:
 
     def _handle(self, message: WorkerMessage) -> None:
         state = self._open.get(message.peer)
-        if state is None or not state.is_running or message.attempt != state.attempts:
+        if state is None or not state.is_running:
             return  # of a worker that was given up
         outcome = message.outcome
         if not state.has_begun and (outcome is None or outcome.verdict is not Verdict.NOT_STARTED):
@@ -185,7 +185,7 @@ class Coordinator:
             if self._clock.monotonic() >= next_cancel:
                 next_cancel = self._clock.monotonic() + _CANCEL_INTERVAL
                 for name in self._workers.cancel():
-                    self._handle(WorkerMessage(name, self._open[name].attempts, _not_started(name)))
+                    self._handle(WorkerMessage(name, _not_started(name)))
             self._handle_next(_CANCEL_INTERVAL)
         for name in list(self._open):
             if not self._open[name].has_begun:

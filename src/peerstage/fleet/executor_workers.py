@@ -53,9 +53,7 @@ class ExecutorWorkers(Workers):
         except RuntimeError as exc:  # it is shut down, or broken: a worker was killed
             raise _lost("The executor takes no more work", exc) from exc
         self._works[name], self._futures[name] = work, future
-        future.add_done_callback(
-            lambda done: self._inbox.put(WorkerMessage(name, work.attempt, _outcome_of(done, work)))
-        )
+        future.add_done_callback(lambda done: self._inbox.put(WorkerMessage(name, _outcome_of(done, work))))
 
     def _note_sign(self, seconds_ago: float = 0.0) -> None:
         self._last_sign = max(self._last_sign, self._clock.monotonic() - seconds_ago)
@@ -73,15 +71,15 @@ class ExecutorWorkers(Workers):
                 if idle > _MAX_IDLE:
                     self._seems_dead = True
                     text = f"No worker began with it for {_MAX_IDLE:g} s. Check the executor and its workers."
-                    yield WorkerMessage(name, work.attempt, result_of_not_started(name, Reason.WORKER_LOST, text))
+                    yield WorkerMessage(name, result_of_not_started(name, Reason.WORKER_LOST, text))
                 continue
             if name not in self._begun:
                 self._begun.add(name)
-                yield WorkerMessage(name, work.attempt)
+                yield WorkerMessage(name)
             if silence > _MAX_SILENCE:
                 text = f"Its worker gave no sign of life for {_MAX_SILENCE:g} s, and was given up."
                 error = StageError(text, peer=name, reason=Reason.WORKER_LOST)
-                yield WorkerMessage(name, work.attempt, result_of_error(work.job, error))
+                yield WorkerMessage(name, result_of_error(work.job, error))
 
     def cancel(self) -> list[str]:
         self._claims.stop()

@@ -37,7 +37,6 @@ class PeerWork:
         run: The id of the run.
         staging: The staging pool.
         day: The daily directory relative to it.
-        attempt: How often the peer has been asked, from 1.
         ownership: Owner and group of directories and staged files.
         directory_mode: Mode of new directories.
         earlier: The day of the peer's last complete night, for links; None for none.
@@ -51,7 +50,6 @@ class PeerWork:
     run: str
     staging: str
     day: str
-    attempt: int = 1
     ownership: Ownership | None = None
     directory_mode: int | None = None
     earlier: str | None = None

@@ -88,10 +88,9 @@ class ThreadWorkers(Workers):
             raise Cancelled("Cancelled.")
 
     def _run(self, work: PeerWork) -> None:
-        name, attempt = work.job.name, work.attempt
-        self._inbox.put(WorkerMessage(name, attempt))
+        self._inbox.put(WorkerMessage(work.job.name))
         try:
             outcome = stage_peer(work, self)
         except BaseException as exc:  # such as an error whose text cannot be made
             outcome = result_of_error(work.job, RuntimeError(type(exc).__name__))
-        self._inbox.put(WorkerMessage(name, attempt, outcome))
+        self._inbox.put(WorkerMessage(work.job.name, outcome))

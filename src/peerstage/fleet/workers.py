@@ -16,12 +16,10 @@ class WorkerMessage(NamedTuple):
 
     Attributes:
         peer: The peer's name.
-        attempt: `PeerWork.attempt`: a message of an earlier attempt, whose worker was given up, is dropped.
         outcome: What became of the peer; None if its worker has just begun.
     """
 
     peer: str
-    attempt: int
     outcome: PeerResult | None = None
 
 
