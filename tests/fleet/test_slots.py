@@ -76,6 +76,13 @@ def test_a_late_peer_waits_for_a_slot_and_comes_before_those_that_were_not_asked
     assert slots.take("c")
 
 
+def test_a_slot_that_is_free_is_kept_for_a_late_peer_that_waits() -> None:
+    """Its thread may take a moment to notice that another peer has released the slot."""
+    slots = Slots(1, FrozenClock())
+    slots._waiting.append("late")
+    assert not slots.take("b")
+
+
 def test_late_peers_get_slots_in_the_order_of_their_answers() -> None:
     clock = FrozenClock()
     slots = Slots(1, clock)

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from peerstage.errors import StageError, TargetError, format_log_line
+from peerstage.errors import Cancelled, StageError, TargetError, format_log_line
 from peerstage.peer_log import PeerLog
 from peerstage.reasons import Reason
 from peerstage.system_errors import start_thread, target_errors
@@ -68,10 +68,13 @@ def require_free_space(
 
     Raises:
         TargetError: If fewer are free, or that cannot be found out.
+        Cancelled: If *cancelled* was set during the wait.
     """
     if _count_free_bytes(staging) >= min_free:
         return
     swept.wait(cancelled)
+    if cancelled.is_set():
+        raise Cancelled("Cancelled.")
     free = _count_free_bytes(staging)
     if free < min_free:
         reclaimable = find_reclaimable()
