@@ -166,6 +166,23 @@ def test_a_file_is_the_old_or_the_new_one_whenever_its_writer_is_killed(pool: Pa
     assert set(found) == {b"old", b"new"}
 
 
+def test_a_file_is_written_although_a_run_begins_and_removes_what_is_unfinished(
+    pool: Path, runs: RunsDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, beginning = os.fsync, [runs]
+
+    def begin_run(fd: int) -> None:
+        fsync(fd)
+        while beginning:
+            beginning.pop().remove_unfinished()
+
+    monkeypatch.setattr(os, "fsync", begin_run)
+    runs.write("file", b"new")
+    assert beginning == []
+    assert os.listdir(pool / NAME) == ["file"]
+    assert (pool / NAME / "file").read_bytes() == b"new"
+
+
 @pytest.mark.parametrize("call", ["fsync", "rename"])
 def test_a_file_that_cannot_be_written_is_unchanged(
     pool: Path, runs: RunsDirectory, monkeypatch: pytest.MonkeyPatch, call: str

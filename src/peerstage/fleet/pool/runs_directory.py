@@ -119,6 +119,13 @@ class RunsDirectory:
         Raises:
             OSError: If it cannot be written, and is unchanged; or if only the last sync of the directory failed.
         """
+        try:
+            self._replace(name, data)
+        except FileNotFoundError:  # a run that began just now has removed the new file as unfinished; it does so once
+            self._replace(name, data)
+        sync_directory(self.fd)
+
+    def _replace(self, name: str, data: bytes) -> None:
         new = _NEW + secrets.token_hex(8)
         try:
             with open(os.open(new, CREATE_NEW, 0o600, dir_fd=self.fd), "wb") as file:
@@ -130,7 +137,6 @@ class RunsDirectory:
             with contextlib.suppress(OSError):
                 self.remove(new)
             raise
-        sync_directory(self.fd)
 
     def remove(self, name: str) -> None:
         """Remove the file *name*, if there is one.
@@ -143,6 +149,9 @@ class RunsDirectory:
 
     def remove_unfinished(self) -> None:
         """Remove the files that killed processes left while they wrote them. The caller holds the pool's lock.
+
+        A process without the lock may be writing one, such as the record of a run whose last hook failed: it does so
+        again.
 
         Raises:
             OSError: If the directory cannot be read.
