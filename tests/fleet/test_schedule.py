@@ -88,6 +88,23 @@ def test_the_last_question_comes_at_the_end() -> None:
     assert ask_all(make_schedule("a", seconds=100))[-1] == ("a", 100.0)
 
 
+@pytest.mark.parametrize("left", [0.3, 1, 4.9])
+def test_a_question_that_chance_puts_just_before_the_end_comes_at_the_end(left: float) -> None:
+    asked = ask_all(make_schedule("a", seconds=60, jitter=lambda: left / 60 / 0.25))
+    assert asked == [("a", 0.0), ("a", 60.0)]
+
+
+def test_a_peer_that_was_busy_until_just_before_the_end_is_asked_at_the_end() -> None:
+    due = make_schedule("a", seconds=60)
+    ask(due)
+    due.clock.advance(57)  # type: ignore[attr-defined]
+    assert due.ask_again("a")
+    assert due.seconds_to_next() == pytest.approx(3)
+    due.clock.advance(3)  # type: ignore[attr-defined]
+    assert ask(due) == "a"
+    assert not due.ask_again("a")
+
+
 def test_pauses_are_shortened_at_random_and_never_lengthened() -> None:
     pauses = []
     for chance in (0.0, 0.5, 1.0):

@@ -18,8 +18,10 @@ FIRST_PAUSE = 60.0
 MAX_PAUSE = 15 * 60.0
 #: The share of a pause that chance may take away, so that peers do not come back together.
 _JITTER = 0.25
-#: A peer that was asked this many seconds before the end is not asked once more at the end.
+#: A question so many seconds before the end is postponed to the end.
 _MIN_PAUSE = 5.0
+#: A peer that was asked so many seconds before the end was asked at the end: the two clocks differ a little.
+_TOLERANCE = 0.5
 #: The end is the next such time of day within twelve hours.
 _MAX_SECONDS_TO_END = 12 * 3600.0
 
@@ -112,13 +114,15 @@ class Schedule:
         return max(0.0, max(self._due[0][0], self._next_start) - self._clock.monotonic())
 
     def ask_again(self, name: str) -> bool:
-        """Have a peer that is not ready asked again later; return False if there is no time left for it."""
+        """Have a peer that is not ready asked again, at the end for the last time; return False after that."""
         left = 0.0 if self._end is None else self._end - self._clock.time()
-        if left < _MIN_PAUSE:
+        if left < _TOLERANCE:
             return False
         pause = self._pauses.get(name, FIRST_PAUSE)
         self._pauses[name] = min(2 * pause, MAX_PAUSE)
-        pause = min(left, pause * (1 - _JITTER * self._jitter()))
+        pause *= 1 - _JITTER * self._jitter()
+        if pause > left - _MIN_PAUSE:
+            pause = left
         heapq.heappush(self._due, (self._clock.monotonic() + pause, self._order[name], name))
         return True
 
