@@ -7,7 +7,7 @@ import datetime
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -238,9 +238,11 @@ def test_a_worker_that_could_not_run_its_job_is_that_peers_failure(pool: Path, e
     assert type(error).__name__ in (report.results[0].error or "")
 
 
-def test_an_executor_that_takes_no_more_work_leaves_the_rest_not_started(pool: Path, elsewhere: Elsewhere) -> None:
-    elsewhere.shutdown()
-    report = run(pool, memory_job("db1", READY), memory_job("db2", READY), executor=elsewhere)
+@pytest.mark.parametrize("kind", [Elsewhere, ThreadPoolExecutor])
+def test_an_executor_that_takes_no_more_work_leaves_the_rest_not_started(pool: Path, kind: type[Executor]) -> None:
+    executor = kind()
+    executor.shutdown()
+    report = run(pool, memory_job("db1", READY), memory_job("db2", READY), executor=executor)
     assert results_of(report) == dict.fromkeys(("db1", "db2"), "not-started: worker-lost")
 
 

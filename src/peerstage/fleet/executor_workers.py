@@ -12,8 +12,7 @@ from peerstage.fleet.results import PeerResult
 from peerstage.fleet.run_peer import PeerWork, stage_peer
 from peerstage.fleet.schedule import Clock
 from peerstage.fleet.verdicts import result_of_error, result_of_not_started
-from peerstage.fleet.workers import Inbox, WorkerMessage, Workers
-from peerstage.printable import escape
+from peerstage.fleet.workers import Inbox, WorkerMessage, Workers, submit, worker_lost
 from peerstage.reasons import Reason
 
 #: Seconds without a heartbeat after which a worker is lost.
@@ -48,10 +47,7 @@ class ExecutorWorkers(Workers):
         _require_picklable(work)
         if not self._works and not self._seems_dead:
             self._note_sign()
-        try:
-            future = self._executor.submit(stage_peer, work)
-        except RuntimeError as exc:  # it is shut down, or broken: a worker was killed
-            raise _lost("The executor takes no more work", exc) from exc
+        future = submit(self._executor, stage_peer, work)
         self._works[name], self._futures[name] = work, future
         future.add_done_callback(lambda done: self._inbox.put(WorkerMessage(name, _outcome_of(done, work))))
 
@@ -115,11 +111,6 @@ def _outcome_of(done: Future[PeerResult], work: PeerWork) -> PeerResult:
             return outcome
         raise TypeError(f"a result of type {type(outcome).__name__}")
     except CancelledError as exc:
-        return result_of_error(work.job, _lost("The executor cancelled it", exc))
+        return result_of_error(work.job, worker_lost("The executor cancelled it", exc))
     except BaseException as exc:
-        return result_of_error(work.job, _lost("Its worker ended, or could not run it", exc))
-
-
-def _lost(what: str, exc: BaseException) -> StageError:
-    detail = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-    return StageError(f"{what} ({escape(detail)}). Run it again.", reason=Reason.WORKER_LOST)
+        return result_of_error(work.job, worker_lost("Its worker ended, or could not run it", exc))

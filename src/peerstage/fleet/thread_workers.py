@@ -12,7 +12,7 @@ from peerstage.fleet.plan import PeerJob
 from peerstage.fleet.run_peer import PeerWork, stage_peer
 from peerstage.fleet.slots import Slots
 from peerstage.fleet.verdicts import result_of_error
-from peerstage.fleet.workers import Inbox, WorkerMessage, Workers
+from peerstage.fleet.workers import Inbox, WorkerMessage, Workers, submit
 from peerstage.peer.base import BackupPeer
 from peerstage.peer.remote import RemotePeer
 from peerstage.rates import BandwidthLimit
@@ -46,7 +46,7 @@ class ThreadWorkers(Workers):
     def start(self, work: PeerWork) -> None:
         name = work.job.name
         if self._executor is not None:
-            self._futures[name] = self._executor.submit(self._run, work)
+            self._futures[name] = submit(self._executor, self._run, work)
         else:
             thread = threading.Thread(target=self._run, args=(work,), name=f"peerstage-{name}", daemon=True)
             start_thread(thread)

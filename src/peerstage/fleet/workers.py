@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import queue
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from peerstage.errors import StageError
 from peerstage.fleet.results import PeerResult
 from peerstage.fleet.run_peer import PeerWork
+from peerstage.printable import escape
+from peerstage.reasons import Reason
+from peerstage.system_errors import resource_error
+
+R = TypeVar("R")
 
 
 class WorkerMessage(NamedTuple):
@@ -55,3 +62,21 @@ class Workers(ABC):
     @abstractmethod
     def forget(self, peer: str) -> None:
         """Forget a peer that has its outcome, or was given up."""
+
+
+def submit(executor: Executor, function: Callable[..., R], *arguments: Any) -> Future[R]:
+    """Have *executor* call *function*.
+
+    Raises:
+        StageError: If it takes no more work (worker-lost), or if the system refuses another thread.
+    """
+    try:
+        return executor.submit(function, *arguments)
+    except Exception as exc:  # it is shut down, or broken because a worker was killed, or has lost its connection
+        raise resource_error(exc) or worker_lost("The executor takes no more work", exc) from exc
+
+
+def worker_lost(what: str, exc: BaseException) -> StageError:
+    """Return the error of a peer whose worker ended, or never began: *what* happened, because of *exc*."""
+    detail = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+    return StageError(f"{what} ({escape(detail)}). Run it again.", reason=Reason.WORKER_LOST)
