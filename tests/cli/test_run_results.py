@@ -142,6 +142,21 @@ def test_the_advice_is_true_for_peers_whose_files_are_all_fetched_again(capsys: 
     assert text.endswith("Run it again safely: peers that are staged are not asked again.\n")
 
 
+@pytest.mark.parametrize(
+    ("result", "advice"),
+    [
+        (PeerResult(peer="db2", verdict=Verdict.NOT_STARTED, reason=Reason.CANCELLED), "Run it again with --again: "),
+        (failed("db2"), "Run it again safely: "),
+    ],
+)
+def test_the_advice_is_true_for_peers_that_were_to_be_staged_again(
+    capsys: pytest.CaptureFixture[str], result: PeerResult, advice: str
+) -> None:
+    report = report_of(staged("db1"), result, ended_by="signal")
+    PlainOutput().show(RunSummary(report=report, plan=PLAN, is_again=True))
+    assert capsys.readouterr().out.splitlines()[-1].startswith(advice)
+
+
 def test_a_single_byte_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     summary = StageSummary(transport="sftp", target="", files=1, bytes=1)
     assert "1 file, 1 byte, " in printed(capsys, report_of(staged("db1", report=summary)))

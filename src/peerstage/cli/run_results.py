@@ -50,11 +50,13 @@ class RunSummary(Result):
         report: The report of the run.
         plan: The plan.
         is_quiet: Whether rows that need no action are left out, and everything if there is no other.
+        is_again: Whether peers were asked that had been staged on the same day.
     """
 
     report: FleetReport
     plan: FleetPlan
     is_quiet: bool = False
+    is_again: bool = False
 
     @property
     def needs_action(self) -> bool:
@@ -97,6 +99,8 @@ class RunSummary(Result):
         missing = [result for result in self.report.results if result.verdict is not Verdict.STAGED]
         if not missing:
             return ""
+        if self.is_again and any(result.verdict is Verdict.NOT_STARTED for result in missing):
+            return "Run it again with --again: otherwise, peers that were staged today are not asked."
         jobs = {job.name: job for job in self.plan.peers}
         if all(result.report is None or jobs[result.peer].can_link for result in missing):
             return "Run it again safely: only what is missing is fetched."
