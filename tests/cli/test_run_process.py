@@ -60,7 +60,7 @@ def test_a_signal_ends_the_wait_for_a_peer_that_is_not_ready(fleet: PlanSetup) -
     fleet.write(top=f'until = "{until:%H:%M}"')
     with fleet.command.start("run", "--plan", fleet.plan, "--json") as process:
         assert process.stdout is not None
-        while json.loads(process.stdout.readline())["event"] != "peer-started":
+        while json.loads(process.stdout.readline())["event"] != "peer-waiting":
             pass
         process.terminate()
         out, _ = process.communicate(timeout=60)
@@ -103,3 +103,15 @@ def test_a_terminal_shows_how_many_peers_are_done_and_then_the_table(fleet: Plan
     assert "0 of 1 peer done" in text
     assert text.index("0 of 1 peer done") < text.index("1 peer: 1 staged")
     assert "\x1b[32mstaged" in text
+
+
+def test_a_run_whose_output_cannot_be_written_stages_all_the_same(fleet: PlanSetup) -> None:
+    fleet.collected("db1", data=b"d")
+    fleet.write(tables='[hooks]\nafter = ["false"]\n')
+    with open("/dev/full", "w") as full, fleet.command.start("run", "--plan", fleet.plan, stdout=full) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 6
+    assert (peer_directory(fleet, "db1") / "data").read_bytes() == b"d"
+    hook, output = err.splitlines()
+    assert "after: " in hook
+    assert "Standard output cannot be written: No space left on device." in output

@@ -16,10 +16,11 @@ import peerstage
 from peerstage.cli import demo, doctor, guide, init, prune, trust, verbs, verify
 from peerstage.cli import run as run_module
 from peerstage.cli.options import with_shared_options
-from peerstage.cli.output import JSONOutput, print_error
+from peerstage.cli.output import JSONOutput, OutputError, output_errors, print_error
 from peerstage.cli.results import Failure
 from peerstage.errors import StageError
 from peerstage.exit_codes import ExitCode, code_of, format_exit_codes, reason_of
+from peerstage.system_errors import system_error
 
 log = logging.getLogger("peerstage.cli")
 
@@ -68,7 +69,8 @@ def run(arguments: list[str]) -> int:
     _escape_unencodable_characters()
     try:
         status = app(arguments, prog_name="peerstage", standalone_mode=False)
-        sys.stdout.flush()
+        with output_errors():
+            sys.stdout.flush()
     except Exception as exc:
         _discard_unwritten_output()
         return _report_error(exc, arguments)
@@ -79,6 +81,8 @@ def _report_error(exc: Exception, arguments: list[str]) -> int:
     """Print the error that ended the run, with ``--json`` also as an object, and return the exit status."""
     if isinstance(exc, BrokenPipeError):  # the reader of our output has gone
         return ExitCode.UNEXPECTED
+    if isinstance(exc, OutputError):
+        exc = system_error("Standard output cannot be written", exc)
     format_usage = getattr(exc, "format_message", None)  # an error of click, which typer may have a copy of
     error = exc if format_usage is None else ValueError(" ".join(format_usage().split()))
     if reason_of(error) is None:

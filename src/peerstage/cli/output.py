@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TypeAlias
 
@@ -20,6 +20,21 @@ from peerstage.printable import escape
 from peerstage.records import Progress
 
 OnProgress: TypeAlias = Callable[[Progress], object]
+
+
+class OutputError(OSError):
+    """Standard output cannot be written, for instance because a disk is full."""
+
+
+@contextlib.contextmanager
+def output_errors() -> Iterator[None]:
+    """Raise every `OSError` of the block as `OutputError`, except that of a pipe whose reader has gone."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise OutputError(exc.errno, exc.strerror) from exc
 
 
 class Output(ABC):
@@ -51,7 +66,8 @@ class PlainOutput(Output):
     def show(self, result: Result) -> None:
         for line in result.to_lines():
             text = "".join(part if isinstance(part, str) else part[0] for part in line)
-            print(text.rstrip(), flush=True)
+            with output_errors():
+                print(text.rstrip(), flush=True)
 
 
 class JSONOutput(Output):
@@ -61,7 +77,8 @@ class JSONOutput(Output):
 
     def show(self, result: Result) -> None:
         for value in result.to_json():
-            print(json.dumps(value).replace("\x7f", "\\u007f"), flush=True)
+            with output_errors():
+                print(json.dumps(value).replace("\x7f", "\\u007f"), flush=True)
 
 
 def print_error(error: BaseException, peer: str = "") -> None:

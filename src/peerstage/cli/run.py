@@ -69,7 +69,7 @@ def run_verb(
         with cancel_on_signal(run.cancel):
             report = show.adapt(run.run())
             stack.close()
-            output.show(RunSummary(report=report, plan=fleet, is_quiet=quiet))
+            show.end(RunSummary(report=report, plan=fleet, is_quiet=quiet, is_again=again))
             if report.error is not None:
                 print_error(_error_of(report))
     show.raise_failure()
@@ -98,12 +98,12 @@ class _EventPrinter:
         self._failure: OSError | None = None
 
     def __call__(self, event: Event) -> None:
-        if self._is_quiet or self._failure is not None:
-            return
-        try:
-            self._print(event)
-        except OSError as exc:  # such as EPIPE
-            self._failure = exc
+        if not self._is_quiet:
+            self._attempt(lambda: self._print(event))
+
+    def end(self, summary: RunSummary) -> None:
+        """Print the end of the run."""
+        self._attempt(lambda: self._output.show(summary))
 
     def adapt(self, report: FleetReport) -> FleetReport:
         """Return *report* with the exit codes that ``--strict`` wants."""
@@ -115,6 +115,14 @@ class _EventPrinter:
         """Raise the error of printing, if there was one."""
         if self._failure is not None:
             raise self._failure
+
+    def _attempt(self, show: Callable[[], object]) -> None:
+        """Call *show*, unless printing has failed before."""
+        if self._failure is None:
+            try:
+                show()
+            except OSError as exc:  # such as EPIPE
+                self._failure = exc
 
     def _print(self, event: Event) -> None:
         if isinstance(event, RunStarted):
