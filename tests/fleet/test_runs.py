@@ -25,7 +25,7 @@ from peerstage import (
 )
 from peerstage.errors import ConnectError, RemoteError, RunLocked, StageError
 from peerstage.fleet import schedule, thread_workers
-from peerstage.fleet.events import Event
+from peerstage.fleet.events import Event, PeerStarted
 from peerstage.fleet.pool.run_lock import RunLock
 from peerstage.fleet.pool.run_records import RunRecords
 from peerstage.fleet.pool.runs_directory import RunsDirectory
@@ -459,6 +459,15 @@ def test_a_run_runs_once(pool: Path) -> None:
     once.run()
     with pytest.raises(StageError, match="has run"):
         once.run()
+
+
+def test_peers_that_could_not_be_reached_are_asked_last_by_the_next_run(pool: Path) -> None:
+    jobs = memory_job("dead", error=REFUSED), memory_job("db1"), memory_job("db2")
+    for expected in (["dead", "db1", "db2"], ["db1", "db2", "dead"]):
+        events: list[Event] = []
+        report = run(pool, *jobs, executor=InlineThreads(), on_event=events.append)
+        assert [event.peer for event in events if isinstance(event, PeerStarted)] == expected
+        assert [result.peer for result in report.results] == ["dead", "db1", "db2"]
 
 
 # Hooks

@@ -198,6 +198,7 @@ class FleetRun(metaclass=Documented):
 
     def _ask_peers(self, claims: RunClaims) -> None:
         jobs = [job for name, job in self._jobs.items() if name not in self._results]
+        jobs.sort(key=lambda job: job.name in self._history.unreachable)  # last, so that they delay no other
         executor = self._executor
         uses_threads = executor is None or isinstance(executor, ThreadPoolExecutor)
         shares = share_out(self._plan, jobs, open_files=max_open_files() if uses_threads else None)

@@ -12,6 +12,7 @@ from peerstage.fleet.pool.run_id import day_of, new_run_id
 from peerstage.fleet.pool.run_records import RunRecords
 from peerstage.fleet.pool.runs_directory import NAME, RunsDirectory
 from peerstage.fleet.results import FleetReport, PeerResult, Verdict
+from peerstage.reasons import Reason
 from support.staged_pool import noon
 
 TODAY = "2026/11/24"
@@ -87,3 +88,15 @@ def test_every_run_of_today_is_read(pool: Path, records: RunRecords) -> None:
     write(records, pool, TODAY, *staged("db1"))
     write(records, pool, TODAY, *staged("db2"))
     assert set(read(records, pool, ["db1", "db2", "db3"]).staged) == {"db1", "db2"}
+
+
+def test_who_could_not_be_reached_is_known_from_the_last_run_that_asked(pool: Path, records: RunRecords) -> None:
+    def failed(name: str, reason: Reason) -> PeerResult:
+        return PeerResult(peer=name, verdict=Verdict.FAILED, reason=reason, attempts=1)
+
+    dead = failed("dead", Reason.CONNECT_TIMEOUT)
+    back = PeerResult(peer="back", verdict=Verdict.NOT_READY, attempts=1)
+    write(records, pool, NIGHTS[-2], failed("long ago", Reason.CONNECT_TIMEOUT))
+    write(records, pool, NIGHTS[-1], dead, failed("back", Reason.HOST_UNREACHABLE), failed("odd", Reason.LOGIN_REFUSED))
+    write(records, pool, TODAY, PeerResult(peer="dead", verdict=Verdict.NOT_STARTED), back)
+    assert read(records, pool, ["dead", "back", "odd", "long ago"]).unreachable == {"dead"}

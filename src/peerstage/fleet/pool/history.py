@@ -21,6 +21,17 @@ from peerstage.target.file_descriptors import closing, open_directory
 
 #: Runs to look back at.
 _MAX_RUNS = 100
+#: Reasons of peers that do not answer, or of their names.
+_UNREACHABLE = (
+    Reason.NAME_NOT_RESOLVED,
+    Reason.RESOLVER_TIMEOUT,
+    Reason.CONNECTION_REFUSED,
+    Reason.CONNECT_TIMEOUT,
+    Reason.HOST_UNREACHABLE,
+    Reason.CONNECT_FAILED,
+    Reason.HOP_CANNOT_CONNECT,
+    Reason.BANNER_TIMEOUT,
+)
 #: Verdicts after which files of the peer may have been replaced.
 _PUBLISHING = (Verdict.STAGED, Verdict.INCOMPLETE, Verdict.FAILED)
 
@@ -32,10 +43,13 @@ class History:
     Attributes:
         staged: The results of peers that were staged on the same day, and whose directories still exist.
         nights: The day of each linking peer's last complete night before, if its directory still exists.
+        unreachable: The peers that could not be reached when they were last asked, on the same day or by the last run
+            before it.
     """
 
     staged: dict[str, PeerResult] = field(default_factory=dict)
     nights: dict[str, str] = field(default_factory=dict)
+    unreachable: set[str] = field(default_factory=set)
 
 
 def read_history(
@@ -58,6 +72,7 @@ def read_history(
     """
     history = History()
     undecided = set(peers)  # their last result of the day is unknown
+    asked: set[str] = set()  # it is known what became of them when they were last asked
     unlinked = set(linking)  # their last complete night is unknown
     with (
         target_errors("The staging pool cannot be read", staging),
@@ -68,6 +83,10 @@ def read_history(
             for result in report.results:
                 peer = result.peer
                 is_staged = result.verdict is Verdict.STAGED
+                if peer in undecided and peer not in asked and result.attempts:
+                    asked.add(peer)
+                    if result.verdict is Verdict.FAILED and result.reason in _UNREACHABLE:
+                        history.unreachable.add(peer)
                 if report.day != day:
                     if is_staged and peer in unlinked and _exists(pool_fd, report.day, peer):
                         unlinked.remove(peer)
