@@ -68,29 +68,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Distribute tests one by one, and container tests in groups that share their containers."""
-    from xdist.scheduler import LoadScopeScheduling
+    """Return the scheduler that follows the plan of the run."""
+    from support.schedule import PlannedScheduling
 
-    class ByContainers(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return config.stash[bench_run.PLAN].groups.get(nodeid, nodeid)
-
-        def _assign_work_unit(self, node: Any) -> None:
-            first = bench_run.next_group(config, self.workqueue)
-            if first is not None:
-                self.workqueue.move_to_end(first, last=False)
-            super()._assign_work_unit(node)
-
-        def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
-            # xdist keeps finished tests and counts them after each test, which takes quadratic time.
-            test = self.registered_collections[node][item_index]
-            group, assigned = self._split_scope(test), self.assigned_work[node]
-            del assigned[group][test]
-            if not assigned[group]:
-                del assigned[group]
-            self._reschedule(node)
-
-    return ByContainers(config, log)
+    return PlannedScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """The pytest plugin of the containers: which tests need which, when they start and when they are removed.
 
+It also decides which tests a worker of pytest-xdist gets together.
+
 The process that the user started owns them. Under pytest-xdist it starts them while its workers run other tests,
 schedules container tests once they are up, and removes them when it exits, whatever happened to the workers.
 """
@@ -12,7 +14,7 @@ import signal
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +30,22 @@ _START_TIMEOUT = 1800
 #: Stateless services, which several workers may use at the same time.
 _SHARED = {"client"}
 
+#: The number of fast tests that a worker gets together: to be sent one by one costs more than most of them.
+_CHUNK = 8
+
 #: The file in the bench's home in which workers write what they have collected.
 _PLAN = "plan"
 
 
 @dataclass
 class Plan:
-    """The containers that the selected tests need.
+    """The containers that the selected tests need, and which tests stay together.
 
     Attributes:
         needs: The services that each container test needs; the summary counts it under the first one.
         left_out: The number of deselected tests.
         special_tests: Tests marked with ``kind``, which take longer than those that run on every kind.
+        fast_tests: Tests that are not marked as slow.
         groups: The group of each test. Tests that use the same container have the same group, and run on one worker.
         sizes: A rough duration of each group.
     """
@@ -47,8 +53,10 @@ class Plan:
     needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: int = 0
     special_tests: list[str] = field(default_factory=list)
+    fast_tests: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._chunks = {test: f"fast tests {index // _CHUNK}" for index, test in enumerate(self.fast_tests)}
         self.groups = group_by_container(self.needs)
         self.sizes = Counter(self.groups.values())
         for test in self.special_tests:
@@ -59,12 +67,14 @@ class Plan:
         """All services that are needed."""
         return {service for services in self.needs.values() for service in services}
 
+    def unit_of(self, test: str) -> str:
+        """Return a name for the tests that run on one worker one after another, of which *test* is one."""
+        return self.groups.get(test) or self._chunks.get(test, test)
+
     def write(self, home: Path) -> None:
         """Write the plan for the owner of the containers."""
         unfinished = home / f"{_PLAN}-{os.getpid()}"
-        unfinished.write_text(
-            json.dumps({"needs": self.needs, "left_out": self.left_out, "special_tests": self.special_tests})
-        )
+        unfinished.write_text(json.dumps({one.name: getattr(self, one.name) for one in fields(self)}))
         unfinished.rename(home / _PLAN)
 
     @classmethod
@@ -152,7 +162,10 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     if hasattr(session.config, "workerinput"):
-        session.config.stash[PLAN].write(_home_and_project(session.config)[0])
+        plan = session.config.stash[PLAN]
+        is_slow = ("slow", "bulk")
+        plan.fast_tests = [item.nodeid for item in session.items if not any(map(item.get_closest_marker, is_slow))]
+        plan.write(_home_and_project(session.config)[0])
 
 
 @pytest.hookimpl(tryfirst=True)
