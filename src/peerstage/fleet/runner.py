@@ -69,7 +69,10 @@ def stage_fleet(
         plan: The plan.
         executor: Where peers are staged: None and a `ThreadPoolExecutor` stand for threads of this process, which share
             the bandwidth; any other executor for processes, here or elsewhere, that see the pool under the same path
-            and the keys and configuration that ssh needs. It is not shut down.
+            and the keys and configuration that ssh needs. With any executor, a peer that does not answer keeps its
+            place among `FleetPlan.parallel`; only the run's own threads lend it to others. One process that is killed
+            breaks a whole `ProcessPoolExecutor`: the peers that are left end with the reason worker-lost. It is not
+            shut down.
         peers: Names of peers and groups of the plan; all peers if it is empty.
         again: Whether peers that were staged today are asked again, and stale ones are staged.
         on_event: Called with each event, in the calling thread. If it raises, that is logged.
