@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -118,6 +119,29 @@ def test_a_worker_that_does_not_see_the_pool_says_so(pool: Path, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+class WithoutPeerstage(Executor):
+    """A worker that imports nothing of peerstage. Messages that it cannot unpickle end it."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        message = pickle.dumps((fn, args, kwargs))
+        with pytest.MonkeyPatch.context() as patched:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "peerstage"]:
+                patched.setitem(sys.modules, name, None)
+            function, arguments, options = pickle.loads(message)
+            try:
+                done.set_result(function(*arguments, **options))
+            except Exception as exc:
+                done.set_exception(exc)
+        return done
+
+
+def test_a_worker_without_peerstage_says_so_at_once_and_goes_on(pool: Path) -> None:
+    report = run(pool, memory_job("db1", READY), memory_job("db2", READY), executor=WithoutPeerstage())
+    assert results_of(report) == {"db1": "failed: worker-lost", "db2": "failed: worker-lost"}
+    assert "Its worker has no peerstage, or another version" in (report.results[0].error or "")
+
+
 # Lost workers
 
 
@@ -225,8 +249,8 @@ def test_a_worker_that_is_given_up_after_it_published_does_not_mark(
 )
 def test_a_worker_that_could_not_run_its_job_is_that_peers_failure(pool: Path, error: Exception) -> None:
     class Failing(Elsewhere):
-        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-            if args[0].job.name != "db1":
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            if fn.work.job.name != "db1":
                 return super().submit(fn, *args, **kwargs)
             failed: Future[Any] = Future()
             failed.set_exception(error)

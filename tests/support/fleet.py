@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from peerstage import BackupPeer, FleetPlan, FleetReport, FleetRun, PeerJob
-from peerstage.fleet.run_peer import PeerWork
+from peerstage.fleet.executor_workers import StageJob
+from peerstage.fleet.run_peer import PeerWork, stage_peer
 from peerstage.fleet.schedule import Clock
 from peerstage.testing import MemoryHost, MemoryJob
 from peerstage.transport.base import Transport
@@ -92,7 +93,8 @@ class Elsewhere(Executor):
         return sum(future.done() for future in self._futures)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        self._futures.append(self._threads.submit(fn, self._change(args[0]), **kwargs))
+        assert isinstance(fn, StageJob)
+        self._futures.append(self._threads.submit(stage_peer, self._change(fn.work)))
         return self._futures[-1]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

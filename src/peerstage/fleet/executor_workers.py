@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, Future
+from typing import Any
 
 from peerstage.errors import ConfigurationError, StageError
 from peerstage.fleet.pool.claims import RunClaims
@@ -13,6 +15,7 @@ from peerstage.fleet.run_peer import PeerWork, stage_peer
 from peerstage.fleet.schedule import Clock
 from peerstage.fleet.verdicts import result_of_error, result_of_not_started
 from peerstage.fleet.workers import Inbox, WorkerMessage, Workers, submit, worker_lost
+from peerstage.printable import escape
 from peerstage.reasons import Reason
 
 #: Seconds without a heartbeat after which a worker is lost.
@@ -44,10 +47,10 @@ class ExecutorWorkers(Workers):
 
     def start(self, work: PeerWork) -> None:
         name = work.job.name
-        _require_picklable(work)
+        job = StageJob(work)
         if not self._works and not self._seems_dead:
             self._note_sign()
-        future = submit(self._executor, stage_peer, work)
+        future = submit(self._executor, job)
         self._works[name], self._futures[name] = work, future
         future.add_done_callback(lambda done: self._inbox.put(WorkerMessage(name, _outcome_of(done, work))))
 
@@ -96,12 +99,42 @@ class ExecutorWorkers(Workers):
         self._begun.discard(peer)
 
 
-def _require_picklable(work: PeerWork) -> None:
-    """Raise here what the executor could only raise later, and elsewhere."""
-    try:
-        pickle.dumps(work)
-    except Exception as exc:
-        raise ConfigurationError(f"This job cannot be sent to a worker: {exc}", reason=Reason.INVALID_ARGUMENT) from exc
+class StageJob:
+    """Stages a peer when it is called.
+
+    It unpickles without peerstage, which only the call needs: a Dask worker that cannot unpickle a message ends, and
+    the next worker gets the same message.
+
+    Args:
+        work: What to do.
+
+    Raises:
+        ConfigurationError: If it cannot be sent to another process.
+    """
+
+    def __init__(self, work: PeerWork) -> None:
+        self.work = work
+        try:
+            self._data = pickle.dumps(_Call(work))
+        except Exception as exc:
+            text = f"This job cannot be sent to a worker: {exc}"
+            raise ConfigurationError(text, reason=Reason.INVALID_ARGUMENT) from exc
+
+    def __call__(self) -> PeerResult:
+        return stage_peer(self.work)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial, (pickle.loads, self._data)
+
+
+class _Call:
+    """Unpickles as what `stage_peer` returns for *work*."""
+
+    def __init__(self, work: PeerWork) -> None:
+        self._work = work
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return stage_peer, (self._work,)
 
 
 def _outcome_of(done: Future[PeerResult], work: PeerWork) -> PeerResult:
@@ -112,5 +145,8 @@ def _outcome_of(done: Future[PeerResult], work: PeerWork) -> PeerResult:
         raise TypeError(f"a result of type {type(outcome).__name__}")
     except CancelledError as exc:
         return result_of_error(work.job, worker_lost("The executor cancelled it", exc))
+    except (ImportError, AttributeError) as exc:
+        text = f"Its worker has no peerstage, or another version: {escape(str(exc))}. Install the same version there."
+        return result_of_error(work.job, StageError(text, reason=Reason.WORKER_LOST))
     except BaseException as exc:
         return result_of_error(work.job, worker_lost("Its worker ended, or could not run it", exc))

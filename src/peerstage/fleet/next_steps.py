@@ -99,6 +99,8 @@ _STEPS: dict[Reason | None, str] = {
     Reason.NOT_READY: "see why its job has not finished; `{check}` asks again",
     Reason.STALE: "see why its job has not run again; to stage what is there, {run} --again",
     Reason.NOTHING_TO_STAGE: "see why it collected nothing; if this is right, set allow_empty = true for {name}",
+    Reason.POOL_NOT_VISIBLE: "correct that on the worker; then {run}",
+    Reason.WORKER_LOST: "see the worker's log; then {run}",
     Reason.NO_SPACE: "free space on this machine; then {run}",
 }
 #: Steps by exit code: the error says what to correct.
