@@ -85,9 +85,10 @@ def test_a_signal_ends_a_hook_and_so_the_run(fleet: PlanSetup, tmp_path: Path) -
     assert not (tmp_path / "peers" / "db1" / "cback.stage").exists()
 
 
-def test_a_terminal_shows_how_many_peers_are_done_and_then_the_table(fleet: PlanSetup) -> None:
+def test_a_terminal_shows_how_many_peers_are_done_and_then_the_table(fleet: PlanSetup, tmp_path: Path) -> None:
     fleet.collected("db1", data=b"d")
-    fleet.write()
+    before = json.dumps(["sh", "-c", f"for _ in $(seq 1000); do test -e {tmp_path}/seen && break; sleep 0.02; done"])
+    fleet.write(tables=f"[hooks]\nbefore = {before}\n")
     main, other = pty.openpty()
     with fleet.command.start("run", "--plan", fleet.plan, stdout=other, stderr=subprocess.DEVNULL) as process:
         os.close(other)
@@ -95,6 +96,8 @@ def test_a_terminal_shows_how_many_peers_are_done_and_then_the_table(fleet: Plan
         try:
             while data := os.read(main, 65536):
                 shown += data
+                if b"0 of 1 peer done" in shown:
+                    (tmp_path / "seen").touch()
         except OSError:  # the other end is closed
             pass
     os.close(main)
