@@ -137,6 +137,8 @@ def run_peerstage(words: list[str], site: Site, request: pytest.FixtureRequest) 
         stdin = f"256 SHA256:{digest} root@db1 (ECDSA)\n"
         words = words[words.index("|") + 1 :]
     site.run_verb(words[1:], stdin)
+    if "--dask" in words:
+        assert {path.parent.name for path in site.staging.glob("latest/*/data.tar.gz")} == {"db1", "db2", "web1"}
 
 
 def run_init(words: list[str], site: Site, request: pytest.FixtureRequest) -> None:
@@ -181,7 +183,7 @@ def run_console(block: Block, site: Site, request: pytest.FixtureRequest) -> Non
         return  # they change a machine: tests/containers/test_every_night.py runs them
     if block.page in PLAN_PAGES and not block.text.startswith("peerstage init"):
         site.write_plan()
-    for line in block.text.splitlines():
+    for line in block.text.replace("/opt/peerstage/bin/", "").splitlines():
         run = next((run for beginning, run in COMMANDS.items() if line.startswith(beginning)), None)
         assert run is not None, f"The tests do not know how to run: {line}"
         run(shlex.split(site.localize(line), comments=True), site, request)
