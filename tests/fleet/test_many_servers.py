@@ -13,6 +13,7 @@ import pytest
 from peerstage import FleetPlan, Limits, PeerJob, Retry, SSHOptions
 from peerstage.fleet.pool.run_records import RunRecords
 from peerstage.fleet.pool.runs_directory import RunsDirectory
+from peerstage.records import MIB
 from support.fleet import results_of
 from support.fleet_usage import stage_in_a_process
 from support.keys import fingerprint_of, make_key
@@ -87,6 +88,21 @@ def test_a_thousand_peers_on_real_servers(reached: dict[str, SSHOptions], pool: 
     )
 
 
+@pytest.mark.bulk
+def test_large_files_of_many_peers_at_a_time_take_little_memory(own_sshd: Callable[..., Sshd], tmp_path: Path) -> None:
+    ssh, pool, jobs = own_sshd().options(), tmp_path / "pool", []
+    pool.mkdir()
+    for number in range(PARALLEL):
+        collect = make_collect_directory(tmp_path / "peers" / f"peer{number}")
+        with (collect / "big").open("wb") as file:
+            file.truncate(32 * MIB)
+        jobs.append(make_job(f"peer{number}", collect, ssh))
+    usage = stage_in_a_process(FleetPlan(staging=str(pool), peers=tuple(jobs), parallel=PARALLEL))
+    staged = [path.stat().st_size for path in pool.glob("*/*/*/*/big")]
+    assert staged == [32 * MIB] * PARALLEL
+    assert usage.peak < 192
+
+
 def make_collect_directory(path: Path) -> Path:
     """Create the collect directory of a peer that is ready."""
     path.mkdir(parents=True)
@@ -96,7 +112,7 @@ def make_collect_directory(path: Path) -> Path:
     return path
 
 
-def make_job(name: str, collect: Path, ssh: SSHOptions, *, stall_timeout: float) -> PeerJob:
+def make_job(name: str, collect: Path, ssh: SSHOptions, *, stall_timeout: float = 60) -> PeerJob:
     """Return the job of a peer, which is asked once."""
     return PeerJob(
         name=name,
