@@ -156,6 +156,12 @@ class StageError(OSError):
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, {name: getattr(self, name) for name in self.context})
 
+    def __copy__(self) -> StageError:
+        # Libraries such as tblib, which Dask loads, teach `copy` to keep traceback and cause of every exception.
+        rebuild, arguments = self.__reduce__()
+        copied: StageError = rebuild(*arguments)
+        return copied
+
 
 def _rebuild(kind: type[StageError], message: str, context: dict[str, Any]) -> StageError:
     return kind(message, **context)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import copyreg
 import inspect
 import json
 import pickle
@@ -45,11 +47,11 @@ def test_errors_pickle_with_their_context(kind: type[StageError]) -> None:
         location=Location("/etc/ssh/ssh_config", 7),
         **details,
     )
-    copy: Any = pickle.loads(pickle.dumps(error))
-    assert type(copy) is kind
-    assert {name: getattr(copy, name) for name in details} == details
-    assert (copy.reason, copy.hop, str(copy.location)) == (Reason.STALLED, "jump:22", "/etc/ssh/ssh_config:7")
-    assert (copy.message, copy.peer, copy.path, copy.transient, copy.report, copy.errno) == (
+    copied: Any = pickle.loads(pickle.dumps(error))
+    assert type(copied) is kind
+    assert {name: getattr(copied, name) for name in details} == details
+    assert (copied.reason, copied.hop, str(copied.location)) == (Reason.STALLED, "jump:22", "/etc/ssh/ssh_config:7")
+    assert (copied.message, copied.peer, copied.path, copied.transient, copied.report, copied.errno) == (
         "What.",
         "peer",
         b"/x/\xff",
@@ -57,8 +59,23 @@ def test_errors_pickle_with_their_context(kind: type[StageError]) -> None:
         report,
         28,
     )
-    assert str(copy) == str(error) == "peer /x/\\xff: What."
-    assert isinstance(copy, OSError)
+    assert str(copied) == str(error) == "peer /x/\\xff: What."
+    assert isinstance(copied, OSError)
+
+
+def test_a_copy_has_no_traceback_whatever_other_libraries_do_to_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tblib does, which Dask loads."""
+
+    def reduce(error: ConnectError) -> tuple[Any, ...]:
+        return lambda: error, ()
+
+    monkeypatch.setitem(copyreg.dispatch_table, ConnectError, reduce)
+    try:
+        raise ConnectError("What.", reason=Reason.STALLED) from ValueError()
+    except ConnectError as exc:
+        copied = copy.copy(exc)
+    assert (copied.message, copied.reason) == ("What.", Reason.STALLED)
+    assert copied.__traceback__ is copied.__cause__ is copied.__context__ is None
 
 
 def test_docstring_shows_the_exception_tree() -> None:

@@ -125,7 +125,7 @@ class CompromisedChild:
                 name="db1", user="backup", ssh=SSHOptions(), rcp_command="/bin/true" if uses_rcp_command else None
             ),
             None,
-            limits=limits or Limits(deadline=10.0),
+            limits=limits or Limits(deadline=60.0),
             retry=Retry(tries=2),
             watchdog=self.watchdog,
             start_child=lambda environment: ChildProcess(environment, command),
