@@ -56,7 +56,7 @@ def reached(own_sshd: Callable[..., Sshd], tmp_path: Path) -> Iterator[dict[str,
             "silent": healthy[0].options(port=port, connect_timeout=2),
             "impostor": healthy[0].options(host_key=fingerprint_of(another)),
             "locked": start().options(identity=str(another)),
-            "hung": start("dd bs=1 count=20000 status=none; exec cat > /dev/null").options(),
+            "hung": start("dd bs=1 count=20000 status=none; exec cat 3>&1 > /dev/null").options(),
             "garbled": start("{ dd bs=1 count=20000 status=none; exec cat /dev/zero; }").options(),
         }
 
@@ -74,7 +74,9 @@ def test_a_thousand_peers_on_real_servers(reached: dict[str, SSHOptions], pool: 
     usage = stage_in_a_process(FleetPlan(staging=str(pool), peers=tuple(jobs), parallel=PARALLEL))
     with RunsDirectory(str(pool)) as runs:
         report = next(RunRecords(runs).newest_first())
-    assert results_of(report) == expected
+    results, errors = results_of(report), {result.peer: result.error for result in report.results}
+    assert {name: errors[name] for name in results if results[name] != expected[name]} == {}
+    assert list(results) == list(expected)
     assert sorted(usage.finished) == sorted(expected)
     staged = sorted(name for name, result in expected.items() if result == "staged")
     assert sorted(path.parent.name for path in Path(report.target).glob(f"*/file{FILES - 1}")) == staged
