@@ -108,11 +108,11 @@ class ListsMany(FakeSFTPServer):
 @pytest.mark.parametrize(("longest", "length"), [(39_000, 255), (120_000, 6)])
 def test_the_longest_listing_fits_in_64_mib(mode: int, longest: int, length: int) -> None:
     server = ListsMany()
-    server.count, server.length, server.mode = 3000, length, mode
+    server.count, server.length, server.mode = 1500, length, mode
     client = client_to(server)
-    with memory_limit(64 * MIB * 3000 // longest):
+    with memory_limit(64 * MIB * 1500 // longest):
         listing = list_directory(client, b"/c")
-    assert len(listing.entries) + len(listing.refused) == 3000
+    assert len(listing.entries) + len(listing.refused) == 1500
     assert server.handles == {}
 
 
@@ -172,16 +172,16 @@ class RenamesEveryFile(ServesEveryFile):
 
 @pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("server_class", [RefusesEveryOpen, ServesEveryFile, ChangesEveryFile, RenamesEveryFile])
-@pytest.mark.parametrize(("count", "length"), [(3_800, 60), (1_300, 255)])
+@pytest.mark.parametrize(("count", "length"), [(1_900, 60), (650, 255)])
 def test_staging_the_longest_listing_takes_at_most_64_mib(
     server_class: type[ListsMany], count: int, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stability, "_MAX_APPEARED", stability._MAX_APPEARED // 30)
-    part = Limits(entries=Limits().entries // 30, listing_bytes=Limits().listing_bytes // 30)
+    monkeypatch.setattr(stability, "_MAX_APPEARED", stability._MAX_APPEARED // 60)
+    part = Limits(entries=Limits().entries // 60, listing_bytes=Limits().listing_bytes // 60)
     server = server_class()
     server.count, server.length = count, length
-    reasons = MIB // 2  # as many are kept for a part as for the whole
-    with quick_directory() as target, memory_limit((64 * MIB - reasons) // 30 + reasons):
+    fixed = 9 * MIB // 8  # as many reasons and replies are kept for a part as for the whole
+    with quick_directory() as target, memory_limit((64 * MIB - fixed) // 60 + fixed):
         if server_class in (ServesEveryFile, RenamesEveryFile):
             assert stage_from(server, target, part).count == count
         else:
