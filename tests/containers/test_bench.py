@@ -98,7 +98,7 @@ class ForegroundCommand:
         while not happened():
             assert self.process.poll() is None, self.output
             assert time.monotonic() < until, self.output
-            time.sleep(0.02)
+            time.sleep(0.2)  # the condition may start a program
 
     def interrupt(self, *, repeatedly: bool) -> int:
         """Press Ctrl-C, if *repeatedly* until it has exited; return its status."""
@@ -136,7 +136,7 @@ class ForegroundCommand:
         """Return everything that it leaves behind."""
         until = time.monotonic() + patience
         while (found := self._found()) and time.monotonic() < until:
-            time.sleep(0.05)
+            time.sleep(0.2)
         return found
 
     def _found(self) -> dict[str, list[str]]:

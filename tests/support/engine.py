@@ -39,10 +39,10 @@ def engine_problem() -> str | None:
 @cache
 def compose_command() -> tuple[str, ...] | None:
     """Return the command of Compose 2 or 1, whichever is installed."""
-    for command in (("docker", "compose"), ("docker-compose",)):
-        if shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
-            return command
-    return None
+    version_2 = ("docker", "compose")
+    if subprocess.run([*version_2, "version"], capture_output=True).returncode == 0:
+        return version_2
+    return ("docker-compose",) if shutil.which("docker-compose") else None  # to run it takes a third of a second
 
 
 def compose_arguments(variables: Path, project: str, *words: str) -> list[str]:
