@@ -300,3 +300,12 @@ def test_output_that_cannot_be_written_is_an_error_of_this_machine(
     assert process.returncode == 6
     assert_one_line(err)
     assert "Standard output cannot be written: No space left on device." in err
+
+
+def test_garbage_is_collected_once_the_modules_of_the_command_are_imported(fresh_interpreter: str) -> None:
+    code = (
+        "import gc, sys; from peerstage.__main__ import main; sys.argv = ['peerstage', '--version']; main();"
+        "print(gc.isenabled(), gc.get_freeze_count() > 10_000)"
+    )
+    done = subprocess.run([fresh_interpreter, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True True"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
 
@@ -23,7 +24,8 @@ OPTIONS = TransportOptions(name="db1", user="backup", ssh=SSHOptions(config=()))
 ROOT = LocalUser("root", 0, 0, "/", "/bin/sh")
 #: A child with a module `failing`, whose function raises an error.
 FAILING_CHILD = """
-import errno, sys, types
+import errno, gc, sys, types
+gc.disable()  # as the bootstrap does
 sys.path[:0] = {path!r}
 def fail(*arguments):
     raise {error}
@@ -31,6 +33,20 @@ sys.modules["failing"] = types.SimpleNamespace(fail=fail)
 from peerstage.isolation.child.main import main
 main()
 """
+
+
+def failing_child(watchdog: Watchdog, error: str) -> IsolatedTransport:
+    """Return a transport whose child has a module ``failing`` that raises *error*, a Python expression."""
+    program = FAILING_CHILD.format(path=sys.path, error=error)
+    return IsolatedTransport(
+        OPTIONS,
+        None,
+        limits=Limits(),
+        retry=Retry(),
+        watchdog=watchdog,
+        modules=["failing"],
+        start_child=lambda environment: ChildProcess(environment, [sys.executable, "-c", program]),
+    )
 
 
 @pytest.fixture
@@ -59,17 +75,15 @@ def test_a_child_that_cannot_drop_privileges_says_so_for_every_job(watchdog: Wat
 def test_what_the_system_refuses_to_a_child_arrives_with_its_reason(
     watchdog: Watchdog, error: str, reason: Reason
 ) -> None:
-    program = FAILING_CHILD.format(path=sys.path, error=error)
-    with IsolatedTransport(
-        OPTIONS,
-        None,
-        limits=Limits(),
-        retry=Retry(),
-        watchdog=watchdog,
-        modules=["failing"],
-        start_child=lambda environment: ChildProcess(environment, [sys.executable, "-c", program]),
-    ) as transport:
+    with failing_child(watchdog, error) as transport:
         for _ in range(2):  # the child goes on
             with pytest.raises(StageError) as caught:
                 transport.call("failing:fail", None, lambda data: None)
             assert caught.value.reason is reason
+
+
+def test_a_child_collects_garbage_while_it_runs_jobs(watchdog: Watchdog) -> None:
+    error = "OSError(errno.EIO if gc.isenabled() and gc.get_freeze_count() > 10_000 else errno.EPERM, 'enabled')"
+    with failing_child(watchdog, error) as transport, pytest.raises(StageError) as caught:
+        transport.call("failing:fail", None, lambda data: None)
+    assert caught.value.errno == errno.EIO

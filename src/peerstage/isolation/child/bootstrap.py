@@ -8,6 +8,7 @@ follow the standard library. PYTHONPATH, the user site, the current directory an
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -15,6 +16,7 @@ import sys
 
 def main() -> None:
     """Load the package and run the child."""
+    gc.disable()  # it would look at everything again and again while it is imported
     package, *directories = sys.argv[1:]
     sys.modules["invoke"] = None  # type: ignore[assignment]  # optional for paramiko, and a quarter of its import time
     sys.path.extend(directories)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -60,6 +61,8 @@ def main() -> None:
         _import_everything()
         for name in settings["modules"]:
             importlib.import_module(name)
+        gc.freeze()  # modules live as long as the process
+        gc.enable()
         if settings["user"] is not None:
             try:
                 drop_privileges(LocalUser(**settings["user"]), allow_set_id_programs=options.uses_rcp_command)
