@@ -15,7 +15,7 @@ import pytest
 
 from peerstage import BackupPeer, FleetReport, FleetRun, Reason, StageOptions, Verdict
 from peerstage.fleet import coordinator
-from peerstage.fleet.events import Event
+from peerstage.fleet.events import Event, PeerFinished
 from peerstage.fleet.pool.run_records import RunRecords
 from peerstage.fleet.pool.runs_directory import RunsDirectory
 from peerstage.testing import MemoryHost, MemoryJob, memory_job
@@ -56,6 +56,11 @@ def cancel_when(run: FleetRun, condition: Callable[[], object]) -> FleetReport:
     report = run.run()
     thread.join()
     return report
+
+
+def finished(events: list[Event]) -> list[str]:
+    """Return the names of the peers that have their results."""
+    return [event.result.peer for event in list(events) if isinstance(event, PeerFinished)]
 
 
 def slow_job(name: str, size: int = 10_000_000) -> MemoryJob:
@@ -107,8 +112,9 @@ def test_a_wait_for_peers_that_are_not_ready_ends_at_once(pool: Path) -> None:
 
 
 def test_nobody_waits_for_a_peer_that_hangs(pool: Path, hangs: Callable[[ScriptedHost], None]) -> None:
-    fleet = make_run(pool, scripted_job("hung", hangs), memory_job("db1", READY))
-    report = cancel_when(fleet, lambda: hangs.reached and list(pool.glob("*/*/*/db1/dump")))  # type: ignore[attr-defined]
+    events: list[Event] = []
+    fleet = make_run(pool, scripted_job("hung", hangs), memory_job("db1", READY), on_event=events.append)
+    report = cancel_when(fleet, lambda: hangs.reached and finished(events) == ["db1"])  # type: ignore[attr-defined]
     assert results_of(report) == {"hung": "failed: cancelled", "db1": "staged"}
     assert "given up" in (report.results[0].error or "")
 
