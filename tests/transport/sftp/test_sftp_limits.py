@@ -108,11 +108,11 @@ class ListsMany(FakeSFTPServer):
 @pytest.mark.parametrize(("longest", "length"), [(39_000, 255), (120_000, 6)])
 def test_the_longest_listing_fits_in_64_mib(mode: int, longest: int, length: int) -> None:
     server = ListsMany()
-    server.count, server.length, server.mode = 1500, length, mode
+    server.count, server.length, server.mode = 3000, length, mode
     client = client_to(server)
-    with memory_limit(64 * MIB * 1500 // longest):
+    with memory_limit(64 * MIB * 3000 // longest):
         listing = list_directory(client, b"/c")
-    assert len(listing.entries) + len(listing.refused) == 1500
+    assert len(listing.entries) + len(listing.refused) == 3000
     assert server.handles == {}
 
 
