@@ -88,5 +88,13 @@ def forked(work: Callable[[], object] = lambda: None) -> Iterator[int]:
 def pending_signals(pid: int) -> set[int]:
     """Return the signals that were sent to a process and not handled yet."""
     status = process_status(pid)
-    bits = int(status["SigPnd"][0], 16) | int(status["ShdPnd"][0], 16)
+    return _signals(int(status["SigPnd"][0], 16) | int(status["ShdPnd"][0], 16))
+
+
+def caught_signals(pid: int) -> set[int]:
+    """Return the signals for which a process has a handler."""
+    return _signals(int(process_status(pid)["SigCgt"][0], 16))
+
+
+def _signals(bits: int) -> set[int]:
     return {number for number in range(1, 65) if bits >> (number - 1) & 1}
