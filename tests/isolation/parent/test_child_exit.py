@@ -28,7 +28,7 @@ from support.waiting import exits_within
 
 MIB = 1 << 20
 #: More than a child, its pipe and a server hold, so that what happens after the first bytes happens in mid-transfer.
-SIZE = 48 * MIB
+SIZE = 160 * MIB
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
