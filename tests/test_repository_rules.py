@@ -45,6 +45,13 @@ def test_a_layer_imports_only_the_layers_below_it() -> None:
     assert "0 broken" in run("lint-imports")
 
 
+def test_the_top_level_holds_nothing_but_what_belongs_there() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    top = {path.partition("/")[0] for path in listed.split("\0") if path}
+    belongs = {"CHANGELOG.md", "LICENSE", "README.md", "docker", "pyproject.toml", "src", "tests"}
+    assert {name for name in top if not name.startswith(".")} == belongs
+
+
 def test_modules_are_small() -> None:
     sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
     assert {path: size for path, size in sizes.items() if size > 400} == {}
